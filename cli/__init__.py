@@ -1,0 +1,1 @@
+"""The `endmark` command: one module a command group, one error boundary."""

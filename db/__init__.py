@@ -1,0 +1,1 @@
+"""The ledger: connection, schema, every query, migrations and the streaming export."""

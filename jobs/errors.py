@@ -1,0 +1,111 @@
+"""Every error that Endmark raises on purpose; `cli` turns them into text once.
+
+EndmarkError                 exit code 1
+├── UsageError               exit code 2: the call or its input is wrong
+│   ├── SpecError            an option, a strategy or a parameter
+│   └── DatasetError         rows that cannot be used, each named as file:line
+├── JobNotFound              no job of that id
+├── JobStateError            the job cannot do that now
+├── StoreError               the database cannot be used
+│   └── SchemaError          its schema is older or newer than this program
+├── BrokerError              the broker cannot be reached or started
+├── ModelError               the model cannot be loaded
+├── MissingDependency        an optional extra is not installed
+├── PromptTooLong            one row's prompt leaves no room in the model's context
+└── LeaseLost                another worker holds the shard now; nothing was written
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class EndmarkError(Exception):
+    """Something Endmark cannot do; `hint` names the fix."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(EndmarkError):
+    """The call is wrong; nothing was done."""
+
+    exit_code = 2
+
+
+class SpecError(UsageError):
+    """An option, a strategy or a parameter is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One bad line of a dataset. `line` counts from 1; 0 speaks of the file as a whole."""
+
+    source: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}: {self.reason}" if self.line else f"{self.source}: {self.reason}"
+
+
+class DatasetError(UsageError):
+    """The dataset has rows that cannot be used; `problems` holds the first of them, `count` is of all."""
+
+    def __init__(self, problems: Sequence[Problem], count: int, *, hint: str | None = None) -> None:
+        self.problems = tuple(problems)
+        self.count = count
+        lines = [str(problem) for problem in self.problems]
+        if count > len(lines):
+            lines.append(f"… and {count - len(lines):,} more")
+        super().__init__("\n".join(lines), hint=hint)
+
+
+class JobNotFound(EndmarkError):
+    """There is no job of that id."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job `{job_id}`", hint="`endmark status` lists the jobs")
+
+
+class JobStateError(EndmarkError):
+    """The job is in a state in which it cannot do that."""
+
+
+class StoreError(EndmarkError):
+    """The database cannot be used."""
+
+
+class SchemaError(StoreError):
+    """The database's schema is not the one this program writes."""
+
+
+class BrokerError(EndmarkError):
+    """The broker cannot be reached or started."""
+
+
+class ModelError(EndmarkError):
+    """The model cannot be loaded."""
+
+
+class MissingDependency(EndmarkError):
+    """An optional part of Endmark is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs the extra `{extra}`", hint=f"pip install 'endmark[{extra}]'")
+
+
+class PromptTooLong(EndmarkError):
+    """The prompt leaves no room for an answer in the model's context."""
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"the prompt has {tokens:,} tokens and the model's context holds {limit:,}",
+            hint="shorten the prompt or choose a model with a longer context",
+        )
+
+
+class LeaseLost(EndmarkError):
+    """The shard's fence has moved on: another worker holds it, and this one's write was refused."""

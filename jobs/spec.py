@@ -1,0 +1,128 @@
+"""The generation spec of a job: model, adapter, sampling, limits and strategies, checked where it is built."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from jobs.errors import SpecError
+from jobs.settings import DEMO_MODEL
+from jobs.strategies import Strategy, build_strategies, write_strategies
+
+SPEC_VERSION = 1  # of the JSON form in the database
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a value outside the range, NaN too."""
+    if not low <= value <= high:
+        raise SpecError(f"{name} is {value:g}: must be from {low:g} to {high:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is drawn. Temperature 0 takes the best token (greedy)."""
+
+    temperature: float = 0.0
+    top_k: int = 0  # 0: all tokens
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_range("temperature", self.temperature, 0.0, 100.0)
+        _check_range("top_k", self.top_k, 0, 2**31 - 1)
+        _check_range("seed", self.seed, 0, 2**63 - 1)
+        if not 0.0 < self.top_p <= 1.0:
+            raise SpecError(f"top_p is {self.top_p:g}: must be above 0 and at most 1")
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSpec:
+    """What to do with every row of a job; a row's own columns may override sampling, budget and strategies."""
+
+    model: str = DEMO_MODEL  # a hub id, a folder, or the bundled model's name
+    adapter: str | None = None  # a folder with a PEFT adapter trained on that model
+    strategies: tuple[Strategy, ...] = ()
+    max_new_tokens: int = 256
+    sampling: Sampling = Sampling()
+    system: str | None = None  # a system turn before every prompt
+    prompt_column: str = "prompt"
+    template: str | None = None  # "Summarise: {text}", filled from the row's columns
+    raw: bool = False  # the prompt as it is, without the chat template
+    trace: bool = False  # keep the EOS probability of every step
+
+    def __post_init__(self) -> None:
+        _check_range("max_new_tokens", self.max_new_tokens, 1, 2**20)
+        if not self.model:
+            raise SpecError("the model is empty")
+        if self.raw and self.system is not None:
+            raise SpecError("a system turn needs the chat template", hint="leave out `--raw` or `--system`")
+        if not self.strategies:
+            object.__setattr__(self, "strategies", build_strategies(()))
+
+    def to_json(self) -> str:
+        """Return the spec as it is stored."""
+        values = asdict(replace(self, strategies=()))
+        values["strategies"] = write_strategies(self.strategies)
+        return json.dumps({"version": SPEC_VERSION, **values}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "GenerationSpec":
+        """Read a stored spec.
+
+        Raises:
+            SpecError: it was written by a newer program.
+        """
+        values = json.loads(text)
+        if values.pop("version", None) != SPEC_VERSION:
+            raise SpecError("the job's spec was written by another version of Endmark", hint="upgrade Endmark")
+        values["strategies"] = build_strategies([values["strategies"]])
+        values["sampling"] = Sampling(**values["sampling"])
+        return cls(**values)
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> "GenerationSpec":
+        """Return the spec of one row, whose overrides are of the types that `OVERRIDES` names."""
+        if not overrides:
+            return self
+        sampling = {key: overrides[key] for key in _SAMPLING_FIELDS if key in overrides}
+        others = {key: overrides[key] for key in ("max_new_tokens", "strategies", "system") if key in overrides}
+        if sampling:
+            others["sampling"] = replace(self.sampling, **sampling)
+        return replace(self, **others)
+
+    @property
+    def queue(self) -> tuple[str, str | None]:
+        """What a worker must hold to run this job: the model and the adapter."""
+        return self.model, self.adapter
+
+
+_SAMPLING_FIELDS = tuple(item.name for item in fields(Sampling))
+
+
+def parse_override(column: str, text: str) -> tuple[str, Any]:
+    """Read a row's own value for one of `OVERRIDES`; return the spec's field and the value.
+
+    Raises:
+        SpecError: the text is not of the column's type, or its value is out of range.
+    """
+    try:
+        if column == "strategy":
+            return "strategies", build_strategies([text])
+        value = _NUMBERS[column](text)
+    except ValueError as error:
+        kind = "a whole number" if _NUMBERS[column] is int else "a number"
+        raise SpecError(f"column `{column}`: `{text}` is not {kind}") from error
+    if column == "max_new_tokens":
+        _check_range(column, value, 1, 2**20)
+    else:
+        replace(Sampling(), **{column: value})
+    return column, value
+
+
+_NUMBERS: Mapping[str, type[int] | type[float]] = {
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "seed": int,
+    "max_new_tokens": int,
+}
+OVERRIDES = (*_NUMBERS, "strategy")  # columns of a dataset that override the spec

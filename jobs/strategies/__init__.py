@@ -1,0 +1,106 @@
+"""The registry of strategies: one class a file, found by name.
+
+To add one, write its module beside these and name its class in `_CLASSES`.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+
+from jobs.errors import SpecError
+from jobs.strategies.base import Place, ScoreNumbers, Strategy, Value
+from jobs.strategies.baseline import Baseline
+from jobs.strategies.parsing import parse_strategies, write_strategies
+from jobs.strategies.stop import Stop
+
+__all__ = [
+    "REGISTRY",
+    "Place",
+    "ScoreNumbers",
+    "Strategy",
+    "build_strategies",
+    "combine",
+    "score_numbers",
+    "write_strategies",
+]
+
+_CLASSES: tuple[type[Strategy], ...] = (Baseline, Stop)
+
+REGISTRY: Mapping[str, type[Strategy]] = {item.name: item for item in _CLASSES}
+
+
+def build_strategies(texts: Iterable[str]) -> tuple[Strategy, ...]:
+    """Build the strategies that the texts name, each text of the form `name:key=value,…`, joined by `;`.
+
+    Returns:
+        The strategies in the order given; `baseline` alone where the texts name none.
+
+    Raises:
+        SpecError: an unknown name or parameter, a value out of range, or strategies that do not combine.
+    """
+    built = [
+        _build(name, parameters) for text in texts if text.strip() for name, parameters in parse_strategies(text)
+    ]
+    return combine(built)
+
+
+def combine(strategies: Sequence[Strategy]) -> tuple[Strategy, ...]:
+    """Return the strategies as one set for a job or a row.
+
+    Raises:
+        SpecError: one is named twice, or two of them would set the same scores.
+    """
+    names = [strategy.name for strategy in strategies]
+    for name in names:
+        if names.count(name) > 1:
+            raise SpecError(
+                f"strategy `{name}` is given twice", hint="give its parameters once, separated by commas"
+            )
+    scoring = [strategy.name for strategy in strategies if strategy.place is Place.SCORES]
+    if len(scoring) > 1:
+        listed = " and ".join(f"`{name}`" for name in scoring)
+        raise SpecError(
+            f"{listed} all change the scores and cannot be combined",
+            hint="choose one of them; prompt, stop and retry strategies combine with it freely",
+        )
+    chosen = tuple(strategy for strategy in strategies if strategy.name != Baseline.name)
+    return chosen or (Baseline(),)
+
+
+def score_numbers(strategies: Iterable[Strategy], budget: int) -> ScoreNumbers:
+    """Return the score numbers of a row under these strategies; at most one of them gives any."""
+    for strategy in strategies:
+        if strategy.place is Place.SCORES:
+            return strategy.score_numbers(budget)
+    return ScoreNumbers()
+
+
+def _build(name: str, given: Mapping[str, Sequence[str]]) -> Strategy:
+    """Build one strategy from the texts given for its parameters."""
+    found = REGISTRY.get(name)
+    if found is None:
+        raise SpecError(
+            f"unknown strategy `{name}`", hint=_nearest(name, REGISTRY, "`endmark strategies` lists them")
+        )
+    declared = {item.name: item for item in found.declared}
+    values: dict[str, Value] = {}
+    for key, texts in given.items():
+        parameter = declared.get(key)
+        if parameter is None:
+            known = ", ".join(f"`{item}`" for item in declared) or "none"
+            raise SpecError(
+                f"strategy `{name}` has no parameter `{key}`",
+                hint=_nearest(key, declared, f"it takes {known}"),
+            )
+        if isinstance(parameter.default, tuple):
+            values[key] = tuple(texts)
+        elif len(texts) > 1:
+            raise SpecError(f"strategy `{name}`: `{key}` is given twice")
+        else:
+            values[key] = parameter.parse(name, texts[0])
+    return found(values)
+
+
+def _nearest(word: str, known: Iterable[str], otherwise: str) -> str:
+    """Return a hint that names the nearest known word, if one is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"did you mean `{near[0]}`?" if near else otherwise

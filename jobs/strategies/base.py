@@ -1,0 +1,221 @@
+"""What a strategy is: its name, its parameters, and the four places in which it may act.
+
+A strategy is pure arithmetic and text, so that it can be checked where a spec is built, without torch. Each
+overrides the hooks of the places it acts in; the others do nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from math import nan
+from typing import ClassVar, Protocol
+
+from jobs.errors import SpecError
+from jobs.vocabulary import Attempt, Verdict
+
+Value = bool | int | float | str | tuple[str, ...]
+
+
+class Place(StrEnum):
+    """Where a strategy acts."""
+
+    NOWHERE = "-"
+    PROMPT = "prompt"
+    SCORES = "scores"
+    TOKEN = "new token"
+    AFTER = "after"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a strategy. A tuple-valued one may be given several times."""
+
+    name: str
+    default: Value
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def parse(self, strategy: str, text: str) -> Value:
+        """Read the parameter from the command line's text.
+
+        Raises:
+            SpecError: the text is not of the parameter's type, or is out of its range.
+        """
+        where = f"`{strategy}:{self.name}={text}`"
+        if isinstance(self.default, tuple):
+            return (text,)
+        if isinstance(self.default, str):
+            return text
+        kind = type(self.default)
+        try:
+            value = _BOOLEANS[text.lower()] if kind is bool else kind(text)
+        except (ValueError, KeyError) as error:
+            raise SpecError(f"{where}: expected {_KIND_NAMES[kind]}") from error
+        low, high = self.minimum, self.maximum
+        if value != value or (low is not None and value < low) or (high is not None and value > high):
+            bounds = " and ".join(
+                part
+                for part in (
+                    f"at least {low:g}" if low is not None else "",
+                    f"at most {high:g}" if high is not None else "",
+                )
+                if part
+            )
+            raise SpecError(f"{where}: must be {bounds}")
+        return value
+
+
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_KIND_NAMES: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreNumbers:
+    """What the device step does to one row's scores before it samples token `n` (from 0) of the answer.
+
+    Neutral by default. In this order, with `m` the best score of a token that is no EOS id:
+
+    1. published: every other token's score is multiplied by `scale_positive`, `scale_negative` or (at 0)
+       nothing, and every EOS score becomes `eos_set`, where that is not NaN;
+    2. decay: for `n > start`, an EOS score e becomes ``e + |e| * (factor ** (n - start) - 1)``;
+    3. ramp: an EOS score e becomes ``e + w * max(0, m + margin - e)``, where w rises from 0 at `start` to 1
+       at `full` as ``((n - start) / (full - start)) ** power``, and is 0 where `after_sentence` is set and no
+       sentence has just ended;
+    4. force: at ``n == force_at`` every other token is excluded.
+    """
+
+    start: float = 0.0
+    full: float = 0.0  # no ramp where full <= start
+    power: float = 1.0
+    margin: float = 0.0
+    after_sentence: bool = False
+    factor: float = 1.0
+    eos_set: float = nan
+    scale_positive: float = 1.0
+    scale_negative: float = 1.0
+    force_at: int = -1
+
+    @property
+    def is_neutral(self) -> bool:
+        """Whether the scores stay as the model gave them."""
+        return self == _NEUTRAL or (
+            self.full <= self.start and self.factor == 1.0 and self.eos_set != self.eos_set and self.force_at < 0
+        )
+
+
+_NEUTRAL = ScoreNumbers()
+
+
+class TextSoFar(Protocol):
+    """The answer as the engine has decoded it, for strategies that look at each new token."""
+
+    token_ids: Sequence[int]  # of the answer, the end token never among them
+    text: str  # decoded; bytes of an unfinished character are left out until it is whole
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What a watcher says when a row must end now."""
+
+    verdict: Verdict
+    text_length: int  # characters of the text to keep
+    token_count: int  # tokens of the answer to keep
+
+
+class Watcher(Protocol):
+    """The state of one strategy on one row; sees the answer after each new token."""
+
+    def see(self, answer: TextSoFar, *, last: bool) -> Ending | None:
+        """Return an ending if the row must end here.
+
+        Args:
+            answer: the answer up to and including the new token.
+            last: whether no token can follow (EOS was sampled, or the budget is spent).
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class FollowUp:
+    """The next attempt of a row whose attempt was truncated."""
+
+    keep_text: bool  # go on from the text so far instead of starting again
+    strategies: tuple["Strategy", ...]
+    max_new_tokens: int | None = None  # None: as before
+
+
+class Strategy:
+    """Base of all strategies; `parameters` holds the given values over the defaults."""
+
+    name: ClassVar[str]
+    place: ClassVar[Place]
+    summary: ClassVar[str]  # what it does, one line
+    why: ClassVar[str]  # when to choose it, one line
+    declared: ClassVar[tuple[Parameter, ...]] = ()
+
+    def __init__(self, given: Mapping[str, Value] | None = None) -> None:
+        self.given: dict[str, Value] = dict(given or {})
+        self.parameters = {item.name: self.given.get(item.name, item.default) for item in self.declared}
+        self.validate()
+
+    def validate(self) -> None:
+        """Check what the parameters' own ranges cannot say.
+
+        Raises:
+            SpecError: the parameters do not fit together.
+        """
+
+    def number(self, name: str) -> float:
+        """Return a numeric parameter."""
+        value = self.parameters[name]
+        assert isinstance(value, int | float)
+        return value
+
+    def string(self, name: str) -> str:
+        """Return a text parameter."""
+        value = self.parameters[name]
+        assert isinstance(value, str)
+        return value
+
+    def strings(self, name: str) -> tuple[str, ...]:
+        """Return a parameter that may be given several times."""
+        value = self.parameters[name]
+        assert isinstance(value, tuple)
+        return value
+
+    def amend_prompt(self, prompt: str) -> str:
+        """PROMPT: return the user's prompt as the model is to see it."""
+        return prompt
+
+    def score_numbers(self, budget: int) -> ScoreNumbers:
+        """SCORES: return the row's numbers for a budget of that many new tokens."""
+        del budget
+        return _NEUTRAL
+
+    def watcher(self) -> Watcher | None:
+        """TOKEN: return the state that watches one row, or None."""
+        return None
+
+    def follow_up(self, attempts: Sequence[Attempt], strategies: Sequence["Strategy"]) -> FollowUp | None:
+        """AFTER: return what to try after the last, truncated attempt, or None to let it be.
+
+        Args:
+            attempts: the row's attempts so far, oldest first, at least one.
+            strategies: those of the last attempt.
+        """
+        del attempts, strategies
+        return None
+
+    def __str__(self) -> str:
+        from jobs.strategies.parsing import write_strategy
+
+        return write_strategy(self)
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Strategy) and self.name == other.name and self.parameters == other.parameters
+
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(sorted(self.parameters.items()))))

@@ -1,0 +1,176 @@
+"""The words that all parts share, as frozen values: states, shards, verdicts, attempts, progress."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """How an attempt ended."""
+
+    EOS = "eos"
+    STOP_SEQUENCE = "stop_sequence"
+    REPETITION = "repetition"
+    LENGTH = "length"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+
+class EosSource(StrEnum):
+    """Whose EOS it was: the model's own, one a strategy raised, or one it left no choice about."""
+
+    NATURAL = "natural"
+    BOOSTED = "boosted"
+    FORCED = "forced"
+
+
+class JobState(StrEnum):
+    """Where a job stands; SUBMITTING jobs are still being stored and are shown to nobody."""
+
+    SUBMITTING = "submitting"
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    COMPLETED_WITH_ERRORS = "completed_with_errors"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has nothing left to do."""
+        return self in _FINAL_STATES
+
+
+_FINAL_STATES = frozenset(
+    {JobState.COMPLETED, JobState.COMPLETED_WITH_ERRORS, JobState.CANCELLED, JobState.FAILED}
+)
+
+
+class ShardState(StrEnum):
+    """Where a shard stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How an attempt ended, in the terms of the design's section 6."""
+
+    finish_reason: FinishReason
+    eos_source: EosSource | None = None
+    stop_sequence: str | None = None  # the string that matched, only with STOP_SEQUENCE
+    error: str | None = None  # why the row failed, only with ERROR
+
+    @property
+    def ended_with_eos(self) -> bool:
+        """Whether an end token of the model was sampled."""
+        return self.finish_reason is FinishReason.EOS
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the answer was cut: by the token budget, or because it ran in a loop."""
+        return self.finish_reason in (FinishReason.LENGTH, FinishReason.REPETITION)
+
+
+@dataclass(frozen=True, slots=True)
+class EosTrace:
+    """What the model thought of ending, over one attempt.
+
+    EOS probability is the mass summed over all EOS ids in the softmax of the raw fp32 logits, before
+    temperature, top-k, top-p and every strategy.
+    """
+
+    prob_max: float | None = None  # its maximum over the attempt; None where no token was sampled
+    step_max: int | None = None  # the generated token, from 0, at which it stood there
+    rank_max: int | None = None  # the rank there of the best EOS id among all tokens, from 0
+    hidden_steps: int = 0  # steps in which top-k or top-p left no EOS id to sample
+    probs: tuple[float, ...] | None = None  # at every step, only where the job asked for a trace
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One generation of one row."""
+
+    row: int  # from 0, in input order
+    attempt: int  # from 1, within the row
+    text: str  # the row's whole answer as of this attempt
+    verdict: Verdict
+    prompt_tokens: int
+    completion_tokens: int  # tokens of the answer, the end token not counted
+    trace: EosTrace = EosTrace()
+    strategies: str = ""  # as they would be written on the command line
+
+
+@dataclass(frozen=True, slots=True)
+class ShardKey:
+    """One shard of one job: a contiguous range of rows, one queue message, one lease."""
+
+    job_id: str
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A claimed shard. Every write under it names `fence`, so that a late one is refused."""
+
+    key: ShardKey
+    fence: int
+    first_row: int
+    end_row: int  # one past the last row
+    attempts: int  # how often the shard has been claimed, this claim counted
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """One row that has no result yet, as a worker reads it."""
+
+    row: int
+    cells: tuple[str, ...]  # the input's cells, in the order of the job's columns
+    round: int  # 0 as submitted; counts up with each `endmark retry` that takes the row
+    attempts: int  # attempts already stored
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """One worker process as it last reported itself."""
+
+    worker: str  # host:pid
+    device: str
+    model: str
+    weights: str
+    tokens_per_second: float
+    heartbeat_age: float  # seconds
+    shards: int  # leases it holds
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """A job and its progress, as `endmark status --json` prints it."""
+
+    id: str
+    name: str
+    state: JobState
+    model: str
+    strategies: tuple[str, ...]
+    total: int
+    pending: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    finish_reasons: Mapping[str, int]
+    ended_with_eos: int
+    truncated: int
+    prompt_tokens: int
+    completion_tokens: int
+    tokens_per_second: float
+    eta_seconds: float | None
+    workers: tuple[WorkerInfo, ...] = field(default=())
+
+    @property
+    def finished(self) -> int:
+        """Rows that have a result."""
+        return self.succeeded + self.failed + self.cancelled
