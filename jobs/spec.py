@@ -114,7 +114,8 @@ def parse_override(column: str, text: str) -> tuple[str, Any]:
     if column == "max_new_tokens":
         _check_range(column, value, 1, 2**20)
     else:
-        replace(Sampling(), **{column: value})
+        changes: dict[str, Any] = {column: value}
+        replace(Sampling(), **changes)
     return column, value
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class FinishReason(StrEnum):
@@ -128,7 +129,7 @@ class StoredRow:
     """One row that has no result yet, as a worker reads it."""
 
     row: int
-    cells: tuple[str, ...]  # the input's cells, in the order of the job's columns
+    cells: tuple[Any, ...]  # the input's cells (JSON values), in the order of the job's columns
     round: int  # 0 as submitted; counts up with each `endmark retry` that takes the row
     attempts: int  # attempts already stored
 
