@@ -1,0 +1,132 @@
+"""The scheduler against a scripted runner: batching, pages, preemption and the step behind change no answer."""
+
+import random
+
+import pytest
+
+from jobs.errors import PromptTooLong
+from jobs.vocabulary import FinishReason
+from worker.engine.engine import Engine
+from worker.engine.plan import PrefillPlan
+from worker.engine.request import Finished, Request
+from worker.engine.scripted import ScriptedRunner
+from worker.engine.text import Vocabulary
+
+pytestmark = pytest.mark.unit
+
+EOS = 0
+VOCABULARY = Vocabulary([b""] + [f"<{index}>".encode() for index in range(1, 100)])
+
+
+def hash_script(tokens):
+    """The next token depends on every token before it, so a wrong page shows in the answer."""
+    value = hash(tuple(tokens)) % 97
+    return value if value < 96 else EOS
+
+
+def run(requests, **options) -> tuple[dict[int, Finished], Engine, ScriptedRunner]:
+    runner = ScriptedRunner(options.pop("script", hash_script), **options)
+    engine = Engine(runner, VOCABULARY, {EOS})
+    for request in requests:
+        engine.add(request)
+    done = {}
+    for _ in range(100_000):
+        if not engine.has_work:
+            break
+        for finished in engine.step():
+            assert finished.key not in done
+            done[finished.key] = finished
+    assert not engine.has_work
+    return done, engine, runner
+
+
+def alone(request) -> list[int]:
+    """What the script says, one token after another."""
+    tokens, answer = list(request.prompt_token_ids), []
+    while len(answer) < request.max_new_tokens:
+        token = hash_script(tokens)
+        if token == EOS:
+            break
+        tokens.append(token)
+        answer.append(token)
+    return answer
+
+
+def make_requests(count, seed):
+    rng = random.Random(seed)
+    return [
+        Request(
+            key=key,
+            prompt_token_ids=[rng.randrange(1, 90) for _ in range(rng.randrange(1, 20))],
+            max_new_tokens=rng.randrange(1, 40),
+        )
+        for key in range(count)
+    ]
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("num_pages", [16, 40, 400])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_every_row_gets_the_tokens_it_would_get_alone(overlaps, num_pages, seed):
+    requests = make_requests(60, seed)
+    done, engine, _ = run(requests, overlaps=overlaps, num_pages=num_pages)
+    assert sorted(done) == list(range(60))
+    for request in requests:
+        expected = alone(request)
+        finished = done[request.key]
+        assert list(finished.token_ids) == expected
+        ended = len(expected) < request.max_new_tokens
+        assert finished.verdict.finish_reason is (FinishReason.EOS if ended else FinishReason.LENGTH)
+        assert finished.text == "".join(f"<{token}>" for token in expected)
+    if num_pages == 16:
+        assert engine.preemptions > 0
+
+
+def test_all_pages_and_slots_come_back():
+    _, engine, runner = run(make_requests(30, 5), num_pages=20)
+    scheduler = engine._scheduler
+    assert scheduler._pool.free == runner.num_pages
+    assert sorted(scheduler._slots) == list(range(runner.max_rows))
+
+
+def test_a_common_prefix_is_computed_once():
+    prefix = list(range(1, 41))
+    requests = [Request(key=key, prompt_token_ids=[*prefix, 50 + key], max_new_tokens=5) for key in range(6)]
+    done, _, runner = run(requests, prefill_tokens=64, num_pages=100)
+    for request in requests:
+        assert list(done[request.key].token_ids) == alone(request)
+    computed = sum(
+        len(row.token_ids) - row.cached
+        for plan in runner.plans
+        if isinstance(plan, PrefillPlan)
+        for row in plan.rows
+    )
+    assert computed == 41 + 5 * 1
+
+
+def test_a_prompt_that_fills_the_context_is_refused():
+    engine = Engine(ScriptedRunner(hash_script, context=32), VOCABULARY, {EOS})
+    with pytest.raises(PromptTooLong, match="32 tokens and the model's context holds 32"):
+        engine.add(Request(key=1, prompt_token_ids=[1] * 32, max_new_tokens=5))
+    engine.add(Request(key=1, prompt_token_ids=[1] * 31, max_new_tokens=5))
+
+
+def test_the_budget_ends_with_the_context():
+    requests = [Request(key=0, prompt_token_ids=[1] * 30, max_new_tokens=50)]
+    done, _, _ = run(requests, script=lambda tokens: 7, context=32)
+    assert done[0].token_ids == (7, 7)
+    assert done[0].verdict.finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_cancelled_rows_never_come_back(overlaps):
+    engine = Engine(ScriptedRunner(lambda tokens: 7, overlaps=overlaps, max_rows=2), VOCABULARY, {EOS})
+    for key in range(4):
+        engine.add(Request(key=key, prompt_token_ids=[1, 2, 3], max_new_tokens=6))
+    engine.step()
+    engine.step()
+    engine.cancel({0, 3})
+    done = []
+    while engine.has_work:
+        done += [finished.key for finished in engine.step()]
+    assert sorted(done) == [1, 2]

@@ -1,0 +1,111 @@
+"""The engine: `add(request)`, then `step()` until nothing is left; each step returns what finished.
+
+A step is: plan (admit waiting rows, or one decode of all running ones), launch, read, retire. On a device that
+runs on its own the host reads step t while the device runs step t+1, so a row that ends by its token costs one
+step whose result is dropped.
+"""
+
+from collections.abc import Collection, Iterable
+
+from jobs.errors import PromptTooLong
+from worker.engine.plan import Runner, Ticket
+from worker.engine.request import Finished, Request
+from worker.engine.row import RowState
+from worker.engine.scheduler import Scheduler
+from worker.engine.text import Vocabulary
+
+
+class Engine:
+    """Continuous batching over one runner. Not thread-safe: one thread owns it."""
+
+    def __init__(self, runner: Runner, vocabulary: Vocabulary, eos_ids: Iterable[int]) -> None:
+        self.runner = runner
+        self.vocabulary = vocabulary
+        self.eos_ids = frozenset(eos_ids)
+        self.steps = 0
+        self.row_steps = 0  # rows summed over the steps
+        self._scheduler = Scheduler(runner)
+        self._in_flight: tuple[Ticket, list[RowState]] | None = None
+        self._context = min(runner.context, runner.num_pages * runner.page_size)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a further step can finish anything."""
+        return bool(self._scheduler.running or self._scheduler.waiting or self._in_flight)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that have no slot yet."""
+        return len(self._scheduler.waiting)
+
+    @property
+    def running(self) -> int:
+        """Rows that hold a slot."""
+        return len(self._scheduler.running)
+
+    @property
+    def preemptions(self) -> int:
+        """Rows sent back because no page was left."""
+        return self._scheduler.preemptions
+
+    def add(self, request: Request) -> None:
+        """Queue an attempt. Its budget ends where the model's context does.
+
+        Raises:
+            PromptTooLong: the prompt leaves no room for a single new token.
+        """
+        length = len(request.prompt_token_ids) + len(request.answer_token_ids)
+        if length >= self._context:
+            raise PromptTooLong(length, self._context)
+        budget = min(request.max_new_tokens, self._context - length)
+        self._scheduler.waiting.append(RowState(request, self.vocabulary, budget))
+
+    def cancel(self, keys: Collection[int]) -> None:
+        """Drop the attempts with these keys; they are never returned."""
+        for row in [row for row in self._scheduler.rows() if row.request.key in keys]:
+            self._drop(row)
+
+    def step(self) -> list[Finished]:
+        """Run one step and return the attempts that it ended."""
+        launched = self._launch()
+        previous, self._in_flight = self._in_flight, launched
+        if previous is not None:
+            return self._settle(*previous)
+        if launched is not None and not self.runner.overlaps:
+            self._in_flight = None
+            return self._settle(*launched)
+        return []
+
+    def _launch(self) -> tuple[Ticket, list[RowState]] | None:
+        """Start the next step if there is one."""
+        scheduled = self._scheduler.schedule()
+        if scheduled is None:
+            return None
+        plan, rows = scheduled
+        self.steps += 1
+        self.row_steps += len(rows)
+        return self.runner.launch(plan), rows
+
+    def _settle(self, ticket: Ticket, rows: list[RowState]) -> list[Finished]:
+        """Hand each row its token; retire those that end."""
+        result = self.runner.read(ticket)
+        eos_ids = self.eos_ids
+        ended: list[Finished] = []
+        for row, token_id, prob, rank, flags in zip(
+            rows, result.token_ids, result.eos_probs, result.eos_ranks, result.flags, strict=True
+        ):
+            if row.done:
+                continue  # ended by the token before this one, or cancelled
+            finished = row.see(token_id, prob, rank, flags, is_eos=token_id in eos_ids)
+            if finished is not None:
+                ended.append(finished)
+                self._drop(row)
+        return ended
+
+    def _drop(self, row: RowState) -> None:
+        """Forget a row, running or waiting."""
+        row.done = True
+        if row.slot >= 0:
+            self._scheduler.retire(row)
+        else:
+            self._scheduler.waiting.remove(row)

@@ -1,0 +1,85 @@
+"""The device seam: a plan of integers goes in, token ids and a few floats for each row come out.
+
+Scheduler, strategies and verdicts know only this; no tensor crosses it. A runner keeps, for each slot, the
+row's page table, sampling settings, score numbers and last token, set when the row is prefilled.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from jobs.spec import Sampling
+from jobs.strategies import ScoreNumbers
+
+NATURAL = 1  # flag: EOS would have been chosen without the strategy's change too
+FORCED = 2  # flag: a strategy excluded every other token
+HIDDEN = 4  # flag: top-k or top-p left no EOS id to sample
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillRow:
+    """A row whose tokens are to be computed, after which its next token is sampled."""
+
+    slot: int
+    token_ids: Sequence[int]  # all of the row so far: prompt, then what has been generated
+    cached: int  # tokens at the front whose keys and values stand in `pages` already
+    pages: Sequence[int]  # the row's page table, enough for `token_ids`
+    step: int  # tokens that this attempt has generated: the n of the score numbers
+    position: int  # tokens of the answer so far, those of earlier attempts included: keys the random numbers
+    sampling: Sampling
+    numbers: ScoreNumbers
+    stream: int
+    sentence_state: int = 0  # of jobs.sentences, after `token_ids`
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillPlan:
+    """Rows admitted in this step, computed as one packed batch."""
+
+    rows: Sequence[PrefillRow]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodePlan:
+    """One more token for each of the running rows; all lists run over the same rows."""
+
+    slots: Sequence[int]
+    lengths: Sequence[int]  # tokens of the row before this step's input token is written: its position
+    steps: Sequence[int]  # as `PrefillRow.step`
+    positions: Sequence[int]  # as `PrefillRow.position`
+    new_pages: Sequence[tuple[int, int, int]] = ()  # (slot, index in its page table, page)
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What one step sampled, in the order of the plan's rows."""
+
+    token_ids: list[int]
+    eos_probs: list[float]  # EOS mass in the softmax of the raw fp32 logits
+    eos_ranks: list[int]  # tokens that score above the best EOS id
+    flags: list[int]  # NATURAL | FORCED | HIDDEN
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A launched step. `overlaps` of the runner says whether it may still be running."""
+
+    rows: int
+    payload: object = field(default=None, repr=False)
+
+
+class Runner(Protocol):
+    """The model on its device."""
+
+    page_size: int  # tokens a page
+    num_pages: int
+    max_rows: int  # slots, and the most rows in one step
+    prefill_tokens: int  # the most tokens in one prefill, a single longer row excepted
+    context: int  # the longest row, prompt and answer, that the model can hold
+    overlaps: bool  # whether `launch` returns before the step has run
+
+    def launch(self, plan: PrefillPlan | DecodePlan) -> Ticket:
+        """Start the step."""
+
+    def read(self, ticket: Ticket) -> StepResult:
+        """Wait for the step and return what it sampled; each ticket is read once, in order."""

@@ -1,0 +1,35 @@
+"""What goes into the engine and what comes out: requests, finished attempts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jobs.spec import Sampling
+from jobs.strategies import Strategy
+from jobs.vocabulary import EosTrace, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One attempt to make. `key` is the caller's and must be unique among the requests in the engine."""
+
+    key: int
+    prompt_token_ids: Sequence[int]
+    max_new_tokens: int
+    sampling: Sampling = Sampling()
+    strategies: tuple[Strategy, ...] = ()
+    stream: int = 0  # the row's number: keys its random numbers together with the seed
+    trace: bool = False  # keep the EOS probability of every step
+    answer_token_ids: Sequence[int] = ()  # the answer so far, where the attempt goes on from its own text
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One attempt that has ended."""
+
+    key: int
+    token_ids: tuple[int, ...]  # of the answer kept: without the end token and what a stop cut off
+    text: str  # the whole answer, what the request already had included
+    verdict: Verdict
+    prompt_tokens: int
+    completion_tokens: int  # tokens of `token_ids` that this attempt made
+    trace: EosTrace

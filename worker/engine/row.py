@@ -1,0 +1,114 @@
+"""One row in the engine: its tokens and pages, and how it ends."""
+
+from jobs.sentences import MID, advance
+from jobs.spec import Sampling
+from jobs.strategies import ScoreNumbers, score_numbers
+from jobs.strategies.base import Ending
+from jobs.vocabulary import EosSource, EosTrace, FinishReason, Verdict
+from worker.engine.plan import FORCED, HIDDEN, NATURAL
+from worker.engine.request import Finished, Request
+from worker.engine.text import AnswerText, Vocabulary
+
+
+class RowState:
+    """A request on its way: the scheduler keeps its pages and slot here, `see` its tokens and verdict."""
+
+    def __init__(self, request: Request, vocabulary: Vocabulary, budget: int) -> None:
+        self.request = request
+        self.budget = budget  # new tokens, the end token included
+        self.token_ids = [*request.prompt_token_ids, *request.answer_token_ids]  # all, as the model sees them
+        self.slot = -1
+        self.done = False  # whether it has been returned or dropped
+        self.pages: list[int] = []
+        self.launched = 0  # tokens of this attempt that have been asked of the device
+        self._vocabulary = vocabulary
+        self.prompt_length = len(self.token_ids)  # where this attempt's own tokens begin
+        self._watchers = [watcher for item in request.strategies if (watcher := item.watcher())]
+        self._answer = AnswerText(vocabulary, request.answer_token_ids) if self._watchers else None
+        self._prob_max, self._step_max, self._rank_max = -1.0, 0, 0
+        self._hidden_steps = 0
+        self._probs: list[float] = []
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the row's tokens are drawn."""
+        return self.request.sampling
+
+    @property
+    def numbers(self) -> ScoreNumbers:
+        """What its strategies do to its scores."""
+        return score_numbers(self.request.strategies, self.budget)
+
+    @property
+    def generated(self) -> int:
+        """Tokens of this attempt that have been seen."""
+        return len(self.token_ids) - self.prompt_length
+
+    @property
+    def position(self) -> int:
+        """Tokens of the answer that have been asked for, those of earlier attempts included."""
+        return len(self.request.answer_token_ids) + self.launched
+
+    def sentence_state(self) -> int:
+        """Return the state of the answer's text in the sentence automaton."""
+        answer = self.token_ids[len(self.request.prompt_token_ids) :]
+        return advance(MID, b"".join(map(self._vocabulary.bytes_of, answer)))
+
+    def see(self, token_id: int, eos_prob: float, eos_rank: int, flags: int, *, is_eos: bool) -> Finished | None:
+        """Take the next token; return the finished attempt if it ends the row."""
+        step = self.generated
+        if eos_prob > self._prob_max:
+            self._prob_max, self._step_max, self._rank_max = eos_prob, step, eos_rank
+        if flags & HIDDEN:
+            self._hidden_steps += 1
+        if self.request.trace:
+            self._probs.append(eos_prob)
+        if is_eos:
+            return self._finished(Verdict(FinishReason.EOS, eos_source=_source(flags)))
+        self.token_ids.append(token_id)
+        spent = step + 1 >= self.budget
+        if self._answer is not None:
+            self._answer.extend((token_id,))
+            endings = [ending for item in self._watchers if (ending := item.see(self._answer, last=spent))]
+            if endings:
+                return self._cut(min(endings, key=lambda ending: ending.text_length))
+        return self._finished(Verdict(FinishReason.LENGTH)) if spent else None
+
+    def _cut(self, ending: Ending) -> Finished:
+        """Finish where a watcher says, with no more than it keeps."""
+        assert self._answer is not None
+        return self._finished(
+            ending.verdict,
+            text=self._answer.text[: ending.text_length],
+            token_ids=self._answer.token_ids[: ending.token_count],
+        )
+
+    def _finished(self, verdict: Verdict, text: str | None = None, token_ids: list[int] | None = None) -> Finished:
+        """Return the attempt as it stands, under this verdict."""
+        before = len(self.request.answer_token_ids)
+        if token_ids is None:
+            token_ids = self.token_ids[len(self.request.prompt_token_ids) :]
+        if text is None:
+            text = (self._answer or AnswerText(self._vocabulary, token_ids)).finish()
+        return Finished(
+            key=self.request.key,
+            token_ids=tuple(token_ids),
+            text=text,
+            verdict=verdict,
+            prompt_tokens=len(self.request.prompt_token_ids),
+            completion_tokens=max(0, len(token_ids) - before),
+            trace=EosTrace(
+                prob_max=self._prob_max,
+                step_max=self._step_max,
+                rank_max=self._rank_max,
+                hidden_steps=self._hidden_steps,
+                probs=tuple(self._probs) if self.request.trace else None,
+            ),
+        )
+
+
+def _source(flags: int) -> EosSource:
+    """Return whose EOS it was."""
+    if flags & NATURAL:
+        return EosSource.NATURAL
+    return EosSource.FORCED if flags & FORCED else EosSource.BOOSTED

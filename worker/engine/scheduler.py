@@ -1,0 +1,132 @@
+"""Which rows run in the next step, and where their keys and values stand.
+
+Pages are taken as rows grow. When none is left, the youngest row goes back to the front of the waiting list
+and is computed again later; its tokens are kept.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+from worker.engine.pages import PagePool
+from worker.engine.plan import DecodePlan, PrefillPlan, PrefillRow, Runner
+from worker.engine.row import RowState
+
+
+class Scheduler:
+    """Plans steps; sees no token but through the rows it holds."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.waiting: deque[RowState] = deque()
+        self.running: list[RowState] = []  # oldest first
+        self.preemptions = 0
+        self._pool = PagePool(runner.num_pages, runner.page_size)
+        self._slots = list(range(runner.max_rows - 1, -1, -1))
+        self._prefill_tokens = runner.prefill_tokens
+
+    def rows(self) -> Iterator[RowState]:
+        """Return all rows, running or waiting."""
+        yield from self.running
+        yield from self.waiting
+
+    def schedule(self) -> tuple[PrefillPlan | DecodePlan, list[RowState]] | None:
+        """Return the next step and its rows in the plan's order; None if there is nothing to run."""
+        admitted = list(self._admit())
+        plan: PrefillPlan | DecodePlan
+        if admitted:
+            plan = PrefillPlan([item for item, _ in admitted])
+            rows = [row for _, row in admitted]
+        else:
+            rows, new_pages = self._grow()
+            if not rows:
+                return None
+            plan = DecodePlan(
+                slots=[row.slot for row in rows],
+                lengths=[row.prompt_length + row.launched - 1 for row in rows],
+                steps=[row.launched for row in rows],
+                positions=[row.position for row in rows],
+                new_pages=new_pages,
+            )
+        for row in rows:
+            row.launched += 1
+        return plan, rows
+
+    def _admit(self) -> Iterator[tuple[PrefillRow, RowState]]:
+        """Move waiting rows to slots while pages and the prefill budget allow, in order."""
+        budget = self._prefill_tokens
+        while self.waiting and self._slots:
+            row = self.waiting[0]
+            if row.launched > row.generated:
+                return  # preempted with a step in flight: its last token is not known yet
+            shared = self._pool.share_prefix(row.token_ids)
+            cached = len(shared) * self._pool.page_size
+            fresh = len(row.token_ids) - cached
+            wanted = self._pool.pages_for(len(row.token_ids)) - len(shared)
+            fits = budget == self._prefill_tokens or fresh <= budget
+            # One page of room for each running row keeps a newcomer from being preempted at once.
+            roomy = self._pool.free >= wanted + len(self.running) or not self.running
+            pages = self._pool.take(wanted) if fits and roomy else None
+            if pages is None:
+                self._pool.release(shared)
+                return
+            budget -= fresh
+            self.waiting.popleft()
+            row.pages = shared + pages
+            row.slot = self._slots.pop()
+            self._pool.publish_prefix(row.request.prompt_token_ids, row.pages)
+            self.running.append(row)
+            yield self._prefill_row(row, cached), row
+
+    @staticmethod
+    def _prefill_row(row: RowState, cached: int) -> PrefillRow:
+        """Return the plan of a row that has just been given its slot and pages."""
+        numbers = row.numbers
+        return PrefillRow(
+            slot=row.slot,
+            token_ids=tuple(row.token_ids),
+            cached=cached,
+            pages=tuple(row.pages),
+            step=row.launched,
+            position=row.position,
+            sampling=row.sampling,
+            numbers=numbers,
+            stream=row.request.stream,
+            sentence_state=row.sentence_state() if numbers.after_sentence else 0,
+        )
+
+    def _grow(self) -> tuple[list[RowState], list[tuple[int, int, int]]]:
+        """Give every row that has tokens left room for one more; preempt the youngest where there is none."""
+        new_pages: list[tuple[int, int, int]] = []
+        rows: list[RowState] = []
+        for row in list(self.running):
+            if row.slot < 0 or row.launched >= row.budget:
+                continue  # preempted just now, or its last token is in flight
+            length = row.prompt_length + row.launched - 1  # where this step's input token is written
+            if length // self._pool.page_size < len(row.pages):
+                rows.append(row)
+                continue
+            pages = self._pool.take(1)
+            while pages is None:
+                victim = self.running[-1]
+                self.preempt(victim)
+                if victim is row:
+                    break
+                pages = self._pool.take(1)
+            if row.slot < 0 or pages is None:
+                continue
+            new_pages.append((row.slot, len(row.pages), pages[0]))
+            row.pages += pages
+            rows.append(row)
+        return [row for row in rows if row.slot >= 0], new_pages
+
+    def preempt(self, row: RowState) -> None:
+        """Send a running row back to the front of the waiting list."""
+        self.retire(row)
+        self.waiting.appendleft(row)
+        self.preemptions += 1
+
+    def retire(self, row: RowState) -> None:
+        """Take back a running row's slot and pages."""
+        self.running.remove(row)
+        self._pool.release(row.pages)
+        self._slots.append(row.slot)
+        row.pages, row.slot = [], -1

@@ -1,0 +1,65 @@
+"""A runner with no model: it samples what a script says, so scheduler and verdicts run in milliseconds."""
+
+from collections.abc import Callable, Sequence
+
+from worker.engine.plan import NATURAL, DecodePlan, PrefillPlan, StepResult, Ticket
+
+Script = Callable[[Sequence[int]], int]  # all tokens of a row so far -> its next token
+
+
+class ScriptedRunner:
+    """Keeps each slot's tokens in its pages, and reads them back through the page table as a model would."""
+
+    def __init__(
+        self,
+        script: Script,
+        *,
+        num_pages: int = 64,
+        page_size: int = 4,
+        max_rows: int = 8,
+        context: int = 128,
+        prefill_tokens: int = 64,
+        overlaps: bool = False,
+    ) -> None:
+        self.num_pages, self.page_size, self.max_rows = num_pages, page_size, max_rows
+        self.context, self.prefill_tokens, self.overlaps = context, prefill_tokens, overlaps
+        self.plans: list[PrefillPlan | DecodePlan] = []
+        self.flags = NATURAL  # of every token it samples
+        self._script = script
+        self._memory = [-1] * (num_pages * page_size)
+        self._tables: dict[int, list[int]] = {}
+        self._last: dict[int, int] = {}
+
+    def launch(self, plan: PrefillPlan | DecodePlan) -> Ticket:
+        """Write the step's tokens to the pages and sample from what stands there."""
+        self.plans.append(plan)
+        slots = [row.slot for row in plan.rows] if isinstance(plan, PrefillPlan) else list(plan.slots)
+        if isinstance(plan, PrefillPlan):
+            for row in plan.rows:
+                self._tables[row.slot] = list(row.pages)
+                for index in range(row.cached, len(row.token_ids)):
+                    self._memory[self._address(row.slot, index)] = row.token_ids[index]
+            lengths = [len(row.token_ids) for row in plan.rows]
+        else:
+            for slot, index, page in plan.new_pages:
+                assert index == len(self._tables[slot])
+                self._tables[slot].append(page)
+            for slot, length in zip(slots, plan.lengths, strict=True):
+                self._memory[self._address(slot, length)] = self._last[slot]
+            lengths = [length + 1 for length in plan.lengths]
+        sampled = [
+            self._script([self._memory[self._address(slot, index)] for index in range(length)])
+            for slot, length in zip(slots, lengths, strict=True)
+        ]
+        self._last.update(zip(slots, sampled, strict=True))
+        return Ticket(len(slots), sampled)
+
+    def read(self, ticket: Ticket) -> StepResult:
+        """Return what the step sampled."""
+        assert isinstance(ticket.payload, list)
+        count = ticket.rows
+        return StepResult(ticket.payload, [0.0] * count, [0] * count, [self.flags] * count)
+
+    def _address(self, slot: int, index: int) -> int:
+        """Return where a row's token stands in the pages."""
+        return self._tables[slot][index // self.page_size] * self.page_size + index % self.page_size

@@ -1,0 +1,109 @@
+"""From token ids to text, a token at a time: the bytes of every token, and the answer as it grows."""
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class Vocabulary:
+    """The bytes of each token id; special tokens have none, as `decode(…, skip_special_tokens=True)`."""
+
+    def __init__(self, token_bytes: Sequence[bytes], *, strip_first_space: bool = False) -> None:
+        self.token_bytes = tuple(token_bytes)
+        self.strip_first_space = strip_first_space  # sentencepiece: the space before the first word is no text
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "Vocabulary":  # noqa: ANN401
+        """Read the vocabulary of a fast Hugging Face tokeniser.
+
+        Raises:
+            ValueError: its decoder is of a kind whose tokens have no fixed bytes.
+        """
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        special = {item["id"] for item in backend["added_tokens"] if item["special"]}
+        literal = {item["id"] for item in backend["added_tokens"] if not item["special"]}
+        decoders = _flatten(backend.get("decoder") or {})
+        names = {item.get("type") for item in decoders}
+        if "ByteLevel" in names:
+            to_bytes: Callable[[str], bytes] = _byte_level
+        elif "ByteFallback" in names or "Replace" in names or "Metaspace" in names:
+            to_bytes = _sentencepiece
+        else:
+            raise ValueError(f"a tokeniser with the decoder {sorted(map(str, names))} is not supported")
+        strips = any(
+            (item.get("type") == "Strip" and item.get("start", 0) > 0)
+            or (item.get("type") == "Metaspace" and item.get("prepend_scheme", "always") != "never")
+            for item in decoders
+        )
+        table = []
+        for token_id in range(len(tokenizer)):
+            token = tokenizer.convert_ids_to_tokens(token_id)
+            if token is None or token_id in special:
+                table.append(b"")
+            else:
+                table.append(token.encode() if token_id in literal else to_bytes(token))
+        return cls(table, strip_first_space=strips)
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """Return the token's bytes; ids beyond the tokeniser (padding of the embedding) have none."""
+        return self.token_bytes[token_id] if token_id < len(self.token_bytes) else b""
+
+
+def _flatten(decoder: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the single decoders of a tokeniser's decoder."""
+    if decoder.get("type") == "Sequence":
+        return [single for item in decoder["decoders"] for single in _flatten(item)]
+    return [decoder]
+
+
+def _byte_level(token: str) -> bytes:
+    """Undo GPT-2's printable stand-ins for bytes."""
+    return b"".join(_STAND_INS.get(char) or char.encode() for char in token)
+
+
+def _sentencepiece(token: str) -> bytes:
+    """Undo sentencepiece's visible space and its byte tokens."""
+    match = _BYTE_TOKEN.fullmatch(token)
+    return bytes((int(match[1], 16),)) if match else token.replace("▁", " ").encode()
+
+
+def _stand_ins() -> dict[str, bytes]:
+    """Return GPT-2's map from printable characters to bytes: itself where printable, else 256 upwards."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = (byte for byte in range(256) if byte not in printable)
+    stand_ins = {chr(byte): bytes((byte,)) for byte in printable}
+    stand_ins.update((chr(256 + index), bytes((byte,))) for index, byte in enumerate(others))
+    return stand_ins
+
+
+_STAND_INS = _stand_ins()
+
+
+class AnswerText:
+    """An answer as it grows: its tokens, and the text of all whole characters so far."""
+
+    def __init__(self, vocabulary: Vocabulary, token_ids: Sequence[int] = ()) -> None:
+        self.token_ids: list[int] = []
+        self.text = ""
+        self._vocabulary = vocabulary
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stripped = not vocabulary.strip_first_space
+        self.extend(token_ids)
+
+    def extend(self, token_ids: Sequence[int]) -> None:
+        """Add tokens to the answer."""
+        self.token_ids.extend(token_ids)
+        bytes_of = self._vocabulary.bytes_of
+        piece = self._decoder.decode(b"".join([bytes_of(token_id) for token_id in token_ids]))
+        if piece and not self._stripped:
+            piece = piece.removeprefix(" ")
+            self._stripped = True
+        self.text += piece
+
+    def finish(self) -> str:
+        """Return the whole text; bytes of a character that never became whole count as U+FFFD."""
+        return self.text + self._decoder.decode(b"", final=True)
