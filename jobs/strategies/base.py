@@ -110,8 +110,13 @@ _NEUTRAL = ScoreNumbers()
 class TextSoFar(Protocol):
     """The answer as the engine has decoded it, for strategies that look at each new token."""
 
-    token_ids: Sequence[int]  # of the answer, the end token never among them
-    text: str  # decoded; bytes of an unfinished character are left out until it is whole
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """The answer's tokens, the end token never among them."""
+
+    @property
+    def text(self) -> str:
+        """The decoded answer; bytes of an unfinished character are left out until it is whole."""
 
 
 @dataclass(frozen=True, slots=True)

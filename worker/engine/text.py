@@ -88,7 +88,7 @@ class AnswerText:
 
     def __init__(self, vocabulary: Vocabulary, token_ids: Sequence[int] = ()) -> None:
         self.token_ids: list[int] = []
-        self.text = ""
+        self.text: str = ""
         self._vocabulary = vocabulary
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stripped = not vocabulary.strip_first_space

@@ -1,0 +1,116 @@
+"""The engine on the plain path equals transformers' own greedy decoding, one row at a time, in fp32."""
+
+import random
+
+import pytest
+import torch
+
+from jobs.spec import Sampling
+from tests.engine.conftest import build_model
+from worker.engine.engine import Engine
+from worker.engine.plain_runner import PlainRunner
+from worker.engine.request import Request
+from worker.engine.text import Vocabulary
+
+pytestmark = pytest.mark.engine
+
+VOCABULARY = Vocabulary([bytes((65 + index % 26,)) for index in range(384)])
+
+
+def build_engine(model, **options):
+    defaults = {"num_pages": 64, "page_size": 16, "max_rows": 8, "prefill_tokens": 256, "context": 200}
+    return Engine(PlainRunner(model, {2}, **{**defaults, **options}), VOCABULARY, {2})
+
+
+def run(engine, requests):
+    for request in requests:
+        engine.add(request)
+    done = {}
+    while engine.has_work:
+        done.update((finished.key, finished) for finished in engine.step())
+    return done
+
+
+def make_requests(count=20, seed=1, **options):
+    rng = random.Random(seed)
+    return [
+        Request(
+            key=key,
+            prompt_token_ids=[rng.randrange(3, 384) for _ in range(rng.randrange(1, 50))],
+            max_new_tokens=rng.randrange(1, 60),
+            stream=key,
+            **options,
+        )
+        for key in range(count)
+    ]
+
+
+def test_continuous_batching_equals_one_row_at_a_time(architecture):
+    """With few pages, so that rows are preempted and computed again as well."""
+    engine = build_engine(build_model(architecture), num_pages=24)
+    requests = make_requests()
+    done = run(engine, requests)
+    assert engine.preemptions > 0
+    model = build_model(architecture, attention="eager")
+    for request in requests:
+        prompt = torch.tensor([request.prompt_token_ids])
+        with torch.inference_mode():
+            output = model.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=request.max_new_tokens,
+                do_sample=False,
+                pad_token_id=0,
+            )
+        expected = output[0, prompt.shape[1] :].tolist()
+        ended = expected[-1] == 2
+        assert list(done[request.key].token_ids) == (expected[:-1] if ended else expected)
+        assert done[request.key].verdict.ended_with_eos == ended
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=1.0, seed=3),
+        Sampling(temperature=0.7, top_k=20, seed=3),
+        Sampling(temperature=1.3, top_p=0.8, seed=3),
+    ],
+)
+def test_a_sample_does_not_depend_on_the_batch(sampling):
+    model = build_model("llama")
+    together = run(build_engine(model), make_requests(12, sampling=sampling))
+    others = run(build_engine(model, max_rows=3), make_requests(12, seed=1, sampling=sampling))
+    for request in make_requests(12, sampling=sampling):
+        alone = run(build_engine(model, max_rows=1), [request])[request.key]
+        assert together[request.key].token_ids == alone.token_ids == others[request.key].token_ids
+
+
+def test_seeds_and_rows_draw_differently():
+    model = build_model("llama")
+    prompt = [5, 6, 7]
+    requests = [
+        Request(
+            key=stream,
+            prompt_token_ids=prompt,
+            max_new_tokens=20,
+            sampling=Sampling(2.0, seed=seed),
+            stream=stream,
+        )
+        for stream, seed in enumerate((0, 0, 1, 1))
+    ]
+    answers = {finished.token_ids for finished in run(build_engine(model), requests).values()}
+    assert len(answers) == 4
+
+
+def test_eos_probability_is_that_of_the_raw_scores():
+    model = build_model("llama")
+    request = Request(key=0, prompt_token_ids=[9, 8, 7, 6], max_new_tokens=12, trace=True)
+    finished = run(build_engine(model), [request])[0]
+    with torch.inference_mode():
+        logits = build_model("llama", "eager")(torch.tensor([[9, 8, 7, 6, *finished.token_ids]])).logits[0, 3:]
+    expected = logits.softmax(-1)[:, 2][: len(finished.trace.probs)]
+    assert torch.allclose(torch.tensor(finished.trace.probs), expected, atol=1e-6)
+    assert finished.trace.prob_max == pytest.approx(expected.max().item(), abs=1e-6)
+    assert finished.trace.step_max == expected.argmax().item()
+    best = logits[finished.trace.step_max]
+    assert finished.trace.rank_max == (best > best[2]).sum().item()

@@ -1,0 +1,202 @@
+"""The plain device path: any transformers decoder, plain PyTorch attention and sampling; the oracle of the fast one.
+
+It runs where no kernels do, and each step has run when `launch` returns.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from jobs.sentences import ENDED
+from worker.engine.attention import PagedBatch, Span
+from worker.engine.plan import FORCED, HIDDEN, NATURAL, DecodePlan, PrefillPlan, PrefillRow, StepResult, Ticket
+from worker.engine.sampler import Draw, choose, stream_key
+from worker.engine.scores import AFTER_SENTENCE, NUMBERS, as_floats, eos_statistics, forced_rows, shape_scores
+
+_LENGTH_SPREAD = 1.5  # decode rows are grouped so that no row's cache is padded beyond this
+
+
+class PlainRunner:
+    """Runs plans on one model; see `worker.engine.plan.Runner`."""
+
+    overlaps = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        eos_ids: Iterable[int],
+        *,
+        num_pages: int,
+        page_size: int,
+        max_rows: int,
+        prefill_tokens: int,
+        context: int,
+        sentence_table: Tensor | None = None,
+    ) -> None:
+        """Make the cache and the slots.
+
+        Args:
+            model: loaded with the attention `endmark_plain`.
+            eos_ids: all end tokens.
+            sentence_table: (STATES, V) uint8 of `jobs.sentences.tabulate`; needed only by strategies that look
+                at sentence ends.
+        """
+        self.num_pages, self.page_size, self.max_rows = num_pages, page_size, max_rows
+        self.prefill_tokens, self.context = prefill_tokens, context
+        self._model = model
+        self._device = model.device
+        config = model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        shape = (num_pages * page_size, heads, size)
+        layers = range(config.num_hidden_layers)
+        self._keys = [torch.zeros(shape, dtype=model.dtype, device=self._device) for _ in layers]
+        self._values = [torch.zeros(shape, dtype=model.dtype, device=self._device) for _ in layers]
+        self._eos_ids = self._ints(sorted(eos_ids))
+        self._tables = torch.zeros(max_rows, -(-context // page_size) + 1, dtype=torch.int64, device=self._device)
+        self._last = self._ints([0] * max_rows)
+        self._sentence = self._ints([0] * max_rows)
+        self._sentence_table = sentence_table.to(self._device) if sentence_table is not None else None
+        self._numbers = torch.zeros(max_rows, NUMBERS, device=self._device)
+        self._floats = torch.zeros(max_rows, 2, device=self._device)  # temperature, top_p
+        self._draws = torch.zeros(max_rows, 2, dtype=torch.int64, device=self._device)  # top_k, key
+        self._shaped = torch.zeros(max_rows, dtype=torch.bool, device=self._device)
+
+    @torch.inference_mode()
+    def launch(self, plan: PrefillPlan | DecodePlan) -> Ticket:
+        """Run the step."""
+        if isinstance(plan, PrefillPlan):
+            slots, logits = self._prefill(plan)
+            steps = self._ints([row.step for row in plan.rows])
+            positions = self._ints([row.position for row in plan.rows])
+        else:
+            slots, logits = self._decode(plan)
+            steps, positions = self._ints(plan.steps), self._ints(plan.positions)
+        return Ticket(len(steps), self._sample(logits.float(), slots, steps, positions))
+
+    def read(self, ticket: Ticket) -> StepResult:
+        """Return what the step sampled."""
+        assert isinstance(ticket.payload, StepResult)
+        return ticket.payload
+
+    def _prefill(self, plan: PrefillPlan) -> tuple[Tensor, Tensor]:
+        """Set the rows' slots and compute their tokens; return the slots and the last tokens' logits."""
+        spans, inputs, positions, last = [], [], [], []
+        for row in plan.rows:
+            self._set_slot(row.slot, row)
+            fresh = range(row.cached, len(row.token_ids))
+            begin = len(inputs)
+            inputs += row.token_ids[row.cached :]
+            positions += fresh
+            last.append(len(inputs) - 1)
+            table = self._tables[row.slot : row.slot + 1]
+            spans.append(self._span(begin, table, self._ints([list(fresh)])))
+        write = torch.cat([span.addresses[0, span.positions[0]] for span in spans])
+        logits = self._forward(self._ints(inputs), self._ints(positions), write, spans, self._ints(last))
+        return self._ints([row.slot for row in plan.rows]), logits
+
+    def _decode(self, plan: DecodePlan) -> tuple[Tensor, Tensor]:
+        """Compute one token a row; return the slots and the logits, in the plan's order."""
+        for slot, index, page in plan.new_pages:
+            self._tables[slot, index] = page
+        order = sorted(range(len(plan.slots)), key=plan.lengths.__getitem__)
+        slots = self._ints([plan.slots[index] for index in order])
+        positions = self._ints([plan.lengths[index] for index in order])
+        spans = []
+        for begin, end in _groups([plan.lengths[index] + 1 for index in order]):
+            spans.append(self._span(begin, self._tables[slots[begin:end]], positions[begin:end].unsqueeze(-1)))
+        page, offset = positions // self.page_size, positions % self.page_size
+        write = self._tables[slots, page] * self.page_size + offset
+        back = torch.empty_like(slots)
+        back[self._ints(order)] = torch.arange(len(order), device=self._device)
+        logits = self._forward(self._last[slots], positions, write, spans, back)
+        return self._ints(plan.slots), logits
+
+    def _span(self, begin: int, tables: Tensor, positions: Tensor) -> Span:
+        """Return rows that attend together.
+
+        Args:
+            begin: of their tokens in the batch.
+            tables: (B, pages) page tables.
+            positions: (B, Q) positions of their new tokens.
+        """
+        lengths = positions[:, -1] + 1
+        longest = int(lengths.max())
+        pages = tables[:, : -(-longest // self.page_size)]
+        within = torch.arange(self.page_size, device=self._device)
+        addresses = (pages.unsqueeze(-1) * self.page_size + within).flatten(1)[:, :longest]
+        return Span(begin, len(tables), positions.shape[1], addresses, positions, lengths)
+
+    def _forward(
+        self, inputs: Tensor, positions: Tensor, write: Tensor, spans: list[Span], keep: Tensor
+    ) -> Tensor:
+        """Run the model over T packed tokens; return the logits (R, V) of the tokens at `keep`."""
+        batch = PagedBatch(self._keys, self._values, write, spans)
+        output = self._model(
+            input_ids=inputs.unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
+            use_cache=False,
+            logits_to_keep=keep,
+            paged=batch,
+        )
+        logits: Tensor = output.logits[0]
+        return logits
+
+    def _sample(self, logits: Tensor, slots: Tensor, steps: Tensor, positions: Tensor) -> StepResult:
+        """Draw each row's token from its raw fp32 logits, shape (R, V)."""
+        probs, ranks = eos_statistics(logits, self._eos_ids)
+        draw = Draw(
+            self._floats[slots, 0], self._draws[slots, 0], self._floats[slots, 1], self._draws[slots, 1], positions
+        )
+        shaped = self._shaped[slots]
+        scores = logits
+        if bool(shaped.any()):
+            rows = shaped.nonzero().squeeze(-1)
+            ended = self._sentence[slots[rows]] == ENDED
+            scores = logits.clone()
+            scores[rows] = shape_scores(
+                logits[rows], self._eos_ids, self._numbers[slots[rows]], steps[rows], ended
+            )
+        tokens, hidden = choose(scores, draw, self._eos_ids)
+        flags = self._flags(logits, tokens, draw, shaped, forced_rows(self._numbers[slots], steps))
+        self._last[slots] = tokens
+        if self._sentence_table is not None and bool((self._numbers[slots, AFTER_SENTENCE] > 0).any()):
+            self._sentence[slots] = self._sentence_table[self._sentence[slots], tokens].long()
+        return StepResult(
+            tokens.tolist(), probs.tolist(), ranks.tolist(), (flags + hidden.long() * HIDDEN).tolist()
+        )
+
+    def _flags(self, logits: Tensor, tokens: Tensor, draw: Draw, shaped: Tensor, forced: Tensor) -> Tensor:
+        """Return (R,) int64: where EOS came, whether it would have without the strategy, or had to."""
+        flags = torch.where(shaped, 0, NATURAL)
+        rows = (shaped & torch.isin(tokens, self._eos_ids)).nonzero().squeeze(-1)
+        if rows.numel():
+            without, _ = choose(logits[rows], draw.select(rows), self._eos_ids)
+            natural = torch.isin(without, self._eos_ids)
+            flags[rows] = torch.where(natural, NATURAL, torch.where(forced[rows], FORCED, 0))
+        return flags
+
+    def _set_slot(self, slot: int, row: PrefillRow) -> None:
+        """Store what the row keeps between steps."""
+        self._tables[slot, : len(row.pages)] = self._ints(row.pages)
+        self._floats[slot] = torch.tensor([row.sampling.temperature, row.sampling.top_p])
+        self._draws[slot] = torch.tensor([row.sampling.top_k, stream_key(row.sampling.seed, row.stream)])
+        self._numbers[slot] = torch.tensor(as_floats(row.numbers))
+        self._shaped[slot] = not row.numbers.is_neutral
+        self._sentence[slot] = row.sentence_state
+
+    def _ints(self, values: Sequence[int] | Sequence[list[int]]) -> Tensor:
+        """Return int64 on the device."""
+        return torch.tensor(values, dtype=torch.int64, device=self._device)
+
+
+def _groups(lengths: Sequence[int]) -> Iterable[tuple[int, int]]:
+    """Cut ascending lengths into runs whose longest is at most `_LENGTH_SPREAD` times their shortest."""
+    begin = 0
+    for index, length in enumerate(lengths):
+        if length > lengths[begin] * _LENGTH_SPREAD + 16:
+            yield begin, index
+            begin = index
+    yield begin, len(lengths)

@@ -1,0 +1,78 @@
+"""What the device step does to the scores, row by row: the arithmetic of `jobs.strategies.ScoreNumbers`.
+
+Every function takes raw fp32 logits of shape (R, V) and per-row numbers of shape (R, NUMBERS).
+"""
+
+from dataclasses import astuple, fields
+
+import torch
+from torch import Tensor
+
+from jobs.strategies import ScoreNumbers
+
+NUMBERS = len(fields(ScoreNumbers))
+(START, FULL, POWER, MARGIN, AFTER_SENTENCE, FACTOR, EOS_SET, SCALE_POSITIVE, SCALE_NEGATIVE, FORCE_AT) = range(
+    NUMBERS
+)
+
+
+def as_floats(numbers: ScoreNumbers) -> list[float]:
+    """Return the numbers in the order of the columns above."""
+    return [float(value) for value in astuple(numbers)]
+
+
+def eos_statistics(logits: Tensor, eos_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the EOS mass in the softmax of each row, and how many tokens score above the best EOS id.
+
+    Args:
+        logits: (R, V) raw fp32.
+        eos_ids: (E,) int64.
+
+    Returns:
+        Two tensors of shape (R,), fp32 and int64.
+    """
+    eos = logits[:, eos_ids]
+    prob = torch.exp(torch.logsumexp(eos, -1) - torch.logsumexp(logits, -1))
+    rank = (logits > eos.amax(-1, keepdim=True)).sum(-1)
+    return prob, rank
+
+
+def shape_scores(logits: Tensor, eos_ids: Tensor, numbers: Tensor, steps: Tensor, ended: Tensor) -> Tensor:
+    """Return the scores after the strategies; see `ScoreNumbers` for the order and the formulas.
+
+    Args:
+        logits: (R, V) raw fp32.
+        eos_ids: (E,) int64.
+        numbers: (R, NUMBERS) fp32.
+        steps: (R,) the n of each row.
+        ended: (R,) bool, whether a sentence has just ended.
+
+    Returns:
+        (R, V) fp32; the input is left as it is.
+    """
+    column = numbers.unbind(-1)
+    n = steps.to(logits.dtype)
+    published = ~torch.isnan(column[EOS_SET])
+    factor = torch.where(logits > 0, column[SCALE_POSITIVE].unsqueeze(-1), column[SCALE_NEGATIVE].unsqueeze(-1))
+    scores = torch.where(published.unsqueeze(-1), logits * factor, logits)
+    eos = torch.where(published.unsqueeze(-1), column[EOS_SET].unsqueeze(-1), logits[:, eos_ids])
+
+    exponent = (n - column[START]).clamp(min=0.0)
+    eos = eos + eos.abs() * (column[FACTOR].pow(exponent) - 1.0).unsqueeze(-1)
+
+    scores[:, eos_ids] = -torch.inf
+    best_other = scores.amax(-1)
+    span = column[FULL] - column[START]
+    ramp = ((n - column[START]) / span.clamp(min=1e-9)).clamp(0.0, 1.0).pow(column[POWER])
+    ramp = torch.where((span > 0) & (ended | (column[AFTER_SENTENCE] == 0)), ramp, 0.0)
+    lift = ((best_other + column[MARGIN]).unsqueeze(-1) - eos).clamp(min=0.0)
+    eos = eos + torch.where(ramp.unsqueeze(-1) > 0, ramp.unsqueeze(-1) * lift, 0.0)
+
+    scores = torch.where(forced_rows(numbers, steps).unsqueeze(-1), -torch.inf, scores)
+    scores[:, eos_ids] = eos
+    return scores
+
+
+def forced_rows(numbers: Tensor, steps: Tensor) -> Tensor:
+    """Return (R,) bool: the rows in which a strategy leaves nothing but EOS at this step."""
+    return numbers[:, FORCE_AT] == steps.to(numbers.dtype)
