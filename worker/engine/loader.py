@@ -186,13 +186,15 @@ def end_token_ids(network: PreTrainedModel, tokenizer: Any) -> frozenset[int]:  
 
 def expand(network: nn.Module) -> None:
     """Replace every NF4 layer by a plain one that holds the same, dequantised values."""
-    import bitsandbytes
     from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn.modules import Linear4bit, Params4bit
 
     for name, module in list(network.named_modules()):
-        if not isinstance(module, bitsandbytes.nn.Linear4bit):
+        if not isinstance(module, Linear4bit):
             continue
-        weight = dequantize_4bit(module.weight.data, module.weight.quant_state)
+        packed = module.weight
+        assert isinstance(packed, Params4bit)
+        weight = dequantize_4bit(packed.data, packed.quant_state)
         plain = nn.Linear(0, 0, bias=False, device="meta")
         plain.in_features, plain.out_features = module.in_features, module.out_features
         plain.weight = nn.Parameter(weight.to(module.compute_dtype or weight.dtype), requires_grad=False)

@@ -1,4 +1,4 @@
-"""The plain device path: any transformers decoder, plain PyTorch attention and sampling; the oracle of the fast one.
+"""The plain device path: any transformers decoder, PyTorch attention and sampling; the oracle of the fast one.
 
 It runs where no kernels do, and each step has run when `launch` returns.
 """
@@ -83,7 +83,10 @@ class PlainRunner:
 
     def _prefill(self, plan: PrefillPlan) -> tuple[Tensor, Tensor]:
         """Set the rows' slots and compute their tokens; return the slots and the last tokens' logits."""
-        spans, inputs, positions, last = [], [], [], []
+        spans: list[Span] = []
+        inputs: list[int] = []
+        positions: list[int] = []
+        last: list[int] = []
         for row in plan.rows:
             self._set_slot(row.slot, row)
             fresh = range(row.cached, len(row.token_ids))
@@ -107,8 +110,7 @@ class PlainRunner:
         spans = []
         for begin, end in _groups([plan.lengths[index] + 1 for index in order]):
             spans.append(self._span(begin, self._tables[slots[begin:end]], positions[begin:end].unsqueeze(-1)))
-        page, offset = positions // self.page_size, positions % self.page_size
-        write = self._tables[slots, page] * self.page_size + offset
+        write = self._tables[slots, positions // self.page_size] * self.page_size + positions % self.page_size
         back = torch.empty_like(slots)
         back[self._ints(order)] = torch.arange(len(order), device=self._device)
         logits = self._forward(self._last[slots], positions, write, spans, back)
