@@ -1,0 +1,123 @@
+"""Worker processes as others start them: the command line, and a child that dies with its parent."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jobs.settings import Settings
+
+_PACKAGES = Path(__file__).resolve().parent.parent  # the folder that holds `jobs` and `worker`
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What a worker is to hold and where it is to run."""
+
+    model: str
+    adapter: str | None = None
+    gpus: str = "all"  # `all`, `cpu`, or numbers joined by commas
+    weights: str = "auto"  # `auto`, `packed` or `expanded`
+    trust_remote_code: bool = False
+
+    def arguments(self) -> list[str]:
+        """Return these options as `python -m worker` reads them."""
+        words = ["--model", self.model, "--gpus", self.gpus, "--weights", self.weights]
+        if self.adapter is not None:
+            words += ["--adapter", self.adapter]
+        return [*words, "--trust-remote-code"] if self.trust_remote_code else words
+
+
+def worker_command(options: WorkerOptions, *extra: str, module: str = "worker") -> list[str]:
+    """Return the command that runs a worker, to be run under `worker_environment`."""
+    # -P: a `worker` or `jobs` folder where the user stands must not be taken for ours.
+    return [sys.executable, "-P", "-m", module, *options.arguments(), *extra]
+
+
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """Return the environment that `worker_command` needs."""
+    environment = {**os.environ, **settings.environment(), "PYTHONUNBUFFERED": "1"}
+    if "site-packages" not in _PACKAGES.parts:  # a source tree that may not be installed
+        path = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = os.pathsep.join([str(_PACKAGES), *([path] if path else [])])
+    return environment
+
+
+def start_worker(settings: Settings, options: WorkerOptions) -> "WorkerProcess":
+    """Start a worker that logs to a file under the home folder and ends when this process does."""
+    folder = settings.home / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"worker-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    log_path, report_path = folder / f"{name}.log", folder / f"{name}.failure"
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            worker_command(options, "--with-parent", "--report", str(report_path)),
+            stdin=subprocess.PIPE,  # the worker ends when this end of the pipe is closed, by us or by our death
+            stdout=log,
+            stderr=log,
+            env=worker_environment(settings),
+            start_new_session=True,  # Ctrl-C is the parent's, which then stops the worker in order
+        )
+    return WorkerProcess(process, log_path, report_path)
+
+
+@dataclass(slots=True)
+class WorkerProcess:
+    """A worker started by this process."""
+
+    process: subprocess.Popen[bytes]
+    log_path: Path
+    report_path: Path = field(repr=False)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self.process.poll() is None
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self.process.poll()
+
+    def tail(self, lines: int = 20) -> str:
+        """Return the end of its log."""
+        with self.log_path.open(errors="replace") as log:
+            return "".join(deque(log, maxlen=lines))
+
+    def failure(self) -> tuple[str, str | None] | None:
+        """Return why it gave up and the hint how to mend it, or None if it has not said so."""
+        return read_failure(self.report_path)
+
+    def stop(self, grace: float = 60.0) -> int:
+        """End it: let it drain for `grace` seconds, then kill it. Return its exit code."""
+        assert self.process.stdin is not None
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.stdin.close()
+        try:
+            code = self.process.wait(grace)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        self.report_path.unlink(missing_ok=True)
+        return code
+
+
+def write_failure(path: Path, message: str, hint: str | None) -> None:
+    """Leave word of why a worker gave up, for the process that started it."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(json.dumps({"message": message, "hint": hint}))
+    fresh.replace(path)
+
+
+def read_failure(path: Path) -> tuple[str, str | None] | None:
+    """Return what `write_failure` wrote, or None."""
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    return values["message"], values["hint"]

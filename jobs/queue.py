@@ -1,0 +1,151 @@
+"""The queue: its names, its settings, and the one message it carries; all of `jobs` that knows Celery and kombu.
+
+A message is a bell. It names a job and a shard and holds no prompt; what there is to do stands in the database,
+so a message that is lost, doubled or late costs time and nothing else.
+"""
+
+import hashlib
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import KombuError
+
+from jobs.broker import broker_reachable
+from jobs.errors import BrokerError, MessageRefused
+from jobs.ping import mask, parse_address
+from jobs.vocabulary import ShardKey
+
+__all__ = [
+    "MESSAGE_VERSION",
+    "TASK_NAME",
+    "broker_reachable",
+    "decode_message",
+    "make_app",
+    "queue_name",
+    "send_shards",
+]
+
+TASK_NAME = "endmark.generate_shard"
+MESSAGE_VERSION = 1
+_KEY_PREFIX = "endmark:"
+_VISIBILITY_TIMEOUT = 24 * 3600  # seconds; longer than any shard, whose recovery is the reaper's work
+_BATCH = 500  # messages a pipeline
+_JOB_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def make_app(broker_url: str, queue: str) -> Celery:
+    """Return the Celery app of one queue of a broker, with no result backend.
+
+    Raises:
+        BrokerError: the URL is not that of a Redis-protocol server.
+    """
+    parse_address(broker_url)
+    app = Celery("endmark", broker=broker_url, set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        task_acks_late=True,
+        task_default_queue=queue,
+        worker_prefetch_multiplier=1,
+        # It would lose messages on Redis; a lease that outlives its worker is the reaper's work.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "global_keyprefix": _KEY_PREFIX,
+            "visibility_timeout": _VISIBILITY_TIMEOUT,
+            "unacked_restore_interval": 30,
+            "unacked_restore_throttle": 1,
+            "socket_connect_timeout": 5,
+            "socket_timeout": 30,  # a publish on a dead connection must not wait for ever
+        },
+    )
+    return app
+
+
+def queue_name(model: str, adapter: str | None) -> str:
+    """Return the queue of the jobs that need this model with this adapter: readable, and distinct by a hash."""
+    digest = hashlib.sha256(f"{model}\0{adapter or ''}".encode()).hexdigest()[:12]
+    readable = re.sub(r"[^A-Za-z0-9.]+", "-", model.rstrip("/").rsplit("/", 1)[-1]).strip("-.")[:40]
+    return f"{readable or 'model'}-{digest}"
+
+
+def send_shards(broker_url: str, model: str, adapter: str | None, keys: Sequence[ShardKey]) -> None:
+    """Ring for these shards on the queue of their model, in order.
+
+    Raises:
+        BrokerError: the broker cannot be reached or refuses the messages. Some may have been sent; workers find
+            the others in the database.
+    """
+    if not keys:
+        return
+    name = queue_name(model, adapter)
+    app = make_app(broker_url, name)
+    with _broker_errors(broker_url), app.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=2, interval_start=0.1, interval_step=0.4)
+        producer = app.amqp.Producer(connection)
+        producer.maybe_declare(app.amqp.default_queue)
+        with producer.batch(max_size=_BATCH):
+            for key in keys:
+                message = app.amqp.as_task_v2(
+                    str(uuid.uuid4()),
+                    TASK_NAME,
+                    args=(key.job_id, key.shard),
+                    kwargs={"version": MESSAGE_VERSION},
+                    argsrepr=f"({key.job_id}, {key.shard})",
+                    kwargsrepr="",
+                    ignore_result=True,
+                )
+                producer.publish(
+                    message.body,
+                    exchange="",
+                    routing_key=name,
+                    serializer="json",
+                    headers=message.headers,
+                    **message.properties,
+                )
+
+
+@contextmanager
+def _broker_errors(broker_url: str) -> Iterator[None]:
+    """Turn what kombu and its client raise into a `BrokerError`."""
+    try:
+        yield
+    except (KombuError, OSError) as error:
+        reason = error.__cause__ or error
+        raise BrokerError(
+            f"cannot send messages to the broker at `{mask(broker_url)}`: {reason}",
+            hint="nothing is lost: workers find the work in the database when the broker is back",
+        ) from error
+
+
+def decode_message(args: Any, kwargs: Any) -> ShardKey:  # noqa: ANN401 - whatever came over the wire
+    """Return the shard that a message's arguments name.
+
+    Raises:
+        MessageRefused: they are not those of a message of this version.
+    """
+    if not isinstance(args, list | tuple) or not isinstance(kwargs, Mapping):
+        raise MessageRefused("its arguments are not a list and a mapping")
+    version = kwargs.get("version")
+    if set(kwargs) != {"version"} or type(version) is not int:
+        raise MessageRefused("it does not say its version")
+    if version != MESSAGE_VERSION:
+        raise MessageRefused(f"it is of version {version}, this program reads version {MESSAGE_VERSION}")
+    if len(args) != 2:
+        raise MessageRefused(f"it has {len(args):,} arguments, a job and a shard were expected")
+    job_id, shard = args
+    if not isinstance(job_id, str) or not _JOB_ID.fullmatch(job_id):
+        raise MessageRefused("its first argument is not a job's id")
+    if type(shard) is not int or not 0 <= shard < 2**31:
+        raise MessageRefused("its second argument is not a shard's number")
+    return ShardKey(job_id, shard)
