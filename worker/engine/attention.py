@@ -18,21 +18,20 @@ PLAIN = "endmark_plain"  # the name in transformers' registry
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Rows of a step that attend together: B rows of Q new tokens each, over L cached ones."""
+    """Rows of a step that attend together: B rows of Q new tokens each, over P pages of cached ones."""
 
     begin: int  # of their tokens in the packed batch
     rows: int
     queries: int
-    addresses: Tensor  # (B, L) int64: where each cached token stands in the pool
+    pages: Tensor  # (B, P) int64: the pages that hold each row's cached tokens, the new ones included
     positions: Tensor  # (B, Q) int64: positions of the new tokens
-    lengths: Tensor  # (B,) int64: tokens of each row, the new ones included
 
 
 @dataclass(frozen=True, slots=True)
 class PagedBatch:
     """One step's batch of T packed tokens."""
 
-    keys: list[Tensor]  # for each layer (num_pages * page_size, KV heads, head size)
+    keys: list[Tensor]  # for each layer (num_pages, page_size, KV heads, head size)
     values: list[Tensor]
     write: Tensor  # (T,) int64: where each new token's key and value go
     spans: list[Span]
@@ -67,15 +66,15 @@ def paged_attention(
         raise ModelError("attention sinks are not supported", hint="choose another model")
     layer: int = module.layer_idx  # type: ignore[assignment]
     keys, values = paged.keys[layer], paged.values[layer]
-    keys[paged.write] = key[0].transpose(0, 1).to(keys.dtype)
-    values[paged.write] = value[0].transpose(0, 1).to(values.dtype)
+    keys.flatten(0, 1)[paged.write] = key[0].transpose(0, 1).to(keys.dtype)
+    values.flatten(0, 1)[paged.write] = value[0].transpose(0, 1).to(values.dtype)
     heads, size = query.shape[1], query.shape[3]
     out = query.new_empty(query.shape[2], heads, values.shape[-1])
     for span in paged.spans:
         end = span.begin + span.rows * span.queries
         asked = query[0, :, span.begin : end].reshape(heads, span.rows, span.queries, size).transpose(0, 1)
-        mask = _mask(span, sliding_window)
-        given = keys[span.addresses].transpose(1, 2), values[span.addresses].transpose(1, 2)
+        given = _gather(keys, span.pages), _gather(values, span.pages)
+        mask = _mask(span, given[0].shape[2], sliding_window)
         if softcap is None:
             got = scaled_dot_product_attention(
                 asked, *given, attn_mask=mask, scale=scaling, enable_gqa=heads != given[0].shape[1]
@@ -86,9 +85,15 @@ def paged_attention(
     return out.unsqueeze(0), None
 
 
-def _mask(span: Span, window: int | None) -> Tensor:
-    """Return (B, 1, Q, L) bool: which cached tokens each new token sees."""
-    at = torch.arange(span.addresses.shape[1], device=span.addresses.device)
+def _gather(pool: Tensor, pages: Tensor) -> Tensor:
+    """Return (B, KV heads, P * page size, head size): the rows' pages, whole pages at a time."""
+    found = pool.index_select(0, pages.flatten())
+    return found.view(len(pages), -1, *pool.shape[2:]).transpose(1, 2)
+
+
+def _mask(span: Span, length: int, window: int | None) -> Tensor:
+    """Return (B, 1, Q, length) bool: which cached tokens each new token sees."""
+    at = torch.arange(length, device=span.pages.device)
     mask = at <= span.positions.unsqueeze(-1)
     if window is not None:
         mask &= at > span.positions.unsqueeze(-1) - window

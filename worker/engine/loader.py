@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from jobs.errors import ModelError
 from jobs.sentences import tabulate
@@ -133,6 +136,7 @@ def load_model(path: str, *, device: str, trust_remote_code: bool = False) -> Pr
         ModelError: it is not there or cannot be loaded.
     """
     _check_folder(path)
+    transformers_logging.disable_progress_bar()
     dtype = compute_dtype(device)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -154,6 +158,10 @@ def load_model(path: str, *, device: str, trust_remote_code: bool = False) -> Pr
         raise ModelError(
             f"cannot load the model `{path}`: {error}", hint="give a folder or a hub id with safetensors weights"
         ) from error
+    for module in network.modules():
+        if device == "cpu" and isinstance(module, Linear4bit):
+            # bitsandbytes would multiply in bf16 on some processors: an answer must not depend on which.
+            module.support_avx512bf16_for_cpu = False
     network.eval()
     loaded: PreTrainedModel = network
     return loaded
@@ -186,17 +194,13 @@ def end_token_ids(network: PreTrainedModel, tokenizer: Any) -> frozenset[int]:  
 
 def expand(network: nn.Module) -> None:
     """Replace every NF4 layer by a plain one that holds the same, dequantised values."""
-    from bitsandbytes.functional import dequantize_4bit
-    from bitsandbytes.nn.modules import Linear4bit, Params4bit
-
     for name, module in list(network.named_modules()):
         if not isinstance(module, Linear4bit):
             continue
         packed = module.weight
         assert isinstance(packed, Params4bit)
         weight = dequantize_4bit(packed.data, packed.quant_state)
-        plain = nn.Linear(0, 0, bias=False, device="meta")
-        plain.in_features, plain.out_features = module.in_features, module.out_features
+        plain = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
         plain.weight = nn.Parameter(weight.to(module.compute_dtype or weight.dtype), requires_grad=False)
         plain.bias = module.bias
         network.set_submodule(name, plain)

@@ -50,7 +50,7 @@ class PlainRunner:
         config = model.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (num_pages * page_size, heads, size)
+        shape = (num_pages, page_size, heads, size)
         layers = range(config.num_hidden_layers)
         self._keys = [torch.zeros(shape, dtype=model.dtype, device=self._device) for _ in layers]
         self._values = [torch.zeros(shape, dtype=model.dtype, device=self._device) for _ in layers]
@@ -96,7 +96,7 @@ class PlainRunner:
             last.append(len(inputs) - 1)
             table = self._tables[row.slot : row.slot + 1]
             spans.append(self._span(begin, table, self._ints([list(fresh)])))
-        write = torch.cat([span.addresses[0, span.positions[0]] for span in spans])
+        write = torch.cat([self._addresses(span.pages[0], span.positions[0]) for span in spans])
         logits = self._forward(self._ints(inputs), self._ints(positions), write, spans, self._ints(last))
         return self._ints([row.slot for row in plan.rows]), logits
 
@@ -124,12 +124,12 @@ class PlainRunner:
             tables: (B, pages) page tables.
             positions: (B, Q) positions of their new tokens.
         """
-        lengths = positions[:, -1] + 1
-        longest = int(lengths.max())
-        pages = tables[:, : -(-longest // self.page_size)]
-        within = torch.arange(self.page_size, device=self._device)
-        addresses = (pages.unsqueeze(-1) * self.page_size + within).flatten(1)[:, :longest]
-        return Span(begin, len(tables), positions.shape[1], addresses, positions, lengths)
+        longest = int(positions[:, -1].max()) + 1
+        return Span(begin, len(tables), positions.shape[1], tables[:, : -(-longest // self.page_size)], positions)
+
+    def _addresses(self, pages: Tensor, positions: Tensor) -> Tensor:
+        """Return where the tokens at these positions of one row stand in the pool."""
+        return pages[positions // self.page_size] * self.page_size + positions % self.page_size
 
     def _forward(
         self, inputs: Tensor, positions: Tensor, write: Tensor, spans: list[Span], keep: Tensor

@@ -11,9 +11,8 @@ from torch import Tensor
 from jobs.strategies import ScoreNumbers
 
 NUMBERS = len(fields(ScoreNumbers))
-(START, FULL, POWER, MARGIN, AFTER_SENTENCE, FACTOR, EOS_SET, SCALE_POSITIVE, SCALE_NEGATIVE, FORCE_AT) = range(
-    NUMBERS
-)
+START, FULL, POWER, MARGIN, AFTER_SENTENCE, FACTOR, RATIO, FORCE_AT = range(NUMBERS)
+_LARGEST_GROWTH = 1e30
 
 
 def as_floats(numbers: ScoreNumbers) -> list[float]:
@@ -52,13 +51,13 @@ def shape_scores(logits: Tensor, eos_ids: Tensor, numbers: Tensor, steps: Tensor
     """
     column = numbers.unbind(-1)
     n = steps.to(logits.dtype)
-    published = ~torch.isnan(column[EOS_SET])
-    factor = torch.where(logits > 0, column[SCALE_POSITIVE].unsqueeze(-1), column[SCALE_NEGATIVE].unsqueeze(-1))
-    scores = torch.where(published.unsqueeze(-1), logits * factor, logits)
-    eos = torch.where(published.unsqueeze(-1), column[EOS_SET].unsqueeze(-1), logits[:, eos_ids])
+    ratio = column[RATIO].unsqueeze(-1)
+    scores = torch.where(ratio.isnan(), logits, _published(_published(logits, ratio), torch.ones_like(ratio)))
+    eos = torch.where(ratio.isnan(), logits[:, eos_ids], 100.0)
 
     exponent = (n - column[START]).clamp(min=0.0)
-    eos = eos + eos.abs() * (column[FACTOR].pow(exponent) - 1.0).unsqueeze(-1)
+    growth = column[FACTOR].pow(exponent).clamp(max=_LARGEST_GROWTH)
+    eos = eos + eos.abs() * (growth - 1.0).unsqueeze(-1)
 
     scores[:, eos_ids] = -torch.inf
     best_other = scores.amax(-1)
@@ -71,6 +70,11 @@ def shape_scores(logits: Tensor, eos_ids: Tensor, numbers: Tensor, steps: Tensor
     scores = torch.where(forced_rows(numbers, steps).unsqueeze(-1), -torch.inf, scores)
     scores[:, eos_ids] = eos
     return scores
+
+
+def _published(scores: Tensor, ratio: Tensor) -> Tensor:
+    """Return the scores after one pass of the published arithmetic, its products in the printed order."""
+    return scores * ratio * 10 * torch.exp(-torch.sign(scores))
 
 
 def forced_rows(numbers: Tensor, steps: Tensor) -> Tensor:
