@@ -74,11 +74,12 @@ _KIND_NAMES: Mapping[type, str] = {bool: "true or false", int: "a whole number",
 class ScoreNumbers:
     """What the device step does to one row's scores before it samples token `n` (from 0) of the answer.
 
-    Neutral by default. In this order, with `m` the best score of a token that is no EOS id:
+    Neutral by default; scores are fp32. In this order, with `m` the best score of a token that is no EOS id:
 
-    1. published: every other token's score is multiplied by `scale_positive`, `scale_negative` or (at 0)
-       nothing, and every EOS score becomes `eos_set`, where that is not NaN;
-    2. decay: for `n > start`, an EOS score e becomes ``e + |e| * (factor ** (n - start) - 1)``;
+    1. published, where `ratio` is not NaN: every other token's score s becomes ``s * ratio * 10 * c`` and then
+       ``s * 10 * c``, with c = fp32(1/e) where s > 0, fp32(e) where s < 0, and 1 at 0; each product is rounded
+       to fp32, from left to right. Every EOS score becomes 100;
+    2. decay: for `n > start`, an EOS score e becomes ``e + |e| * (min(factor ** (n - start), 1e30) - 1)``;
     3. ramp: an EOS score e becomes ``e + w * max(0, m + margin - e)``, where w rises from 0 at `start` to 1
        at `full` as ``((n - start) / (full - start)) ** power``, and is 0 where `after_sentence` is set and no
        sentence has just ended;
@@ -91,17 +92,13 @@ class ScoreNumbers:
     margin: float = 0.0
     after_sentence: bool = False
     factor: float = 1.0
-    eos_set: float = nan
-    scale_positive: float = 1.0
-    scale_negative: float = 1.0
+    ratio: float = nan
     force_at: int = -1
 
     @property
     def is_neutral(self) -> bool:
         """Whether the scores stay as the model gave them."""
-        return self == _NEUTRAL or (
-            self.full <= self.start and self.factor == 1.0 and self.eos_set != self.eos_set and self.force_at < 0
-        )
+        return self.full <= self.start and self.factor == 1.0 and self.ratio != self.ratio and self.force_at < 0
 
 
 _NEUTRAL = ScoreNumbers()
