@@ -7,23 +7,46 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 from jobs.errors import SpecError
-from jobs.strategies.base import Place, ScoreNumbers, Strategy, Value
+from jobs.strategies.base import FollowUp, Place, ScoreNumbers, Strategy, Value
 from jobs.strategies.baseline import Baseline
+from jobs.strategies.concise import Concise
+from jobs.strategies.continuation import Continue
+from jobs.strategies.eos_reward import EosReward
+from jobs.strategies.eos_reward_published import EosRewardPublished
+from jobs.strategies.escalate import Escalate
+from jobs.strategies.exp_decay import ExpDecay
+from jobs.strategies.no_loops import NoLoops
 from jobs.strategies.parsing import parse_strategies, write_strategies
+from jobs.strategies.soft_landing import SoftLanding
 from jobs.strategies.stop import Stop
+from jobs.vocabulary import Attempt
 
 __all__ = [
     "REGISTRY",
+    "FollowUp",
     "Place",
     "ScoreNumbers",
     "Strategy",
+    "amend_prompt",
     "build_strategies",
     "combine",
+    "follow_up",
     "score_numbers",
     "write_strategies",
 ]
 
-_CLASSES: tuple[type[Strategy], ...] = (Baseline, Stop)
+_CLASSES: tuple[type[Strategy], ...] = (
+    Baseline,
+    EosReward,
+    EosRewardPublished,
+    SoftLanding,
+    ExpDecay,
+    Stop,
+    Concise,
+    NoLoops,
+    Continue,
+    Escalate,
+)
 
 REGISTRY: Mapping[str, type[Strategy]] = {item.name: item for item in _CLASSES}
 
@@ -66,12 +89,34 @@ def combine(strategies: Sequence[Strategy]) -> tuple[Strategy, ...]:
     return chosen or (Baseline(),)
 
 
+def amend_prompt(strategies: Iterable[Strategy], prompt: str) -> str:
+    """Return the user's prompt as the model is to see it under these strategies."""
+    for strategy in strategies:
+        prompt = strategy.amend_prompt(prompt)
+    return prompt
+
+
 def score_numbers(strategies: Iterable[Strategy], budget: int) -> ScoreNumbers:
     """Return the score numbers of a row under these strategies; at most one of them gives any."""
     for strategy in strategies:
         if strategy.place is Place.SCORES:
             return strategy.score_numbers(budget)
     return ScoreNumbers()
+
+
+def follow_up(attempts: Sequence[Attempt], strategies: Sequence[Strategy]) -> FollowUp | None:
+    """Return what to try after the last attempt, or None: it was not truncated, or nothing is left to try.
+
+    Going on from the text comes before starting again with another strategy, in whatever order they are given.
+
+    Args:
+        attempts: the row's attempts of this round, oldest first, at least one.
+        strategies: those of the last attempt.
+    """
+    if not attempts[-1].verdict.truncated:
+        return None
+    offers = [offer for item in strategies if (offer := item.follow_up(attempts, strategies))]
+    return min(offers, key=lambda offer: not offer.keep_text, default=None)
 
 
 def _build(name: str, given: Mapping[str, Sequence[str]]) -> Strategy:

@@ -40,7 +40,7 @@ class Parameter:
         """Read the parameter from the command line's text.
 
         Raises:
-            SpecError: the text is not of the parameter's type, or is out of its range.
+            SpecError: the text is not of the parameter's type.
         """
         where = f"`{strategy}:{self.name}={text}`"
         if isinstance(self.default, tuple):
@@ -52,18 +52,21 @@ class Parameter:
             value = _BOOLEANS[text.lower()] if kind is bool else kind(text)
         except (ValueError, KeyError) as error:
             raise SpecError(f"{where}: expected {_KIND_NAMES[kind]}") from error
+        return value
+
+    def check(self, strategy: str, value: Value) -> None:
+        """Refuse a number outside the parameter's range, NaN too.
+
+        Raises:
+            SpecError: it is.
+        """
+        if not isinstance(value, int | float):
+            return
         low, high = self.minimum, self.maximum
         if value != value or (low is not None and value < low) or (high is not None and value > high):
-            bounds = " and ".join(
-                part
-                for part in (
-                    f"at least {low:g}" if low is not None else "",
-                    f"at most {high:g}" if high is not None else "",
-                )
-                if part
-            )
-            raise SpecError(f"{where}: must be {bounds}")
-        return value
+            bounds = [f"at least {low:g}"] if low is not None else []
+            bounds += [f"at most {high:g}"] if high is not None else []
+            raise SpecError(f"`{strategy}:{self.name}={value}`: must be {' and '.join(bounds)}")
 
 
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -115,6 +118,14 @@ class TextSoFar(Protocol):
     def text(self) -> str:
         """The decoded answer; bytes of an unfinished character are left out until it is whole."""
 
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Characters of the text after each of the tokens."""
+
+    @property
+    def end_token_id(self) -> int | None:
+        """The end token, once it has been sampled."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -126,7 +137,10 @@ class Ending:
 
 
 class Watcher(Protocol):
-    """The state of one strategy on one row; sees the answer after each new token."""
+    """The state of one strategy on one row; sees the answer after each new token.
+
+    It may be shown the same answer twice, and an answer whose first tokens are of an earlier attempt.
+    """
 
     def see(self, answer: TextSoFar, *, last: bool) -> Ending | None:
         """Return an ending if the row must end here.
@@ -157,6 +171,9 @@ class Strategy:
 
     def __init__(self, given: Mapping[str, Value] | None = None) -> None:
         self.given: dict[str, Value] = dict(given or {})
+        for item in self.declared:
+            if item.name in self.given:
+                item.check(self.name, self.given[item.name])
         self.parameters = {item.name: self.given.get(item.name, item.default) for item in self.declared}
         self.validate()
 

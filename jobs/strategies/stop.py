@@ -4,9 +4,17 @@ A stop string is looked for in the decoded answer, never in the prompt, so where
 does not matter: it may begin in the middle of one token and end in the middle of another.
 """
 
+import re
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 from jobs.errors import SpecError
 from jobs.strategies.base import Ending, Parameter, Place, Strategy, TextSoFar, Watcher
 from jobs.vocabulary import FinishReason, Verdict
+
+_SEQUENCE = re.compile(r"\s*[0-9]+(?:(?:\s+|-)[0-9]+)*\s*")
+_IDS = re.compile(r"[0-9]+")
 
 
 class Stop(Strategy):
@@ -36,50 +44,91 @@ class Stop(Strategy):
 
 def _token_sequence(text: str) -> tuple[int, ...]:
     """Read token ids joined by spaces or dashes."""
-    words = text.replace("-", " ").split()
-    if not words or not all(word.isdecimal() for word in words):
+    if not _SEQUENCE.fullmatch(text):
         raise SpecError(
             f"strategy `stop`: `tokens={text}` is not a sequence of token ids", hint="stop:tokens=13-13"
         )
-    return tuple(int(word) for word in words)
+    return tuple(map(int, _IDS.findall(text)))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Match:
+    """Where a stop was found. The earliest is the least; of two at one place, the one completed first."""
+
+    position: int  # characters of the text before it
+    end: int  # tokens of the answer with which it was complete
+    size: int
+    token_count: int  # tokens that hold the text before it
+    stop: str
 
 
 class StopWatcher:
-    """Looks for the stop strings in the new text only, plus what a match could have begun before it."""
+    """Finds the earliest stop of the whole answer, however its text is cut into tokens.
+
+    A match is held back while a longer stop that began before it may still be completed. Only new text is
+    searched, plus what a match could have begun before it.
+    """
 
     def __init__(self, texts: tuple[str, ...], sequences: tuple[tuple[int, ...], ...]) -> None:
         self._texts = texts
         self._sequences = sequences
         self._overlap = max((len(text) for text in texts), default=1) - 1
         self._searched = 0  # characters of the answer already searched
-        self._lengths = [0]  # characters of the answer after each token
+        self._seen = 0  # its tokens already seen, the end token counted
+        self._best: Match | None = None
 
     def see(self, answer: TextSoFar, *, last: bool) -> Ending | None:
-        """Return an ending at the earliest match in the answer."""
-        del last
-        self._lengths.append(len(answer.text))
-        found = self._find_text(answer.text) or self._find_sequence(answer)
-        self._searched = len(answer.text)
-        if found is None:
+        """Return an ending at the earliest stop, as soon as no earlier one can follow."""
+        found = [*self._texts_in(answer), *self._sequences_in(answer)]
+        self._best = min(found if self._best is None else [self._best, *found], default=None)
+        best = self._best
+        if best is None or (not last and self._may_begin_before(best, answer)):
             return None
-        position, matched = found
-        kept = next(count for count, length in enumerate(self._lengths) if length >= position)
-        return Ending(Verdict(FinishReason.STOP_SEQUENCE, stop_sequence=matched), position, kept)
+        verdict = Verdict(FinishReason.STOP_SEQUENCE, stop_sequence=best.stop)
+        return Ending(verdict, best.position, best.token_count)
 
-    def _find_text(self, text: str) -> tuple[int, str] | None:
-        """Return where the earliest stop string begins, and which it is; the longest of equals."""
+    def _texts_in(self, answer: TextSoFar) -> Iterator[Match]:
+        """Return the first match of each stop string in the new text."""
         begin = max(0, self._searched - self._overlap)
-        found = [(at, -len(stop), stop) for stop in self._texts if (at := text.find(stop, begin)) >= 0]
-        if not found:
-            return None
-        position, _, matched = min(found)
-        return position, matched
+        self._searched = len(answer.text)
+        for stop in self._texts:
+            position = answer.text.find(stop, begin)
+            if position >= 0:
+                end = bisect_left(answer.lengths, position + len(stop))
+                count = bisect_left(answer.lengths, position) + 1 if position else 0
+                yield Match(position, end, len(stop), count, stop)
 
-    def _find_sequence(self, answer: TextSoFar) -> tuple[int, str] | None:
-        """Return where the token sequence begins that the new token completes."""
-        for sequence in self._sequences:
-            count = len(sequence)
-            if tuple(answer.token_ids[-count:]) == sequence:
-                before = len(self._lengths) - 1 - count
-                return self._lengths[before], "-".join(map(str, sequence))
-        return None
+    def _sequences_in(self, answer: TextSoFar) -> Iterator[Match]:
+        """Return the token sequences that a new token completes, the end token among them."""
+        tokens = _with_end(answer)
+        begin, self._seen = self._seen, len(tokens)
+        for end in range(begin + 1, len(tokens) + 1):
+            for sequence in self._sequences:
+                count = end - len(sequence)
+                if count == len(answer.token_ids):
+                    continue  # nothing but the end token: an EOS as any other
+                if count >= 0 and tuple(tokens[count:end]) == sequence:
+                    position = answer.lengths[count - 1] if count else 0
+                    yield Match(position, end - 1, len(sequence), count, "-".join(map(str, sequence)))
+
+    def _may_begin_before(self, match: Match, answer: TextSoFar) -> bool:
+        """Whether the answer ends in the beginning of a stop that begins before the match."""
+        text, tokens, lengths = answer.text, answer.token_ids, answer.lengths
+        for begin in range(max(0, len(text) - self._overlap), match.position):
+            if any(len(stop) > len(text) - begin and stop.startswith(text[begin:]) for stop in self._texts):
+                return True
+        longest = max(map(len, self._sequences), default=1)
+        for begin in range(max(0, len(tokens) - longest + 1), len(tokens)):
+            tail = tuple(tokens[begin:])
+            if (lengths[begin - 1] if begin else 0) < match.position and any(
+                len(sequence) > len(tail) and sequence[: len(tail)] == tail for sequence in self._sequences
+            ):
+                return True
+        return False
+
+
+def _with_end(answer: TextSoFar) -> Sequence[int]:
+    """Return the answer's tokens and the end token, if it has been sampled."""
+    if answer.end_token_id is None:
+        return answer.token_ids
+    return [*answer.token_ids, answer.end_token_id]

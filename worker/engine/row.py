@@ -63,16 +63,30 @@ class RowState:
             self._hidden_steps += 1
         if self.request.trace:
             self._probs.append(eos_prob)
+        spent = step + 1 >= self.budget
+        if not is_eos:
+            self.token_ids.append(token_id)
+        ending = self._watch(token_id, is_eos=is_eos, last=is_eos or spent)
+        if ending is not None:
+            return self._cut(ending)
         if is_eos:
             return self._finished(Verdict(FinishReason.EOS, eos_source=_source(flags)))
-        self.token_ids.append(token_id)
-        spent = step + 1 >= self.budget
-        if self._answer is not None:
-            self._answer.extend((token_id,))
-            endings = [ending for item in self._watchers if (ending := item.see(self._answer, last=spent))]
-            if endings:
-                return self._cut(min(endings, key=lambda ending: ending.text_length))
         return self._finished(Verdict(FinishReason.LENGTH)) if spent else None
+
+    def _watch(self, token_id: int, *, is_eos: bool, last: bool) -> Ending | None:
+        """Show the new token to the watchers; return the earliest of their endings."""
+        answer = self._answer
+        if answer is None:
+            return None
+        if is_eos:
+            answer.end_token_id = token_id
+        else:
+            answer.append(token_id)
+        endings = [ending for item in self._watchers if (ending := item.see(answer, last=last))]
+        if endings and not last:
+            # The row ends here, so a watcher that was waiting for more must decide now.
+            endings = [ending for item in self._watchers if (ending := item.see(answer, last=True))]
+        return min(endings, key=lambda ending: ending.text_length, default=None)
 
     def _cut(self, ending: Ending) -> Finished:
         """Finish where a watcher says, with no more than it keeps."""
@@ -89,7 +103,7 @@ class RowState:
         if token_ids is None:
             token_ids = self.token_ids[len(self.request.prompt_token_ids) :]
         if text is None:
-            text = (self._answer or AnswerText(self._vocabulary, token_ids)).finish()
+            text = self._vocabulary.text_of(token_ids)
         return Finished(
             key=self.request.key,
             token_ids=tuple(token_ids),

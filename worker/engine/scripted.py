@@ -1,10 +1,22 @@
 """A runner with no model: it samples what a script says, so scheduler and verdicts run in milliseconds."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from worker.engine.plan import NATURAL, DecodePlan, PrefillPlan, StepResult, Ticket
 
-Script = Callable[[Sequence[int]], int]  # all tokens of a row so far -> its next token
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A token with what the device says of it."""
+
+    token_id: int
+    eos_prob: float = 0.0
+    eos_rank: int = 0
+    flags: int = NATURAL
+
+
+Script = Callable[[Sequence[int]], int | Sampled]  # all tokens of a row so far -> its next token
 
 
 class ScriptedRunner:
@@ -24,7 +36,6 @@ class ScriptedRunner:
         self.num_pages, self.page_size, self.max_rows = num_pages, page_size, max_rows
         self.context, self.prefill_tokens, self.overlaps = context, prefill_tokens, overlaps
         self.plans: list[PrefillPlan | DecodePlan] = []
-        self.flags = NATURAL  # of every token it samples
         self._script = script
         self._memory = [-1] * (num_pages * page_size)
         self._tables: dict[int, list[int]] = {}
@@ -48,18 +59,28 @@ class ScriptedRunner:
                 self._memory[self._address(slot, length)] = self._last[slot]
             lengths = [length + 1 for length in plan.lengths]
         sampled = [
-            self._script([self._memory[self._address(slot, index)] for index in range(length)])
+            _sampled(self._script([self._memory[self._address(slot, index)] for index in range(length)]))
             for slot, length in zip(slots, lengths, strict=True)
         ]
-        self._last.update(zip(slots, sampled, strict=True))
+        self._last.update((slot, item.token_id) for slot, item in zip(slots, sampled, strict=True))
         return Ticket(len(slots), sampled)
 
     def read(self, ticket: Ticket) -> StepResult:
         """Return what the step sampled."""
-        assert isinstance(ticket.payload, list)
-        count = ticket.rows
-        return StepResult(ticket.payload, [0.0] * count, [0] * count, [self.flags] * count)
+        sampled = ticket.payload
+        assert isinstance(sampled, list)
+        return StepResult(
+            [item.token_id for item in sampled],
+            [item.eos_prob for item in sampled],
+            [item.eos_rank for item in sampled],
+            [item.flags for item in sampled],
+        )
 
     def _address(self, slot: int, index: int) -> int:
         """Return where a row's token stands in the pages."""
         return self._tables[slot][index // self.page_size] * self.page_size + index % self.page_size
+
+
+def _sampled(token: int | Sampled) -> Sampled:
+    """Return the token with a flag for itself where the script gives none."""
+    return token if isinstance(token, Sampled) else Sampled(token)

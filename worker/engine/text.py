@@ -52,6 +52,11 @@ class Vocabulary:
         """Return the token's bytes; ids beyond the tokeniser (padding of the embedding) have none."""
         return self.token_bytes[token_id] if token_id < len(self.token_bytes) else b""
 
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        """Return the text of a whole answer; bytes of a character that never became whole count as U+FFFD."""
+        text = b"".join(map(self.bytes_of, token_ids)).decode("utf-8", "replace")
+        return text.removeprefix(" ") if self.strip_first_space else text
+
 
 def _flatten(decoder: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the single decoders of a tokeniser's decoder."""
@@ -88,22 +93,21 @@ class AnswerText:
 
     def __init__(self, vocabulary: Vocabulary, token_ids: Sequence[int] = ()) -> None:
         self.token_ids: list[int] = []
+        self.lengths: list[int] = []  # characters of the text after each token
         self.text: str = ""
+        self.end_token_id: int | None = None  # set once it has been sampled
         self._vocabulary = vocabulary
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stripped = not vocabulary.strip_first_space
-        self.extend(token_ids)
+        for token_id in token_ids:
+            self.append(token_id)
 
-    def extend(self, token_ids: Sequence[int]) -> None:
-        """Add tokens to the answer."""
-        self.token_ids.extend(token_ids)
-        bytes_of = self._vocabulary.bytes_of
-        piece = self._decoder.decode(b"".join([bytes_of(token_id) for token_id in token_ids]))
+    def append(self, token_id: int) -> None:
+        """Add a token to the answer."""
+        piece = self._decoder.decode(self._vocabulary.bytes_of(token_id))
         if piece and not self._stripped:
             piece = piece.removeprefix(" ")
             self._stripped = True
         self.text += piece
-
-    def finish(self) -> str:
-        """Return the whole text; bytes of a character that never became whole count as U+FFFD."""
-        return self.text + self._decoder.decode(b"", final=True)
+        self.token_ids.append(token_id)
+        self.lengths.append(len(self.text))

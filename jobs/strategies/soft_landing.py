@@ -1,0 +1,38 @@
+"""`soft-landing`: EOS rises only where a sentence has just ended, so that the answer ends whole."""
+
+from jobs.errors import SpecError
+from jobs.strategies.base import Parameter, Place, ScoreNumbers, Strategy
+
+
+class SoftLanding(Strategy):
+    """Takes a sentence end as the answer's end, the more surely the nearer the budget; never cuts a sentence."""
+
+    name = "soft-landing"
+    place = Place.SCORES
+    summary = "raises EOS only where a sentence has just ended, and more the nearer the budget"
+    why = "when answers must be complete: the best choice for most jobs"
+    declared = (
+        Parameter("start", 0.5, "share of the budget from which sentence ends are favoured", 0.0, 1.0),
+        Parameter("firm", 0.8, "share from which the next sentence end is certain to be taken", 0.0, 1.0),
+        Parameter("power", 1.0, "shape of the rise: 1 straight, more is later and steeper", 0.01, 100.0),
+        Parameter("margin", 20.0, "score by which EOS leads the best other token from `firm` on", 0.0, 1e6),
+    )
+
+    def validate(self) -> None:
+        """Check that the rise has room."""
+        start, firm = self.number("start"), self.number("firm")
+        if start >= firm:
+            raise SpecError(
+                f"strategy `soft-landing`: start={start:g} must be below firm={firm:g}",
+                hint=f"for example soft-landing:start={start:g},firm=1" if start < 1 else "soft-landing:start=0.5",
+            )
+
+    def score_numbers(self, budget: int) -> ScoreNumbers:
+        """Return the ramp between the two shares of the budget."""
+        return ScoreNumbers(
+            start=self.number("start") * budget,
+            full=self.number("firm") * budget,
+            power=self.number("power"),
+            margin=self.number("margin"),
+            after_sentence=True,
+        )
