@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from jobs.sentences import ends_sentence
 from jobs.strategies.base import Ending, Parameter, Place, Strategy, TextSoFar, Watcher
 from jobs.vocabulary import FinishReason, Verdict
 
@@ -11,8 +12,8 @@ _GRAM = 8  # tokens whose return suggests a period
 class NoLoops(Strategy):
     """Ends a row whose last tokens are copies of one stretch; keeps the text up to the end of the first copy.
 
-    Only exact copies, one right behind the other, count: lists, tables and refrains with anything new in them
-    go on.
+    A sentence that is open there stays whole. Only exact copies, one right behind the other, count: lists,
+    tables and refrains with anything new in them go on.
     """
 
     name = "no-loops"
@@ -49,10 +50,9 @@ class LoopWatcher:
         while self._seen < len(answer.token_ids):
             self._take(answer.token_ids, self._seen)
             self._seen += 1
-        for period, run in self._runs.items():
+        for period, run in sorted(self._runs.items()):
             if run >= (self._times - 1) * period and run + period >= self._tokens:
-                kept = self._seen - run
-                return Ending(Verdict(FinishReason.REPETITION), answer.lengths[kept - 1], kept)
+                return _cut(answer, self._seen - run, period)
         return None
 
     def _take(self, tokens: Sequence[int], at: int) -> None:
@@ -68,3 +68,11 @@ class LoopWatcher:
         while run + period <= at and tokens[at - run] == tokens[at - run - period]:
             run += 1
         self._runs[period] = run
+
+
+def _cut(answer: TextSoFar, kept: int, period: int) -> Ending:
+    """End behind the first copy, or where the sentence that is open there ends within the second."""
+    lengths = answer.lengths
+    whole = (count for count in range(kept, kept + period) if ends_sentence(answer.text[: lengths[count - 1]]))
+    count = next(whole, kept)
+    return Ending(Verdict(FinishReason.REPETITION), lengths[count - 1], count)
