@@ -25,9 +25,10 @@ class Continue(Strategy):
     def follow_up(self, attempts: Sequence[Attempt], strategies: Sequence[Strategy]) -> FollowUp | None:
         """Return the same again behind the text so far; None when it has gone on often enough."""
         last = attempts[-1]
-        same = takewhile(lambda attempt: attempt.strategies == last.strategies, reversed(attempts))
-        stuck = last.verdict.finish_reason is FinishReason.REPETITION or last.completion_tokens == 0
-        if stuck or len(list(same)) > self.number("times"):
+        same = list(takewhile(lambda attempt: attempt.strategies == last.strategies, reversed(attempts)))
+        before = same[1].completion_tokens if len(same) > 1 else 0
+        looped = last.verdict.finish_reason is FinishReason.REPETITION
+        if looped or last.completion_tokens <= before or len(same) > self.number("times"):
             return None
         return FollowUp(
             keep_text=True,

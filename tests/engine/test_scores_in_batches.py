@@ -116,14 +116,21 @@ def test_what_soft_landing_raises_ends_a_sentence(model):
 
 
 def test_a_boosted_end_would_not_have_come_by_itself(model):
-    """The same row with no strategy, the same seed and the same tokens so far does not end there."""
+    """The same row with no strategy, the same seed and the same tokens so far does not end there.
+
+    A raised EOS only takes the place of the token drawn; under top-k and top-p it may also push another one out
+    of the kept set, so there the rows may part before the end.
+    """
     requests = make_requests(32, ["eos-reward:start=0.2"], (20, 50))
     helped = run(build_engine(model), requests)
     plain = run(build_engine(model), [_without(request) for request in requests])
     seen = set()
     for key, finished in helped.items():
         baseline = plain[key]
-        assert baseline.token_ids[: len(finished.token_ids)] == finished.token_ids
+        if baseline.token_ids[: len(finished.token_ids)] != finished.token_ids:
+            sampling = requests[key].sampling
+            assert sampling.top_k > 0 or sampling.top_p < 1
+            continue
         ended_there = baseline.verdict.ended_with_eos and len(baseline.token_ids) == len(finished.token_ids)
         assert ended_there == (finished.verdict.eos_source is EosSource.NATURAL)
         seen.add(finished.verdict.eos_source)

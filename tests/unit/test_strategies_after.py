@@ -30,7 +30,7 @@ def play(text, verdict=LENGTH):
     attempts, steps = [], []
     for number in itertools.count(1):
         assert number < 50
-        attempts.append(attempt(number, strategies, verdict))
+        attempts.append(attempt(number, strategies, verdict, tokens=10 * number))
         offer = follow_up(attempts, strategies)
         if offer is None:
             return steps
@@ -97,6 +97,9 @@ def test_a_loop_does_not_go_on_but_may_start_again():
 def test_a_row_that_gained_nothing_does_not_go_on():
     strategies = build_strategies(["continue"])
     assert follow_up([attempt(1, strategies, tokens=0)], strategies) is None
+    grown = [attempt(1, strategies, tokens=10), attempt(2, strategies, tokens=10)]
+    assert follow_up(grown, strategies) is None
+    assert follow_up(grown[:1], strategies) is not None
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Drawing tokens: temperature, top-k, top-p and counter-based random numbers.
 
 A token is the argmax of ``score / temperature + g`` over the kept set, with Gumbel noise g made from
-(seed, stream, position, token) alone: which rows share a batch changes nothing, and a strategy that raises
-EOS can only turn other tokens into EOS, so natural and boosted ends are told apart by the same noise.
+(seed, stream, position, token) alone: which rows share a batch changes nothing, and whether EOS would have been
+chosen without a strategy is told by the same noise over the raw scores.
 """
 
 from dataclasses import dataclass
