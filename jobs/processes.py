@@ -23,10 +23,13 @@ class WorkerOptions:
     gpus: str = "all"  # `all`, `cpu`, or numbers joined by commas
     weights: str = "auto"  # `auto`, `packed` or `expanded`
     trust_remote_code: bool = False
+    grace: float = 30.0  # seconds that a drain gives the rows that run
+    stall: float = 300.0  # seconds that one step of the engine may take
 
     def arguments(self) -> list[str]:
         """Return these options as `python -m worker` reads them."""
         words = ["--model", self.model, "--gpus", self.gpus, "--weights", self.weights]
+        words += ["--grace", str(self.grace), "--stall", str(self.stall)]
         if self.adapter is not None:
             words += ["--adapter", self.adapter]
         return [*words, "--trust-remote-code"] if self.trust_remote_code else words

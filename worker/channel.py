@@ -1,0 +1,29 @@
+"""A Redis channel that survives what others put on the queue.
+
+kombu's own lets an item that is no message of its form end the whole consumer.
+"""
+
+import logging
+from queue import Empty
+from typing import Any
+
+from kombu.transport import redis
+
+log = logging.getLogger(__name__)
+
+
+class ForgivingChannel(redis.Channel):  # type: ignore[misc]  # kombu is untyped
+    """Drops an item that is no message, with a line in the log."""
+
+    def _brpop_read(self, **options: Any) -> Any:  # noqa: ANN401
+        """Read one item and deliver it."""
+        try:
+            return super()._brpop_read(**options)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            log.warning("refused an item on the queue that is no message: %s: %s", type(error).__name__, error)
+            raise Empty from error
+
+
+def install() -> None:
+    """Let every Redis connection of this process use it; a socket's URL leaves kombu no other way to say so."""
+    redis.Transport.Channel = ForgivingChannel
