@@ -1,0 +1,75 @@
+"""`python -m worker`: supervise one worker process for each GPU, or one on the CPU."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from jobs.broker import Broker, ensure_broker
+from jobs.errors import EndmarkError
+from jobs.processes import read_failure, worker_command, worker_environment, write_failure
+from jobs.settings import DEMO_MODEL, Settings
+from worker.gpus import choose_gpus
+from worker.logs import log_to_stderr
+from worker.options import Arguments, parse
+from worker.parent import when_parent_ends
+from worker.supervisor import Supervisor, child_specs, drain_on_signals
+
+_MARGIN = 30.0  # seconds a child may take beyond its grace to store what it has
+
+log = logging.getLogger("worker")
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the worker until it is drained or cannot go on; return the exit code."""
+    arguments = parse(words)
+    log_to_stderr("supervisor")
+    try:
+        settings = Settings.load()
+        with ensure_broker(settings) as broker:
+            return _supervise(arguments, settings, broker)
+    except EndmarkError as error:
+        _say_failure(arguments, str(error), error.hint)
+        return error.exit_code
+
+
+def _supervise(arguments: Arguments, settings: Settings, broker: Broker) -> int:
+    """Start the children and keep them running."""
+    options = arguments.options
+    gpus = choose_gpus(options.gpus)
+    where = "the CPU" if gpus is None else f"{len(gpus)} GPU{'s' if len(gpus) > 1 else ''}"
+    bundled = ", the bundled model" if options.model == DEMO_MODEL else ""
+    log.info(
+        "model %s%s on %s; broker %s", options.model, bundled, where, "our own" if broker.server else "as set"
+    )
+    report = ["--report", str(arguments.report)] if arguments.report else []
+    device = "cpu" if gpus is None else "cuda"
+    command = worker_command(options, "--with-parent", "--device", device, *report, module="worker.app")
+    environment = worker_environment(replace(settings, broker_url=broker.url))
+
+    def revive() -> None:
+        if broker.revive():
+            log.warning("the broker had died and was started again")
+
+    supervisor = Supervisor(child_specs(command, environment, gpus), grace=options.grace + _MARGIN, chore=revive)
+    drain_on_signals(supervisor)
+    if arguments.with_parent:
+        when_parent_ends(supervisor.stop_now)
+    failures = supervisor.run()
+    if not failures:
+        return 0
+    said = read_failure(arguments.report) if arguments.report else None
+    if said is None:
+        _say_failure(arguments, "; ".join(failures), "the log above says what happened before")
+    return 1
+
+
+def _say_failure(arguments: Arguments, message: str, hint: str | None) -> None:
+    """Log why the worker gives up, and leave word for the process that started it."""
+    log.error("%s%s", message, f" (hint: {hint})" if hint else "")
+    if arguments.report:
+        write_failure(arguments.report, message, hint)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
