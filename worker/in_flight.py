@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ class ShardRun:
     lease: Lease
     keys: set[int] = field(default_factory=set)  # in the engine, or on their way into the ledger
     over: threading.Event = field(default_factory=threading.Event)
+    began: float = field(default_factory=time.monotonic)
 
     def __str__(self) -> str:
         key = self.lease.key

@@ -3,9 +3,10 @@
 import logging
 import re
 import sys
+import warnings
 
 _LONGEST = 4000  # characters of one line
-_LIBRARIES = ("celery", "kombu", "httpx", "urllib3", "filelock")
+_LIBRARIES = ("celery", "kombu", "httpx", "urllib3", "filelock", "py")  # "py.warnings"
 _LIBRARY_LONGEST = 600
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -38,6 +39,8 @@ def log_to_stderr(name: str) -> None:
     """Send this process's log to standard error, under a name that tells it from its siblings."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine(name))
+    logging.captureWarnings(True)
+    warnings.simplefilter("ignore", PendingDeprecationWarning)  # Celery's, at each loss of its broker
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for library in _LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING)
