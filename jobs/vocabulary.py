@@ -106,6 +106,14 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a row has come to: its attempts of one claim, oldest first; the last one is its result."""
+
+    round: int  # of the row, see `StoredRow`
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ShardKey:
     """One shard of one job: a contiguous range of rows, one queue message, one lease."""
 
@@ -135,14 +143,21 @@ class StoredRow:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerInfo:
-    """One worker process as it last reported itself."""
+class WorkerReport:
+    """What a worker process says of itself."""
 
     worker: str  # host:pid
     device: str
     model: str
+    adapter: str | None
     weights: str
     tokens_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo(WorkerReport):
+    """One worker process as it last reported itself."""
+
     heartbeat_age: float  # seconds
     shards: int  # leases it holds
 
@@ -155,6 +170,7 @@ class JobStatus:
     name: str
     state: JobState
     model: str
+    adapter: str | None
     strategies: tuple[str, ...]
     total: int
     pending: int

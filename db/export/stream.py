@@ -1,0 +1,86 @@
+"""Reading rows with their results in input order, a chunk at a time, in constant memory."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import text
+
+from db.connection import Store
+
+Only = Literal["truncated", "failed", "complete"]
+COLUMNS = (
+    "response",
+    "finish_reason",
+    "ended_with_eos",
+    "truncated",
+    "eos_source",
+    "stop_sequence",
+    "prompt_tokens",
+    "completion_tokens",
+    "attempts",
+    "eos_prob_max",
+    "error",
+)
+_QUERY = (
+    "SELECT r.row, r.cells, a.text, a.finish_reason, a.eos_source, a.stop_sequence, a.prompt_tokens,"
+    " a.completion_tokens, a.attempt, a.eos_prob_max, a.error FROM rows r"
+    " LEFT JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.final"
+    " AND a.attempt = (SELECT max(attempt) FROM attempts b WHERE b.job_id = r.job_id AND b.row = r.row AND b.final)"
+    " WHERE r.job_id = :job AND r.row >= :first AND r.row < :end ORDER BY r.row"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One row with its result; all of `values` but the last ones are None while it has none."""
+
+    row: int
+    cells: list[Any]
+    values: tuple[Any, ...]  # in the order of COLUMNS
+
+
+def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk: int = 2000) -> Iterator[Result]:
+    """Yield the job's rows in input order.
+
+    Args:
+        only: rows whose answer is truncated, that failed, or that have a complete answer; by default all.
+        chunk: rows read at once.
+    """
+    with store.reader.connect() as connection:
+        job = connection.execute(text("SELECT total, state FROM jobs WHERE id = :job"), {"job": job_id}).one()
+        missing = "cancelled" if job.state == "cancelled" else None
+        statement = text(_QUERY)
+        for first in range(0, job.total, chunk):
+            found = connection.execute(statement, {"job": job_id, "first": first, "end": first + chunk})
+            for row, cells, response, reason, source, stop, prompt, completion, attempt, prob, error in found:
+                reason = reason or missing
+                truncated = reason in ("length", "repetition")
+                if only is not None and not _wanted(only, reason, truncated):
+                    continue
+                known = reason is not None
+                yield Result(
+                    row,
+                    json.loads(cells),
+                    (
+                        response,
+                        reason,
+                        reason == "eos" if known else None,
+                        truncated if known else None,
+                        source,
+                        stop,
+                        prompt,
+                        completion,
+                        attempt if attempt is not None else 0,
+                        prob,
+                        error,
+                    ),
+                )
+
+
+def _wanted(only: Only, reason: str | None, truncated: bool) -> bool:
+    """Whether a row with this finish reason is among those asked for."""
+    if only == "truncated":
+        return truncated
+    return reason == "error" if only == "failed" else reason in ("eos", "stop_sequence")

@@ -1,0 +1,115 @@
+"""The tables, as the queries see them; the migrations make them."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("state", String(24), nullable=False),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("model", Text, nullable=False),
+    Column("adapter", Text),
+    Column("columns", Text),  # JSON list; null while the job is being stored
+    Column("total", BigInteger, nullable=False, server_default="0"),
+    Column("created_at", Float(53), nullable=False),
+    Column("started_at", Float(53)),
+    Column("finished_at", Float(53)),
+    Index("jobs_by_state", "state", "model"),
+)
+specs = Table(
+    "specs",
+    metadata,
+    Column("job_id", String(16), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("spec", Text, nullable=False),  # JSON
+)
+rows = Table(
+    "rows",
+    metadata,
+    Column("job_id", String(16), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("row", BigInteger, primary_key=True),
+    Column("round", Integer, nullable=False, server_default="0"),  # in which it is to be answered
+    Column("cells", Text, nullable=False),  # JSON list, in the order of the job's columns
+)
+COUNTERS = (
+    "succeeded",
+    "failed",
+    "eos_natural",
+    "eos_boosted",
+    "eos_forced",
+    "stop_sequence",
+    "repetition",
+    "length",
+    "prompt_tokens",
+    "completion_tokens",
+)
+shards = Table(
+    "shards",
+    metadata,
+    Column("job_id", String(16), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("shard", Integer, primary_key=True),
+    Column("first_row", BigInteger, nullable=False),
+    Column("end_row", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("fence", Integer, nullable=False, server_default="0"),
+    Column("lease_until", Float(53)),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("worker", Text),
+    Column("sent_at", Float(53), nullable=False, server_default="0"),
+    Column("updated_at", Float(53)),
+    *(Column(name, BigInteger, nullable=False, server_default="0") for name in COUNTERS),
+    Index("shards_by_state", "state", "lease_until"),
+    Index("shards_of_job", "job_id", "state"),
+)
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_id", String(16), primary_key=True),
+    Column("row", BigInteger, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("round", Integer, nullable=False),
+    Column("final", Boolean, nullable=False),  # no further attempt follows in its round
+    Column("text", Text, nullable=False),
+    Column("finish_reason", String(16), nullable=False),
+    Column("eos_source", String(16)),
+    Column("stop_sequence", Text),
+    Column("error", Text),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("eos_prob_max", Float(53)),
+    Column("eos_step_max", Integer),
+    Column("eos_rank_max", Integer),
+    Column("eos_hidden_steps", Integer, nullable=False),
+    Column("eos_probs", LargeBinary),  # half floats, one a step
+    Column("strategies", Text, nullable=False),
+    ForeignKeyConstraint(["job_id", "row"], ["rows.job_id", "rows.row"], ondelete="CASCADE"),
+)
+workers = Table(
+    "workers",
+    metadata,
+    Column("worker", String(255), primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("adapter", Text),
+    Column("device", Text, nullable=False),
+    Column("weights", Text, nullable=False),
+    Column("tokens_per_second", Float(53), nullable=False),
+    Column("heartbeat", Float(53), nullable=False),
+)
