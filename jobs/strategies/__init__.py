@@ -3,10 +3,10 @@
 To add one, write its module beside these and name its class in `_CLASSES`.
 """
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 from jobs.errors import SpecError
+from jobs.spelling import nearest
 from jobs.strategies.base import FollowUp, Place, ScoreNumbers, Strategy, Value
 from jobs.strategies.baseline import Baseline
 from jobs.strategies.concise import Concise
@@ -124,7 +124,7 @@ def _build(name: str, given: Mapping[str, Sequence[str]]) -> Strategy:
     found = REGISTRY.get(name)
     if found is None:
         raise SpecError(
-            f"unknown strategy `{name}`", hint=_nearest(name, REGISTRY, "`endmark strategies` lists them")
+            f"unknown strategy `{name}`", hint=nearest(name, REGISTRY, "`endmark strategies` lists them")
         )
     declared = {item.name: item for item in found.declared}
     values: dict[str, Value] = {}
@@ -134,7 +134,7 @@ def _build(name: str, given: Mapping[str, Sequence[str]]) -> Strategy:
             known = ", ".join(f"`{item}`" for item in declared) or "none"
             raise SpecError(
                 f"strategy `{name}` has no parameter `{key}`",
-                hint=_nearest(key, declared, f"it takes {known}"),
+                hint=nearest(key, declared, f"it takes {known}"),
             )
         if isinstance(parameter.default, tuple):
             values[key] = tuple(texts)
@@ -143,9 +143,3 @@ def _build(name: str, given: Mapping[str, Sequence[str]]) -> Strategy:
         else:
             values[key] = parameter.parse(name, texts[0])
     return found(values)
-
-
-def _nearest(word: str, known: Iterable[str], otherwise: str) -> str:
-    """Return a hint that names the nearest known word, if one is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"did you mean `{near[0]}`?" if near else otherwise

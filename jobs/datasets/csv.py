@@ -1,0 +1,106 @@
+"""CSV with a header, separated by commas, or by the semicolons or tabs that its header shows."""
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+
+from jobs.datasets.base import Dataset, Line, Source, TextLines
+from jobs.errors import Problem
+
+_FIELD_LIMIT = 2**26  # characters; a quote that nobody closes must not take in a file of gigabytes
+
+
+class CsvDataset(Dataset):
+    """A CSV file as RFC 4180 has it; blank lines are passed over."""
+
+    name = "csv"
+    suffixes = (".csv", ".tsv")
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        self._lines = TextLines(source)
+        line = self._lines.begin_row()
+        header = next((text for text in self._lines if text.strip()), "")
+        csv.field_size_limit(_FIELD_LIMIT)
+        self._rows = csv.reader(self._with_first(header), delimiter=_delimiter(header), strict=True)
+        try:
+            self.columns = next((row for row in self._rows if row), [])
+        except csv.Error as error:
+            raise self.unusable(line, f"header: {error}") from error
+        self._check_header(line)
+
+    @classmethod
+    def begins(cls, head: bytes) -> bool:
+        """Whether it may be CSV: any text that is not JSON."""
+        return not head.startswith((b"{", b"["))
+
+    def _with_first(self, header: str) -> Iterator[str]:
+        """Return the header line, which has been read, and the others."""
+        yield header
+        yield from self._lines
+
+    def _check_header(self, line: int) -> None:
+        """Refuse a header whose names cannot name columns."""
+        fault = self._lines.fault()
+        if fault:
+            raise self.unusable(fault[0], f"header {fault[1]}")
+        if not self.columns:
+            raise self.unusable(0, "is empty", hint="a CSV begins with a line that names its columns")
+        for position, name in enumerate(self.columns, start=1):
+            if not name.strip():
+                raise self.unusable(line, f"header: column {position} has no name")
+        doubled = [name for name, count in Counter(self.columns).items() if count > 1]
+        if doubled:
+            listed = ", ".join(f"`{name}`" for name in doubled)
+            raise self.unusable(line, f"header: {listed} stands there more than once")
+
+    @property
+    def raw(self) -> str:
+        """The row last read."""
+        return "".join(self._lines.taken)
+
+    def __iter__(self) -> Iterator[Line]:
+        """Return the rows and the problems."""
+        width, lines, rows = len(self.columns), self._lines, self._rows
+        while True:
+            begin = lines.begin_row()
+            try:
+                cells = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield self._problem(begin, _reason(error))
+                continue
+            if not cells:
+                continue
+            fault = lines.fault()
+            if fault is not None:
+                yield self._problem(*fault)
+            elif len(cells) == width:
+                yield begin, cells
+            else:
+                count = f"{len(cells):,} cell" + ("s" if len(cells) > 1 else "")
+                more = "; a cell with a comma needs quotes" if len(cells) > width else ""
+                yield self._problem(begin, f"has {count}, the header has {width:,}{more}")
+
+    def _problem(self, line: int, reason: str) -> Problem:
+        """Return the problem of the row last read."""
+        return Problem(self.source, line, reason)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._lines.close()
+
+
+def _delimiter(header: str) -> str:
+    """Return what separates the cells: a comma, unless the header has none but has semicolons or tabs."""
+    return "," if "," in header else next((mark for mark in ";\t" if mark in header), ",")
+
+
+def _reason(error: csv.Error) -> str:
+    """Say what the csv module found, in words of ours where its own do not help."""
+    if "unexpected end of data" in str(error):
+        return "a quote is opened and never closed"
+    if "field limit" in str(error):
+        return f"a cell has more than {_FIELD_LIMIT:,} characters; a quote may not have been closed"
+    return f"cannot be read as CSV: {error}"

@@ -1,0 +1,124 @@
+"""JSONL: one JSON object a line, whose keys are the columns."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from jobs.datasets.base import Dataset, Line, Source, TextLines
+from jobs.errors import Problem
+
+_LOOK_AHEAD = 1000  # bad lines read in search of the first good one
+
+
+class JsonlDataset(Dataset):
+    """A JSONL file. A key that no line before has had becomes a new column; blank lines are passed over."""
+
+    name = "jsonl"
+    suffixes = (".jsonl", ".ndjson", ".json")
+    grows = True
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        self._lines = TextLines(source)
+        self._raw = ""
+        self._places: dict[str, int] = {}
+        self._decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+        self._rows = self._read()
+        # The columns are to be known before anything is stored.
+        self._ahead: list[tuple[str, Line]] = []
+        for line in self._rows:
+            self._ahead.append((self._raw, line))
+            if not isinstance(line, Problem):
+                return
+            if len(self._ahead) == 1 and self._raw.lstrip().startswith("["):
+                raise self.unusable(line.line, "is a JSON array", hint="write one JSON object a line (JSONL)")
+            if len(self._ahead) == _LOOK_AHEAD:
+                raise self.unusable(0, f"none of the first {_LOOK_AHEAD:,} lines can be used, as {line}")
+
+    @classmethod
+    def begins(cls, head: bytes) -> bool:
+        """Whether it may be JSON."""
+        return head.startswith((b"{", b"["))
+
+    @property
+    def raw(self) -> str:
+        """The row last read."""
+        return self._raw
+
+    def __iter__(self) -> Iterator[Line]:
+        """Return the rows and the problems."""
+        for raw, line in self._ahead:
+            self._raw = raw
+            yield line
+        self._ahead.clear()
+        yield from self._rows
+
+    def _read(self) -> Iterator[Line]:
+        """Read the lines one by one."""
+        lines, places = self._lines, self._places
+        lines.begin_row()
+        for text in lines:
+            if text.isspace():
+                lines.begin_row()
+                continue
+            fault = lines.fault()
+            self._raw = lines.taken[0]
+            try:
+                if fault is not None:
+                    raise ValueError(fault[1])
+                record = self._decode(text.rstrip("\r\n"))
+                if type(record) is not dict:
+                    raise ValueError(f"is {_kind(record)}, not a JSON object")
+                if "\\u" in text:
+                    _refuse_escapes(record)
+            except json.JSONDecodeError as error:
+                yield Problem(self.source, lines.number, f"is not JSON: {error.msg} at column {error.colno:,}")
+            except RecursionError:
+                yield Problem(self.source, lines.number, "is nested too deeply")
+            except ValueError as error:
+                yield Problem(self.source, lines.number, str(error))
+            else:
+                if record.keys() != places.keys():
+                    self._grow(record)
+                yield lines.number, [record.get(name) for name in places]
+            lines.begin_row()
+
+    def _grow(self, record: dict[str, Any]) -> None:
+        """Add the keys that are new."""
+        for name in record:
+            if name not in self._places:
+                self._places[name] = len(self.columns)
+                self.columns.append(name)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._lines.close()
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    """Refuse NaN and Infinity, which Python reads and JSON does not have."""
+    raise ValueError(f"is not JSON: `{name}` is no JSON number")
+
+
+def _refuse_escapes(record: dict[str, Any]) -> None:
+    r"""Refuse what no UTF-8 file can hold but an escape can: half of a surrogate pair, and NUL."""
+    text = json.dumps(record, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"has half of a surrogate pair: \\u{ord(text[error.start]):04x}") from error
+    pending = [*record.keys(), *record.values()] if "\\u0000" in text else []
+    while pending:
+        item = pending.pop()
+        if isinstance(item, str) and "\0" in item:
+            raise ValueError("contains a NUL character")
+        if isinstance(item, dict):
+            pending += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            pending += item
+
+
+def _kind(value: object) -> str:
+    """Name a JSON value's type."""
+    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,11 @@
+"""The nearest known word, for hints."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(word: str, known: Iterable[str], otherwise: str) -> str:
+    """Return a hint that names the nearest known word, or `otherwise` if none is near."""
+    spellings = {item.lower(): item for item in known}
+    near = difflib.get_close_matches(word.lower(), spellings, n=1, cutoff=0.5)
+    return f"did you mean `{spellings[near[0]]}`?" if near else otherwise

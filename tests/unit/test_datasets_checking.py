@@ -1,0 +1,167 @@
+"""Every row checked before any is queued."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.datasets import checked_rows, open_dataset, settle
+from jobs.datasets.checking import BATCH, encode_cells
+from jobs.errors import DatasetError, EndmarkError, SpecError
+from jobs.shards import shard_size
+from jobs.spec import GenerationSpec
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def check(tmp_path):
+    """Write a dataset and check it; return the batches."""
+
+    def run(text, name="data.csv", skip=None, **spec):
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        with open_dataset(str(path)) as dataset:
+            settled = settle(GenerationSpec(**spec), dataset, skip_bad_rows=skip is not None)
+            on_bad = (
+                None if skip is None else lambda problem, raw: skip.append((problem.line, problem.reason, raw))
+            )
+            return list(checked_rows(dataset, settled, on_bad=on_bad))
+
+    return run
+
+
+def test_rows_come_as_json_in_batches(check):
+    text = "id,prompt\n" + "".join(f'{row},"é ""{row}"""\n' for row in range(BATCH + 1))
+    first, second = check(text)
+    assert len(first) == BATCH
+    assert second == [f'["{BATCH}","é \\"{BATCH}\\""]']
+
+
+def test_every_bad_row_is_named(check, tmp_path):
+    text = "id,prompt,seed\n1,ok,\n2,,\n1,twice,\n3,x,many\n4\n5,ok,6\n"
+    with pytest.raises(DatasetError) as caught:
+        check(text)
+    source = tmp_path / "data.csv"
+    assert str(caught.value).splitlines() == [
+        f"{source}:3: column `prompt` is empty",
+        f"{source}:4: column `id`: `1` stands in a row before",
+        f"{source}:5: column `seed`: `many` is not a whole number",
+        f"{source}:6: has 1 cell, the header has 3",
+    ]
+    assert "--skip-bad-rows" in caught.value.hint
+
+
+def test_the_first_twenty_are_shown_and_the_rest_counted(check):
+    with pytest.raises(DatasetError) as caught:
+        check("id,prompt\n" + "1,\n" * 3000)
+    assert len(caught.value.problems) == 20
+    assert str(caught.value).splitlines()[-1] == "… and 2,980 more"
+
+
+def test_after_a_bad_row_no_batch_comes(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text("id,prompt\n" + "x,ok\n" + "x,again\n" + ",fine\n" * BATCH)
+    taken = []
+    with open_dataset(str(path)) as dataset, pytest.raises(DatasetError):
+        taken.extend(checked_rows(dataset, GenerationSpec()))
+    assert taken == []
+
+
+def test_bad_rows_can_be_left_out(check):
+    skipped = []
+    batches = check(b"id,prompt\n1,ok\n2,\n\xff,x\n3,fine\n", skip=skipped)
+    assert batches == [['["1","ok"]', '["3","fine"]']]
+    assert skipped == [
+        (3, "column `prompt` is empty", "2,\n"),
+        (4, "is not UTF-8: byte 0xff at column 1", "\udcff,x\n"),
+    ]
+
+
+def test_a_row_left_out_does_not_take_its_id(check):
+    assert check("id,prompt\n1,\n1,ok\n", skip=[]) == [['["1","ok"]']]
+
+
+def test_custom_ids_and_ids_of_other_types(check):
+    text = '{"custom_id": 1, "prompt": "a"}\n{"custom_id": "2", "prompt": "b"}\n{"custom_id": 1, "prompt": "c"}\n'
+    with pytest.raises(DatasetError, match="3: column `custom_id`: `1` stands in a row before"):
+        check(text, name="x.jsonl")
+    assert check('{"id": null, "prompt": "a"}\n{"prompt": "b"}\n', name="x.jsonl") == [
+        ['[null,"a"]', '[null,"b"]']
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("prompt\n", "has no rows"), ("prompt\n \n", "column `prompt` is empty")]
+)
+def test_a_dataset_without_rows(check, text, reason):
+    with pytest.raises(DatasetError, match=reason):
+        check(text)
+    with pytest.raises(DatasetError, match="has no row"):
+        check(text, skip=[])
+
+
+def test_a_missing_column_is_told_once(check):
+    with pytest.raises(SpecError, match="no column `prompt`"):
+        check("id,text\n" * 100)
+    with pytest.raises(SpecError, match="no column `prompt`"):
+        check('{"id": 1, "text": "x"}\n' * 100, name="x.jsonl")
+
+
+def test_the_only_column_stays_the_prompt_column_when_others_appear(check):
+    (batch,) = check('{"q": "a"}\n{"q": "b", "note": 1}\n', name="x.jsonl")
+    assert batch == ['["a"]', '["b",1]']
+
+
+def test_a_row_without_the_prompt_key_is_left_out_alone(check):
+    skipped = []
+    text = '{}\n{"id": 1, "text": "x"}\n{"prompt": "a"}\n{"id": 2}\n'
+    assert check(text, name="x.jsonl", skip=skipped) == [['[null,null,"a"]']]
+    assert [line for line, _, _ in skipped] == [1, 2, 4]
+    assert skipped[1][1] == "no column `prompt`; there are `id`, `text`"
+
+
+def test_rows_of_chat_turns_and_of_prompts_mix(check):
+    text = '{"messages": [{"role": "user", "content": "a"}]}\n{"prompt": "b"}\n{"x": 1}\n'
+    with pytest.raises(DatasetError) as caught:
+        check(text, name="x.jsonl")
+    assert [problem.line for problem in caught.value.problems] == [3]
+
+
+cells = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+
+
+@given(st.lists(cells))
+def test_cells_come_back_from_their_json(row):
+    assert json.loads(encode_cells(row)) == row
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.binary(max_size=300), name=st.sampled_from(["f.csv", "f.jsonl", "f.txt"]), skip=st.booleans())
+def test_any_bytes_are_read_or_refused_with_a_reason(tmp_path_factory, data, name, skip):
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(b"prompt,x\n" + data if name == "f.csv" else data)
+    rejected, rows, refusal = [], [], ""
+    try:
+        with open_dataset(str(path)) as dataset:
+            spec = settle(GenerationSpec(), dataset, skip_bad_rows=skip)
+            on_bad = (lambda problem, raw: rejected.append(problem)) if skip else None
+            rows = [row for batch in checked_rows(dataset, spec, on_bad=on_bad) for row in batch]
+    except EndmarkError as error:
+        refusal = str(error)
+    assert bool(rows) != bool(refusal)
+    assert all(isinstance(json.loads(row), list) and row.encode() for row in rows)
+    assert all(problem.line > 0 and problem.reason for problem in rejected)
+
+
+@pytest.mark.parametrize(
+    ("total", "size"),
+    [(1, 16), (16_000, 16), (16_001, 17), (500_000, 500), (1_000_000, 1000), (10_000_000, 1000)],
+)
+def test_shard_sizes(total, size):
+    assert shard_size(total) == size

@@ -1,0 +1,209 @@
+"""Datasets as they are read: rows, lines, and what is wrong with them."""
+
+import gzip
+import io
+import sys
+
+import pytest
+
+from jobs.datasets import open_dataset
+from jobs.errors import DatasetError, Problem, UsageError
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Write the bytes to a file; return its columns and rows, problems as `line: reason`."""
+
+    def read_bytes(data, name="data.csv", format=None):
+        path = tmp_path / name
+        path.write_bytes(data if isinstance(data, bytes) else data.encode())
+        with open_dataset(str(path), format) as dataset:
+            rows = [
+                f"{item.line}: {item.reason}" if isinstance(item, Problem) else (item[0], list(item[1]))
+                for item in dataset
+            ]
+            return list(dataset.columns), rows
+
+    return read_bytes
+
+
+def unusable(read, *arguments, **options):
+    with pytest.raises(DatasetError) as caught:
+        read(*arguments, **options)
+    return caught.value
+
+
+def test_csv(read):
+    columns, rows = read('id,prompt\n1,"a, ""b"""\r\n2,c\n')
+    assert columns == ["id", "prompt"]
+    assert rows == [(2, ["1", 'a, "b"']), (3, ["2", "c"])]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_numbers_count_lines_inside_cells(read, end):
+    _, rows = read(end.join(["prompt,x", '"one', "two", '",1', "", "last,2", "short"]))
+    assert rows == [(2, [f"one{end}two{end}", "1"]), (6, ["last", "2"]), "7: has 1 cell, the header has 2"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(read):
+    assert read(b"\xef\xbb\xbfprompt\nx\n") == (["prompt"], [(2, ["x"])])
+    assert read(b'\xef\xbb\xbf{"prompt": 1}', name="data.jsonl") == (["prompt"], [(1, [1])])
+
+
+def test_a_cell_too_many(read):
+    assert read("a,b\n1,2,3\n4,5\n")[1] == [
+        "2: has 3 cells, the header has 2; a cell with a comma needs quotes",
+        (3, ["4", "5"]),
+    ]
+
+
+def test_bad_encoding_spoils_its_own_line(read):
+    _, rows = read(b'prompt,x\nok,1\n"first\nsec\xc3\xa9nd \xe9t\xe9",1\nok,2\n')
+    assert rows == [(2, ["ok", "1"]), "4: is not UTF-8: byte 0xe9 at column 9", (5, ["ok", "2"])]
+    _, rows = read(b'{"a": 1}\n{"a": "\xff"}\n{"a": 2}\n', name="x.jsonl")
+    assert rows == [(1, [1]), "2: is not UTF-8: byte 0xff at column 8", (3, [2])]
+
+
+def test_nul_bytes_spoil_their_own_line(read):
+    assert read("prompt\na\0b\nc\n")[1] == ["2: contains a NUL byte", (3, ["c"])]
+    assert read('{"a": 1}\n{"a": "x\0"}\n', name="x.jsonl")[1] == [(1, [1]), "2: contains a NUL byte"]
+
+
+def test_a_quote_that_is_not_closed(read):
+    assert read('a,b\n1,2\n3,"four\nfive,6\n')[1] == [(2, ["1", "2"]), "3: a quote is opened and never closed"]
+
+
+def test_text_behind_a_closing_quote(read):
+    _, rows = read('a,b\n"1"x,2\n3,4\n')
+    assert rows[0].startswith("2: cannot be read as CSV")
+    assert rows[1] == (3, ["3", "4"])
+
+
+def test_a_cell_of_ten_megabytes(read):
+    big = "x" * 10_000_000
+    assert read(f"prompt\n{big}\n")[1] == [(2, [big])]
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_other_separators_are_seen_in_the_header(read, mark):
+    columns, rows = read(f'id{mark}prompt\n1{mark}"a, b{mark}"\n')
+    assert (columns, rows) == (["id", "prompt"], [(2, ["1", f"a, b{mark}"])])
+
+
+@pytest.mark.parametrize(
+    ("data", "line", "reason"),
+    [
+        (b"", 0, "is empty"),
+        (b"\n\r\n", 0, "is empty"),
+        (b"\xef\xbb\xbf", 0, "is empty"),
+        (b"prompt,,x\n1,2,3\n", 1, "header: column 2 has no name"),
+        (b"a,b,a\n1,2,3\n", 1, "header: `a` stands there more than once"),
+        (b"pr\xf6mpt\n1\n", 1, "header is not UTF-8: byte 0xf6 at column 3"),
+        (b'"prompt\n1\n', 1, "header: unexpected end of data"),
+        ("prompt\nä\n".encode("utf-16"), 0, "is UTF-16 text"),
+    ],
+)
+def test_files_that_cannot_be_read(read, data, line, reason):
+    (problem,) = unusable(read, data).problems
+    assert (problem.line, problem.reason) == (line, reason)
+
+
+def test_jsonl_columns_grow(read):
+    columns, rows = read('{"a": 1}\n\n{"b": "x", "a": null}\r\n{"a": [1, {"k": "é"}]}\n', name="x.ndjson")
+    assert columns == ["a", "b"]
+    assert rows == [(1, [1]), (3, [None, "x"]), (4, [[1, {"k": "é"}], None])]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"a": 1', "is not JSON: Expecting ',' delimiter at column 8"),
+        ("hello", "is not JSON: Expecting value at column 1"),
+        ('{"a": "x\ty"}', "is not JSON: Invalid control character at at column 9"),
+        ('{"a": NaN}', "is not JSON: `NaN` is no JSON number"),
+        ('["a"]', "is an array, not a JSON object"),
+        ("12", "is a number, not a JSON object"),
+        ("null", "is null, not a JSON object"),
+        ('{"a": ' + "[" * 200_000, "is nested too deeply"),
+        ('{"a": "\\ud83d"}', "has half of a surrogate pair: \\ud83d"),
+        ('{"a": [{"b\\u0000": 1}]}', "contains a NUL character"),
+        ('{"a": ' + "1" * 5000 + "}", "Exceeds the limit"),
+    ],
+)
+def test_bad_json_lines(read, line, reason):
+    columns, rows = read('{"a": 1}\n' + line + '\n{"a": 2}\n', name="x.jsonl")
+    assert columns == ["a"]
+    assert [rows[0], rows[2]] == [(1, [1]), (3, [2])]
+    assert rows[1].startswith(f"2: {reason}")
+
+
+def test_escapes_that_are_harmless(read):
+    assert read(r'{"a": "\\u0000 \ud83d\ude00"}', name="x.jsonl")[1] == [(1, ["\\u0000 😀"])]
+
+
+def test_a_json_array_is_told_as_such(read):
+    error = unusable(read, '[\n {"prompt": "x"}\n]', name="x.json")
+    assert error.problems[0].reason == "is a JSON array"
+    assert "JSONL" in error.hint
+
+
+def test_a_file_without_any_json_is_given_up_early(read):
+    error = unusable(read, "hello\n" * 5000, name="x.jsonl")
+    assert "none of the first 1,000 lines" in error.problems[0].reason
+
+
+def test_bad_lines_before_the_first_good_one(read):
+    columns, rows = read('oops\n{"a": 1}\n', name="x.jsonl")
+    assert columns == ["a"]
+    assert rows == ["1: is not JSON: Expecting value at column 1", (2, [1])]
+
+
+def test_raw_is_the_row_as_it_stands(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_bytes(b'a,b\n1\n"x\n\xff",2\n')
+    with open_dataset(str(path)) as dataset:
+        raws = [dataset.raw for _ in dataset]
+    assert [raw.encode(errors="surrogateescape") for raw in raws] == [b"1\n", b'"x\n\xff",2\n']
+    path = tmp_path / "x.jsonl"
+    path.write_text('oops\n{"a": 1}\n{"b"}')
+    with open_dataset(str(path)) as dataset:
+        assert [dataset.raw for _ in dataset] == ["oops\n", '{"a": 1}\n', '{"b"}']
+
+
+def test_the_format_is_told_by_the_first_bytes_where_the_name_does_not(read):
+    assert read('\n {"prompt": "x"}', name="data.txt")[1] == [(2, ["x"])]
+    assert read("prompt\nx\n", name="data")[1] == [(2, ["x"])]
+    assert read('{"a": 1}\n', name="data.csv", format="jsonl")[0] == ["a"]
+
+
+def test_gzip(read):
+    assert read(gzip.compress(b"prompt\nx\n"), name="data.csv.gz") == (["prompt"], [(2, ["x"])])
+    assert read(gzip.compress(b'{"a": 1}'), name="data.JSONL.gz")[0] == ["a"]
+
+
+def test_a_gzip_file_that_is_cut_off(read):
+    data = gzip.compress(b"prompt\n" + bytes(range(48, 58)) * 10, compresslevel=0)
+    assert "cannot be read" in unusable(read, data[:40], name="data.csv.gz").problems[0].reason
+    assert "cannot be read" in unusable(read, b"prompt\nx\n", name="data.csv.gz").problems[0].reason
+
+
+@pytest.mark.parametrize(("data", "columns"), [(b"prompt\nx\n", ["prompt"]), (b'{"q": 1}\n', ["q"])])
+def test_standard_input(monkeypatch, data, columns):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    with open_dataset("-") as dataset:
+        assert (dataset.source, dataset.columns) == ("<stdin>", columns)
+        assert len(list(dataset)) == 1
+
+
+def test_what_is_not_there(tmp_path):
+    (tmp_path / "prompts.csv").write_text("prompt\n")
+    with pytest.raises(UsageError, match="there is no file") as caught:
+        open_dataset(str(tmp_path / "promts.csv"))
+    assert caught.value.hint == "did you mean `prompts.csv`?"
+    with pytest.raises(UsageError, match="is a folder"):
+        open_dataset(str(tmp_path))
+    with pytest.raises(UsageError, match="unknown format `cvs`") as caught:
+        open_dataset(str(tmp_path / "prompts.csv"), "cvs")
+    assert caught.value.hint == "did you mean `csv`?"
