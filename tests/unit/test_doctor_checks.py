@@ -1,0 +1,222 @@
+"""Each check of the doctor on evidence made up for it: what it says, and when it keeps silent."""
+
+from dataclasses import replace
+
+import pytest
+
+from jobs.spec import Sampling
+from jobs.vocabulary import EosSource, FinishReason, Verdict
+from worker.doctor import checks
+from worker.doctor.checks import CHECKS, Level, examine
+from worker.doctor.evidence import Evidence, ModelFacts, RowEvidence
+
+pytestmark = pytest.mark.unit
+
+FACTS = ModelFacts(
+    model="acme/talk-7b-chat",
+    token_names={1: "<s>", 2: "</s>", 9: "<|end|>"},
+    tokenizer_eos=2,
+    generation_eos=(2,),
+    used_eos=(2,),
+    turn_end=2,
+    pad=0,
+    bos=1,
+)
+ENDED = RowEvidence(
+    prompt="Why?",
+    text="Because.",
+    verdict=Verdict(FinishReason.EOS, EosSource.NATURAL),
+    tokens=3,
+    prompt_begin=(1, 50),
+    probs=(0.01, 0.02, 0.3, 0.97),
+    sentence_probs=(0.97,),
+)
+CUT = RowEvidence(
+    prompt="Why?",
+    text="Because of this. And",
+    verdict=Verdict(FinishReason.LENGTH),
+    tokens=256,
+    prompt_begin=(1, 50),
+    probs=(0.001, 0.01, 0.02),
+    sentence_probs=(0.01, 0.02),
+    rank_max=7,
+)
+
+
+def evidence(*rows, templated=True, sampling=Sampling(), **facts):
+    return Evidence(replace(FACTS, **facts), rows, templated=templated, sampling=sampling)
+
+
+def weak(prob):
+    return replace(CUT, probs=(0.001, prob), sentence_probs=(prob,))
+
+
+FOUND = {
+    "template not used": (
+        checks.chat_template_unused,
+        evidence(CUT, templated=False),
+        Level.CAUSE,
+        "1 of 1 answers were cut",
+        "--raw",
+    ),
+    "template not used, yet all ended": (
+        checks.chat_template_unused,
+        evidence(ENDED, templated=False),
+        Level.RISK,
+        "0 of 1 answers were cut",
+        "apply_chat_template",
+    ),
+    "template missing": (
+        checks.chat_template_missing,
+        evidence(CUT, has_chat_template=False),
+        Level.CAUSE,
+        "`acme/talk-7b-chat`",
+        "chat_template.jinja",
+    ),
+    "base model": (
+        checks.base_model,
+        evidence(CUT, has_chat_template=False, model="acme/talk-7b"),
+        Level.CAUSE,
+        "nothing in the name `acme/talk-7b`",
+        "endmark finetune",
+    ),
+    "template twice": (
+        checks.template_twice,
+        evidence(ENDED, replace(CUT, prompt="<s>[INST] Why? [/INST]")),
+        Level.CAUSE,
+        "1 of 2 prompts hold `<s>`",
+        "--raw",
+    ),
+    "BOS doubled in the prompts": (
+        checks.bos_doubled,
+        evidence(replace(CUT, prompt_begin=(1, 1))),
+        Level.CAUSE,
+        "1 of 1 prompts begin with 1 (`<s>`) twice",
+        "take the begin token out",
+    ),
+    "BOS doubled elsewhere": (
+        checks.bos_doubled,
+        evidence(ENDED, template_adds_bos=True, tokenizer_adds_bos=True),
+        Level.RISK,
+        "1 (`<s>`)",
+        "add_special_tokens=False",
+    ),
+    "turn end is no end id": (
+        checks.end_ids_disagree,
+        evidence(CUT, turn_end=9),
+        Level.CAUSE,
+        "it closes with 9 (`<|end|>`); the generation config ends with 2 (`</s>`)",
+        "add 9 to `eos_token_id`",
+    ),
+    "tokeniser and generation config differ": (
+        checks.end_ids_disagree,
+        evidence(ENDED, generation_eos=(9,), used_eos=(2, 9), turn_end=9),
+        Level.RISK,
+        "missing in the generation config: 2 (`</s>`)",
+        "generation_config.json",
+    ),
+    "no end ids in the generation config": (
+        checks.end_ids_disagree,
+        evidence(ENDED, generation_eos=()),
+        Level.RISK,
+        "it ends with none",
+        "generation_config.json",
+    ),
+    "pad is EOS": (checks.pad_is_eos, evidence(ENDED, pad=2), Level.RISK, "both are 2 (`</s>`)", "pad token"),
+    "EOS hidden": (
+        checks.eos_hidden,
+        evidence(replace(CUT, hidden_steps=3, rank_max=62), ENDED, sampling=Sampling(0.7, top_k=50, top_p=0.9)),
+        Level.CAUSE,
+        "at its best EOS stood at 2.0%, rank 63",
+        "soft-landing",
+    ),
+    "EOS would be hidden elsewhere": (
+        checks.eos_hidden,
+        evidence(replace(CUT, rank_max=80), generation_top_k=50),
+        Level.RISK,
+        "in 1 of 1 cut answers its best rank was 81",
+        "top_k=0",
+    ),
+    "EOS never learned": (
+        checks.eos_not_learned,
+        evidence(CUT, CUT),
+        Level.CAUSE,
+        "highest probability was 2.00%, after the 4 sentence ends 1.50% on average",
+        "endmark finetune",
+    ),
+    "EOS weakly learned": (
+        checks.eos_not_learned,
+        evidence(weak(0.3), weak(0.4), ENDED),
+        Level.CAUSE,
+        "highest probability was 40.00%",
+        "soft-landing",
+    ),
+    "loops": (
+        checks.loops,
+        evidence(replace(CUT, loop=" the museum and" * 9)),
+        Level.CAUSE,
+        "1 of 1 answers",
+        "no-loops",
+    ),
+    "budget too small": (
+        checks.budget_too_small,
+        evidence(replace(ENDED, tokens=200), replace(ENDED, tokens=90), weak(0.95)),
+        Level.CAUSE,
+        "the longest after 200 of 256 tokens; 1 were cut",
+        "--max-new-tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", list(FOUND))
+def test_what_is_found(case):
+    check, given, level, seen, fix = FOUND[case]
+    finding = check(given)
+    assert finding is not None
+    assert finding.level is level
+    assert seen in finding.evidence
+    assert fix in finding.fix
+    assert finding.title
+
+
+SILENT = {
+    "healthy": evidence(ENDED, ENDED),
+    "no rows": evidence(),
+    "a short loop-free cut answer of a firm model": evidence(ENDED, ENDED, weak(0.9)),
+    "hidden in some steps only": evidence(
+        ENDED, ENDED, replace(weak(0.9), hidden_steps=1), sampling=Sampling(0.7, top_k=5)
+    ),
+}
+
+
+@pytest.mark.parametrize("case", list(SILENT))
+def test_nothing_is_found_where_nothing_is_wrong(case):
+    assert examine(SILENT[case]) == ()
+
+
+def test_every_check_has_a_case():
+    assert {check for check, *_ in FOUND.values()} == set(CHECKS)
+
+
+def test_causes_come_first():
+    given = evidence(CUT, CUT, pad=2, turn_end=9, templated=False)
+    levels = [finding.level for finding in examine(given)]
+    assert levels == sorted(levels, key=[Level.CAUSE, Level.RISK].index)
+    assert {Level.CAUSE, Level.RISK} <= set(levels)
+
+
+@pytest.mark.parametrize(
+    ("model", "chat"),
+    [
+        ("meta-llama/Llama-2-7b-chat-hf", True),
+        ("google/gemma-2-2b-it", True),
+        ("Qwen/Qwen2.5-7B-Instruct", True),
+        ("meta-llama/Llama-2-7b-hf", False),
+        ("EleutherAI/pythia-1b", False),
+        ("models/digit-7b", False),
+    ],
+)
+def test_what_a_name_says(model, chat):
+    given = evidence(CUT, has_chat_template=False, model=model)
+    assert (checks.chat_template_missing(given) is not None) == chat
+    assert (checks.base_model(given) is not None) != chat

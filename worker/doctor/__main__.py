@@ -1,0 +1,105 @@
+"""`python -m worker.doctor MODEL`: what `endmark doctor` runs, in a process that may load the model."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.errors import EndmarkError, UsageError
+from jobs.settings import DEMO_MODEL
+from jobs.spec import GenerationSpec, Sampling
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the arguments; the texts for people are those of `endmark doctor --help`."""
+    parser = argparse.ArgumentParser(prog="endmark doctor")
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("--dataset")
+    parser.add_argument("--adapter")
+    parser.add_argument("--rows", type=int, default=24)
+    parser.add_argument("--max-new-tokens", type=int, default=256)
+    parser.add_argument("--temperature", type=float)
+    parser.add_argument("--top-k", type=int)
+    parser.add_argument("--top-p", type=float)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--system")
+    parser.add_argument("--prompt-column", default="prompt")
+    parser.add_argument("--template")
+    parser.add_argument("--raw", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("-o", "--output")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the doctor; return the exit code."""
+    options = parse(arguments)
+    try:
+        _run(options)
+    except EndmarkError as error:
+        hint = f"\n\nhint: {error.hint}" if error.hint else ""
+        print(f"error: {error}{hint}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Collect, examine, print, and write the page."""
+    if options.rows < 1:
+        raise UsageError(f"--rows is {options.rows}: must be at least 1")
+    if options.output and not Path(options.output).absolute().parent.is_dir():
+        raise UsageError(f"there is no folder `{Path(options.output).parent}` for the report")
+    if options.model is None:
+        print(f"no model given: the bundled `{DEMO_MODEL}` serves", file=sys.stderr)  # noqa: T201
+    given = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}
+    sampling = {name: value for name, value in given.items() if value is not None}
+    spec = GenerationSpec(
+        model=options.model or DEMO_MODEL,
+        adapter=options.adapter,
+        max_new_tokens=options.max_new_tokens,
+        sampling=Sampling(**sampling, seed=options.seed),
+        system=options.system,
+        prompt_column=options.prompt_column,
+        template=options.template,
+        raw=options.raw,
+    )
+    # Behind the checks above, so that a wrong call is told before torch has been imported.
+    import torch
+    from rich.console import Console
+    from transformers.utils import logging
+
+    from worker.doctor.checks import examine
+    from worker.doctor.collect import Sample, collect
+    from worker.doctor.report import write_report
+    from worker.doctor.table import as_json, print_table
+
+    logging.disable_progress_bar()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    evidence = collect(Sample(spec, options.dataset, options.rows, own_sampling=not sampling, device=device))
+    findings = examine(evidence)
+    if options.output:
+        _write(Path(options.output), write_report(evidence, findings))
+    if options.json:
+        print(json.dumps(as_json(evidence, findings), ensure_ascii=False, indent=2))  # noqa: T201
+    else:
+        print_table(evidence, findings, Console())
+
+
+def _write(path: Path, page: str) -> None:
+    """Write the page.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write `{path}`: {error.strerror}") from error
+    print(f"report: {path}", file=sys.stderr)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""What the checks look at: facts of the model's files, and a sample of answers with their EOS curves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from jobs.spec import Sampling
+from jobs.vocabulary import EosSource, FinishReason, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the files of a model say about beginning and ending."""
+
+    model: str
+    adapter: str | None = None
+    has_chat_template: bool = True
+    token_names: Mapping[int, str] = field(default_factory=dict)  # texts of the special tokens
+    tokenizer_eos: int | None = None
+    generation_eos: tuple[int, ...] = ()  # of generation_config.json; of config.json where there is none
+    used_eos: tuple[int, ...] = ()  # all that Endmark ends a row with
+    turn_end: int | None = None  # the special token with which the chat template closes an answer
+    pad: int | None = None
+    bos: int | None = None
+    template_adds_bos: bool = False
+    tokenizer_adds_bos: bool = False
+    generation_top_k: int = 0  # that transformers' generate would use with its own settings
+
+    def name(self, token_id: int) -> str:
+        """Return a token id with its text."""
+        text = self.token_names.get(token_id)
+        return f"{token_id} (`{text}`)" if text else str(token_id)
+
+
+@dataclass(frozen=True, slots=True)
+class RowEvidence:
+    """One answer of the sample, made with no strategy."""
+
+    prompt: str
+    text: str
+    verdict: Verdict
+    tokens: int  # of the answer
+    prompt_begin: tuple[int, ...] = ()  # the first two token ids that the model saw
+    probs: tuple[float, ...] = ()  # EOS probability at every step
+    sentence_probs: tuple[float, ...] = ()  # of those, where a sentence had just ended
+    rank_max: int = 0  # rank of EOS among all tokens where its probability was highest, from 0
+    hidden_steps: int = 0  # steps in which top-k or top-p left no EOS to sample
+    loop: str = ""  # the stretch that it repeats, if it does
+
+    @property
+    def prob_max(self) -> float:
+        """The highest EOS probability of the answer."""
+        return max(self.probs, default=0.0)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the model ended the answer by itself."""
+        return self.verdict.eos_source is EosSource.NATURAL
+
+    @property
+    def cut(self) -> bool:
+        """Whether the token budget ended it."""
+        return self.verdict.finish_reason is FinishReason.LENGTH
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that the checks see."""
+
+    facts: ModelFacts
+    rows: tuple[RowEvidence, ...]
+    templated: bool  # whether the prompts went through the chat template
+    sampling: Sampling = Sampling()
+    budget: int = 256
+
+    @property
+    def ended(self) -> tuple[RowEvidence, ...]:
+        """The answers that ended by themselves."""
+        return tuple(row for row in self.rows if row.ended)
+
+    @property
+    def cut(self) -> tuple[RowEvidence, ...]:
+        """The answers that the token budget ended."""
+        return tuple(row for row in self.rows if row.cut)

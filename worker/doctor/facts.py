@@ -1,0 +1,90 @@
+"""The facts of a model's files that decide where its answers end."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import AutoConfig, GenerationConfig
+
+from jobs.spec import Sampling
+from worker.doctor.evidence import ModelFacts
+
+_PROBE = "Endmark"  # stands for an answer in the chat template
+
+
+def read_generation_config(path: str) -> GenerationConfig:
+    """Return the model's generation config; where it has none, what transformers makes of its config."""
+    try:
+        return GenerationConfig.from_pretrained(path)
+    except OSError:
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(path))
+
+
+def own_sampling(config: GenerationConfig) -> Sampling:
+    """Return how transformers' generate would sample with the model's own settings."""
+    if not config.do_sample:
+        return Sampling()
+    return Sampling(
+        temperature=1.0 if config.temperature is None else float(config.temperature),
+        top_k=_top_k(config),
+        top_p=1.0 if config.top_p is None else float(config.top_p),
+    )
+
+
+def read_facts(
+    model: str,
+    adapter: str | None,
+    tokenizer: Any,  # noqa: ANN401
+    config: GenerationConfig,
+    used_eos: Iterable[int],
+) -> ModelFacts:
+    """Return the facts of a loaded tokeniser and a generation config."""
+    special = {
+        token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    templated = _template(tokenizer, [{"role": "user", "content": "?"}], add_generation_prompt=True)
+    plain = tokenizer("a")["input_ids"]
+    bos = tokenizer.bos_token_id
+    return ModelFacts(
+        model=model,
+        adapter=adapter,
+        has_chat_template=tokenizer.chat_template is not None,
+        token_names=special,
+        tokenizer_eos=tokenizer.eos_token_id,
+        generation_eos=_ids(config.eos_token_id),
+        used_eos=tuple(sorted(used_eos)),
+        turn_end=_turn_end(tokenizer, special),
+        pad=tokenizer.pad_token_id,
+        bos=bos,
+        template_adds_bos=bos is not None and templated.startswith(tokenizer.bos_token),
+        tokenizer_adds_bos=bos is not None and plain[:1] == [bos],
+        generation_top_k=_top_k(config),
+    )
+
+
+def _template(tokenizer: Any, turns: list[dict[str, str]], *, add_generation_prompt: bool) -> str:  # noqa: ANN401
+    """Return the turns as the chat template writes them; nothing where there is none."""
+    if tokenizer.chat_template is None:
+        return ""
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
+    return str(text)
+
+
+def _turn_end(tokenizer: Any, special: dict[int, str]) -> int | None:  # noqa: ANN401
+    """Return the special token that the chat template writes right behind an answer, if any."""
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
+    _, _, behind = _template(tokenizer, turns, add_generation_prompt=False).partition(_PROBE)
+    found = [(behind.find(text), token_id) for token_id, text in special.items() if text and text in behind]
+    position, token_id = min(found, default=(0, None))
+    return token_id if not behind[:position].strip() else None
+
+
+def _top_k(config: GenerationConfig) -> int:
+    """Return the top-k that generate samples with; transformers' own is 50."""
+    return 50 if config.top_k is None else int(config.top_k)
+
+
+def _ids(value: int | Iterable[int] | None) -> tuple[int, ...]:
+    """Return one id or several as a tuple."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, int) else tuple(value)
