@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
-from jobs.strategies import Strategy, write_strategies
-from jobs.strategies.base import FollowUp
-from jobs.vocabulary import Attempt, StoredRow, Verdict
+from jobs.strategies import Strategy, follow_up, write_strategies
+from jobs.vocabulary import Attempt, StoredRow
 from worker.engine.request import Finished, Request
 from worker.prompting import Prompt, Prompter
 
@@ -43,29 +42,19 @@ class RowRun:
 
     def next_request(self, finished: Finished, key: int, prompter: Prompter) -> Request | None:
         """Return the request of the attempt that a strategy asks for after this one; None if it was the last."""
-        follow_up = self._follow_up(finished.verdict)
-        if follow_up is None:
+        following = follow_up(self.attempts, self.strategies)
+        if following is None:
             return None
         prompt = self.prompt
-        if follow_up.strategies != self.strategies:
-            prompt = prompter.again(prompt, follow_up.strategies)
-        if follow_up.max_new_tokens is not None:
-            prompt = replace(prompt, spec=replace(prompt.spec, max_new_tokens=follow_up.max_new_tokens))
+        if following.strategies != self.strategies:
+            prompt = prompter.again(prompt, following.strategies)
+        if following.max_new_tokens is not None:
+            prompt = replace(prompt, spec=replace(prompt.spec, max_new_tokens=following.max_new_tokens))
         if prompt.error is not None:
             return None
         self.prompt = prompt
         request = self._request(key)
-        return replace(request, answer_token_ids=finished.token_ids) if follow_up.keep_text else request
-
-    def _follow_up(self, verdict: Verdict) -> FollowUp | None:
-        """Return what the first strategy with an answer says is to come after a truncated attempt."""
-        if not verdict.truncated:
-            return None
-        for strategy in self.strategies:
-            follow_up = strategy.follow_up(self.attempts, self.strategies)
-            if follow_up is not None:
-                return follow_up
-        return None
+        return replace(request, answer_token_ids=finished.token_ids) if following.keep_text else request
 
     def _request(self, key: int) -> Request:
         """Return a request under the row's spec."""
