@@ -27,6 +27,7 @@ __all__ = [
     "make_app",
     "queue_name",
     "send_shards",
+    "waiting_messages",
 ]
 
 TASK_NAME = "endmark.generate_shard"
@@ -115,6 +116,18 @@ def send_shards(broker_url: str, model: str, adapter: str | None, keys: Sequence
                 )
 
 
+def waiting_messages(broker_url: str, model: str, adapter: str | None) -> int:
+    """Return how many messages wait on the queue of a model.
+
+    Raises:
+        BrokerError: the broker cannot be reached.
+    """
+    name = queue_name(model, adapter)
+    with _broker_errors(broker_url), make_app(broker_url, name).connection_for_read() as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0.1)
+        return int(connection.default_channel.queue_declare(queue=name).message_count)
+
+
 @contextmanager
 def _broker_errors(broker_url: str) -> Iterator[None]:
     """Turn what kombu and its client raise into a `BrokerError`."""
@@ -123,7 +136,7 @@ def _broker_errors(broker_url: str) -> Iterator[None]:
     except (KombuError, OSError) as error:
         reason = error.__cause__ or error
         raise BrokerError(
-            f"cannot send messages to the broker at `{mask(broker_url)}`: {reason}",
+            f"cannot use the broker at `{mask(broker_url)}`: {reason}",
             hint="nothing is lost: workers find the work in the database when the broker is back",
         ) from error
 

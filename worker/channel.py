@@ -12,13 +12,13 @@ from kombu.transport import redis
 log = logging.getLogger(__name__)
 
 
-class ForgivingChannel(redis.Channel):  # type: ignore[misc]  # kombu is untyped
+class ForgivingChannel(redis.Channel):
     """Drops an item that is no message, with a line in the log."""
 
     def _brpop_read(self, **options: Any) -> Any:  # noqa: ANN401
         """Read one item and deliver it."""
         try:
-            return super()._brpop_read(**options)
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             log.warning("refused an item on the queue that is no message: %s: %s", type(error).__name__, error)
             raise Empty from error

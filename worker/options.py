@@ -8,7 +8,6 @@ from pathlib import Path
 from jobs.processes import WorkerOptions
 from jobs.settings import DEMO_MODEL
 
-
 _DEFAULT = WorkerOptions(DEMO_MODEL)
 
 

@@ -1,0 +1,93 @@
+"""A service over a scripted engine and a real SQLite ledger."""
+
+import json
+import threading
+import time
+
+from sqlalchemy import text
+
+from db.jobs import add_rows, begin_job, finish_submission
+from jobs.spec import GenerationSpec
+from jobs.strategies import build_strategies
+from jobs.vocabulary import WorkerReport
+from tests.unit.byte_tokenizer import VOCABULARY_SIZE, ByteTokenizer
+from worker.engine.engine import Engine
+from worker.engine.scripted import ScriptedRunner
+from worker.engine.text import Vocabulary
+from worker.prompting import Prompter
+from worker.service import Pace, Service
+
+VOCABULARY = Vocabulary([b"", *(bytes((byte,)) for byte in range(256)), b""][:VOCABULARY_SIZE])
+QUICKLY = Pace(heartbeat=0.05, report=0.05, reap=0.05, look=0.05, flush=5.0)
+ANSWER = b" is a fine place."
+
+
+def answer_script(tokens):
+    """Answers a prompt that ends in `[assistant]` with ANSWER, then EOS; `loop` in the prompt never ends."""
+    data = bytes(token - 1 for token in tokens if 0 < token <= 256)
+    answer = data.rpartition(b"[assistant]")[2]
+    if b"loop" in data:
+        return 1 + ord("x")
+    return 1 + ANSWER[len(answer)] if len(answer) < len(ANSWER) else 0
+
+
+def submit(store, prompts, *, shard_size=8, model="m", adapter=None, strategies=(), priority=0, **options):
+    """Store a job as `endmark submit` does; return its id."""
+    spec = GenerationSpec(model=model, adapter=adapter, strategies=build_strategies(strategies), **options)
+    job = begin_job(store, name="test", spec=spec, priority=priority)
+    add_rows(store, job, 0, [json.dumps([prompt]) for prompt in prompts])
+    finish_submission(store, job, columns=("prompt",), total=len(prompts), shard_size=shard_size)
+    return job
+
+
+def results(store, job):
+    """The final attempts of a job as (row, attempt, finish_reason, text), by row."""
+    with store.reader.connect() as connection:
+        found = connection.execute(
+            text(
+                "SELECT row, attempt, finish_reason, text FROM attempts WHERE job_id = :job AND final ORDER BY row"
+            ),
+            {"job": job},
+        )
+        return [tuple(item) for item in found]
+
+
+def shards_of(store, job):
+    """The job's shards as (state, fence, attempts)."""
+    with store.reader.connect() as connection:
+        found = connection.execute(
+            text("SELECT state, fence, attempts FROM shards WHERE job_id = :job ORDER BY shard"), {"job": job}
+        )
+        return [tuple(item) for item in found]
+
+
+class Worker:
+    """A service and the tasks that would run it, as threads."""
+
+    def __init__(self, store, *, script=answer_script, name="host:1", pace=QUICKLY, model="m", **options):
+        options = {"max_rows": 8, "num_pages": 512, "context": 200, "prefill_tokens": 400, **options}
+        engine = Engine(ScriptedRunner(script, **options), VOCABULARY, {0})
+        self.rung = []
+        self.broken = threading.Event()
+        self.service = Service(
+            engine,
+            Prompter(ByteTokenizer()),
+            store,
+            WorkerReport(name, "cpu", model, None, "packed", 0.0),
+            rows_at_once=options["max_rows"],
+            ring=self.rung.extend,
+            fatal=self.broken.set,
+            pace=pace,
+        )
+        self.service.start()
+
+    def drain(self, grace=10.0):
+        self.service.drain(grace)
+
+
+def wait_until(condition, seconds=15.0):
+    """Wait for a condition that must come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)

@@ -1,0 +1,183 @@
+"""One worker process: the Celery app with its one task, in front of one engine.
+
+A message is a bell. The task that it starts claims the fairest due shard of the worker's model, whichever shard
+the message named, and goes on to the next until none is due.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Ignore
+from celery.worker import state
+from celery.worker.worker import WorkController
+
+from db.connection import Store, open_store
+from jobs.broker import find_broker
+from jobs.errors import BrokerError, EndmarkError, MessageRefused
+from jobs.processes import WorkerOptions, write_failure
+from jobs.queue import TASK_NAME, decode_message, make_app, queue_name, send_shards, waiting_messages
+from jobs.settings import Settings
+from jobs.vocabulary import ShardKey, WorkerReport
+from worker import channel
+from worker.logs import log_to_stderr
+from worker.options import Arguments, parse
+from worker.parent import when_parent_ends
+from worker.prompting import Prompter
+from worker.service import Pace, Service
+from worker.supervisor import EXIT_CANNOT_START
+
+EXIT_ENGINE_BROKE = 71
+_MESSAGES_WAITING = 64  # any one of them wakes an idle worker
+_CLOSE_WAIT = 10.0  # seconds for Celery to close its connections, once all rows are stored
+
+log = logging.getLogger("worker")
+
+
+def main(words: Sequence[str]) -> int:
+    """Load the engine, then consume until drained; return the exit code."""
+    arguments = parse(words)
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    log_to_stderr(f"worker:{os.getpid()}")
+    try:
+        settings = Settings.load()
+        broker_url = find_broker(settings)
+        if broker_url is None:
+            raise BrokerError("there is no broker", hint="start the worker with `endmark worker`")
+        with open_store(settings.database_url) as store:
+            service = _load_service(arguments, name, store, broker_url)
+            return consume(service, broker_url, arguments)
+    except EndmarkError as error:
+        log.error("cannot start: %s%s", error, f" (hint: {error.hint})" if error.hint else "")
+        if arguments.report:
+            write_failure(arguments.report, str(error), error.hint)
+        return EXIT_CANNOT_START
+
+
+def _load_service(arguments: Arguments, name: str, store: Store, broker_url: str) -> Service:
+    """Load the model and build the service around its engine."""
+    from worker.engine.loader import load_engine  # seconds of imports, and no use before the options are read
+
+    options = arguments.options
+    loaded = load_engine(
+        options.model,
+        adapter=options.adapter,
+        device=arguments.device,
+        weights=options.weights,
+        trust_remote_code=options.trust_remote_code,
+    )
+    about = loaded.description
+    log.info(
+        "loaded %s (%s weights) on %s, KV cache of %d tokens",
+        about.model,
+        about.weights,
+        about.device,
+        about.kv_tokens,
+    )
+    return Service(
+        loaded.engine,
+        Prompter(loaded.tokenizer),
+        store,
+        WorkerReport(name, about.device, options.model, options.adapter, about.weights, 0.0),
+        rows_at_once=loaded.engine.runner.max_rows,
+        ring=lambda keys: ring(broker_url, options, keys),
+        fatal=lambda: os._exit(EXIT_ENGINE_BROKE),
+        pace=Pace(stall=options.stall),
+    )
+
+
+def ring(broker_url: str, options: WorkerOptions, keys: Sequence[ShardKey]) -> None:
+    """Send messages for shards whose own may be lost, but no more than can be of use while others wait."""
+    room = _MESSAGES_WAITING - waiting_messages(broker_url, options.model, options.adapter)
+    if room > 0:
+        send_shards(broker_url, options.model, options.adapter, keys[:room])
+
+
+def consume(service: Service, broker_url: str, arguments: Arguments) -> int:
+    """Take messages until drained; return the exit code."""
+    options = arguments.options
+    channel.install()
+    worker = WorkController(
+        app=bind_task(make_app(broker_url, queue_name(options.model, options.adapter)), service),
+        pool_cls="threads",
+        concurrency=service.shards_at_once,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+    draining = threading.Thread(target=_drain, args=(service, options.grace), name="drain", daemon=True)
+
+    def drain(*_: object) -> None:
+        state.should_stop = 0  # Celery takes no further message, and waits for the tasks that run
+        if draining.ident is None:
+            log.info("draining: rows that run have %.0f s", options.grace)
+            draining.start()
+        else:
+            service.hurry()
+
+    def stop_now() -> None:
+        service.hurry()
+        drain()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, drain)
+    if arguments.with_parent:
+        when_parent_ends(stop_now)
+    service.start()
+    worker.start()
+    if draining.ident is None:  # Celery gave up by itself, and has logged why
+        _drain(service, options.grace)
+    else:
+        draining.join()
+    return worker.exitcode or 0
+
+
+def _drain(service: Service, grace: float) -> None:
+    """Drain the service; then end the process, even if Celery waits for a broker that does not answer."""
+    service.drain(grace)
+    log.info("drained")
+    last = threading.Timer(_CLOSE_WAIT, os._exit, (0,))
+    last.daemon = True
+    last.start()
+
+
+def bind_task(app: Celery, service: Service) -> Celery:
+    """Give the app its one task, and take from it those that Celery brings along."""
+
+    def generate_shard(task: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        request = task.request
+        try:
+            if request.callbacks or request.errbacks or request.chain or request.chord or request.group:
+                raise MessageRefused("it asks for other tasks to follow")
+            key = decode_message(args, kwargs)
+        except MessageRefused as error:
+            log.warning("refused a message: %s", error)
+            raise Ignore from error  # acknowledged, and nothing that it asks for follows
+        answer(service, key)
+
+    app.task(generate_shard, name=TASK_NAME, bind=True, typing=False)
+    app.finalize()
+    for name in list(app.tasks):
+        if name != TASK_NAME:  # `celery.map` and others run whatever a message names
+            app.tasks.unregister(name)
+    return app
+
+
+def answer(service: Service, key: ShardKey) -> None:
+    """Run shards until none is due; the message is acknowledged then, whatever came of them."""
+    log.debug("job %s shard %d: rung for", key.job_id, key.shard)
+    try:
+        while service.run_next_shard():
+            pass
+    except EndmarkError as error:
+        log.error("job %s shard %d: %s", key.job_id, key.shard, error)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
