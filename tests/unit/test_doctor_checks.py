@@ -198,8 +198,13 @@ def test_every_check_has_a_case():
     assert {check for check, *_ in FOUND.values()} == set(CHECKS)
 
 
+def test_without_its_template_a_model_is_not_said_to_have_learned_nothing():
+    assert [finding.check for finding in examine(evidence(CUT, templated=False))] == ["chat template not used"]
+    assert "EOS never learned" in {finding.check for finding in examine(evidence(CUT))}
+
+
 def test_causes_come_first():
-    given = evidence(CUT, CUT, pad=2, turn_end=9, templated=False)
+    given = evidence(CUT, CUT, pad=2, turn_end=9)
     levels = [finding.level for finding in examine(given)]
     assert levels == sorted(levels, key=[Level.CAUSE, Level.RISK].index)
     assert {Level.CAUSE, Level.RISK} <= set(levels)

@@ -194,9 +194,9 @@ def eos_hidden(evidence: Evidence) -> Finding | None:
 
 
 def eos_not_learned(evidence: Evidence) -> Finding | None:
-    """EOS stays improbable where answers should end."""
+    """EOS stays improbable where answers should end; without its chat template a model cannot tell where."""
     cut = evidence.cut
-    if not cut:
+    if not cut or (evidence.facts.has_chat_template and not evidence.templated):
         return None
     best = max(row.prob_max for row in cut)
     after = [prob for row in cut for prob in row.sentence_probs]

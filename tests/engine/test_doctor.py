@@ -1,0 +1,210 @@
+"""`endmark doctor` from a model folder to the table, the JSON and the page, on a random model with faults."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from jobs.errors import SpecError
+from jobs.spec import GenerationSpec, Sampling
+from worker.doctor.__main__ import main
+from worker.doctor.checks import examine
+from worker.doctor.collect import Sample, collect, read_requests
+from worker.doctor.report import write_report
+from worker.doctor.table import as_json
+
+pytestmark = pytest.mark.engine
+
+SPECIAL = ["<s>", "</s>", "<|end|>"]
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}"
+    "{{ '<|end|>' if m.role == 'assistant' else '\n' }}{% endfor %}"
+)
+
+
+def save_model(folder, *, template=TEMPLATE, end_ids=(1,), pad="</s>"):
+    """A random model and a tokeniser of single bytes."""
+    vocabulary = {text: index for index, text in enumerate(SPECIAL)}
+    for char in sorted(pre_tokenizers.ByteLevel.alphabet()):
+        vocabulary[char] = len(vocabulary)
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token=pad,
+        additional_special_tokens=["<|end|>"],
+    )
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(3)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=320,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=256,
+            bos_token_id=0,
+            eos_token_id=1,
+        )
+    )
+    model.generation_config = GenerationConfig(eos_token_id=list(end_ids))
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("faulty-chat"))
+
+
+def diagnose(model, **options):
+    spec = GenerationSpec(model=model, max_new_tokens=24, **options.pop("spec", {}))
+    return collect(Sample(spec, rows=4, **options))
+
+
+def test_facts_and_findings_of_a_folder(faulty):
+    evidence = diagnose(faulty)
+    facts = evidence.facts
+    assert (facts.bos, facts.pad, facts.tokenizer_eos, facts.turn_end) == (0, 1, 1, 2)
+    assert (facts.generation_eos, facts.used_eos) == ((1,), (1,))
+    assert facts.template_adds_bos
+    assert not facts.tokenizer_adds_bos
+    found = {finding.check: finding for finding in examine(evidence)}
+    assert found["end ids disagree"].level == "cause"
+    assert "2 (`<|end|>`)" in found["end ids disagree"].evidence
+    assert found["pad is EOS"].level == "risk"
+    assert "EOS never learned" in found
+    assert "chat template not used" not in found
+
+
+def test_a_folder_without_these_faults(tmp_path):
+    model = save_model(tmp_path, template=TEMPLATE.replace("<|end|>", "</s>"), pad="<s>")
+    found = {finding.check for finding in examine(diagnose(model))}
+    assert not found & {"end ids disagree", "pad is EOS", "BOS doubled", "base model"}
+
+
+def test_a_base_model(tmp_path):
+    found = {finding.check for finding in examine(diagnose(save_model(tmp_path, template=None)))}
+    assert "base model" in found
+    assert "chat template not used" not in found
+
+
+def test_prompts_that_hold_the_template_already(faulty, tmp_path):
+    dataset = tmp_path / "prompts.csv"
+    dataset.write_text("prompt\n<s>[user] Why?\nWhat?\n")
+    given = diagnose(faulty, dataset=str(dataset))
+    found = {finding.check: finding.evidence for finding in examine(given)}
+    assert found["template twice"] == "1 of 2 prompts hold `<s>`"
+    raw = examine(diagnose(faulty, dataset=str(dataset), spec={"raw": True}))
+    assert "template twice" not in {finding.check for finding in raw}
+    assert "chat template not used" in {finding.check for finding in raw}
+
+
+def test_hidden_eos(faulty):
+    given = diagnose(faulty, own_sampling=False, spec={"sampling": Sampling(temperature=0.7, top_k=2)})
+    assert given.sampling.top_k == 2
+    assert any(row.hidden_steps == len(row.probs) for row in given.rows)
+    assert "EOS hidden" in {finding.check for finding in examine(given)}
+
+
+def test_the_curve_has_a_probability_for_every_token(faulty):
+    for row in diagnose(faulty).rows:
+        assert len(row.probs) == row.tokens + row.verdict.ended_with_eos
+        assert all(0 <= prob <= 1 for prob in row.probs)
+
+
+def test_rows_of_a_dataset(tmp_path):
+    dataset = tmp_path / "prompts.jsonl"
+    dataset.write_text('{"q": "a"}\nnot json\n{"q": "b"}\n{"q": "c"}\n')
+    spec = GenerationSpec(prompt_column="q")
+    assert [request.prompt for request in read_requests(str(dataset), spec, 2)] == ["a", "b"]
+    dataset.write_text('{"x": "a", "y": 1}\n')
+    with pytest.raises(SpecError, match="no column `prompt`"):
+        read_requests(str(dataset), GenerationSpec(), 2)
+
+
+class _Links(HTMLParser):
+    """Collects what a page would fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.fetched, self.tags = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.fetched += [value for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_page_is_self_contained_and_safe(faulty, tmp_path):
+    dataset = tmp_path / "prompts.csv"
+    dataset.write_text('prompt\n"<script>alert(1)</script> & co"\n')
+    given = diagnose(faulty, dataset=str(dataset))
+    page = write_report(given, examine(given))
+    links = _Links()
+    links.feed(page)
+    assert links.fetched == []
+    assert "script" not in links.tags
+    assert not re.search(r"url\(|@import|https?://", page)
+    assert links.tags.count("svg") == 1 + len(given.rows)
+    assert links.tags.count("polyline") == 2 * len(given.rows)
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_the_command(faulty, tmp_path, capsys):
+    page = tmp_path / "report.html"
+    assert main([faulty, "--rows=2", "--max-new-tokens=8", "--json", "-o", str(page)]) == 0
+    printed, said = capsys.readouterr()
+    answer = json.loads(printed)
+    assert (answer["answers"], answer["max_new_tokens"], len(answer["rows"])) == (2, 8, 2)
+    assert {"check", "level", "title", "evidence", "fix"} == set(answer["findings"][0])
+    assert f"report: {page}" in said
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert main([faulty, "--rows=2", "--max-new-tokens=8"]) == 0
+    assert "end ids disagree" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--rows=0"], 2, "must be at least 1"),
+        (["--top-p=2"], 2, "top_p is 2"),
+        (["-o", "/no/such/folder/report.html"], 2, "there is no folder `/no/such/folder`"),
+        (["/no/such/model"], 1, "there is no model folder"),
+        (["--dataset=/no/such/file.csv"], 2, "there is no file `/no/such/file.csv`"),
+    ],
+)
+def test_what_is_refused(arguments, code, said, capsys):
+    assert main(arguments) == code
+    assert said in capsys.readouterr().err
+
+
+def test_the_command_line_passes_everything_on(faulty):
+    """`endmark doctor` imports no torch and hands its arguments and the exit code through."""
+    call = "import sys; from cli.doctor import doctor; doctor(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", call, faulty, "--rows", "1", "--max-new-tokens", "4", "--raw", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["answers"], answer["chat_template_used"]) == (1, False)
+    refused = subprocess.run([sys.executable, "-c", call, "--rows", "0"], capture_output=True, check=False)
+    assert refused.returncode == 2
+
+
+def test_json_is_json(faulty):
+    given = diagnose(faulty)
+    assert json.loads(json.dumps(as_json(given, examine(given))))["truncated"] == len(given.cut)
