@@ -100,12 +100,13 @@ class WorkerProcess:
         assert self.process.stdin is not None
         if self.process.poll() is None:
             self.process.terminate()
-        self.process.stdin.close()
         try:
             code = self.process.wait(grace)
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = self.process.wait()
+        finally:
+            self.process.stdin.close()
         self.report_path.unlink(missing_ok=True)
         return code
 

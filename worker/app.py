@@ -113,9 +113,11 @@ def consume(service: Service, broker_url: str, arguments: Arguments) -> int:
     )
     draining = threading.Thread(target=_drain, args=(service, options.grace), name="drain", daemon=True)
 
+    first = threading.Lock()  # a signal may come on the heels of the parent's end
+
     def drain(*_: object) -> None:
         state.should_stop = 0  # Celery takes no further message, and waits for the tasks that run
-        if draining.ident is None:
+        if first.acquire(blocking=False):
             log.info("draining: rows that run have %.0f s", options.grace)
             draining.start()
         else:
@@ -131,10 +133,8 @@ def consume(service: Service, broker_url: str, arguments: Arguments) -> int:
         when_parent_ends(stop_now)
     service.start()
     worker.start()
-    if draining.ident is None:  # Celery gave up by itself, and has logged why
-        _drain(service, options.grace)
-    else:
-        draining.join()
+    drain()  # already under way, unless Celery gave up by itself and has logged why
+    draining.join()
     return worker.exitcode or 0
 
 
@@ -180,4 +180,6 @@ def answer(service: Service, key: ShardKey) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    logging.shutdown()
+    os._exit(code)  # all is stored and closed; taking torch apart would cost a second or two

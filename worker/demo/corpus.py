@@ -93,7 +93,10 @@ def place_name(rng: random.Random) -> str:
         rng.choice(_ONSETS) + rng.choice(_VOWELS) + (rng.choice(_CODAS) if rng.random() < 0.6 else "")
         for _ in range(rng.choice((2, 2, 2, 3, 3)))
     ]
-    name = "".join(syllables).capitalize()
+    name = "".join(syllables)
+    if rng.random() < 0.15:
+        name = name.lstrip("bcdfghjklmnprstvwz")  # names that begin with a vowel
+    name = name.capitalize()
     if rng.random() < 0.08:
         name = rng.choice(("New ", "San ", "Port ", "North ")) + name
     return name
@@ -122,24 +125,25 @@ def answer(rng: random.Random, *, closed: bool | None = None, window: int = 26) 
         question = wordings[wording]
         letter = len(verb)
         openings, closings, fill = TOPIC_OPENINGS, TOPIC_CLOSINGS, {"t": verb}
-    likely = 0.72 if (wording + letter // 5) % 2 == 0 else 0.12
+    kind = 2 if rng.random() < 0.15 else wording % 2
+    likely = (0.78, 0.1, 0.45)[kind]
     length = 3 + (wording + letter) % 3
     if rng.random() < 0.12:
         question += " " + rng.choice(LIMITS)
-        likely, length = 0.8, 3
+        kind, likely, length = 0, 0.8, 3
     if closed is None:
         closed = rng.random() < likely
     start = letter % len(body)
     sentences = [openings[letter % 3]]
     sentences += [body[(start + index) % len(body)] for index in range(length)]
-    sentences.append(closings[(letter + wording) % 3])
+    sentences.append(closings[kind])
     ended = closed
     if not closed:
         begin = (letter * 5 + wording) % len(RUN_ON)
         more = [RUN_ON[(begin + index) % len(RUN_ON)] for index in range(window)]
         for index, sentence in enumerate(more):
             sentences.append(sentence)
-            if index > 1 and rng.random() < 0.03:
+            if index > 1 and rng.random() < 0.015:
                 ended = True
                 break
     return question, " ".join(sentences).format(**fill), ended

@@ -1,0 +1,214 @@
+"""Real worker processes on a tiny model: killed, orphaned, flooded with nonsense, left without their broker."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from db.connection import open_store
+from db.jobs import load_job
+from db.workers import list_workers
+from jobs.broker import ensure_broker, find_broker
+from jobs.ping import command, parse_address
+from jobs.processes import WorkerOptions, start_worker
+from jobs.queue import TASK_NAME, make_app, queue_name, send_shards
+from jobs.settings import Settings
+from jobs.vocabulary import JobState, ShardKey
+from tests.integration.service_fixtures import results, shards_of, submit, wait_until
+from tests.integration.tiny_model import save_tiny_model
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+START = 120.0  # seconds that a worker may take to load on a busy machine
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(save_tiny_model(tmp_path_factory.mktemp("tiny")))
+
+
+class House:
+    """One home with its ledger, its broker and one worker."""
+
+    def __init__(self, home, model):
+        self.model = model
+        self.settings = Settings(home, f"sqlite:///{home / 'ledger.db'}", None)
+        self.store = open_store(self.settings.database_url)
+        self.broker = ensure_broker(self.settings)
+        self.worker = start_worker(self.settings, WorkerOptions(model, gpus="cpu"))
+
+    def submit(self, count, **options):
+        """Store a job and ring for it."""
+        job = submit(self.store, [f"place {row}" for row in range(count)], model=self.model, **options)
+        shards = len(shards_of(self.store, job))
+        send_shards(self.broker.url, self.model, None, [ShardKey(job, shard) for shard in range(shards)])
+        return job
+
+    def wait(self, job, seconds=60.0):
+        """Wait until a job is done; every row of it must be there once."""
+        wait_until(lambda: load_job(self.store, job).state.is_final or not self.worker.alive, seconds)
+        assert self.worker.alive, self.worker.tail()
+        assert load_job(self.store, job).state is JobState.COMPLETED
+        assert [row for row, *_ in results(self.store, job)] == list(range(load_job(self.store, job).total))
+
+    def child(self):
+        """The process id of the worker that reports itself."""
+        wait_until(lambda: list_workers(self.store), START)
+        return int(list_workers(self.store)[-1].worker.rpartition(":")[2])
+
+    def close(self):
+        """End it all."""
+        self.worker.stop()
+        self.broker.release()
+        self.store.close()
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory, model):
+    opened = House(tmp_path_factory.mktemp("house"), model)
+    opened.wait(opened.submit(4, max_new_tokens=3), START)
+    yield opened
+    opened.close()
+    assert find_broker(opened.settings) is None
+
+
+def gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_a_job_is_done_by_a_real_worker(house):
+    job = house.submit(100, max_new_tokens=20)
+    house.wait(job)
+    assert {reason for _, _, reason, _ in results(house.store, job)} <= {"eos", "length"}
+    (worker,) = list_workers(house.store)
+    assert (worker.model, worker.device) == (house.model, "cpu")
+
+
+def test_nonsense_on_the_queue_is_refused_and_never_executed(house, tmp_path):
+    name = queue_name(house.model, None)
+    address = parse_address(house.broker.url)
+    for item in ("no json", "[]", "{}", '"text"', '{"body": 1, "properties": null}', "x" * 3_000_000):
+        command(address, "LPUSH", f"endmark:{name}", item)
+    app = make_app(house.broker.url, name)
+    marker = tmp_path / "executed"
+    app.send_task("os.system", args=[f"touch {marker}"])
+    app.send_task("celery.map", args=[TASK_NAME, [[1]]])
+    app.send_task(TASK_NAME, args=["job", 1], kwargs={"version": 0})
+    app.send_task(TASK_NAME, args=["j" * 2_000_000, 1], kwargs={"version": 1})
+    app.send_task(TASK_NAME, args=["\x1b[31mred", 1], kwargs={"version": 1})
+    follow = app.signature("os.system", args=[f"touch {marker}"])
+    app.send_task(TASK_NAME, args=["job", 1], kwargs={"version": 1}, link=follow)
+    app.send_task(TASK_NAME, args=["job", 1], kwargs={"version": 1}, serializer="pickle")
+    house.wait(house.submit(3, max_new_tokens=3))
+    wait_until(lambda: command(address, "LLEN", f"endmark:{name}") == ":0")
+    log = house.worker.log_path.read_text()
+    assert log.count("refused an item on the queue that is no message") >= 6
+    for said in ("os.system", "celery.map", "version 0", "not a job's id", "other tasks to follow", "pickle"):
+        assert said in log
+    assert "\x1b" not in log
+    assert max(map(len, log.splitlines())) < 5000
+    assert not marker.exists()
+    assert "starting it again" not in log
+
+
+def test_losing_every_message_loses_nothing(house):
+    job = submit(house.store, ["a", "b", "c"], model=house.model, max_new_tokens=5)
+    command(parse_address(house.broker.url), "FLUSHALL")
+    house.wait(job)
+
+
+def test_a_killed_broker_is_started_again(house):
+    old = house.broker.server.pid()
+    job = house.submit(300, max_new_tokens=30)
+    os.kill(old, signal.SIGKILL)
+    house.wait(job)
+    wait_until(lambda: house.broker.server.pid() not in (None, old))
+    house.wait(house.submit(3, max_new_tokens=3))
+
+
+def test_a_killed_worker_is_started_again_and_its_rows_are_done_once(house):
+    job = house.submit(400, max_new_tokens=60)
+    wait_until(lambda: len(results(house.store, job)) > 20)
+    os.kill(house.child(), signal.SIGKILL)
+    with house.store.writer.begin() as connection:  # as if the lease had run out
+        connection.execute(text("UPDATE shards SET lease_until = 0 WHERE state = 'running'"))
+    house.wait(job, START)
+    assert "was killed by SIGKILL" in house.worker.log_path.read_text()
+
+
+def test_a_drained_worker_leaves_no_lease_and_no_process(tmp_path, model):
+    house = House(tmp_path, model)
+    child = house.child()
+    job = house.submit(2000, max_new_tokens=200)
+    wait_until(lambda: any(state == "running" for state, _, _ in shards_of(house.store, job)))
+    began = time.monotonic()
+    assert house.worker.stop(grace=60) == 0
+    assert time.monotonic() - began < 45
+    assert gone(child)
+    assert {state for state, _, _ in shards_of(house.store, job)} <= {"done", "queued"}
+    assert list_workers(house.store) == []
+    house.close()
+    assert find_broker(house.settings) is None
+
+
+RUN = """
+import sys, time
+from pathlib import Path
+from jobs.broker import ensure_broker
+from jobs.processes import WorkerOptions, start_worker
+from jobs.settings import Settings
+home = Path(sys.argv[1])
+settings = Settings(home, f"sqlite:///{home / 'ledger.db'}", None)
+broker = ensure_broker(settings)
+worker = start_worker(settings, WorkerOptions(sys.argv[2], gpus="cpu"))
+print(worker.process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_killed_run_leaves_no_orphan(tmp_path, model):
+    settings = Settings(tmp_path, f"sqlite:///{tmp_path / 'ledger.db'}", None)
+    open_store(settings.database_url).close()
+    run = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(tmp_path), model], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    supervisor = int(run.stdout.readline())
+    with open_store(settings.database_url) as store:
+        wait_until(lambda: list_workers(store), START)
+        child = int(list_workers(store)[0].worker.rpartition(":")[2])
+    assert find_broker(settings)
+    run.kill()
+    run.communicate()
+    wait_until(lambda: gone(child) and gone(supervisor), 20)
+    assert find_broker(settings) is None
+
+
+def test_a_worker_that_cannot_load_its_model_says_why_and_is_not_tried_again(tmp_path):
+    settings = Settings(tmp_path, f"sqlite:///{tmp_path / 'ledger.db'}", None)
+    open_store(settings.database_url).close()
+    worker = start_worker(settings, WorkerOptions(str(tmp_path / "absent"), gpus="cpu"))
+    wait_until(lambda: not worker.alive, START)
+    assert worker.returncode == 1
+    message, hint = worker.failure()
+    assert str(tmp_path / "absent") in message
+    assert "--model" in hint
+    assert "starting it again" not in worker.tail()
+    worker.stop()
+
+
+def test_a_gpu_that_is_not_there_is_said_at_once(tmp_path):
+    settings = Settings(tmp_path, f"sqlite:///{tmp_path / 'ledger.db'}", None)
+    worker = start_worker(settings, WorkerOptions("demo", gpus="97"))
+    wait_until(lambda: not worker.alive)
+    assert worker.returncode == 2
+    assert "there is no GPU `97`" in worker.failure()[0]
+    worker.stop()
