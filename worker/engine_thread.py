@@ -123,6 +123,8 @@ class EngineThread:
     def _take(self, *, block: bool) -> None:
         """Move the inbox into the engine; wait for something to come if `block`."""
         with self._changed:
+            self._waiting = self._engine.waiting + sum(isinstance(item, Request) for item in self._inbox)
+            self._changed.notify_all()
             if block:
                 self._changed.wait_for(lambda: self._inbox or self._stopping, _IDLE)
             items = list(self._inbox)
@@ -138,9 +140,6 @@ class EngineThread:
                 refused.append(failed(item.key, f"{error}: {error.hint}", len(item.prompt_token_ids)))
         if refused:
             self._deliver(refused)
-        with self._changed:
-            self._waiting = self._engine.waiting + sum(isinstance(item, Request) for item in self._inbox)
-            self._changed.notify_all()
 
 
 def failed(key: int, error: str, prompt_tokens: int = 0) -> Finished:

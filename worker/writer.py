@@ -13,6 +13,7 @@ from jobs.errors import LeaseLost, StoreError
 from jobs.vocabulary import FinishReason, Outcome
 from worker.engine.request import Finished, Request
 from worker.in_flight import InFlight, ShardRun
+from worker.ledger import reachable
 from worker.prompting import Prompter
 from worker.rows import RowRun
 
@@ -135,7 +136,8 @@ class Writer:
         wait = _RETRY_FIRST
         while True:
             try:
-                return write()
+                with reachable(self._store):
+                    return write()
             except StoreError as error:
                 log.warning("%s: cannot store its rows, trying again: %s", shard, error)
                 if self._gone.wait(wait):
