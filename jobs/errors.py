@@ -13,6 +13,8 @@ EndmarkError                 exit code 1
 ├── ModelError               the model cannot be loaded
 ├── MissingDependency        an optional extra is not installed
 ├── PromptTooLong            one row's prompt leaves no room in the model's context
+├── WorkerFailed             the worker that this process started has ended before the job
+├── Interrupted              exit code 130: Ctrl-C; the message says how to go on
 └── LeaseLost                another worker holds the shard now; nothing was written
 """
 
@@ -114,3 +116,13 @@ class PromptTooLong(EndmarkError):
 
 class LeaseLost(EndmarkError):
     """The shard's fence has moved on: another worker holds it, and this one's write was refused."""
+
+
+class WorkerFailed(EndmarkError):
+    """The worker ended before its work did."""
+
+
+class Interrupted(EndmarkError):
+    """The user ended the command; what it had done so far is kept."""
+
+    exit_code = 130

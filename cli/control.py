@@ -1,0 +1,66 @@
+"""`endmark cancel`, `pause` and `resume`: what a user may do to a job that is under way."""
+
+import click
+
+from cli.advice import worker_hint
+from cli.ringing import ring_if_reachable
+from cli.session import opened
+from cli.terminal import hint, note
+from db.jobs import cancel_job, load_job, pause_job, resolve_job, resume_job
+from db.progress import job_status
+
+
+@click.command(
+    short_help="End a job; what is done is kept.",
+    epilog="\b\nExamples:\n  endmark cancel 3f2a91c0\n  endmark cancel latest",
+)
+@click.argument("job")
+def cancel(job: str) -> None:
+    """End a job. Rows that have a result keep it, and `endmark export` writes them.
+
+    JOB is an id, the beginning of one, or `latest`.
+    """
+    with opened() as (_, store):
+        job_id = resolve_job(store, job)
+        cancel_job(store, job_id)
+        status = job_status(store, job_id)
+    note(f"job {job_id} is cancelled; {status.succeeded + status.failed:,} of {status.total:,} rows have a result")
+    hint(f"`endmark export {job_id} -o FILE` writes them")
+
+
+@click.command(
+    short_help="Stop a job, to be resumed.",
+    epilog="\b\nExamples:\n  endmark pause 3f2a91c0\n  endmark pause latest",
+)
+@click.argument("job")
+def pause(job: str) -> None:
+    """Stop a job where it stands. Rows that run are dropped and start again when the job is resumed.
+
+    JOB is an id, the beginning of one, or `latest`.
+    """
+    with opened() as (_, store):
+        job_id = resolve_job(store, job)
+        pause_job(store, job_id)
+    note(f"job {job_id} is paused")
+    hint(f"`endmark resume {job_id}` lets it go on")
+
+
+@click.command(
+    short_help="Let a paused or interrupted job go on.",
+    epilog="\b\nExamples:\n  endmark resume 3f2a91c0\n  endmark resume latest; endmark status latest --watch",
+)
+@click.argument("job")
+def resume(job: str) -> None:
+    """Let a paused or interrupted job go on, with the rows that have no result yet.
+
+    JOB is an id, the beginning of one, or `latest`.
+    """
+    with opened() as (settings, store):
+        job_id = resolve_job(store, job)
+        keys = resume_job(store, job_id)
+        found = load_job(store, job_id)
+        ring_if_reachable(settings, store, found.spec, keys)
+        workers = job_status(store, job_id).workers
+    note(f"job {job_id} goes on")
+    if not workers:
+        hint(worker_hint(found.spec.model, found.spec.adapter))

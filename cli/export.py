@@ -1,0 +1,100 @@
+"""`endmark export`: a job's rows with their results, in input order."""
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import cast, get_args
+
+import click
+
+from cli.progress import counting
+from cli.session import opened
+from cli.terminal import TerminalText, note
+from db.connection import Store
+from db.export import FORMATS, Only, export_job
+from db.jobs import resolve_job
+from db.progress import job_status
+from jobs.errors import UsageError
+
+STDOUT = "-"
+_NO_TEXT = ("parquet", "xlsx")  # whoever asks for one of these by name must not get CSV in it
+
+
+@click.command(
+    short_help="Write a job's rows with their results to a file.",
+    epilog="""\b
+Examples:
+  endmark export 3f2a91c0 -o results.csv
+  endmark export latest -o cut.jsonl --only truncated
+  endmark export latest -o - | csvstat""",
+)
+@click.argument("job")
+@click.option("-o", "--output", required=True, metavar="FILE", help="The file to write; `-` is standard output.")
+@click.option("--format", metavar="|".join(FORMATS), help="Format of the file.  [default: by its name, else csv]")
+@click.option("--only", type=click.Choice(get_args(Only)), help="Leave out the other rows.")
+@click.option("--excel-safe", is_flag=True, help="Defuse cells that a spreadsheet would run as formulas.")
+def export(job: str, output: str, format: str | None, only: str | None, excel_safe: bool) -> None:
+    """Write a job's rows in input order: `row`, the dataset's columns, then the answer and its verdict.
+
+    A job that still runs can be exported too; rows without a result have empty cells. The file appears when it is
+    whole. JOB is an id, the beginning of one, or `latest`.
+    """
+    check_output(output)
+    with opened() as (_, store):
+        job_id = resolve_job(store, job)
+        count = write_results(
+            store, job_id, output, format=format, only=cast(Only | None, only), excel_safe=excel_safe
+        )
+        status = job_status(store, job_id)
+    note(f"{count:,} row{'s' if count != 1 else ''} of job {job_id} written to {named(output)}")
+    if status.pending + status.running:
+        note(f"job {job_id} is {status.state}: {status.pending + status.running:,} rows have no result yet")
+
+
+def write_results(
+    store: Store,
+    job_id: str,
+    output: str,
+    *,
+    format: str | None = None,
+    only: Only | None = None,
+    excel_safe: bool = False,
+) -> int:
+    """Export a job to a file or standard output; return the rows."""
+    path = None if output == STDOUT else Path(output)
+    chosen = format or _format_by_name(output)
+    with counting("written") as on_progress:
+        if path is not None:
+            return export_job(
+                store, job_id, path, format=chosen, only=only, excel_safe=excel_safe, on_progress=on_progress
+            )
+        sys.stdout.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
+        stream = TerminalText(sys.stdout) if sys.stdout.isatty() else sys.stdout
+        with redirect_stdout(stream):
+            return export_job(store, job_id, None, format=chosen, only=only, excel_safe=excel_safe)
+
+
+def check_output(output: str) -> None:
+    """Refuse a file that could not be written in the end.
+
+    Raises:
+        UsageError: it could not.
+    """
+    path = Path(output)
+    if output == STDOUT:
+        return
+    if path.is_dir():
+        raise UsageError(f"`{output}` is a folder", hint="name a file in it")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder `{path.parent}` for the results", hint="make it first")
+
+
+def _format_by_name(output: str) -> str:
+    """Return the format that the file's name says, else CSV."""
+    suffix = Path(output).suffix.lower().lstrip(".")
+    return suffix if suffix in FORMATS or suffix in _NO_TEXT else "csv"
+
+
+def named(output: str) -> str:
+    """Return the output as messages call it."""
+    return "standard output" if output == STDOUT else f"`{output}`"

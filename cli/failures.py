@@ -1,0 +1,78 @@
+"""The one place where errors become text: `error: …`, and after a blank line `hint: …`, on standard error."""
+
+import os
+import re
+import sys
+
+import click
+
+from cli.terminal import printable
+from jobs.errors import EndmarkError, Interrupted
+
+_INTERRUPTED = 130
+_USAGE = 2
+
+
+def report(error: Exception) -> int:
+    """Say what went wrong; return the exit code."""
+    if isinstance(error, BrokenPipeError):
+        # Whoever read the output has had enough; flushing what is left would raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if isinstance(error, EndmarkError):
+        _say("interrupted" if isinstance(error, Interrupted) else "error", str(error), error.hint)
+        return error.exit_code
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return _USAGE
+    if isinstance(error, click.ClickException):
+        _say("error", _plain(error), _hint(error))
+        return error.exit_code
+    if isinstance(error, click.Abort):
+        click.echo("interrupted", err=True)
+        return _INTERRUPTED
+    text, hint = _database_failure(error) or (
+        f"unexpected {type(error).__name__}: {error}",
+        "set ENDMARK_DEBUG=1 to see where it happened; it is a defect of Endmark",
+    )
+    _say("error", text, hint)
+    return 1
+
+
+def _say(kind: str, text: str, hint: str | None) -> None:
+    """Write an error and its hint."""
+    click.echo(f"{kind}: {printable(text)}", err=True)
+    if hint:
+        click.echo(f"\nhint: {printable(hint)}", err=True)
+
+
+def _plain(error: click.ClickException) -> str:
+    """Return what click has to say, in the manner of our own messages."""
+    if isinstance(error, click.NoSuchOption):
+        return f"no option `{error.option_name}`"
+    text = re.sub(r"'(\S[^']*)'", r"`\1`", error.format_message()).rstrip(".")
+    return text[:1].lower() + text[1:]
+
+
+def _hint(error: click.ClickException) -> str | None:
+    """Return the nearest option, or where the options are listed."""
+    near = getattr(error, "possibilities", None)
+    if near:
+        return "did you mean " + " or ".join(f"`{name}`" for name in near) + "?"
+    context = getattr(error, "ctx", None)
+    return f"`{context.command_path} --help` shows how it is used" if context is not None else None
+
+
+def _database_failure(error: Exception) -> tuple[str, str] | None:
+    """Return message and hint for what a database driver raised in the middle of things, or None."""
+    import sqlite3
+
+    if type(error).__module__ == "sqlalchemy.exc" and hasattr(error, "orig"):
+        cause = error.orig
+    elif isinstance(error, sqlite3.Error) or type(error).__module__.startswith("psycopg"):
+        cause = error
+    else:
+        return None
+    reason = (str(cause).strip() or str(error)).splitlines()[0]
+    hint = "check ENDMARK_DATABASE_URL, that the server runs, and that there is room on the disk"
+    return f"the database cannot be used: {reason}", hint

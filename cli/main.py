@@ -1,0 +1,97 @@
+"""The `endmark` command: its table of commands, each imported when it is called, and the one error boundary."""
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+import click
+
+from cli.failures import report
+
+# In the order of the help. Their modules cost up to a second to import, so the help has its own short texts.
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "run": ("cli.run:run", "Run a dataset: submit, work, wait, export."),
+    "submit": ("cli.submit:submit", "Store a dataset as a job for workers to run."),
+    "status": ("cli.status:status", "Show how far the jobs are, or one job."),
+    "export": ("cli.export:export", "Write a job's rows with their results to a file."),
+    "cancel": ("cli.control:cancel", "End a job; what is done is kept."),
+    "pause": ("cli.control:pause", "Stop a job, to be resumed."),
+    "resume": ("cli.control:resume", "Let a paused or interrupted job go on."),
+    "worker": ("cli.worker:worker", "Run the jobs of one model, a process for each GPU."),
+    "doctor": ("cli.doctor:doctor", "Say why a model would not stop, with the evidence and the fix."),
+    "strategies": ("cli.strategies:strategies", "List the strategies with their parameters."),
+    "db": ("cli.database:db", "Look after the database."),
+}
+
+
+class CommandTable(click.Group):
+    """A group that imports a command when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the help."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None if there is none of that name."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the arguments name, or refuse with the nearest name."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            from jobs.errors import UsageError
+            from jobs.spelling import nearest
+
+            raise UsageError(f"no command `{name}`", hint=nearest(name, COMMANDS, "`endmark --help` lists them"))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table without importing what it names."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=CommandTable,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+Examples:
+  endmark run prompts.csv -o results.csv
+  endmark run prompts.csv -o results.csv --model meta-llama/Llama-2-7b-chat-hf --strategy soft-landing
+  endmark submit prompts.csv; endmark worker & endmark status --watch
+
+\b
+Settings: ENDMARK_DATABASE_URL, ENDMARK_BROKER_URL, ENDMARK_HOME.
+Exit codes: 0 done, 1 error, 2 usage, 3 finished with failed rows, 130 interrupted.""",
+)
+@click.version_option(package_name="endmark", message="%(prog)s %(version)s")
+def endmark() -> None:
+    """Run prompt batches through a 4-bit language model, make answers end on purpose, record how each ended."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    try:
+        code = endmark.main(
+            list(arguments) if arguments is not None else None, prog_name="endmark", standalone_mode=False
+        )
+    except Exception as error:
+        if os.environ.get("ENDMARK_DEBUG") and not isinstance(error, click.ClickException):
+            raise
+        return report(error)
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""The options that describe a job, shared by all commands that make one, and the spec they stand for."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cli.terminal import note
+from jobs.errors import SpecError
+from jobs.settings import DEMO_MODEL
+from jobs.spec import GenerationSpec, Sampling
+from jobs.strategies import build_strategies
+from jobs.strategies.parsing import parse_strategies
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_DEFAULTS = Sampling()
+
+_MODEL = [
+    click.option("--model", metavar="MODEL", help="Hub id or folder.  [default: the bundled demo model]"),
+    click.option("--adapter", metavar="FOLDER", help="Adapter trained on the model, by `endmark finetune`."),
+]
+_SPEC = [
+    *_MODEL,
+    click.option(
+        "--strategy",
+        "strategies",
+        metavar="NAME[:key=value,…]",
+        multiple=True,
+        help="How answers are made to end; may be repeated. `endmark strategies` lists them.  [default: baseline]",
+    ),
+    click.option(
+        "--on-truncation",
+        type=click.Choice(["keep", "continue", "escalate"]),
+        default="keep",
+        show_default=True,
+        help="What to do with an answer that is cut: keep it, go on from it, or try the next strategy.",
+    ),
+    click.option(
+        "--max-new-tokens", type=int, default=256, show_default=True, help="Token budget of each answer."
+    ),
+    click.option(
+        "--temperature",
+        type=float,
+        default=_DEFAULTS.temperature,
+        show_default=True,
+        help="0 takes the best token each time.",
+    ),
+    click.option("--top-k", type=int, default=_DEFAULTS.top_k, show_default=True, help="0 for all tokens."),
+    click.option("--top-p", type=float, default=_DEFAULTS.top_p, show_default=True, help="Nucleus sampling."),
+    click.option("--seed", type=int, default=_DEFAULTS.seed, show_default=True, help="Of the random numbers."),
+    click.option("--system", metavar="TEXT", help="A system turn before every prompt."),
+    click.option(
+        "--prompt-column", default="prompt", show_default=True, metavar="NAME", help="The column of the prompts."
+    ),
+    click.option("--template", metavar="TEXT", help='Make prompts from columns: "Summarise: {text}".'),
+    click.option("--raw", is_flag=True, help="Give the prompt to the model without its chat template."),
+    click.option("--trace", is_flag=True, help="Keep the EOS probability of every step."),
+    click.option("--name", metavar="TEXT", help="Name of the job.  [default: the dataset's]"),
+    click.option("--priority", type=int, default=0, show_default=True, help="Jobs of a higher priority go first."),
+    click.option(
+        "--format", metavar="csv|jsonl", help="Format of the dataset.  [default: by its name or content]"
+    ),
+    click.option(
+        "--skip-bad-rows",
+        is_flag=True,
+        help="Leave out rows that cannot be used; write them with reasons to DATASET.rejected.csv.",
+    ),
+]
+
+
+def _applied(options: Sequence[Callable[[Any], Any]], command: Command) -> Command:
+    """Return the command with the options, in their order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def spec_options(command: Command) -> Command:
+    """Give a command the options of a job."""
+    return _applied(_SPEC, command)
+
+
+def model_options(command: Command) -> Command:
+    """Give a command the options that name what a worker holds."""
+    return _applied(_MODEL, command)
+
+
+def build_spec(options: dict[str, Any]) -> GenerationSpec:
+    """Return the spec that the options stand for.
+
+    Raises:
+        SpecError: one of them is wrong.
+    """
+    return GenerationSpec(
+        model=model_name(options["model"]),
+        adapter=adapter_folder(options["adapter"]),
+        strategies=build_strategies(_with_follow_up(options["strategies"], options["on_truncation"])),
+        max_new_tokens=options["max_new_tokens"],
+        sampling=Sampling(
+            temperature=options["temperature"],
+            top_k=options["top_k"],
+            top_p=options["top_p"],
+            seed=options["seed"],
+        ),
+        system=options["system"],
+        prompt_column=options["prompt_column"],
+        template=options["template"],
+        raw=options["raw"],
+        trace=options["trace"],
+    )
+
+
+def _with_follow_up(strategies: Sequence[str], on_truncation: str) -> list[str]:
+    """Return the strategies with the one that `--on-truncation` asks for, unless it is there already."""
+    named = {name for text in strategies if text.strip() for name, _ in parse_strategies(text)}
+    wanted = on_truncation != "keep" and on_truncation not in named
+    return [*strategies, on_truncation] if wanted else list(strategies)
+
+
+def model_name(text: str | None) -> str:
+    """Return the model as jobs and workers call it: a folder by its whole path; the bundled one if none is given.
+
+    Raises:
+        SpecError: it looks like a folder and is none.
+    """
+    if text is None:
+        note(f"no `--model` given: the bundled demo model `{DEMO_MODEL}` serves")
+        return DEMO_MODEL
+    return text if text == DEMO_MODEL else _folder(text, "model") or text
+
+
+def adapter_folder(text: str | None) -> str | None:
+    """Return an adapter's whole path.
+
+    Raises:
+        SpecError: there is no such folder.
+    """
+    if text is None:
+        return None
+    folder = _folder(text, "adapter")
+    if folder is None:
+        raise SpecError(f"there is no adapter folder `{text}`", hint="`endmark finetune` makes one")
+    return folder
+
+
+def _folder(text: str, what: str) -> str | None:
+    """Return the whole path of a folder; None if the text may be something else."""
+    path = Path(text).expanduser()
+    if text and path.is_dir():
+        return str(path.resolve())
+    if path.is_absolute() and not text.startswith("~"):
+        return text  # it may be there for the workers, on other hosts
+    if text.startswith((".", "~")) or (text and path.exists()):
+        raise SpecError(
+            f"there is no {what} folder `{text}`", hint="give a folder with `config.json`, or a hub id"
+        )
+    return None

@@ -1,0 +1,103 @@
+"""`endmark status`: how far the jobs are, and what they wait for. It also does the reaper's work."""
+
+import json
+from collections.abc import Sequence
+
+import click
+
+from cli.advice import worker_hint
+from cli.ringing import reap_and_ring
+from cli.session import opened
+from cli.status_view import as_json, one_job, table_of_jobs
+from cli.terminal import hint, note
+from cli.watching import watched
+from db.connection import Store
+from db.jobs import resolve_job
+from db.progress import all_statuses, job_status
+from jobs.broker import find_broker
+from jobs.errors import BrokerError
+from jobs.ping import mask, why_silent
+from jobs.settings import Settings
+from jobs.vocabulary import JobState, JobStatus
+
+_FAILED_ROWS = 3  # exit code
+
+
+@click.command(
+    short_help="Show how far the jobs are, or one job.",
+    epilog="""\b
+Examples:
+  endmark status
+  endmark status latest --watch
+  endmark status 3f2a91c0 --json""",
+)
+@click.argument("job", required=False)
+@click.option("--watch", is_flag=True, help="Go on until the job, or every job, has ended.")
+@click.option("--json", "json_wanted", is_flag=True, help="Print JSON: an object, or without JOB a list of them.")
+def status(job: str | None, watch: bool, json_wanted: bool) -> int:
+    """Show how far all jobs are, the newest first, or one job with its workers.
+
+    JOB is an id, the beginning of one, or `latest`. Works without a broker too. With `--watch`, exits with 3 if
+    rows of JOB have failed in the end.
+    """
+    with opened() as (settings, store):
+        job_id = resolve_job(store, job) if job is not None else None
+        _care(settings, store)
+
+        def read() -> list[JobStatus]:
+            return [job_status(store, job_id)] if job_id is not None else all_statuses(store)
+
+        view = (lambda jobs: one_job(jobs[0])) if job_id is not None else table_of_jobs
+        found = watched(read, view, lambda: _care(settings, store)) if watch else read()
+        _print(found, job_id is not None, json_wanted)
+        if not json_wanted:
+            _advise(settings, found)
+    failed = watch and job_id is not None and found[0].failed
+    return _FAILED_ROWS if failed else 0
+
+
+def _print(found: Sequence[JobStatus], single: bool, json_wanted: bool) -> None:
+    """Print the jobs, or the one, on standard output."""
+    if json_wanted:
+        values = [as_json(item) for item in found]
+        # ASCII alone, so that no name can control the terminal.
+        click.echo(json.dumps(values[0] if single else values, indent=2))
+    elif single:
+        click.echo(one_job(found[0]))
+    elif found:
+        click.echo(table_of_jobs(found))
+    else:
+        note("no jobs yet")
+        hint("`endmark run DATASET -o FILE`, or `endmark submit DATASET`")
+
+
+def _care(settings: Settings, store: Store) -> None:
+    """Put back what dead workers held, and ring for what waits; say if the broker is down."""
+    url, problem = _broker(settings)
+    if problem:
+        note(f"the broker does not answer: {problem}; workers look into the database by themselves")
+    reap_and_ring(store, url)
+
+
+def _broker(settings: Settings) -> tuple[str | None, str | None]:
+    """Return the URL of a broker that answers, or what is wrong with the one that is set."""
+    if settings.broker_url is None:
+        return find_broker(settings), None  # our own need not run while no worker does
+    try:
+        reason = why_silent(settings.broker_url)
+    except BrokerError as error:
+        return None, str(error)
+    return (settings.broker_url, None) if reason is None else (None, f"`{mask(settings.broker_url)}`: {reason}")
+
+
+def _advise(settings: Settings, found: Sequence[JobStatus]) -> None:
+    """Say what the jobs that have not ended wait for."""
+    waiting = [item for item in found if item.state in (JobState.QUEUED, JobState.RUNNING)]
+    unserved = dict.fromkeys((item.model, item.adapter) for item in waiting if not item.workers)
+    for model, adapter in unserved:
+        hint(worker_hint(model, adapter))
+    if settings.broker_url is None and any(item.workers for item in waiting) and find_broker(settings) is None:
+        note("the broker does not run; the workers start it again")
+    for item in found:
+        if item.state is JobState.PAUSED and len(found) == 1:
+            hint(f"`endmark resume {item.id}` lets it go on")

@@ -1,0 +1,87 @@
+"""A job's progress as a table, as lines, and as JSON."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from cli.progress import describe, duration, percent, what_it_does
+from cli.terminal import one_line
+from jobs.vocabulary import JobStatus, WorkerInfo
+
+_NAME_WIDTH = 32
+_JOB_HEADINGS = ("JOB", "NAME", "STATE", "ROWS", "EOS", "TRUNCATED", "FAILED", "TOKENS/S", "LEFT", "MODEL")
+_WORKER_HEADINGS = ("WORKER", "DEVICE", "WEIGHTS", "TOKENS/S", "SHARDS", "LAST HEARD")
+
+
+def as_json(status: JobStatus) -> dict[str, Any]:
+    """Return the progress as `endmark status --json` has it."""
+    values = asdict(status)
+    values["finish_reasons"] = dict(status.finish_reasons)
+    return values
+
+
+def table_of_jobs(found: Sequence[JobStatus]) -> str:
+    """Return a line for each job."""
+    return _table(_JOB_HEADINGS, [_job_cells(item) for item in found])
+
+
+def _job_cells(status: JobStatus) -> tuple[str, ...]:
+    """Return the cells of one job."""
+    done = status.succeeded + status.failed
+    return (
+        status.id,
+        one_line(status.name, _NAME_WIDTH),
+        what_it_does(status),
+        f"{done:,}/{status.total:,}",
+        percent(status.ended_with_eos, done),
+        percent(status.truncated, done),
+        f"{status.failed:,}",
+        f"{status.tokens_per_second:,.0f}",
+        duration(status.eta_seconds) if status.eta_seconds is not None else "–",
+        one_line(status.model, _NAME_WIDTH),
+    )
+
+
+def one_job(status: JobStatus) -> str:
+    """Return the lines about one job."""
+    reasons = ", ".join(f"{name} {count:,}" for name, count in status.finish_reasons.items())
+    lines = [
+        ("job", f"{status.id}  {one_line(status.name)}"),
+        ("state", what_it_does(status)),
+        ("progress", describe(status)),
+        (
+            "rows",
+            f"{status.pending:,} pending, {status.running:,} running, {status.succeeded:,} succeeded,"
+            f" {status.failed:,} failed, {status.cancelled:,} cancelled",
+        ),
+        ("finish reasons", reasons or "none yet"),
+        ("tokens", f"{status.prompt_tokens:,} of prompts, {status.completion_tokens:,} of answers"),
+        ("model", one_line(status.model)),
+        *([("adapter", one_line(status.adapter))] if status.adapter is not None else []),
+        ("strategies", one_line("; ".join(status.strategies))),
+    ]
+    text = "\n".join(f"{name:<15} {value}" for name, value in lines)
+    if not status.workers or status.state.is_final:
+        return text
+    return f"{text}\n\n{_table(_WORKER_HEADINGS, [_worker_cells(item) for item in status.workers])}"
+
+
+def _worker_cells(worker: WorkerInfo) -> tuple[str, ...]:
+    """Return the cells of one worker."""
+    return (
+        one_line(worker.worker),
+        one_line(worker.device),
+        worker.weights,
+        f"{worker.tokens_per_second:,.0f}",
+        f"{worker.shards:,}",
+        f"{max(0.0, worker.heartbeat_age):.0f} s ago",
+    )
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return the rows under their headings, in columns."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (headings, *rows)
+    )

@@ -1,0 +1,118 @@
+"""From a dataset file to a stored job: every row checked, stored a few thousand at a time, cut into shards."""
+
+import csv
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cli.terminal import note
+from db.connection import Store
+from db.jobs import add_rows, begin_job, discard_submission, finish_submission
+from jobs.datasets import STDIN, Dataset, checked_rows, open_dataset, settle
+from jobs.errors import Problem, UsageError
+from jobs.shards import shard_size
+from jobs.spec import GenerationSpec
+from jobs.vocabulary import ShardKey
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job that has just been stored."""
+
+    job_id: str
+    spec: GenerationSpec
+    keys: list[ShardKey]
+    total: int  # rows
+
+
+def submit_dataset(
+    store: Store,
+    path: str,
+    spec: GenerationSpec,
+    options: dict[str, Any],
+    *,
+    on_progress: Callable[[int], None] | None = None,
+) -> Submission:
+    """Store a dataset as a job, whole or not at all.
+
+    Args:
+        path: the file, or `-`.
+        options: the command's: `name`, `priority`, `format`, `skip_bad_rows`.
+        on_progress: called with the rows stored so far.
+
+    Raises:
+        DatasetError: rows cannot be used, and are not to be left out.
+        SpecError: the columns that the spec needs are not there.
+        UsageError: the file cannot be read.
+    """
+    skip = options["skip_bad_rows"]
+    with open_dataset(path, options["format"]) as dataset:
+        spec = settle(spec, dataset, skip_bad_rows=skip)
+        name = options["name"] or ("stdin" if path == STDIN else Path(path).name)
+        job_id = begin_job(store, name=name, spec=spec, priority=options["priority"])
+        try:
+            with _rejects(path) if skip else _no_rejects() as reject:
+                total = _store_rows(store, job_id, checked_rows(dataset, spec, on_bad=reject), on_progress)
+            keys = _finish(store, job_id, dataset, total)
+        except BaseException:
+            discard_submission(store, job_id)
+            raise
+    return Submission(job_id, spec, keys, total)
+
+
+def _store_rows(
+    store: Store, job_id: str, batches: Iterator[list[str]], on_progress: Callable[[int], None] | None
+) -> int:
+    """Store the batches; return the rows."""
+    total = 0
+    for batch in batches:
+        add_rows(store, job_id, total, batch)
+        total += len(batch)
+        if on_progress is not None:
+            on_progress(total)
+    return total
+
+
+def _finish(store: Store, job_id: str, dataset: Dataset, total: int) -> list[ShardKey]:
+    """Cut the job into shards and queue it."""
+    return finish_submission(store, job_id, columns=dataset.columns, total=total, shard_size=shard_size(total))
+
+
+@contextmanager
+def _no_rejects() -> Iterator[None]:
+    """Take no bad row: each is an error."""
+    yield None
+
+
+@contextmanager
+def _rejects(dataset: str) -> Iterator[Callable[[Problem, str], None]]:
+    """Write bad rows to `<dataset>.rejected.csv`: line, reason, and the row as it stands; no file if none is bad.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    path = Path(("stdin" if dataset == STDIN else dataset) + ".rejected.csv")
+    beside = path.with_name(f"{path.name}.part")
+    count = 0
+    try:
+        with beside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["line", "reason", "content"])
+
+            def reject(problem: Problem, raw: str) -> None:
+                nonlocal count
+                count += 1
+                writer.writerow([problem.line, problem.reason, raw.rstrip("\r\n")])
+
+            yield reject
+        if count:
+            beside.replace(path)
+            note(f"{count:,} bad row{'s' if count > 1 else ''} left out, with reasons in `{path}`")
+    except OSError as error:
+        raise UsageError(
+            f"cannot write `{path}`: {error.strerror}", hint="leave out `--skip-bad-rows`, or make room for it"
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,41 @@
+"""`endmark submit`: store a dataset as a job and print its id."""
+
+from typing import Any
+
+import click
+
+from cli.advice import worker_hint
+from cli.options import build_spec, spec_options
+from cli.progress import counting
+from cli.ringing import ring_if_reachable
+from cli.session import opened
+from cli.submission import submit_dataset
+from cli.terminal import hint, note
+from db.workers import list_workers
+
+
+@click.command(
+    short_help="Store a dataset as a job for workers to run.",
+    epilog="""\b
+Examples:
+  endmark submit prompts.csv --model meta-llama/Llama-2-7b-chat-hf --strategy soft-landing
+  job=$(endmark submit articles.jsonl --template "Summarise: {text}" --max-new-tokens 120)
+  zcat prompts.jsonl.gz | endmark submit - --name nightly""",
+)
+@click.argument("dataset")
+@spec_options
+def submit(dataset: str, **options: Any) -> None:  # noqa: ANN401
+    """Check every row of DATASET (CSV or JSONL; `-` is standard input) and store it as a job.
+
+    The job's id is printed, alone, on standard output. Workers run the job: `endmark worker`. Nothing is stored
+    if a row cannot be used.
+    """
+    spec = build_spec(options)
+    with opened() as (settings, store):
+        with counting("checked and stored") as on_progress:
+            job = submit_dataset(store, dataset, spec, options, on_progress=on_progress)
+        click.echo(job.job_id)
+        note(f"{job.total:,} row{'s' if job.total > 1 else ''} stored as job {job.job_id}")
+        ring_if_reachable(settings, store, job.spec, job.keys)
+        if not any((item.model, item.adapter) == spec.queue for item in list_workers(store)):
+            hint(worker_hint(spec.model, spec.adapter))

@@ -1,0 +1,33 @@
+"""What came of a job, in a few lines."""
+
+from cli.export import named
+from cli.progress import percent
+from cli.terminal import one_line, printable
+from jobs.vocabulary import JobStatus
+
+
+def summary(status: JobStatus, output: str) -> str:
+    """Return the lines at the end of a run."""
+    done = status.succeeded + status.failed
+    complete = status.succeeded - status.truncated
+    reasons = ", ".join(f"{name} {count:,}" for name, count in status.finish_reasons.items())
+    lines = [
+        ("rows", f"{status.total:,}"),
+        ("complete", _share(complete, done)),
+        ("truncated", _share(status.truncated, done)),
+        ("failed", _share(status.failed, done)),
+        ("finish reasons", reasons or "none"),
+        (
+            "tokens",
+            f"{status.prompt_tokens:,} of prompts, {status.completion_tokens:,} of answers,"
+            f" {status.tokens_per_second:,.0f} tokens/s",
+        ),
+        ("model", f"{one_line(status.model)}, strategies {one_line('; '.join(status.strategies))}"),
+        ("results", printable(named(output))),
+    ]
+    return "\n".join(f"{name:<15} {text}" for name, text in lines)
+
+
+def _share(part: int, whole: int) -> str:
+    """Return a number and its share."""
+    return f"{part:,} ({percent(part, whole)})"

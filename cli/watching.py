@@ -1,0 +1,73 @@
+"""Watching jobs until they have ended: redrawn on a terminal, plain lines now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from cli.progress import describe, what_it_does
+from cli.terminal import note
+from jobs.errors import Interrupted
+from jobs.vocabulary import JobStatus
+
+_REDRAW = 0.5  # seconds
+_LINES_EVERY = 10.0
+_CARE_EVERY = 15.0
+
+View = Callable[[Sequence[JobStatus]], str]
+Show = Callable[[Sequence[JobStatus]], None]
+
+
+def watched(read: Callable[[], list[JobStatus]], view: View, care: Callable[[], None]) -> list[JobStatus]:
+    """Show the jobs again and again until all have ended; return how they stand then.
+
+    Args:
+        read: returns how they stand.
+        view: draws them.
+        care: called now and then.
+
+    Raises:
+        Interrupted: the user has seen enough.
+    """
+    cared_at = time.monotonic()
+    try:
+        with _redrawn(view) if sys.stderr.isatty() else _lines() as show:
+            while True:
+                found = read()
+                if all(item.state.is_final for item in found):
+                    return found
+                show(found)
+                time.sleep(_REDRAW)
+                if time.monotonic() - cared_at > _CARE_EVERY:
+                    cared_at = time.monotonic()
+                    care()
+    except KeyboardInterrupt:
+        raise Interrupted("no longer watching; the jobs go on") from None
+
+
+@contextmanager
+def _redrawn(view: View) -> Iterator[Show]:
+    """Draw over what was drawn before, all at once."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+        yield lambda found: live.update(Text(view(found), no_wrap=True, overflow="ellipsis"), refresh=True)
+
+
+@contextmanager
+def _lines() -> Iterator[Show]:
+    """Write a line for each job that has not ended, now and then."""
+    shown_at: float | None = None
+
+    def show(found: Sequence[JobStatus]) -> None:
+        nonlocal shown_at
+        if shown_at is not None and time.monotonic() - shown_at < _LINES_EVERY:
+            return
+        shown_at = time.monotonic()
+        for item in found:
+            if not item.state.is_final:
+                note(f"job {item.id} {what_it_does(item)}: {describe(item)}")
+
+    yield show

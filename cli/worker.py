@@ -1,0 +1,71 @@
+"""`endmark worker`: this process becomes the supervisor of the worker processes."""
+
+import os
+import sys
+
+import click
+
+from cli.options import adapter_folder, model_name, model_options
+from jobs.processes import WorkerOptions, worker_command, worker_environment
+from jobs.settings import Settings
+
+_DEFAULT = WorkerOptions(model="")
+
+
+@click.command(
+    short_help="Run the jobs of one model, a process for each GPU.",
+    epilog="""\b
+Examples:
+  endmark worker
+  endmark worker --model meta-llama/Llama-2-7b-chat-hf --gpus 0,1
+  endmark worker --model ./my-model --adapter ./my-adapter --weights packed""",
+)
+@model_options
+@click.option(
+    "--gpus", metavar="all|0,1|cpu", default=_DEFAULT.gpus, show_default=True, help="One process for each."
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["auto", "packed", "expanded"]),
+    default=_DEFAULT.weights,
+    show_default=True,
+    help="Keep the 4-bit weights packed, expand them to 16 bits, or as many as fit.",
+)
+@click.option(
+    "--grace", type=float, default=_DEFAULT.grace, show_default=True, help="Seconds that running rows get to end."
+)
+@click.option(
+    "--stall",
+    type=float,
+    default=_DEFAULT.stall,
+    show_default=True,
+    help="Seconds without progress after which a process is restarted.",
+)
+@click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model.")
+def worker(
+    model: str | None,
+    adapter: str | None,
+    gpus: str,
+    weights: str,
+    grace: float,
+    stall: float,
+    trust_remote_code: bool,
+) -> None:
+    """Load a model in 4 bits and run the jobs that want it, until SIGTERM or Ctrl-C.
+
+    These end it in order: the rows that run are finished or given back. The broker is started if none runs.
+    """
+    options = WorkerOptions(
+        model=model_name(model),
+        adapter=adapter_folder(adapter),
+        gpus=gpus,
+        weights=weights,
+        trust_remote_code=trust_remote_code,
+        grace=grace,
+        stall=stall,
+    )
+    command = worker_command(options)
+    environment = worker_environment(Settings.load())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(command[0], command, environment)  # so that signals reach the supervisor itself  # noqa: S606
