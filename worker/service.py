@@ -13,7 +13,6 @@ from jobs.vocabulary import ShardKey, WorkerReport
 from worker.engine_thread import EngineLike, EngineThread, failed
 from worker.feeder import Feeder
 from worker.in_flight import InFlight, ShardRun
-from worker.ledger import reachable, through
 from worker.periodic import Periodic
 from worker.prompting import Prompter
 from worker.speed import Speed
@@ -81,10 +80,10 @@ class Service:
         self._watchdog = Watchdog(lambda: self._engine.step_began, self._pace.stall)
         self._speed = Speed(lambda: self._engine.row_steps)
         self._periodic = [
-            Periodic("heartbeat", self._pace.heartbeat, through(store, self._heartbeat)),
-            Periodic("report", self._pace.report, through(store, self._report)),
-            Periodic("reaper", self._pace.reap, through(store, self._reap)),
-            Periodic("look", self._pace.look, through(store, self._look)),
+            Periodic("heartbeat", self._pace.heartbeat, self._heartbeat),
+            Periodic("report", self._pace.report, self._report),
+            Periodic("reaper", self._pace.reap, self._reap),
+            Periodic("look", self._pace.look, self._look),
         ]
 
     def start(self) -> None:
@@ -104,7 +103,7 @@ class Service:
         Raises:
             EndmarkError: the ledger cannot be reached, or the shard cannot be read.
         """
-        with self._claiming, reachable(self._store):  # one at a time, or all who wait would claim at once
+        with self._claiming:  # one at a time, or all who wait would claim at once
             shard = self._claim()
         if shard is None:
             return False
@@ -129,8 +128,7 @@ class Service:
             periodic.stop()
         self._watchdog.stop()
         try:
-            with reachable(self._store):
-                workers.remove_worker(self._store, self._identity.worker)
+            workers.remove_worker(self._store, self._identity.worker)
         except StoreError as error:
             log.warning("cannot sign off: %s", error)
 
@@ -156,8 +154,7 @@ class Service:
             return None
         shard = ShardRun(lease)
         try:
-            with reachable(self._store):
-                self._feed(shard)
+            self._feed(shard)
         except EndmarkError:
             self._release(shard)
             raise
@@ -180,8 +177,7 @@ class Service:
         """Give a shard back, for any worker to go on with."""
         self._in_flight.close(shard)
         try:
-            with reachable(self._store):
-                shards.release(self._store, shard.lease)
+            shards.release(self._store, shard.lease)
             log.info("%s: released", shard)
         except StoreError as error:
             log.warning("%s: cannot release it, its lease will run out: %s", shard, error)

@@ -13,7 +13,6 @@ from jobs.errors import LeaseLost, StoreError
 from jobs.vocabulary import FinishReason, Outcome
 from worker.engine.request import Finished, Request
 from worker.in_flight import InFlight, ShardRun
-from worker.ledger import reachable
 from worker.prompting import Prompter
 from worker.rows import RowRun
 
@@ -136,8 +135,7 @@ class Writer:
         wait = _RETRY_FIRST
         while True:
             try:
-                with reachable(self._store):
-                    return write()
+                return write()
             except StoreError as error:
                 log.warning("%s: cannot store its rows, trying again: %s", shard, error)
                 if self._gone.wait(wait):
