@@ -9,7 +9,7 @@ import click
 
 from cli.progress import counting
 from cli.session import opened
-from cli.terminal import TerminalText, note
+from cli.terminal import TerminalText, counted, note
 from db.connection import Store
 from db.export import FORMATS, Only, export_job
 from db.jobs import resolve_job
@@ -46,9 +46,10 @@ def export(job: str, output: str, format: str | None, only: str | None, excel_sa
             store, job_id, output, format=format, only=cast(Only | None, only), excel_safe=excel_safe
         )
         status = job_status(store, job_id)
-    note(f"{count:,} row{'s' if count != 1 else ''} of job {job_id} written to {named(output)}")
-    if status.pending + status.running:
-        note(f"job {job_id} is {status.state}: {status.pending + status.running:,} rows have no result yet")
+    note(f"{counted(count, 'row')} of job {job_id} written to {named(output)}")
+    missing = status.pending + status.running
+    if missing:
+        note(f"job {job_id} is {status.state}: {counted(missing, 'row')} without a result yet")
 
 
 def write_results(

@@ -1,5 +1,6 @@
 """`endmark run`: a dataset in, a file of answers out; everything between starts and ends by itself."""
 
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from cli.ringing import ring
 from cli.session import opened
 from cli.submission import Submission, submit_dataset
 from cli.summary import summary
-from cli.terminal import hint, note
+from cli.terminal import counted, hint, note
 from db.connection import Store
 from db.jobs import pause_job
 from db.progress import job_status
@@ -52,7 +53,7 @@ def run(dataset: str, output: str, **options: Any) -> int:  # noqa: ANN401
     with opened() as (settings, store), _ended_like_by_ctrl_c():
         with counting("checked and stored") as on_progress:
             job = submit_dataset(store, dataset, spec, options, on_progress=on_progress)
-        note(f"job {job.job_id}: {job.total:,} row{'s' if job.total > 1 else ''}")
+        note(f"job {job.job_id}: {counted(job.total, 'row')}")
         status = _completed(settings, store, job, output)
         write_results(store, job.job_id, output)
     click.echo(summary(status, output), err=True)
@@ -111,7 +112,7 @@ def _to_go_on(job: Submission, output: str) -> str:
     worker = worker_command(job.spec.model, job.spec.adapter)
     return (
         f"`endmark resume {job.job_id}` and `{worker}` go on with it,"
-        f" `endmark export {job.job_id} -o {output}` writes what is done"
+        f" `endmark export {job.job_id} -o {shlex.quote(output)}` writes what is done"
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli.terminal import note
+from cli.terminal import counted, note
 from db.connection import Store
 from db.jobs import add_rows, begin_job, discard_submission, finish_submission
 from jobs.datasets import STDIN, Dataset, checked_rows, open_dataset, settle
@@ -109,7 +109,7 @@ def _rejects(dataset: str) -> Iterator[Callable[[Problem, str], None]]:
             yield reject
         if count:
             beside.replace(path)
-            note(f"{count:,} bad row{'s' if count > 1 else ''} left out, with reasons in `{path}`")
+            note(f"{counted(count, 'bad row')} left out, with reasons in `{path}`")
     except OSError as error:
         raise UsageError(
             f"cannot write `{path}`: {error.strerror}", hint="leave out `--skip-bad-rows`, or make room for it"

@@ -10,7 +10,7 @@ from cli.progress import counting
 from cli.ringing import ring_if_reachable
 from cli.session import opened
 from cli.submission import submit_dataset
-from cli.terminal import hint, note
+from cli.terminal import counted, hint, note
 from db.workers import list_workers
 
 
@@ -35,7 +35,7 @@ def submit(dataset: str, **options: Any) -> None:  # noqa: ANN401
         with counting("checked and stored") as on_progress:
             job = submit_dataset(store, dataset, spec, options, on_progress=on_progress)
         click.echo(job.job_id)
-        note(f"{job.total:,} row{'s' if job.total > 1 else ''} stored as job {job.job_id}")
+        note(f"{counted(job.total, 'row')} stored as job {job.job_id}")
         ring_if_reachable(settings, store, job.spec, job.keys)
         if not any((item.model, item.adapter) == spec.queue for item in list_workers(store)):
             hint(worker_hint(spec.model, spec.adapter))

@@ -1,0 +1,265 @@
+"""Commands around a job, as their user calls them, on a real database and a real broker; no worker runs."""
+
+import csv
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cli.main import main
+from db.connection import open_store
+from db.jobs import load_job
+from db.shards import claim
+from jobs.broker import ensure_broker
+from jobs.queue import waiting_messages
+from jobs.settings import Settings
+from jobs.vocabulary import JobState
+
+pytestmark = pytest.mark.integration
+
+ENDMARK = Path(sys.executable).with_name("endmark")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    for name in ("ENDMARK_DATABASE_URL", "ENDMARK_BROKER_URL", "ENDMARK_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ENDMARK_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def call(home, capfd):
+    """Run a command in this process; return its exit code, standard output and standard error."""
+
+    def run(*words):
+        code = main([str(word) for word in words])
+        return (code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def store(home):
+    with open_store(Settings.load().database_url) as store:
+        yield store
+
+
+def dataset(text, name="data.csv"):
+    Path(name).write_text(text, encoding="utf-8")
+    return name
+
+
+def submitted(call, text="id,prompt\n1,one\n2,two\n", *words):
+    code, out, err = call("submit", dataset(text), *words)
+    assert code == 0, err
+    assert out == out.strip() + "\n"
+    return out.strip()
+
+
+def test_submit_prints_the_id_alone_and_says_that_no_worker_serves(call, store):
+    code, out, err = call("submit", dataset("id,prompt\n1,one\n"), "--model", "some/model", "--priority", "3")
+    assert code == 0
+    job = load_job(store, out.strip())
+    assert (job.name, job.total, job.priority, job.columns) == ("data.csv", 1, 3, ("id", "prompt"))
+    assert job.spec.model == "some/model"
+    assert "hint: no worker serves" in err
+    assert "`endmark worker --model some/model`" in err
+
+
+def test_status_of_all_and_of_one(call):
+    assert "no jobs yet" in call("status")[2]
+    assert json.loads(call("status", "--json")[1]) == []
+    first, second = submitted(call, "prompt\nx\n", "--name", "one\x1b[2J"), submitted(call)
+    out, err = call("status")[1:]
+    assert [line.split()[0] for line in out.splitlines()] == ["JOB", second, first]
+    assert "\x1b" not in out
+    assert "`endmark worker`" in err
+    code, out, err = call("status", first[:6], "--json")
+    assert code == 0
+    assert err == ""
+    values = json.loads(out)
+    assert (values["id"], values["name"], values["state"], values["total"]) == (first, "one\x1b[2J", "queued", 1)
+    assert (values["pending"], values["workers"], values["eta_seconds"]) == (1, [], None)
+    assert "waiting for a worker" in call("status", "latest")[1]
+    code, _, err = call("status", "ffffffffff")
+    assert code == 1
+    assert err.startswith("error: no job `ffffffffff`")
+
+
+def test_nothing_is_stored_if_a_row_is_bad(call, store):
+    text = "id,prompt\n" + "".join(f"{row},{'ok' if row % 2 else ''}\n" for row in range(100))
+    code, out, err = call("submit", dataset(text))
+    assert (code, out) == (2, "")
+    assert "error: data.csv:2: column `prompt` is empty\ndata.csv:4:" in err
+    assert "… and 30 more" in err
+    assert call("status", "--json")[1] == "[]\n"
+    with store.reader.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM rows").scalar() == 0
+
+
+def test_nothing_is_stored_on_ctrl_c(store):
+    def stored():
+        with store.reader.connect() as connection:
+            return connection.exec_driver_sql("SELECT count(*) FROM rows").scalar()
+
+    process = subprocess.Popen([ENDMARK, "submit", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process.stdin.write("prompt,x\n" + "a prompt,1\n" * 5000)
+    process.stdin.flush()
+    deadline = time.monotonic() + 30
+    while not stored():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[0] == ""
+    assert process.returncode == 130
+    assert stored() == 0
+
+
+def test_bad_rows_are_left_out_on_request(call, store):
+    Path("data.csv").write_bytes(b"id,prompt\n1,ok\n2,\n3,\xff\n1,again\n4,fine\n")
+    code, out, err = call("submit", "data.csv", "--skip-bad-rows")
+    assert code == 0
+    assert load_job(store, out.strip()).total == 2
+    assert "3 bad rows left out, with reasons in `data.csv.rejected.csv`" in err
+    with Path("data.csv.rejected.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["line", "reason", "content"],
+        ["3", "column `prompt` is empty", "2,"],
+        ["4", "is not UTF-8: byte 0xff at column 3", "3,\udcff"],
+        ["5", "column `id`: `1` stands in a row before", "1,again"],
+    ]
+
+
+def test_a_dataset_without_bad_rows_leaves_no_rejects(call):
+    submitted(call, "prompt\nx\n", "--skip-bad-rows")
+    assert list(Path().glob("*rejected*")) == []
+
+
+def test_standard_input(home):
+    done = subprocess.run(
+        [ENDMARK, "submit", "-", "--template", "Say {word}"],
+        input='{"word": "a"}\n{"word": "ä"}\n',
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    with open_store(Settings.load().database_url) as store:
+        assert load_job(store, done.stdout.strip()).columns == ("word",)
+
+
+def test_messages_go_to_a_broker_that_runs(call):
+    settings = Settings.load()
+    with ensure_broker(settings) as broker:
+        job = submitted(call, "prompt\n" + "x\n" * 40)
+        assert waiting_messages(broker.url, "demo", None) == 3
+        assert call("pause", job)[0] == 0
+        assert call("resume", job)[0] == 0
+        assert waiting_messages(broker.url, "demo", None) == 6
+
+
+def test_status_works_with_the_broker_down(call, monkeypatch):
+    job = submitted(call)
+    monkeypatch.setenv("ENDMARK_BROKER_URL", "redis://:secret@127.0.0.1:1/0")
+    code, out, err = call("status", job)
+    assert code == 0
+    assert job in out
+    assert "the broker does not answer" in err
+    assert "secret" not in err
+    assert call("submit", "data.csv")[0] == 0
+
+
+def test_status_puts_expired_leases_back(call, store):
+    job = submitted(call)
+    assert claim(store, worker="gone:1", model="demo", adapter=None, lease_seconds=-1.0) is not None
+    assert json.loads(call("status", job, "--json")[1])["running"] == 0
+
+
+def test_pause_resume_and_cancel(call, store):
+    job = submitted(call)
+    code, _, err = call("pause", job)
+    assert code == 0
+    assert f"`endmark resume {job}`" in err
+    assert load_job(store, job).state is JobState.PAUSED
+    code, _, err = call("resume", job)
+    assert code == 0
+    assert "`endmark worker`" in err
+    assert load_job(store, job).state is JobState.QUEUED
+    code, _, err = call("cancel", job)
+    assert code == 0
+    assert "0 of 2 rows have a result" in err
+    assert load_job(store, job).state is JobState.CANCELLED
+    code, _, err = call("resume", job)
+    assert code == 1
+    assert "cancelled" in err
+
+
+def test_watch_ends_with_the_job(call):
+    job = submitted(call)
+    call("cancel", job)
+    code, out, _ = call("status", job, "--watch")
+    assert code == 0
+    assert "cancelled" in out
+
+
+def test_export_to_files_and_to_standard_output(call):
+    job = submitted(call, 'id,prompt\n1,"a ""b"", é\nc"\n')
+    code, out, err = call("export", job, "-o", "out.csv")
+    assert (code, out) == (0, "")
+    assert "1 row of job" in err
+    assert "1 row without a result yet" in err
+    written = Path("out.csv").read_bytes()
+    assert written.startswith(b"row,id,prompt,response,finish_reason,")
+    assert '\r\n0,1,"a ""b"", é\nc",,'.encode() in written
+    assert call("export", job, "-o", "-")[1].encode() == written
+    assert call("export", job, "-o", "out.jsonl")[0] == 0
+    assert json.loads(Path("out.jsonl").read_text())["prompt"] == 'a "b", é\nc'
+    assert call("export", job, "-o", "none.csv", "--only", "truncated")[0] == 0
+    assert len(Path("none.csv").read_text().splitlines()) == 1
+    code, _, err = call("export", job, "-o", "x", "--format", "xml")
+    assert code == 2
+    assert "unknown format `xml`" in err
+
+
+def test_a_reader_that_has_had_enough_is_no_error(call):
+    job = submitted(call, "prompt\n" + "x\n" * 20_000)
+    shell = f"{ENDMARK} export {job} -o - | head -1"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("row,prompt")
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_data_cannot_control_the_terminal(call):
+    job = submitted(call, "prompt\nx\x1b]0;title\x07\n")
+    reader, terminal = pty.openpty()
+    done = subprocess.run([ENDMARK, "export", job, "-o", "-"], stdout=terminal, stderr=subprocess.PIPE, check=True)
+    os.close(terminal)
+    screen = os.read(reader, 10_000)
+    os.close(reader)
+    assert b"x\\x1b]0;title\\x07" in screen
+    assert b"\x1b" not in screen + done.stderr
+
+
+def test_db_upgrade_makes_the_tables(call, monkeypatch, tmp_path):
+    monkeypatch.setenv("ENDMARK_DATABASE_URL", f"sqlite:///{tmp_path}/other.db")
+    code, out, err = call("db", "upgrade")
+    assert (code, out) == (0, "")
+    assert "is up to date" in err
+    assert call("status", "--json")[1] == "[]\n"
+
+
+def test_a_database_that_is_not_there_names_the_setting(call, monkeypatch):
+    monkeypatch.setenv("ENDMARK_DATABASE_URL", "postgresql://nobody:secret@127.0.0.1:1/none")
+    code, _, err = call("status")
+    assert code == 1
+    assert "ENDMARK_DATABASE_URL" in err
+    assert "secret" not in err

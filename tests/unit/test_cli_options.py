@@ -1,0 +1,97 @@
+"""From the options of a command line to the spec of a job."""
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from cli.options import build_spec, model_name, spec_options
+from jobs.errors import SpecError
+from jobs.settings import DEMO_MODEL
+from jobs.spec import GenerationSpec, Sampling
+from jobs.strategies import build_strategies
+
+pytestmark = pytest.mark.unit
+
+
+def spec_of(*words):
+    @click.command()
+    @spec_options
+    def command(**options):
+        return build_spec(options)
+
+    result = CliRunner().invoke(command, words, standalone_mode=False)
+    if result.exception:
+        raise result.exception
+    return result.return_value, result.stderr
+
+
+def test_the_defaults_are_those_of_the_spec():
+    spec, err = spec_of()
+    assert spec == GenerationSpec()
+    assert f"`{DEMO_MODEL}`" in err
+
+
+def test_every_option_reaches_the_spec():
+    spec, err = spec_of(
+        *("--model", "some/model", "--strategy", "stop:text=END", "--strategy", "soft-landing"),
+        *("--max-new-tokens", "7", "--temperature", "0.5", "--top-k", "4", "--top-p", "0.9", "--seed", "3"),
+        *("--system", "Be brief.", "--prompt-column", "q", "--template", "{q}?", "--trace"),
+    )
+    assert spec == GenerationSpec(
+        model="some/model",
+        strategies=build_strategies(["stop:text=END", "soft-landing"]),
+        max_new_tokens=7,
+        sampling=Sampling(temperature=0.5, top_k=4, top_p=0.9, seed=3),
+        system="Be brief.",
+        prompt_column="q",
+        template="{q}?",
+        trace=True,
+    )
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "strategies"),
+    [
+        (["--on-truncation", "keep"], ["baseline"]),
+        (["--on-truncation", "continue"], ["continue"]),
+        (["--on-truncation", "escalate", "--strategy", "soft-landing"], ["soft-landing", "escalate"]),
+        (["--on-truncation", "continue", "--strategy", "continue:times=5"], ["continue:times=5"]),
+    ],
+)
+def test_on_truncation_adds_its_strategy_once(words, strategies):
+    assert spec_of(*words)[0].strategies == build_strategies(strategies)
+
+
+def test_folders_are_stored_with_their_whole_path(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    spec, _ = spec_of("--model", "model", "--adapter", "./model")
+    assert spec.model == spec.adapter == str((tmp_path / "model").resolve())
+    assert model_name("some/hub-id") == "some/hub-id"
+    assert model_name("/on/another/host") == "/on/another/host"
+
+
+def test_the_name_of_the_bundled_model_is_no_folder(tmp_path, monkeypatch):
+    (tmp_path / DEMO_MODEL).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert model_name(DEMO_MODEL) == DEMO_MODEL
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--model", "./nowhere"],
+        ["--model", "~/nowhere-at-all"],
+        ["--model", ""],
+        ["--adapter", "nowhere"],
+        ["--strategy", "soft-landin"],
+        ["--temperature", "-1"],
+        ["--max-new-tokens", "0"],
+        ["--raw", "--system", "x"],
+    ],
+)
+def test_wrong_options_are_refused(words):
+    with pytest.raises(SpecError) as caught:
+        spec_of(*words)
+    assert str(caught.value)

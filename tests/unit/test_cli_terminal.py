@@ -1,0 +1,141 @@
+"""What reaches the terminal: progress, summaries, and text from data made harmless."""
+
+import io
+import sqlite3
+
+import pytest
+
+from cli.advice import worker_command
+from cli.failures import report
+from cli.progress import describe, duration, percent, what_it_does
+from cli.status_view import as_json, one_job, table_of_jobs
+from cli.summary import summary
+from cli.terminal import TerminalText, one_line, printable
+from jobs.errors import DatasetError, Interrupted, Problem
+from jobs.vocabulary import JobState, JobStatus, WorkerInfo
+
+pytestmark = pytest.mark.unit
+
+CONTRACT = (
+    "id name state model strategies total pending running succeeded failed cancelled finish_reasons ended_with_eos"
+    " truncated prompt_tokens completion_tokens tokens_per_second eta_seconds workers"
+).split()
+WORKER = WorkerInfo("host:12", "cpu", "demo", None, "packed", 120.5, heartbeat_age=3.2, shards=2)
+
+
+def status(**changes):
+    values = {
+        "id": "3f2a91c0",
+        "name": "prompts.csv",
+        "state": JobState.RUNNING,
+        "model": "demo",
+        "adapter": None,
+        "strategies": ("baseline",),
+        "total": 2000,
+        "pending": 900,
+        "running": 100,
+        "succeeded": 996,
+        "failed": 4,
+        "cancelled": 0,
+        "finish_reasons": {"eos": 596, "length": 400, "error": 4},
+        "ended_with_eos": 596,
+        "truncated": 400,
+        "prompt_tokens": 10_000,
+        "completion_tokens": 100_000,
+        "tokens_per_second": 1234.5,
+        "eta_seconds": 75.0,
+        "workers": (WORKER,),
+    }
+    return JobStatus(**{**values, **changes})
+
+
+def test_control_characters_become_escapes():
+    assert printable("a\x1b[31mb\x07\x9b\u202e\r") == "a\\x1b[31mb\\x07\\x9b\\u202e\\r"
+    assert printable("é 😀\tx\n漢\u200d") == "é 😀\tx\n漢\u200d"
+    assert printable("\udc80") == "\\udc80"
+
+
+def test_one_line():
+    assert one_line("a\n b\x1b  c") == "a b\\x1b c"
+    assert one_line("abcdef", 4) == "abc…"
+
+
+def test_standard_output_on_a_terminal_is_harmless():
+    screen = io.StringIO()
+    TerminalText(screen).write('1,"a\x1b]0;title\x07"\r\n')
+    assert screen.getvalue() == '1,"a\\x1b]0;title\\x07"\n'
+
+
+def test_progress_in_one_line():
+    assert describe(status()) == "1,000/2,000 rows, 1,234 tokens/s, EOS 60 %, truncated 40 %, 4 failed, 1:15 left"
+    fresh = status(succeeded=0, failed=0, eta_seconds=None)
+    assert describe(fresh) == "0/2,000 rows"
+    assert (percent(1, 3), percent(0, 0)) == ("33 %", "–")
+    assert (duration(9.6), duration(3661)) == ("0:10", "1:01:01")
+
+
+def test_what_a_job_does():
+    assert what_it_does(status()) == "running"
+    assert what_it_does(status(workers=())) == "waiting for a worker"
+    assert what_it_does(status(state=JobState.QUEUED, running=0, succeeded=0, failed=0)) == "queued"
+    assert what_it_does(status(state=JobState.COMPLETED_WITH_ERRORS)) == "completed with errors"
+
+
+def test_names_cannot_control_the_table():
+    text = table_of_jobs([status(name="a\x1b[2J\nb"), status(name="plain")])
+    heading, first, second = text.splitlines()
+    assert "\x1b" not in text
+    assert "a\\x1b[2J b" in first
+    assert heading.index("STATE") == first.index("running") == second.index("running")
+
+
+def test_one_job_lists_its_workers_while_it_runs():
+    text = one_job(status(adapter="/adapters/a"))
+    assert "596" in text
+    assert "/adapters/a" in text
+    assert "host:12" in text
+    assert "3 s ago" in text
+    assert "host:12" not in one_job(status(state=JobState.COMPLETED))
+
+
+def test_the_json_has_what_the_contract_names():
+    values = as_json(status())
+    assert set(CONTRACT) <= set(values)
+    assert values["workers"][0]["worker"] == "host:12"
+    assert values["finish_reasons"] == {"eos": 596, "length": 400, "error": 4}
+
+
+def test_the_summary():
+    lines = summary(status(), "out.csv").splitlines()
+    assert [line.split("  ")[0] for line in lines][:4] == ["rows", "complete", "truncated", "failed"]
+    assert "596 (60 %)" in lines[1]
+    assert "400 (40 %)" in lines[2]
+    assert "eos 596, length 400, error 4" in lines[4]
+    assert lines[-1].endswith("`out.csv`")
+
+
+def test_commands_are_quoted_for_the_shell():
+    assert worker_command("demo", None) == "endmark worker"
+    assert worker_command("/my models/a", "/b") == "endmark worker --model '/my models/a' --adapter /b"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (
+            DatasetError([Problem("x\x1b.csv", 3, "bad")], 2, hint="mend"),
+            2,
+            "error: x\\x1b.csv:3: bad\n… and 1 more\n\nhint: mend\n",
+        ),
+        (Interrupted("job x is paused", hint="resume"), 130, "interrupted: job x is paused\n\nhint: resume\n"),
+        (
+            sqlite3.OperationalError("disk is full"),
+            1,
+            "error: the database cannot be used: disk is full\n\nhint: ",
+        ),
+        (KeyError("x"), 1, "error: unexpected KeyError: 'x'\n\nhint: set ENDMARK_DEBUG=1"),
+    ],
+)
+def test_errors_as_text(error, code, text, capsys):
+    assert report(error) == code
+    assert capsys.readouterr().err.startswith(text)
