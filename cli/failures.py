@@ -11,6 +11,7 @@ from jobs.errors import EndmarkError, Interrupted
 
 _INTERRUPTED = 130
 _USAGE = 2
+_DEFECT = "set ENDMARK_DEBUG=1 to see where it happened; it is a defect of Endmark"
 
 
 def report(error: Exception) -> int:
@@ -31,11 +32,7 @@ def report(error: Exception) -> int:
     if isinstance(error, click.Abort):
         click.echo("interrupted", err=True)
         return _INTERRUPTED
-    text, hint = _database_failure(error) or (
-        f"unexpected {type(error).__name__}: {error}",
-        "set ENDMARK_DEBUG=1 to see where it happened; it is a defect of Endmark",
-    )
-    _say("error", text, hint)
+    _say("error", f"unexpected {type(error).__name__}: {error}", _DEFECT)
     return 1
 
 
@@ -61,18 +58,3 @@ def _hint(error: click.ClickException) -> str | None:
         return "did you mean " + " or ".join(f"`{name}`" for name in near) + "?"
     context = getattr(error, "ctx", None)
     return f"`{context.command_path} --help` shows how it is used" if context is not None else None
-
-
-def _database_failure(error: Exception) -> tuple[str, str] | None:
-    """Return message and hint for what a database driver raised in the middle of things, or None."""
-    import sqlite3
-
-    if type(error).__module__ == "sqlalchemy.exc" and hasattr(error, "orig"):
-        cause = error.orig
-    elif isinstance(error, sqlite3.Error) or type(error).__module__.startswith("psycopg"):
-        cause = error
-    else:
-        return None
-    reason = (str(cause).strip() or str(error)).splitlines()[0]
-    hint = "check ENDMARK_DATABASE_URL, that the server runs, and that there is room on the disk"
-    return f"the database cannot be used: {reason}", hint

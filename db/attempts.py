@@ -1,68 +1,19 @@
 """Storing finished attempts under a lease: all of a batch or nothing, each row once."""
 
 import struct
-import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, select, text
-from sqlalchemy.exc import DBAPIError
 
-from db.connection import Store, unreachable
+from db.connection import Store
+from db.job_states import row_lock
 from db.schema import COUNTERS
 from db.schema import attempts as attempts_table
+from db.transactions import write
 from jobs.errors import LeaseLost
-from jobs.vocabulary import Attempt, EosSource, FinishReason, Lease, Outcome
-
-_TRIES, _WAIT = 4, 0.2
-
-
-def commit(store: Store, lease: Lease, outcomes: Sequence[Outcome]) -> None:
-    """Store rows' attempts and count them, in one transaction.
-
-    Raises:
-        LeaseLost: the shard is another worker's now, or its job has been cancelled; nothing was written.
-        StoreError: the database cannot be reached.
-    """
-    for number in range(_TRIES):
-        try:
-            with store.writer.begin() as connection:
-                _write(store, connection, lease, outcomes, again=number > 0)
-            return
-        except DBAPIError as error:
-            if number + 1 == _TRIES:
-                raise unreachable(store, error) from error
-            time.sleep(_WAIT * 2**number)
-
-
-def _write(
-    store: Store, connection: Connection, lease: Lease, outcomes: Sequence[Outcome], *, again: bool
-) -> None:
-    """Write one batch; `again` where the reply to an earlier try was lost, which may have been stored."""
-    job, shard = lease.key.job_id, lease.key.shard
-    if again:
-        stored = _stored(connection, job, outcomes)
-        outcomes = [item for item in outcomes if (item.attempts[-1].row, item.round) not in stored]
-    counts = _count(outcomes)
-    changes = "".join(f", {name} = {name} + :{name}" for name in COUNTERS)
-    done = connection.execute(
-        text(
-            f"UPDATE shards SET updated_at = {store.now}{changes}"
-            " WHERE job_id = :job AND shard = :shard AND fence = :fence AND state = 'running'"
-        ),
-        {**counts, "job": job, "shard": shard, "fence": lease.fence},
-    )
-    if done.rowcount != 1:
-        raise LeaseLost(f"job {job} shard {shard} is held by another worker, or has been stopped")
-    values = [
-        _values(job, item.round, attempt, final=attempt is item.attempts[-1])
-        for item in outcomes
-        for attempt in item.attempts
-    ]
-    if values:
-        connection.execute(_UPSERT, values)
-
+from jobs.vocabulary import Attempt, EosSource, FinishReason, Lease, Outcome, ShardKey
 
 _NAMES = [column.name for column in attempts_table.columns]
 _UPSERT = text(
@@ -70,21 +21,45 @@ _UPSERT = text(
     " ON CONFLICT (job_id, row, attempt) DO UPDATE SET "
     + ", ".join(f"{name} = excluded.{name}" for name in _NAMES[3:])
 )
+_COUNTED = ", ".join(f"{name} = {name} + :{name}" for name in COUNTERS)
 
 
-def _stored(connection: Connection, job: str, outcomes: Sequence[Outcome]) -> set[tuple[int, int]]:
-    """Return (row, round) of the outcomes that an earlier try has stored."""
-    table = attempts_table.c
-    found = connection.execute(
-        select(table.row, table.round).where(
-            table.job_id == job, table.final, table.row.in_([item.attempts[-1].row for item in outcomes])
-        )
+def commit(store: Store, lease: Lease, outcomes: Sequence[Outcome]) -> None:
+    """Store rows' attempts and count them, in one transaction. What is stored already is not counted again.
+
+    Raises:
+        LeaseLost: the shard is another worker's now, or its job was cancelled or paused; nothing was written.
+        StoreError: the database cannot be used.
+    """
+
+    def work(connection: Connection) -> None:
+        _hold(store, connection, lease)
+        # After a commit whose reply was lost the same outcomes come again; under the lock that commit is over.
+        stored = _stored(connection, lease.key.job_id, outcomes)
+        fresh = [item for item in outcomes if (item.attempts[-1].row, item.round) not in stored]
+        if fresh:
+            count_outcomes(store, connection, lease.key, fresh)
+            insert_outcomes(connection, lease.key.job_id, fresh)
+
+    write(store, work)
+
+
+def _hold(store: Store, connection: Connection, lease: Lease) -> None:
+    """Lock the shard's row for the rest of the transaction, if the lease is still good."""
+    key = lease.key
+    held = connection.execute(
+        text(
+            "SELECT 1 FROM shards WHERE job_id = :job AND shard = :shard AND fence = :fence AND state = 'running'"
+            + row_lock(store)
+        ),
+        {"job": key.job_id, "shard": key.shard, "fence": lease.fence},
     )
-    return {(item.row, item.round) for item in found}
+    if held.scalar() is None:
+        raise LeaseLost(f"job {key.job_id} shard {key.shard} is held by another worker, or has been stopped")
 
 
-def _count(outcomes: Sequence[Outcome]) -> dict[str, int]:
-    """Return what the outcomes add to the shard's counters."""
+def count_outcomes(store: Store, connection: Connection, key: ShardKey, outcomes: Sequence[Outcome]) -> None:
+    """Add outcomes to their shard's counters."""
     counts: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
     for outcome in outcomes:
         attempt = outcome.attempts[-1]
@@ -97,23 +72,49 @@ def _count(outcomes: Sequence[Outcome]) -> dict[str, int]:
             counts[verdict.finish_reason.value] += 1
         counts["prompt_tokens"] += attempt.prompt_tokens
         counts["completion_tokens"] += attempt.completion_tokens
-    return dict(counts)
+    connection.execute(
+        text(f"UPDATE shards SET updated_at = {store.now}, {_COUNTED} WHERE job_id = :job AND shard = :shard"),
+        {**counts, "job": key.job_id, "shard": key.shard},
+    )
 
 
-def _values(job: str, number: int, attempt: Attempt, *, final: bool) -> dict[str, Any]:
+def insert_outcomes(connection: Connection, job_id: str, outcomes: Sequence[Outcome]) -> None:
+    """Store the attempts of outcomes, the last of each as final."""
+    connection.execute(
+        _UPSERT,
+        [
+            _values(job_id, outcome.round, attempt, final=attempt is outcome.attempts[-1])
+            for outcome in outcomes
+            for attempt in outcome.attempts
+        ],
+    )
+
+
+def _stored(connection: Connection, job_id: str, outcomes: Sequence[Outcome]) -> set[tuple[int, int]]:
+    """Return (row, round) of the outcomes that are stored already."""
+    table = attempts_table.c
+    found = connection.execute(
+        select(table.row, table.round).where(
+            table.job_id == job_id, table.final, table.row.in_([item.attempts[-1].row for item in outcomes])
+        )
+    )
+    return {(item.row, item.round) for item in found}
+
+
+def _values(job_id: str, number: int, attempt: Attempt, *, final: bool) -> dict[str, Any]:
     """Return an attempt as a row of its table."""
     verdict, trace = attempt.verdict, attempt.trace
     return {
-        "job_id": job,
+        "job_id": job_id,
         "row": attempt.row,
         "attempt": attempt.attempt,
         "round": number,
         "final": final,
-        "text": attempt.text.replace("\0", ""),  # Postgres stores no NUL
+        "text": _storable(attempt.text),
         "finish_reason": verdict.finish_reason.value,
         "eos_source": verdict.eos_source.value if verdict.eos_source else None,
-        "stop_sequence": verdict.stop_sequence,
-        "error": verdict.error,
+        "stop_sequence": _storable(verdict.stop_sequence) if verdict.stop_sequence is not None else None,
+        "error": _storable(verdict.error) if verdict.error is not None else None,
         "prompt_tokens": attempt.prompt_tokens,
         "completion_tokens": attempt.completion_tokens,
         "eos_prob_max": trace.prob_max,
@@ -123,3 +124,8 @@ def _values(job: str, number: int, attempt: Attempt, *, final: bool) -> dict[str
         "eos_probs": struct.pack(f"<{len(trace.probs)}e", *trace.probs) if trace.probs is not None else None,
         "strategies": attempt.strategies,
     }
+
+
+def _storable(words: str) -> str:
+    """Return text without what one of the databases cannot hold: NUL in Postgres, half characters in both."""
+    return words.replace("\0", "").encode("utf-8", "replace").decode("utf-8")

@@ -1,19 +1,29 @@
 """Opening the ledger: one engine to read, one to write, on SQLite or Postgres."""
 
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from db.failures import failure
+from db.file_systems import network_file_system
+from db.migrations import HEAD, migrate
 from jobs.errors import MissingDependency, SchemaError, StoreError
 
-HEAD = "0001"  # the newest migration
 _BUSY_WAIT = 30.0  # seconds that SQLite waits for another writer
-_NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "lustre", "beegfs"}
+# A server that is gone is noticed in seconds; a frozen worker's open transaction does not lock others out.
+_POSTGRES_LINK = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    "application_name": "endmark",
+}
+_FROZEN_AFTER = "15s"
 
 
 class Store:
@@ -51,20 +61,24 @@ def open_store(url: str, *, upgrade: bool | None = None) -> Store:
 
     Args:
         url: `sqlite:///FILE` or `postgresql://…`.
-        upgrade: whether to bring its schema up to date; by default only on a fresh SQLite file.
+        upgrade: whether to bring its schema up to date; by default only in a SQLite file without tables.
 
     Raises:
         StoreError: it cannot be reached, or lies on a file system on which SQLite loses data.
         SchemaError: its schema is not this program's.
+        MissingDependency: the driver for Postgres is not installed.
     """
-    parsed = _parse(url)
-    fresh = parsed.get_backend_name() == "sqlite" and _is_fresh(parsed)
-    store = Store(parsed)
+    store = Store(_parse(url))
     try:
-        if upgrade or (upgrade is None and fresh):
-            migrate(store)
-        else:
-            _check_schema(store)
+        version = _version(store)
+        if upgrade or (upgrade is None and store.dialect == "sqlite" and version == ""):
+            with store.writer.begin() as connection:
+                migrate(connection)
+        elif version != HEAD:
+            raise _other_version(version)
+    except DBAPIError as error:
+        store.close()
+        raise failure(store.url, error) from error
     except BaseException:
         store.close()
         raise
@@ -72,45 +86,28 @@ def open_store(url: str, *, upgrade: bool | None = None) -> Store:
 
 
 def upgrade(url: str) -> None:
-    """Bring the schema at the URL up to date."""
+    """Bring the schema at the URL up to date.
+
+    Raises:
+        StoreError: it cannot be reached, or lies on a file system on which SQLite loses data.
+        MissingDependency: the driver for Postgres is not installed.
+    """
     open_store(url, upgrade=True).close()
 
 
-def migrate(store: Store) -> None:
-    """Run the migrations that the store lacks."""
-    from alembic import command  # half a second of imports, needed once
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    try:
-        with store.writer.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-    except DBAPIError as error:
-        raise unreachable(store, error) from error
-
-
-def unreachable(store: Store, error: DBAPIError) -> StoreError:
-    """Return the error that says that the database did not do what was asked."""
-    reason = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
-    hint = "check ENDMARK_DATABASE_URL and that the server runs"
-    if store.dialect == "sqlite":
-        full = "full" in reason
-        hint = "free some disk space" if full else "check that the file and its folder can be written"
-    return StoreError(f"the database `{store.url.render_as_string()}` cannot be used: {reason}", hint=hint)
-
-
 def _parse(url: str) -> URL:
-    """Return the URL with the driver that Endmark uses."""
+    """Return the URL with the driver that Endmark uses; check the place of a SQLite file."""
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
     except ArgumentError as error:
-        raise StoreError(f"`{url}` is not a database URL", hint="sqlite:///FILE or postgresql://…") from error
+        raise StoreError(
+            "ENDMARK_DATABASE_URL is no database URL", hint="sqlite:///FILE or postgresql://…"
+        ) from error
     if backend == "sqlite":
+        _check_place(parsed)
         return parsed
-    if backend != "postgresql":
+    if backend not in ("postgresql", "postgres"):
         raise StoreError(f"the database `{backend}` is not supported", hint="use SQLite or Postgres")
     try:
         import psycopg  # noqa: F401
@@ -119,74 +116,70 @@ def _parse(url: str) -> URL:
     return parsed.set(drivername="postgresql+psycopg")
 
 
-def _is_fresh(url: URL) -> bool:
-    """Whether the SQLite file is not there yet or empty; make its folder."""
+def _check_place(url: URL) -> None:
+    """Make the folder of a SQLite file; refuse one where several processes cannot share it."""
     if not url.database or url.database == ":memory:":
         raise StoreError("a database in memory cannot be shared", hint="give a file: sqlite:///endmark.db")
     path = Path(url.database).absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        kind = _file_system(path.parent)
-        if kind in _NETWORK_FILE_SYSTEMS:
-            raise StoreError(
-                f"`{path}` lies on a network file system ({kind}), on which SQLite loses data",
-                hint="move ENDMARK_HOME to a local disk, or use Postgres",
-            )
-        return not path.exists() or path.stat().st_size == 0
+        kind = network_file_system(path.parent)
     except OSError as error:
-        raise StoreError(f"cannot use `{path}`: {error.strerror}", hint="set ENDMARK_HOME") from error
-
-
-def _file_system(folder: Path) -> str:
-    """Return the type of the file system that holds the folder; empty where it cannot be told."""
-    try:
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
-    except OSError:
-        return ""
-    best, kind = "", ""
-    real = os.path.realpath(folder)
-    for line in mounts:
-        _, point, name, *_ = line.split()
-        point = point.replace("\\040", " ")
-        if len(point) > len(best) and (real == point or real.startswith(point.rstrip("/") + "/")):
-            best, kind = point, name
-    return kind
-
-
-def _check_schema(store: Store) -> None:
-    """Refuse a schema that is not this program's."""
-    with_hint = "run `endmark db upgrade`"
-    try:
-        with store.reader.connect() as connection:
-            found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    except DBAPIError as error:
-        reason = str(error.orig)
-        if "alembic_version" in reason:
-            raise SchemaError("the database has no tables yet", hint=with_hint) from error
-        raise unreachable(store, error) from error
-    if found != HEAD:
-        older = found is None or found < HEAD
-        raise SchemaError(
-            f"the database's schema is version {found}, this program writes {HEAD}",
-            hint=with_hint if older else "upgrade Endmark",
+        raise StoreError(
+            f"cannot use the folder `{path.parent}`: {error.strerror}",
+            hint="name another place in ENDMARK_HOME or ENDMARK_DATABASE_URL",
+        ) from error
+    if kind is not None:
+        raise StoreError(
+            f"`{path}` lies on a network file system ({kind}), on which SQLite loses data",
+            hint="move ENDMARK_HOME to a local disk, or use Postgres by ENDMARK_DATABASE_URL",
         )
+
+
+def _version(store: Store) -> str:
+    """Return the version of the schema; empty if there are no tables at all."""
+    with store.reader.connect() as connection:
+        names = inspect(connection).get_table_names()
+        if "alembic_version" in names:
+            return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or "0000")
+    return "0000" if names and store.dialect == "sqlite" else ""
+
+
+def _other_version(version: str) -> SchemaError:
+    """Return the error for a schema that is not this program's."""
+    if not version:
+        return SchemaError("the database has no tables yet", hint="run `endmark db upgrade`")
+    return SchemaError(
+        f"the database's schema is version {version}, this program writes {HEAD}",
+        hint="run `endmark db upgrade`" if version < HEAD else "upgrade Endmark",
+    )
 
 
 def _engine(url: URL, *, writes: bool) -> Engine:
     """Return an engine; on SQLite with the settings without which writers lock each other out."""
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, pool_size=4, max_overflow=16)
+        link = {name: value for name, value in _POSTGRES_LINK.items() if name not in url.query}
+        engine = create_engine(url, pool_pre_ping=True, pool_size=4, max_overflow=16, connect_args=link)
+        if writes:
+            event.listen(engine, "connect", _limit_open_transactions)
+        return engine
     engine = create_engine(url, connect_args={"timeout": _BUSY_WAIT, "check_same_thread": False})
-
-    def connected(connection: Any, _record: Any) -> None:  # noqa: ANN401
-        connection.isolation_level = None  # the driver shall not begin transactions by itself
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    def begins(connection: Any) -> None:  # noqa: ANN401
-        # A plain BEGIN that writes later fails at once where another writer came first.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    event.listen(engine, "connect", connected)
-    event.listen(engine, "begin", begins)
+    event.listen(engine, "connect", _prepare_sqlite)
+    # A plain BEGIN that writes later fails at once where another writer came first.
+    begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     return engine
+
+
+def _limit_open_transactions(connection: Any, _record: Any) -> None:  # noqa: ANN401 - the driver's own
+    """Let the server end a transaction whose client has stopped in the middle of it."""
+    connection.autocommit = True
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{_FROZEN_AFTER}'")
+    connection.autocommit = False
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:  # noqa: ANN401 - the driver's own
+    """Set what every connection to SQLite needs; the driver shall not begin transactions by itself."""
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")

@@ -1,40 +1,31 @@
 """A shard's counters made again from its attempts, after rows were moved or asked again."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
 _SUMS = {
     "succeeded": "a.finish_reason <> 'error'",
     "failed": "a.finish_reason = 'error'",
-    "eos_natural": "a.eos_source = 'natural'",
-    "eos_boosted": "a.eos_source = 'boosted'",
-    "eos_forced": "a.eos_source = 'forced'",
+    "eos_natural": "a.finish_reason = 'eos' AND coalesce(a.eos_source, 'natural') = 'natural'",
+    "eos_boosted": "a.finish_reason = 'eos' AND coalesce(a.eos_source, 'natural') = 'boosted'",
+    "eos_forced": "a.finish_reason = 'eos' AND coalesce(a.eos_source, 'natural') = 'forced'",
     "stop_sequence": "a.finish_reason = 'stop_sequence'",
     "repetition": "a.finish_reason = 'repetition'",
     "length": "a.finish_reason = 'length'",
 }
+_TOKENS = ("prompt_tokens", "completion_tokens")
+_SELECTED = [f"coalesce(sum(CASE WHEN {what} THEN 1 ELSE 0 END), 0)" for what in _SUMS.values()]
+_SELECTED += [f"coalesce(sum(a.{name}), 0)" for name in _TOKENS]
+_RECOUNT = text(
+    f"UPDATE shards SET ({', '.join((*_SUMS, *_TOKENS))}) = (SELECT {', '.join(_SELECTED)} FROM rows r"
+    " JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.round = r.round AND a.final"
+    " WHERE r.job_id = shards.job_id AND r.row >= shards.first_row AND r.row < shards.end_row)"
+    " WHERE job_id = :job AND shard = :shard"
+)
 
 
-def recount(connection: Connection, job_id: str, shards: Iterable[int]) -> None:
+def recount(connection: Connection, job_id: str, shards: Sequence[int]) -> None:
     """Set the counters of these shards of a job."""
-    sums = ", ".join(
-        f"coalesce(sum(CASE WHEN {what} THEN 1 ELSE 0 END), 0) AS {name}" for name, what in _SUMS.items()
-    )
-    tokens = ", ".join(f"coalesce(sum(a.{name}), 0) AS {name}" for name in ("prompt_tokens", "completion_tokens"))
-    for shard in shards:
-        counted = connection.execute(
-            text(
-                f"SELECT {sums}, {tokens} FROM shards s"
-                " JOIN rows r ON r.job_id = s.job_id AND r.row >= s.first_row AND r.row < s.end_row"
-                " JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.round = r.round AND a.final"
-                " WHERE s.job_id = :job AND s.shard = :shard"
-            ),
-            {"job": job_id, "shard": shard},
-        ).one()
-        values = dict(counted._mapping)
-        changes = ", ".join(f"{name} = :{name}" for name in values)
-        connection.execute(
-            text(f"UPDATE shards SET {changes} WHERE job_id = :job AND shard = :shard"),
-            {**values, "job": job_id, "shard": shard},
-        )
+    if shards:
+        connection.execute(_RECOUNT, [{"job": job_id, "shard": shard} for shard in shards])

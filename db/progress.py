@@ -1,15 +1,19 @@
 """How far the jobs are: sums over shards, never over rows."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from db.connection import Store
 from db.schema import COUNTERS
-from db.workers import list_workers
+from db.transactions import reading
+from db.workers import list_workers, workers_for
 from jobs.errors import JobNotFound
 from jobs.spec import GenerationSpec
 from jobs.vocabulary import JobState, JobStatus, WorkerInfo
+
+__all__ = ["all_statuses", "job_status", "workers_for"]
 
 
 def job_status(store: Store, job_id: str) -> JobStatus:
@@ -17,6 +21,7 @@ def job_status(store: Store, job_id: str) -> JobStatus:
 
     Raises:
         JobNotFound: there is none of that id.
+        StoreError: the database cannot be used.
     """
     found = _read(store, "j.id = :job AND j.state <> 'submitting'", job=job_id)
     if not found:
@@ -25,42 +30,62 @@ def job_status(store: Store, job_id: str) -> JobStatus:
 
 
 def all_statuses(store: Store) -> list[JobStatus]:
-    """Return every job's progress, the newest first."""
+    """Return every job's progress, the newest first.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
     return _read(store, "j.state <> 'submitting'")
 
 
 def _read(store: Store, condition: str, **values: object) -> list[JobStatus]:
     """Return the progress of the jobs that the condition picks."""
     sums = ", ".join(f"coalesce(sum(s.{name}), 0) AS {name}" for name in COUNTERS)
+    without = "s.end_row - s.first_row - s.succeeded - s.failed"
     statement = (
         f"SELECT j.id, j.name, j.state, j.model, j.adapter, j.total, j.started_at, j.finished_at, {sums},"
-        " coalesce(sum(CASE WHEN s.state = 'running' THEN s.end_row - s.first_row - s.succeeded - s.failed"
-        f" ELSE 0 END), 0) AS running, max(s.updated_at) AS updated_at, {store.now} AS now,"
+        f" coalesce(sum(CASE WHEN s.state = 'running' THEN {without} ELSE 0 END), 0) AS running,"
+        f" coalesce(sum(CASE WHEN s.state = 'done' THEN {without} ELSE 0 END), 0) AS cancelled,"
+        f" coalesce(max(s.updated_at), {store.now}) AS updated_at,"
         " (SELECT spec FROM specs p WHERE p.job_id = j.id ORDER BY p.round DESC LIMIT 1) AS spec"
         f" FROM jobs j LEFT JOIN shards s ON s.job_id = j.id WHERE {condition}"
         " GROUP BY j.id, j.name, j.state, j.model, j.adapter, j.total, j.started_at, j.finished_at, j.created_at"
-        " ORDER BY j.created_at DESC"
+        " ORDER BY j.created_at DESC, j.id"
     )
-    with store.reader.connect() as connection:
+    with reading(store) as connection:
         found = connection.execute(text(statement), values).all()
+        shares = _shares(connection) if found else {}
     workers = list_workers(store) if found else []
-    return [_status(item, workers) for item in found]
+    return [_status(item, workers, shares) for item in found]
 
 
-def _status(item: Any, workers: list[WorkerInfo]) -> JobStatus:  # noqa: ANN401
+def _shares(connection: Connection) -> dict[tuple[str, str], float]:
+    """Return which share of a worker's running shards is of a job, by worker and job."""
+    found = connection.execute(
+        text(
+            "SELECT worker, job_id, count(*) AS shards FROM shards"
+            " WHERE state = 'running' AND worker IS NOT NULL GROUP BY worker, job_id"
+        )
+    ).all()
+    held: dict[str, int] = {}
+    for item in found:
+        held[item.worker] = held.get(item.worker, 0) + item.shards
+    return {(item.worker, item.job_id): item.shards / held[item.worker] for item in found}
+
+
+def _status(item: Any, workers: Sequence[WorkerInfo], shares: Mapping[tuple[str, str], float]) -> JobStatus:  # noqa: ANN401
     """Return one job's progress from its sums."""
     counts = {name: int(getattr(item, name)) for name in COUNTERS}
     state = JobState(item.state)
     finished = counts["succeeded"] + counts["failed"]
-    cancelled = item.total - finished if state is JobState.CANCELLED else 0
-    running = 0 if state.is_final else int(item.running)
-    pending = item.total - finished - cancelled - running
-    end = item.finished_at or item.now
-    seconds = float(end - item.started_at) if item.started_at else 0.0
+    cancelled, running = int(item.cancelled), int(item.running)
+    left = item.total - finished - cancelled
     eos = counts["eos_natural"] + counts["eos_boosted"] + counts["eos_forced"]
     reasons = {"eos": eos, **{name: counts[name] for name in ("stop_sequence", "repetition", "length")}}
     reasons |= {"error": counts["failed"], "cancelled": cancelled}
-    left = pending + running
+    reported = sum(w.tokens_per_second * shares.get((w.worker, item.id), 0.0) for w in workers)
+    speed = _speed(item, state, counts["completion_tokens"], reported)
+    tokens_left = counts["completion_tokens"] / finished * left if finished else 0.0
     return JobStatus(
         id=item.id,
         name=item.name,
@@ -69,7 +94,7 @@ def _status(item: Any, workers: list[WorkerInfo]) -> JobStatus:  # noqa: ANN401
         adapter=item.adapter,
         strategies=tuple(map(str, GenerationSpec.from_json(item.spec).strategies)),
         total=item.total,
-        pending=pending,
+        pending=left - running,
         running=running,
         succeeded=counts["succeeded"],
         failed=counts["failed"],
@@ -79,7 +104,17 @@ def _status(item: Any, workers: list[WorkerInfo]) -> JobStatus:  # noqa: ANN401
         truncated=counts["length"] + counts["repetition"],
         prompt_tokens=counts["prompt_tokens"],
         completion_tokens=counts["completion_tokens"],
-        tokens_per_second=counts["completion_tokens"] / seconds if seconds > 0 else 0.0,
-        eta_seconds=seconds / finished * left if finished and left and not state.is_final else None,
+        tokens_per_second=speed,
+        eta_seconds=tokens_left / speed if state is JobState.RUNNING and tokens_left and speed else None,
         workers=tuple(w for w in workers if (w.model, w.adapter) == (item.model, item.adapter)),
     )
+
+
+def _speed(item: Any, state: JobState, tokens: int, reported: float) -> float:  # noqa: ANN401
+    """Return tokens a second: what the workers report while a job runs, on average over it when it has ended."""
+    if state is JobState.RUNNING and reported:
+        return reported
+    if item.started_at is None or not (state.is_final or state is JobState.RUNNING):
+        return 0.0
+    seconds = float((item.finished_at if state.is_final else item.updated_at) - item.started_at)
+    return tokens / seconds if seconds > 0 else 0.0

@@ -30,6 +30,7 @@ jobs = Table(
     Column("columns", Text),  # JSON list; null while the job is being stored
     Column("total", BigInteger, nullable=False, server_default="0"),
     Column("created_at", Float(53), nullable=False),
+    Column("updated_at", Float(53), nullable=False),  # while it is being stored: by the newest rows; 0 if given up
     Column("started_at", Float(53)),
     Column("finished_at", Float(53)),
     Index("jobs_by_state", "state", "model"),
@@ -46,7 +47,7 @@ rows = Table(
     metadata,
     Column("job_id", String(16), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("row", BigInteger, primary_key=True),
-    Column("round", Integer, nullable=False, server_default="0"),  # in which it is to be answered
+    Column("round", Integer, nullable=False, server_default="0"),  # in which it is to be answered; -1 not at all
     Column("cells", Text, nullable=False),  # JSON list, in the order of the job's columns
 )
 COUNTERS = (

@@ -1,150 +1,195 @@
-"""Leases on shards: claim, heartbeat, release, finish, and what the reaper does about those left behind."""
+"""Leases on shards: claim, heartbeat, release, finish; and when their messages were sent.
+
+A claim that neither finishes nor releases its shard has died. A shard some of whose claims died is a suspect: it
+may hold a row that kills workers, and is given only to a worker that holds nothing else, so that no other shard
+dies with it again.
+"""
 
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
 from db.connection import Store
+from db.job_states import close_if_done, lock_job, row_lock
+from db.reaper import SPLIT_AFTER, SUSPECT_AFTER, reap
+from db.transactions import write
 from jobs.vocabulary import Lease, ShardKey
 
+__all__ = ["LEASE_SECONDS", "claim", "finish", "heartbeat", "mark_sent", "reap", "release"]
 LEASE_SECONDS = 90.0
+_MINE = "job_id = :job AND shard = :shard AND fence = :fence AND state = 'running'"
 
 
 def claim(
     store: Store, *, worker: str, model: str, adapter: str | None, lease_seconds: float = LEASE_SECONDS
 ) -> Lease | None:
-    """Take the fairest due shard of a model; None if none is due.
+    """Take the fairest due shard of a model; None if none is due for this worker.
 
     Of the jobs with a due shard the highest priority goes first, then the one with the fewest running shards,
-    then the oldest.
+    then the oldest. If that job has only suspects left, a worker that holds other shards gets nothing until it
+    is done with them.
+
+    Raises:
+        StoreError: the database cannot be used.
     """
-    due = f"(s.state = 'queued' OR (s.state = 'running' AND s.lease_until < {store.now}))"
-    skip = " FOR UPDATE SKIP LOCKED" if store.dialect == "postgresql" else ""
-    statement = (
-        f"UPDATE shards SET state = 'running', fence = fence + 1, attempts = attempts + 1, worker = :worker,"
-        f" lease_until = {store.now} + :seconds WHERE (job_id, shard) IN ("
-        "  SELECT s.job_id, s.shard FROM shards s WHERE s.job_id = ("
-        "    SELECT j.id FROM jobs j WHERE j.state IN ('queued', 'running') AND j.model = :model"
-        "    AND coalesce(j.adapter, '') = :adapter"
-        f"   AND EXISTS (SELECT 1 FROM shards s WHERE s.job_id = j.id AND {due})"
-        "    ORDER BY j.priority DESC,"
-        "      (SELECT count(*) FROM shards o WHERE o.job_id = j.id AND o.state = 'running'), j.created_at"
-        f"   LIMIT 1) AND {due} ORDER BY s.shard LIMIT 1{skip})"
-        " RETURNING job_id, shard, fence, first_row, end_row, attempts"
-    )
-    with store.writer.begin() as connection:
-        found = connection.execute(
-            text(statement),
-            {"worker": worker, "seconds": lease_seconds, "model": model, "adapter": adapter or ""},
-        ).one_or_none()
-        if found is None:
+    queue = {"model": model, "adapter": adapter or ""}
+
+    def work(connection: Connection) -> Lease | None:
+        held, deaths = _held_by(store, connection, worker)
+        if deaths >= SUSPECT_AFTER:
             return None
-        connection.execute(
-            text(
-                f"UPDATE jobs SET state = 'running', started_at = coalesce(started_at, {store.now})"
-                " WHERE id = :job AND state = 'queued'"
-            ),
-            {"job": found.job_id},
-        )
-    return Lease(ShardKey(found.job_id, found.shard), found.fence, found.first_row, found.end_row, found.attempts)
+        while (job_id := _fairest_job(store, connection, queue)) is not None:
+            found = _first_due(store, connection, job_id)
+            if found is None:
+                continue  # another claim was faster; the next look sees it
+            shard, deaths = found
+            if held and deaths >= SUSPECT_AFTER:
+                return None
+            return _take(store, connection, ShardKey(job_id, shard), worker, lease_seconds)
+        return None
+
+    return write(store, work)
 
 
 def heartbeat(store: Store, leases: Sequence[Lease], *, lease_seconds: float = LEASE_SECONDS) -> set[ShardKey]:
-    """Prolong the leases; return the shards that are no longer held."""
-    lost: set[ShardKey] = set()
-    with store.writer.begin() as connection:
-        for lease in leases:
+    """Prolong the leases; return the shards that are no longer held.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+
+    def work(connection: Connection) -> set[ShardKey]:
+        lost: set[ShardKey] = set()
+        for lease in sorted(leases, key=lambda lease: (lease.key.job_id, lease.key.shard)):
             done = connection.execute(
-                text(
-                    f"UPDATE shards SET lease_until = {store.now} + :seconds"
-                    " WHERE job_id = :job AND shard = :shard AND fence = :fence AND state = 'running'"
-                ),
+                text(f"UPDATE shards SET lease_until = {store.now} + :seconds WHERE {_MINE}"),
                 {"seconds": lease_seconds, **_named(lease)},
             )
             if done.rowcount != 1:
                 lost.add(lease.key)
-    return lost
+        return lost
+
+    return write(store, work) if leases else set()
 
 
 def release(store: Store, lease: Lease) -> None:
-    """Give a shard back unfinished; its claim does not count as one that died."""
-    with store.writer.begin() as connection:
+    """Give a shard back unfinished; its claim does not count as one that died.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+
+    def work(connection: Connection) -> None:
         connection.execute(
             text(
                 "UPDATE shards SET state = 'queued', fence = fence + 1, attempts = attempts - 1,"
-                " lease_until = NULL, sent_at = 0"
-                " WHERE job_id = :job AND shard = :shard AND fence = :fence AND state = 'running'"
+                f" lease_until = NULL, sent_at = 0 WHERE {_MINE}"
             ),
             _named(lease),
         )
+
+    write(store, work)
 
 
 def finish(store: Store, lease: Lease) -> None:
-    """Close a shard all of whose rows have a result; close the job with its last shard."""
-    with store.writer.begin() as connection:
-        done = connection.execute(
-            text(
-                "UPDATE shards SET state = 'done', lease_until = NULL"
-                " WHERE job_id = :job AND shard = :shard AND fence = :fence AND state = 'running'"
-            ),
-            _named(lease),
-        )
-        if done.rowcount == 1:
-            connection.execute(
-                text(
-                    "UPDATE jobs SET state = CASE WHEN (SELECT sum(failed) FROM shards WHERE job_id = :job) > 0"
-                    f" THEN 'completed_with_errors' ELSE 'completed' END, finished_at = {store.now}"
-                    " WHERE id = :job AND state IN ('queued', 'running')"
-                    " AND NOT EXISTS (SELECT 1 FROM shards WHERE job_id = :job AND state <> 'done')"
-                ),
-                {"job": lease.key.job_id},
-            )
+    """Close a shard all of whose rows have a result; close the job with its last shard.
 
-
-def reap(store: Store, *, resend_after: float = 60.0, window: int = 64) -> list[tuple[ShardKey, str, str | None]]:
-    """Put expired leases back, and return queued shards whose message is old, to be sent again.
-
-    Args:
-        resend_after: seconds after which a message counts as lost.
-        window: the most shards to return.
-
-    Returns:
-        Each shard with its job's model and adapter; they count as sent now.
+    Raises:
+        StoreError: the database cannot be used.
     """
-    with store.writer.begin() as connection:
-        connection.execute(
-            text(
-                "UPDATE shards SET state = 'queued', lease_until = NULL, sent_at = 0"
-                f" WHERE state = 'running' AND lease_until < {store.now}"
-            )
+
+    def work(connection: Connection) -> None:
+        state = lock_job(store, connection, lease.key.job_id)
+        done = connection.execute(
+            text(f"UPDATE shards SET state = 'done', lease_until = NULL WHERE {_MINE}"), _named(lease)
         )
-        found = connection.execute(
-            text(
-                "SELECT s.job_id, s.shard, j.model, j.adapter FROM shards s JOIN jobs j ON j.id = s.job_id"
-                f" WHERE s.state = 'queued' AND s.sent_at < {store.now} - :age"
-                " AND j.state IN ('queued', 'running')"
-                " ORDER BY j.priority DESC, j.created_at, s.shard LIMIT :window"
-            ),
-            {"age": resend_after, "window": window},
-        ).all()
-        keys = [ShardKey(item.job_id, item.shard) for item in found]
-        _mark(store, connection, keys)
-    return [(key, item.model, item.adapter) for key, item in zip(keys, found, strict=True)]
+        if done.rowcount == 1 and not state.is_final:
+            close_if_done(store, connection, lease.key.job_id)
+
+    write(store, work)
 
 
 def mark_sent(store: Store, keys: Sequence[ShardKey]) -> None:
-    """Note that messages for these shards have just been sent."""
-    with store.writer.begin() as connection:
-        _mark(store, connection, keys)
+    """Note that messages for these shards have just been sent.
 
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    values = [{"job": key.job_id, "shard": key.shard} for key in sorted(keys, key=lambda k: (k.job_id, k.shard))]
 
-def _mark(store: Store, connection: Connection, keys: Sequence[ShardKey]) -> None:
-    """Set when the shards' messages were sent."""
-    if keys:
+    def work(connection: Connection) -> None:
         connection.execute(
-            text(f"UPDATE shards SET sent_at = {store.now} WHERE job_id = :job AND shard = :shard"),
-            [{"job": key.job_id, "shard": key.shard} for key in keys],
+            text(f"UPDATE shards SET sent_at = {store.now} WHERE job_id = :job AND shard = :shard"), values
         )
+
+    if values:
+        write(store, work)
+
+
+def _due(store: Store) -> str:
+    """Return the condition of a shard `s` that may be claimed; one that is to be halved first is the reaper's."""
+    expired = f"s.state = 'running' AND s.lease_until < {store.now} AND s.attempts < {SPLIT_AFTER}"
+    return f"(s.state = 'queued' OR ({expired}))"
+
+
+def _held_by(store: Store, connection: Connection, worker: str) -> tuple[int, int]:
+    """Return how many shards a worker holds, and the most deaths that one of them has seen."""
+    found = connection.execute(
+        text(
+            "SELECT count(*), coalesce(max(attempts), 1) - 1 FROM shards"
+            f" WHERE state = 'running' AND worker = :worker AND lease_until >= {store.now}"
+        ),
+        {"worker": worker},
+    ).one()
+    return found[0], found[1]
+
+
+def _fairest_job(store: Store, connection: Connection, queue: dict[str, str]) -> str | None:
+    """Return the job whose turn it is, locked."""
+    found = connection.execute(
+        text(
+            "SELECT j.id FROM jobs j WHERE j.state IN ('queued', 'running') AND j.model = :model"
+            " AND coalesce(j.adapter, '') = :adapter"
+            f" AND EXISTS (SELECT 1 FROM shards s WHERE s.job_id = j.id AND {_due(store)})"
+            " ORDER BY j.priority DESC,"
+            " (SELECT count(*) FROM shards o WHERE o.job_id = j.id AND o.state = 'running'), j.created_at, j.id"
+            f" LIMIT 1{row_lock(store, of='j')}"
+        ),
+        queue,
+    )
+    return found.scalar()
+
+
+def _first_due(store: Store, connection: Connection, job_id: str) -> tuple[int, int] | None:
+    """Return the first due shard of a job, suspects last, locked; and how many of its claims have died."""
+    found = connection.execute(
+        text(
+            f"SELECT s.shard, s.attempts FROM shards s WHERE s.job_id = :job AND {_due(store)}"
+            f" ORDER BY s.attempts >= {SUSPECT_AFTER}, s.first_row LIMIT 1{row_lock(store, skip=True)}"
+        ),
+        {"job": job_id},
+    ).one_or_none()
+    return None if found is None else (found.shard, found.attempts)
+
+
+def _take(store: Store, connection: Connection, key: ShardKey, worker: str, seconds: float) -> Lease:
+    """Put a locked shard under a new fence; its job runs now."""
+    found = connection.execute(
+        text(
+            "UPDATE shards SET state = 'running', fence = fence + 1, attempts = attempts + 1, worker = :worker,"
+            f" lease_until = {store.now} + :seconds WHERE job_id = :job AND shard = :shard"
+            " RETURNING fence, first_row, end_row, attempts"
+        ),
+        {"job": key.job_id, "shard": key.shard, "worker": worker, "seconds": seconds},
+    ).one()
+    connection.execute(
+        text(
+            f"UPDATE jobs SET state = 'running', started_at = coalesce(started_at, {store.now})"
+            " WHERE id = :job AND state = 'queued'"
+        ),
+        {"job": key.job_id},
+    )
+    return Lease(key, found.fence, found.first_row, found.end_row, found.attempts)
 
 
 def _named(lease: Lease) -> dict[str, object]:

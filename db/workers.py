@@ -1,62 +1,89 @@
 """The worker processes, as each reports itself."""
 
-from sqlalchemy import text
+from typing import Any
+
+from sqlalchemy import Connection, text
 
 from db.connection import Store
+from db.transactions import reading, write
 from jobs.vocabulary import WorkerInfo, WorkerReport
 
 ALIVE_SECONDS = 60.0  # since its last report, for a worker to count as alive
+_FORGOTTEN_AFTER = 3600.0
+_COLUMNS = ("worker", "model", "adapter", "device", "weights", "tokens_per_second")
 
 
 def report_worker(store: Store, report: WorkerReport) -> None:
-    """Note that a worker is alive, and what it holds."""
-    with store.writer.begin() as connection:
-        connection.execute(
-            text(
-                "INSERT INTO workers (worker, model, adapter, device, weights, tokens_per_second, heartbeat)"
-                f" VALUES (:worker, :model, :adapter, :device, :weights, :speed, {store.now})"
-                " ON CONFLICT (worker) DO UPDATE SET model = excluded.model, adapter = excluded.adapter,"
-                " device = excluded.device, weights = excluded.weights,"
-                " tokens_per_second = excluded.tokens_per_second, heartbeat = excluded.heartbeat"
-            ),
-            {
-                "worker": report.worker,
-                "model": report.model,
-                "adapter": report.adapter,
-                "device": report.device,
-                "weights": report.weights,
-                "speed": report.tokens_per_second,
-            },
-        )
+    """Note that a worker is alive, and what it holds.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    changes = ", ".join(f"{name} = excluded.{name}" for name in (*_COLUMNS[1:], "heartbeat"))
+    statement = (
+        f"INSERT INTO workers ({', '.join(_COLUMNS)}, heartbeat)"
+        f" VALUES ({', '.join(':' + name for name in _COLUMNS)}, {store.now})"
+        f" ON CONFLICT (worker) DO UPDATE SET {changes}"
+    )
+    values = {name: getattr(report, name) for name in _COLUMNS}
+
+    def work(connection: Connection) -> None:
+        connection.execute(text(statement), values)
+
+    write(store, work)
 
 
 def remove_worker(store: Store, worker: str) -> None:
-    """Forget a worker that has ended."""
-    with store.writer.begin() as connection:
+    """Forget a worker that has ended.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+
+    def work(connection: Connection) -> None:
         connection.execute(text("DELETE FROM workers WHERE worker = :worker"), {"worker": worker})
+
+    write(store, work)
+
+
+def forget_silent_workers(store: Store) -> None:
+    """Forget workers that have not reported themselves for an hour."""
+
+    def work(connection: Connection) -> None:
+        connection.execute(
+            text(f"DELETE FROM workers WHERE heartbeat < {store.now} - :age"), {"age": _FORGOTTEN_AFTER}
+        )
+
+    write(store, work)
 
 
 def list_workers(store: Store, *, max_age: float = ALIVE_SECONDS) -> list[WorkerInfo]:
-    """Return the workers that have reported themselves within `max_age` seconds."""
-    with store.reader.connect() as connection:
+    """Return the workers that have reported themselves within `max_age` seconds.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    with reading(store) as connection:
         found = connection.execute(
             text(
-                f"SELECT w.*, {store.now} - w.heartbeat AS age,"
+                f"SELECT w.{', w.'.join(_COLUMNS)}, {store.now} - w.heartbeat AS heartbeat_age,"
                 " (SELECT count(*) FROM shards s WHERE s.worker = w.worker AND s.state = 'running') AS shards"
-                f" FROM workers w WHERE {store.now} - w.heartbeat <= :age ORDER BY w.worker"
+                f" FROM workers w WHERE w.heartbeat >= {store.now} - :age ORDER BY w.worker"
             ),
             {"age": max_age},
-        ).all()
-    return [
-        WorkerInfo(
-            worker=item.worker,
-            device=item.device,
-            model=item.model,
-            adapter=item.adapter,
-            weights=item.weights,
-            tokens_per_second=item.tokens_per_second,
-            heartbeat_age=float(item.age),
-            shards=item.shards,
-        )
-        for item in found
-    ]
+        ).mappings()
+        return [_info(item) for item in found]
+
+
+def workers_for(store: Store, model: str, adapter: str | None) -> list[WorkerInfo]:
+    """Return the workers alive that hold this model with this adapter.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    return [item for item in list_workers(store) if (item.model, item.adapter) == (model, adapter)]
+
+
+def _info(item: Any) -> WorkerInfo:  # noqa: ANN401 - a mapping of columns
+    """Return a worker as stored; the clock may have been put back since."""
+    return WorkerInfo(**{**item, "heartbeat_age": max(0.0, item["heartbeat_age"])})

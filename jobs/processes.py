@@ -13,6 +13,8 @@ from jobs.settings import Settings
 
 _PACKAGES = Path(__file__).resolve().parent.parent  # the folder that holds `jobs` and `worker`
 
+_LOGS_KEPT = 20
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
@@ -25,11 +27,12 @@ class WorkerOptions:
     trust_remote_code: bool = False
     grace: float = 30.0  # seconds that a drain gives the rows that run
     stall: float = 300.0  # seconds that one step of the engine may take
+    lease: float = 90.0  # seconds after which what a dead worker held is taken up again
 
     def arguments(self) -> list[str]:
         """Return these options as `python -m worker` reads them."""
         words = ["--model", self.model, "--gpus", self.gpus, "--weights", self.weights]
-        words += ["--grace", str(self.grace), "--stall", str(self.stall)]
+        words += ["--grace", str(self.grace), "--stall", str(self.stall), "--lease", str(self.lease)]
         if self.adapter is not None:
             words += ["--adapter", self.adapter]
         return [*words, "--trust-remote-code"] if self.trust_remote_code else words
@@ -54,6 +57,8 @@ def start_worker(settings: Settings, options: WorkerOptions) -> "WorkerProcess":
     """Start a worker that logs to a file under the home folder and ends when this process does."""
     folder = settings.home / "logs"
     folder.mkdir(parents=True, exist_ok=True)
+    for old in sorted(folder.glob("worker-*"))[:-_LOGS_KEPT]:
+        old.unlink(missing_ok=True)
     name = f"worker-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     log_path, report_path = folder / f"{name}.log", folder / f"{name}.failure"
     with log_path.open("ab") as log:

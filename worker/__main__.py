@@ -3,7 +3,6 @@
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 
 from jobs.broker import Broker, ensure_broker
 from jobs.errors import EndmarkError
@@ -45,7 +44,7 @@ def _supervise(arguments: Arguments, settings: Settings, broker: Broker) -> int:
     report = ["--report", str(arguments.report)] if arguments.report else []
     device = "cpu" if gpus is None else "cuda"
     command = worker_command(options, "--with-parent", "--device", device, *report, module="worker.app")
-    environment = worker_environment(replace(settings, broker_url=broker.url))
+    environment = worker_environment(settings)
 
     def revive() -> None:
         if broker.revive():

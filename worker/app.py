@@ -10,8 +10,10 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from celery import Celery
 from celery.exceptions import Ignore
@@ -19,8 +21,8 @@ from celery.worker import state
 from celery.worker.worker import WorkController
 
 from db.connection import Store, open_store
-from jobs.broker import find_broker
-from jobs.errors import BrokerError, EndmarkError, MessageRefused
+from jobs.broker import ensure_broker
+from jobs.errors import BrokerError, EndmarkError, MessageRefused, SchemaError, StoreError
 from jobs.processes import WorkerOptions, write_failure
 from jobs.queue import TASK_NAME, decode_message, make_app, queue_name, send_shards, waiting_messages
 from jobs.settings import Settings
@@ -34,10 +36,13 @@ from worker.service import Pace, Service
 from worker.supervisor import EXIT_CANNOT_START
 
 EXIT_ENGINE_BROKE = 71
+EXIT_SERVER_AWAY = 75
 _MESSAGES_WAITING = 64  # any one of them wakes an idle worker
+_SERVER_WAIT, _SERVER_PAUSE = 180.0, 3.0  # seconds for a database or broker that is away at the start
 _CLOSE_WAIT = 10.0  # seconds for Celery to close its connections, once all rows are stored
 
 log = logging.getLogger("worker")
+Reached = TypeVar("Reached")
 
 
 def main(words: Sequence[str]) -> int:
@@ -45,19 +50,45 @@ def main(words: Sequence[str]) -> int:
     arguments = parse(words)
     name = f"{socket.gethostname()}:{os.getpid()}"
     log_to_stderr(f"worker:{os.getpid()}")
+    orphaned = Orphaned()
+    if arguments.with_parent:
+        when_parent_ends(lambda: orphaned.action())
     try:
         settings = Settings.load()
-        broker_url = find_broker(settings)
-        if broker_url is None:
-            raise BrokerError("there is no broker", hint="start the worker with `endmark worker`")
-        with open_store(settings.database_url) as store:
-            service = _load_service(arguments, name, store, broker_url)
-            return consume(service, broker_url, arguments)
+        with (
+            _patiently(lambda: ensure_broker(settings)) as broker,
+            _patiently(lambda: open_store(settings.database_url)) as store,
+        ):
+            service = _load_service(arguments, name, store, broker.url)
+            return consume(service, broker.url, arguments, orphaned)
     except EndmarkError as error:
         log.error("cannot start: %s%s", error, f" (hint: {error.hint})" if error.hint else "")
         if arguments.report:
             write_failure(arguments.report, str(error), error.hint)
-        return EXIT_CANNOT_START
+        passing = isinstance(error, BrokerError | StoreError) and not isinstance(error, SchemaError)
+        return EXIT_SERVER_AWAY if passing else EXIT_CANNOT_START
+
+
+@dataclass(slots=True)
+class Orphaned:
+    """What to do when the parent has ended: while the model loads, there is nothing to put in order."""
+
+    action: Callable[[], None] = lambda: os._exit(0)
+
+
+def _patiently(reach: Callable[[], Reached]) -> Reached:
+    """Return what a server gives, waiting for one that is away: it may be restarting, as this process is."""
+    deadline = time.monotonic() + _SERVER_WAIT
+    while True:
+        try:
+            return reach()
+        except SchemaError:
+            raise
+        except (BrokerError, StoreError) as error:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("trying again: %s%s", error, f" (hint: {error.hint})" if error.hint else "")
+            time.sleep(_SERVER_PAUSE)
 
 
 def _load_service(arguments: Arguments, name: str, store: Store, broker_url: str) -> Service:
@@ -88,7 +119,7 @@ def _load_service(arguments: Arguments, name: str, store: Store, broker_url: str
         rows_at_once=loaded.engine.runner.max_rows,
         ring=lambda keys: ring(broker_url, options, keys),
         fatal=lambda: os._exit(EXIT_ENGINE_BROKE),
-        pace=Pace(stall=options.stall),
+        pace=Pace.of(options.lease, options.stall),
     )
 
 
@@ -99,7 +130,7 @@ def ring(broker_url: str, options: WorkerOptions, keys: Sequence[ShardKey]) -> N
         send_shards(broker_url, options.model, options.adapter, keys[:room])
 
 
-def consume(service: Service, broker_url: str, arguments: Arguments) -> int:
+def consume(service: Service, broker_url: str, arguments: Arguments, orphaned: Orphaned) -> int:
     """Take messages until drained; return the exit code."""
     options = arguments.options
     channel.install()
@@ -111,6 +142,7 @@ def consume(service: Service, broker_url: str, arguments: Arguments) -> int:
         without_mingle=True,
         without_heartbeat=True,
     )
+    service.start()
     draining = threading.Thread(target=_drain, args=(service, options.grace), name="drain", daemon=True)
 
     first = threading.Lock()  # a signal may come on the heels of the parent's end
@@ -129,9 +161,7 @@ def consume(service: Service, broker_url: str, arguments: Arguments) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, drain)
-    if arguments.with_parent:
-        when_parent_ends(stop_now)
-    service.start()
+    orphaned.action = stop_now
     worker.start()
     drain()  # already under way, unless Celery gave up by itself and has logged why
     draining.join()

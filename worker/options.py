@@ -37,6 +37,7 @@ def parse(words: Sequence[str]) -> Arguments:
     parser.add_argument(
         "--stall", type=float, default=_DEFAULT.stall, help="seconds that one step of the engine may take"
     )
+    parser.add_argument("--lease", type=float, default=_DEFAULT.lease, help=argparse.SUPPRESS)
     parser.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--report", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help=argparse.SUPPRESS)
@@ -49,5 +50,6 @@ def parse(words: Sequence[str]) -> Arguments:
         trust_remote_code=values.trust_remote_code,
         grace=values.grace,
         stall=values.stall,
+        lease=values.lease,
     )
     return Arguments(options, with_parent=values.with_parent, report=values.report, device=values.device)

@@ -29,12 +29,18 @@ log = logging.getLogger(__name__)
 class Pace:
     """How often things are done and how long they may take, in seconds."""
 
+    lease: float = 90.0
     heartbeat: float = 20.0
     report: float = 3.0
     reap: float = 15.0
     look: float = 5.0  # between looks into the ledger while no message comes
     stall: float = 300.0  # for one step of the engine
     flush: float = 20.0  # for the last outcomes, when the process ends
+
+    @classmethod
+    def of(cls, lease: float, stall: float) -> "Pace":
+        """Return the pace for leases of that length: a lease outlives three missed heartbeats."""
+        return cls(lease=lease, heartbeat=min(20.0, lease / 4), reap=min(15.0, lease / 4), stall=stall)
 
 
 class Service:
@@ -198,7 +204,8 @@ class Service:
         """Keep the leases, of shards that are still ours."""
         held = self._in_flight.shards()
         if held:
-            lost = shards.heartbeat(self._store, [shard.lease for shard in held])
+            leases = [shard.lease for shard in held]
+            lost = shards.heartbeat(self._store, leases, lease_seconds=self._pace.lease)
             for shard in held:
                 if shard.lease.key in lost:
                     self._lose(shard)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from sqlalchemy import text
 
 from db.connection import Store
+from db.transactions import reading
 
 Only = Literal["truncated", "failed", "complete"]
 COLUMNS = (
@@ -27,7 +28,8 @@ _QUERY = (
     "SELECT r.row, r.cells, a.text, a.finish_reason, a.eos_source, a.stop_sequence, a.prompt_tokens,"
     " a.completion_tokens, a.attempt, a.eos_prob_max, a.error FROM rows r"
     " LEFT JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.final"
-    " AND a.attempt = (SELECT max(attempt) FROM attempts b WHERE b.job_id = r.job_id AND b.row = r.row AND b.final)"
+    " AND a.attempt ="
+    " (SELECT max(attempt) FROM attempts b WHERE b.job_id = r.job_id AND b.row = r.row AND b.final)"
     " WHERE r.job_id = :job AND r.row >= :first AND r.row < :end ORDER BY r.row"
 )
 
@@ -48,7 +50,7 @@ def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk
         only: rows whose answer is truncated, that failed, or that have a complete answer; by default all.
         chunk: rows read at once.
     """
-    with store.reader.connect() as connection:
+    with reading(store) as connection:
         job = connection.execute(text("SELECT total, state FROM jobs WHERE id = :job"), {"job": job_id}).one()
         missing = "cancelled" if job.state == "cancelled" else None
         statement = text(_QUERY)

@@ -12,26 +12,36 @@ class SoftLanding(Strategy):
     summary = "raises EOS only where a sentence has just ended, and more the nearer the budget"
     why = "when answers must be complete: the best choice for most jobs"
     declared = (
-        Parameter("start", 0.5, "share of the budget from which sentence ends are favoured", 0.0, 1.0),
-        Parameter("firm", 0.8, "share from which the next sentence end is certain to be taken", 0.0, 1.0),
-        Parameter("power", 1.0, "shape of the rise: 1 straight, more is later and steeper", 0.01, 100.0),
+        Parameter("start", 0.6, "share of the budget from which sentence ends are favoured", 0.0, 1.0),
+        Parameter(
+            "firm",
+            0.8,
+            "share from which the next sentence end is certain to be taken; half-way from `start` to the end "
+            "where that begins later",
+            0.0,
+            1.0,
+        ),
+        Parameter("power", 2.0, "shape of the rise: 1 straight, more is later and steeper", 0.01, 100.0),
         Parameter("margin", 20.0, "score by which EOS leads the best other token from `firm` on", 0.0, 1e6),
     )
 
     def validate(self) -> None:
         """Check that the rise has room."""
-        start, firm = self.number("start"), self.number("firm")
-        if start >= firm:
+        start = self.number("start")
+        self.firm = self.number("firm")
+        if "firm" not in self.given and start >= self.firm:
+            self.firm = (start + 1) / 2
+        if start >= self.firm:
             raise SpecError(
-                f"strategy `soft-landing`: start={start:g} must be below firm={firm:g}",
-                hint=f"for example soft-landing:start={start:g},firm=1" if start < 1 else "soft-landing:start=0.5",
+                f"strategy `soft-landing`: start={start:g} must be below firm={self.firm:g}",
+                hint="leave `firm` out, and it follows `start`" if start < 1 else "for example start=0.9",
             )
 
     def score_numbers(self, budget: int) -> ScoreNumbers:
         """Return the ramp between the two shares of the budget."""
         return ScoreNumbers(
             start=self.number("start") * budget,
-            full=self.number("firm") * budget,
+            full=self.firm * budget,
             power=self.number("power"),
             margin=self.number("margin"),
             after_sentence=True,

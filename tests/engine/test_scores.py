@@ -36,7 +36,7 @@ def eos_reward(scores, eos, n, budget, start=0.8, power=1.0, margin=5.0):
     return ramped(scores, eos, ((n - first) / (full - first)) ** power, margin) if n > first else scores
 
 
-def soft_landing(scores, eos, n, budget, ended, start=0.5, firm=0.8, power=1.0, margin=20.0):
+def soft_landing(scores, eos, n, budget, ended, start=0.6, firm=0.8, power=2.0, margin=20.0):
     if not ended or n <= start * budget:
         return scores
     w = min(1.0, (n - start * budget) / (firm * budget - start * budget))

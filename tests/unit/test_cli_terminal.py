@@ -1,7 +1,6 @@
 """What reaches the terminal: progress, summaries, and text from data made harmless."""
 
 import io
-import sqlite3
 
 import pytest
 
@@ -11,7 +10,7 @@ from cli.progress import describe, duration, percent, what_it_does
 from cli.status_view import as_json, one_job, table_of_jobs
 from cli.summary import summary
 from cli.terminal import TerminalText, one_line, printable
-from jobs.errors import DatasetError, Interrupted, Problem
+from jobs.errors import DatasetError, Interrupted, Problem, StoreError
 from jobs.vocabulary import JobState, JobStatus, WorkerInfo
 
 pytestmark = pytest.mark.unit
@@ -129,9 +128,9 @@ def test_commands_are_quoted_for_the_shell():
         ),
         (Interrupted("job x is paused", hint="resume"), 130, "interrupted: job x is paused\n\nhint: resume\n"),
         (
-            sqlite3.OperationalError("disk is full"),
+            StoreError("the database is full", hint="free some"),
             1,
-            "error: the database cannot be used: disk is full\n\nhint: ",
+            "error: the database is full\n\nhint: free some\n",
         ),
         (KeyError("x"), 1, "error: unexpected KeyError: 'x'\n\nhint: set ENDMARK_DEBUG=1"),
     ],

@@ -31,7 +31,8 @@ REFUSED = {
     "eos-reward:start=nan": "must be at least 0 and at most 1",
     "eos-reward:margin=inf": "must be at least 0",
     "soft-landing:start=2": "must be at least 0 and at most 1",
-    "soft-landing:start=0.9": "start=0.9 must be below firm=0.8",
+    "soft-landing:start=0.9,firm=0.8": "start=0.9 must be below firm=0.8",
+    "soft-landing:start=1": "start=1 must be below firm=1",
     "soft-landing:start=1,firm=1": "start=1 must be below firm=1",
     "exp-decay:factor=0.9": "must be at least 1",
     "exp-decay:start_token=-3": "must be at least 0",
@@ -122,6 +123,20 @@ def test_a_composition_survives_the_store():
 def test_a_budget_below_one_is_refused():
     with pytest.raises(SpecError, match="max_new_tokens"):
         GenerationSpec(max_new_tokens=0)
+
+
+def test_the_firm_stretch_follows_a_late_start():
+    """`soft-landing:start=0.85` alone was once refused, `firm` being 0.8 by default."""
+    shares = {
+        text: (numbers.start, numbers.full)
+        for text in ("soft-landing", "soft-landing:start=0.7", "soft-landing:start=0.9")
+        for numbers in [score_numbers(build_strategies([text]), 100)]
+    }
+    assert shares == {
+        "soft-landing": (60, 80),
+        "soft-landing:start=0.7": (70, 80),
+        "soft-landing:start=0.9": (90, 95),
+    }
 
 
 def test_the_prompt_gets_its_instruction():

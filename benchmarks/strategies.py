@@ -1,0 +1,234 @@
+"""Compare all strategies on one model and one dataset: how answers end, how long they are, what a token costs.
+
+`python benchmarks/strategies.py` prints the table; with `--write` it goes into docs/strategies.md. The answers are
+made by the engine, rows going on or starting again as a worker would let them. Speed is measured apart: the same
+full batch makes the same number of steps under every strategy, with no row allowed to end, in interleaved rounds.
+"""
+
+import argparse
+import csv
+import itertools
+import random
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from jobs.prompts import RowRequest
+from jobs.sentences import ends_sentence
+from jobs.settings import DEMO_MODEL
+from jobs.spec import GenerationSpec, Sampling
+from jobs.strategies import build_strategies
+from jobs.vocabulary import Attempt, EosSource, FinishReason, StoredRow
+from worker.engine.engine import Engine
+from worker.engine.loader import LoadedEngine, load_engine
+from worker.engine.plan import DecodePlan, PrefillPlan, Runner, StepResult, Ticket
+from worker.engine.request import Request
+from worker.prompting import Prompt, Prompter
+from worker.rows import RowRun
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "strategies.md"
+BEGIN, END = "<!-- table: made by benchmarks/strategies.py -->\n", "<!-- /table -->"
+STRATEGIES = (
+    "baseline",
+    "soft-landing",
+    "eos-reward",
+    "exp-decay",
+    "eos-reward-published",
+    "concise",
+    'stop:text="\\n\\n"',
+    "no-loops",
+    "continue",
+    "escalate",
+    "concise;soft-landing;no-loops",
+)
+_BATCH = 64  # rows that are timed together
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the rows ended under one strategy; shares of all rows."""
+
+    natural: float
+    boosted: float
+    forced: float
+    truncated: float
+    sentence_end: float  # the text ends where a sentence ends
+    complete: float  # the same, and the row was not truncated
+    mean_tokens: float
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Return the column `prompt` of a CSV file."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [row["prompt"] for row in csv.DictReader(file)]
+
+
+def run_rows(loaded: LoadedEngine, spec: GenerationSpec, prompts: Sequence[str]) -> list[Attempt]:
+    """Run every prompt to its last attempt; return those, in order."""
+    prompter, engine = Prompter(loaded.tokenizer), loaded.engine
+    encoded = prompter.encode([Prompt(spec, RowRequest(prompt, None, {})) for prompt in prompts])
+    rows = [RowRun(StoredRow(index, (), 0, 0), prompt) for index, prompt in enumerate(encoded)]
+    for key, row in enumerate(rows):
+        engine.add(row.first_request(key))
+    while engine.has_work:
+        for finished in engine.step():
+            row = rows[finished.key]
+            row.conclude(finished)
+            following = row.next_request(finished, finished.key, prompter)
+            if following is not None:
+                engine.add(following)
+    return [row.attempts[-1] for row in rows]
+
+
+def judge(attempts: Sequence[Attempt]) -> Outcome:
+    """Return the shares of one strategy's rows."""
+
+    def share(wanted: Iterable[bool]) -> float:
+        return sum(wanted) / len(attempts)
+
+    def source(kind: EosSource) -> float:
+        return share(attempt.verdict.eos_source is kind for attempt in attempts)
+
+    whole = [ends_sentence(attempt.text) for attempt in attempts]
+    return Outcome(
+        natural=source(EosSource.NATURAL),
+        boosted=source(EosSource.BOOSTED),
+        forced=source(EosSource.FORCED),
+        truncated=share(attempt.verdict.truncated for attempt in attempts),
+        sentence_end=share(whole),
+        complete=share(
+            ends and attempt.verdict.finish_reason in (FinishReason.EOS, FinishReason.STOP_SEQUENCE)
+            for ends, attempt in zip(whole, attempts, strict=True)
+        ),
+        mean_tokens=statistics.mean(attempt.completion_tokens for attempt in attempts),
+    )
+
+
+class EndlessRunner:
+    """A runner whose answers never end: the device does its whole work, and the host is told other tokens."""
+
+    def __init__(self, runner: Runner, tokens: Sequence[int]) -> None:
+        self.page_size, self.num_pages, self.max_rows = runner.page_size, runner.num_pages, runner.max_rows
+        self.prefill_tokens, self.context, self.overlaps = runner.prefill_tokens, runner.context, runner.overlaps
+        self._runner = runner
+        self._tokens = itertools.cycle(tokens)
+
+    def launch(self, plan: PrefillPlan | DecodePlan) -> Ticket:
+        """Start the step."""
+        return self._runner.launch(plan)
+
+    def read(self, ticket: Ticket) -> StepResult:
+        """Return what the step sampled, its tokens replaced."""
+        result = self._runner.read(ticket)
+        return replace(result, token_ids=[next(self._tokens) for _ in result.token_ids])
+
+
+def time_rounds(loaded: LoadedEngine, prompts: Sequence[str], steps: int, rounds: int) -> dict[str, list[float]]:
+    """Return each strategy's tokens/s in every round; a round takes all of them, in another order each time."""
+    engine = loaded.engine
+    rng = random.Random(5)
+    plain = [token for token, data in enumerate(engine.vocabulary.token_bytes) if data.isalpha()]
+    tokens = [rng.choice(plain) for _ in range(9973)]
+    encoded = Prompter(loaded.tokenizer).encode(
+        [Prompt(GenerationSpec(), RowRequest(prompt, None, {})) for prompt in prompts[:_BATCH]]
+    )
+    speeds: dict[str, list[float]] = {text: [] for text in STRATEGIES}
+    for _ in range(rounds + 1):
+        for text in rng.sample(STRATEGIES, len(STRATEGIES)):
+            endless = Engine(EndlessRunner(engine.runner, tokens), engine.vocabulary, engine.eos_ids)
+            for key, prompt in enumerate(encoded):
+                endless.add(
+                    Request(
+                        key=key,
+                        prompt_token_ids=prompt.token_ids,
+                        max_new_tokens=steps,
+                        strategies=build_strategies([text]),
+                        stream=key,
+                    )
+                )
+            begin = time.perf_counter()
+            made = 0
+            while endless.has_work:
+                made += sum(finished.completion_tokens for finished in endless.step())
+            speeds[text].append(made / (time.perf_counter() - begin))
+    return {text: values[1:] for text, values in speeds.items()}  # the first round warms up
+
+
+def make_table(outcomes: dict[str, Outcome], speeds: dict[str, list[float]]) -> str:
+    """Return the table in Markdown."""
+    lines = [
+        "| strategy | natural EOS | boosted | forced | truncated | ends with a sentence | complete | mean tokens "
+        "| tokens/s to `baseline` |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for text, outcome in outcomes.items():
+        shares = (
+            outcome.natural,
+            outcome.boosted,
+            outcome.forced,
+            outcome.truncated,
+            outcome.sentence_end,
+            outcome.complete,
+        )
+        cells = [f"`{text}`", *(f"{share:.0%}" for share in shares), f"{outcome.mean_tokens:.0f}"]
+        if speeds:
+            ratios = [own / base for own, base in zip(speeds[text], speeds["baseline"], strict=True)]
+            cells.append(f"{statistics.median(ratios):.3f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_table(table: str, note: str) -> None:
+    """Put the table between its marks in the page."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{BEGIN}{table}\n{note}\n{END}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    """Run the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default=DEMO_MODEL)
+    parser.add_argument("--dataset", type=Path, default=ROOT / "examples" / "prompts.csv")
+    parser.add_argument("--max-new-tokens", type=int, default=160)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds; 0 leaves the speed out")
+    parser.add_argument("--steps", type=int, default=128, help="tokens of each row in a timed round")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--threads", type=int, default=1, help="of torch on a CPU; one is the steadiest")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    prompts = read_prompts(options.dataset)
+    loaded = load_engine(options.model, device=options.device)
+    outcomes = {}
+    for text in STRATEGIES:
+        spec = GenerationSpec(
+            model=options.model,
+            strategies=build_strategies([text]),
+            max_new_tokens=options.max_new_tokens,
+            sampling=Sampling(temperature=options.temperature),
+        )
+        outcomes[text] = judge(run_rows(loaded, spec, prompts))
+    speeds = time_rounds(loaded, prompts, options.steps, options.rounds) if options.rounds else {}
+    table = make_table(outcomes, speeds)
+    base = statistics.median(speeds["baseline"]) if speeds else 0.0
+    note = (
+        f"{len(prompts)} prompts, {options.max_new_tokens} new tokens, temperature {options.temperature:g}, model "
+        f"`{options.model}` on {options.device}. Speed: {_BATCH} rows of {options.steps} tokens, median of "
+        f"{options.rounds} rounds; `baseline` made {base:,.0f} tokens/s."
+    )
+    print(table)
+    print(note)
+    if options.write:
+        write_table(table, note)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""What a database says, as errors that name the fix."""
+
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, TimeoutError
+
+from jobs.errors import SchemaError, StoreError
+
+
+def failure(url: URL, error: DBAPIError | TimeoutError) -> StoreError:
+    """Return the error that says what the database did not do, and what helps."""
+    reason = _reason(error)
+    if isinstance(error, ProgrammingError) or "no such table" in reason or "no such column" in reason:
+        return SchemaError(
+            f"the database is not as this program knows it: {reason}", hint="run `endmark db upgrade`"
+        )
+    return StoreError(
+        f"the database `{url.render_as_string()}` cannot be used: {reason}",
+        hint=_fix(url.get_backend_name(), reason),
+    )
+
+
+def passes(error: DBAPIError | TimeoutError) -> bool:
+    """Whether the same work may succeed in a moment."""
+    return isinstance(error, OperationalError) and not _is_full(_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of what the driver said."""
+    said = str(getattr(error, "orig", None) or error).strip()
+    return said.splitlines()[0] if said else type(error).__name__
+
+
+def _fix(dialect: str, reason: str) -> str:
+    """Return what a user can do about it."""
+    if _is_full(reason):
+        return "make room on the disk; what is stored is kept"
+    if dialect != "sqlite":
+        return "check that the server runs, and ENDMARK_DATABASE_URL"
+    if "not a database" in reason or "malformed" in reason:
+        return "the file is damaged or not Endmark's: name another in ENDMARK_DATABASE_URL"
+    if "locked" in reason:
+        return "another process holds the file: end it, or use Postgres for many writers"
+    return "check that the file and its folder can be written"
+
+
+def _is_full(reason: str) -> bool:
+    """Whether the disk is full."""
+    return any(said in reason for said in ("is full", "No space left", "could not extend"))

@@ -1,0 +1,65 @@
+"""A job's state: looked up under a lock, and closed with its last shard.
+
+On Postgres whoever changes a job or closes a shard holds the job's row first and its shards' rows second, so that
+nobody waits in a circle and of two last shards that close at once one sees the other.
+"""
+
+from sqlalchemy import Connection, text
+
+from db.connection import Store
+from jobs.errors import JobNotFound
+from jobs.vocabulary import JobState
+
+
+def lock_job(store: Store, connection: Connection, job_id: str) -> JobState:
+    """Return a job's state; it stays so until the transaction ends.
+
+    Raises:
+        JobNotFound: there is no such job.
+    """
+    statement = "SELECT state FROM jobs WHERE id = :job AND state <> 'submitting'" + row_lock(store)
+    found = connection.execute(text(statement), {"job": job_id}).scalar()
+    if found is None:
+        raise JobNotFound(job_id)
+    return JobState(found)
+
+
+def row_lock(store: Store, *, of: str | None = None, skip: bool = False) -> str:
+    """Return the clause that locks the rows of a SELECT; SQLite has one writer and needs none.
+
+    Args:
+        of: the table of a join whose rows are locked.
+        skip: pass over rows that others hold.
+    """
+    if store.dialect == "sqlite":
+        return ""
+    return " FOR NO KEY UPDATE" + (f" OF {of}" if of else "") + (" SKIP LOCKED" if skip else "")
+
+
+def set_state(store: Store, connection: Connection, job_id: str, state: JobState) -> None:
+    """Set a job's state, and when it ended."""
+    finished = store.now if state.is_final else "NULL"
+    connection.execute(
+        text(f"UPDATE jobs SET state = :state, finished_at = {finished} WHERE id = :job"),
+        {"job": job_id, "state": state.value},
+    )
+
+
+def close_if_done(store: Store, connection: Connection, job_id: str) -> None:
+    """Give a job whose last shard is done its final state. The caller holds the job's lock."""
+    sums = connection.execute(
+        text(
+            "SELECT count(*) AS shards, coalesce(sum(CASE WHEN state = 'done' THEN 1 ELSE 0 END), 0) AS done,"
+            " coalesce(sum(failed), 0) AS failed,"
+            " coalesce(sum(end_row - first_row - succeeded - failed), 0) AS without"
+            " FROM shards WHERE job_id = :job"
+        ),
+        {"job": job_id},
+    ).one()
+    if sums.done < sums.shards:
+        return
+    if sums.without:  # cancelled before, and only some rows were asked again
+        state = JobState.CANCELLED
+    else:
+        state = JobState.COMPLETED_WITH_ERRORS if sums.failed else JobState.COMPLETED
+    set_state(store, connection, job_id, state)

@@ -1,0 +1,148 @@
+"""What the reaper does about work that was left behind: expired leases, lost messages, rows that kill workers."""
+
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from db.attempts import count_outcomes, insert_outcomes
+from db.connection import Store
+from db.counting import recount
+from db.job_states import close_if_done, lock_job, row_lock
+from db.rows import UNFINISHED
+from db.submission import discard_abandoned
+from db.transactions import reading, write
+from db.workers import forget_silent_workers
+from jobs.vocabulary import Attempt, FinishReason, Outcome, ShardKey, Verdict
+
+SUSPECT_AFTER = 2  # claims that died, after which a shard is run alone
+SPLIT_AFTER = 3  # claims that died, after which it is halved
+_LONE_DEATHS = 3  # claims of one row alone that died, after which the row has failed
+
+
+def reap(store: Store, *, resend_after: float = 60.0, window: int = 64) -> list[tuple[ShardKey, str, str | None]]:
+    """Put expired leases back, halve shards that kill workers, and return queued shards whose message is old.
+
+    Args:
+        resend_after: seconds after which a message counts as lost.
+        window: the most shards to return.
+
+    Returns:
+        Each shard to be sent again with its job's model and adapter; they count as sent now.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    write(store, lambda connection: _requeue_expired(store, connection))
+    with reading(store) as connection:
+        deadly = connection.execute(
+            text(f"SELECT s.job_id, s.shard FROM shards s WHERE {_deadly(store)} ORDER BY s.job_id, s.shard")
+        ).all()
+    for job_id, shard in deadly:
+        key = ShardKey(job_id, shard)
+        write(store, lambda connection, key=key: _narrow(store, connection, key))  # type: ignore[misc]
+    discard_abandoned(store)
+    forget_silent_workers(store)
+    return write(store, lambda connection: _due_again(store, connection, resend_after, window))
+
+
+def _requeue_expired(store: Store, connection: Connection) -> None:
+    """Put shards back whose worker has not been heard of."""
+    connection.execute(
+        text(
+            "UPDATE shards SET state = 'queued', lease_until = NULL, sent_at = 0 WHERE (job_id, shard) IN"
+            " (SELECT job_id, shard FROM shards WHERE state = 'running'"
+            f" AND lease_until < {store.now} AND attempts < {SPLIT_AFTER}{row_lock(store, skip=True)})"
+        )
+    )
+
+
+def _deadly(store: Store) -> str:
+    """Return the condition of a shard `s` that has killed its workers."""
+    return f"s.state = 'running' AND s.lease_until < {store.now} AND s.attempts >= {SPLIT_AFTER}"
+
+
+def _narrow(store: Store, connection: Connection, key: ShardKey) -> None:
+    """Halve a shard that has killed its workers; if one row is left alone in it, let that row fail in the end."""
+    lock_job(store, connection, key.job_id)
+    named = {"job": key.job_id, "shard": key.shard}
+    found = connection.execute(
+        text(
+            f"SELECT s.* FROM shards s WHERE s.job_id = :job AND s.shard = :shard AND {_deadly(store)}"
+            f"{row_lock(store, skip=True)}"
+        ),
+        named,
+    ).one_or_none()
+    if found is None:
+        return  # another reaper was faster, or its worker lives after all
+    left = connection.execute(
+        text(UNFINISHED), {"job": key.job_id, "first": found.first_row, "end": found.end_row}
+    ).all()
+    state, attempts = "queued", found.attempts
+    if len(left) > 1:
+        _split(connection, found, left[len(left) // 2].row)
+        attempts = SUSPECT_AFTER
+    elif left and attempts >= SUSPECT_AFTER + _LONE_DEATHS:
+        _fail_row(store, connection, found, left[0])
+        state = "done"
+    elif not left:
+        attempts = 0  # they died between its last row and its end
+    connection.execute(
+        text(
+            "UPDATE shards SET state = :state, attempts = :attempts, lease_until = NULL, sent_at = 0,"
+            " fence = fence + 1 WHERE job_id = :job AND shard = :shard"
+        ),
+        {**named, "state": state, "attempts": attempts},
+    )
+    if state == "done":
+        close_if_done(store, connection, key.job_id)
+
+
+def _split(connection: Connection, found: Any, middle: int) -> None:  # noqa: ANN401 - a row of `shards`
+    """Cut a shard in two before a row; both are suspects."""
+    connection.execute(
+        text(
+            "INSERT INTO shards (job_id, shard, first_row, end_row, state, attempts) SELECT :job, max(shard) + 1,"
+            " :first, :end, 'queued', :attempts FROM shards WHERE job_id = :job"
+        ),
+        {"job": found.job_id, "first": middle, "end": found.end_row, "attempts": SUSPECT_AFTER},
+    )
+    connection.execute(
+        text("UPDATE shards SET end_row = :middle WHERE job_id = :job AND shard = :shard"),
+        {"job": found.job_id, "shard": found.shard, "middle": middle},
+    )
+    halves = connection.execute(
+        text("SELECT shard FROM shards WHERE job_id = :job AND (shard = :shard OR first_row = :middle)"),
+        {"job": found.job_id, "shard": found.shard, "middle": middle},
+    )
+    recount(connection, found.job_id, list(halves.scalars()))
+
+
+def _fail_row(store: Store, connection: Connection, found: Any, row: Any) -> None:  # noqa: ANN401 - rows of `shards` and `UNFINISHED`
+    """Store that a row has failed because no worker survives it."""
+    error = f"the worker died on this row {_LONE_DEATHS} times, while it ran no other"
+    verdict = Verdict(FinishReason.ERROR, error=error)
+    attempt = Attempt(row.row, row.attempts + 1, "", verdict, prompt_tokens=0, completion_tokens=0)
+    outcomes = [Outcome(row.round, (attempt,))]
+    count_outcomes(store, connection, ShardKey(found.job_id, found.shard), outcomes)
+    insert_outcomes(connection, found.job_id, outcomes)
+
+
+def _due_again(
+    store: Store, connection: Connection, resend_after: float, window: int
+) -> list[tuple[ShardKey, str, str | None]]:
+    """Return queued shards whose message is old, and note that they are sent now."""
+    found = connection.execute(
+        text(
+            "SELECT s.job_id, s.shard, j.model, j.adapter FROM shards s JOIN jobs j ON j.id = s.job_id"
+            f" WHERE s.state = 'queued' AND s.sent_at < {store.now} - :age AND j.state IN ('queued', 'running')"
+            " ORDER BY j.priority DESC, j.created_at, s.job_id, s.first_row LIMIT :window"
+            + row_lock(store, of="s", skip=True)
+        ),
+        {"age": resend_after, "window": window},
+    ).all()
+    if found:
+        connection.execute(
+            text(f"UPDATE shards SET sent_at = {store.now} WHERE job_id = :job AND shard = :shard"),
+            [{"job": item.job_id, "shard": item.shard} for item in found],
+        )
+    return [(ShardKey(item.job_id, item.shard), item.model, item.adapter) for item in found]

@@ -1,0 +1,190 @@
+"""Storing a job in steps that nobody sees until the last one."""
+
+import json
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from db.connection import Store
+from db.job_states import close_if_done
+from db.transactions import reading, write
+from jobs.errors import StoreError
+from jobs.spec import GenerationSpec
+from jobs.vocabulary import JobState, ShardKey
+
+ABANDONED_AFTER = 24 * 3600.0  # seconds without a new row, after which whoever stored the job is gone
+_DELETED_AT_ONCE = 5000  # rows; more would keep other writers waiting
+
+
+def begin_job(store: Store, *, name: str, spec: GenerationSpec, priority: int = 0) -> str:
+    """Make a job that takes rows and that nobody sees yet; return its id."""
+    job_id = secrets.token_hex(4)
+
+    def work(connection: Connection) -> None:
+        connection.execute(
+            text(
+                "INSERT INTO jobs (id, name, state, priority, model, adapter, created_at, updated_at)"
+                f" VALUES (:id, :name, :state, :priority, :model, :adapter, {store.now}, {store.now})"
+            ),
+            {
+                "id": job_id,
+                "name": name,
+                "state": JobState.SUBMITTING.value,
+                "priority": priority,
+                "model": spec.model,
+                "adapter": spec.adapter,
+            },
+        )
+        add_spec(connection, job_id, 0, spec)
+
+    write(store, work, repeatable=False)
+    return job_id
+
+
+def add_spec(connection: Connection, job_id: str, number: int, spec: GenerationSpec) -> None:
+    """Store the spec of a round."""
+    connection.execute(
+        text("INSERT INTO specs (job_id, round, spec) VALUES (:job, :round, :spec)"),
+        {"job": job_id, "round": number, "spec": spec.to_json()},
+    )
+
+
+def add_rows(store: Store, job_id: str, first_row: int, cells: Sequence[str]) -> None:
+    """Store rows in one transaction.
+
+    Args:
+        first_row: the number of the first of them.
+        cells: for each row the JSON list of its cells.
+
+    Raises:
+        StoreError: the database cannot be used, or the job is no longer being stored.
+    """
+    numbered = [(job_id, row, text_of_row) for row, text_of_row in enumerate(cells, first_row)]
+
+    def work(connection: Connection) -> None:
+        _touch(store, connection, job_id)
+        if store.dialect == "postgresql":
+            _copy(connection, numbered)
+        elif numbered:
+            connection.exec_driver_sql("INSERT INTO rows (job_id, row, cells) VALUES (?, ?, ?)", numbered)
+
+    write(store, work, repeatable=False)
+
+
+def finish_submission(
+    store: Store, job_id: str, *, columns: Sequence[str], total: int, shard_size: int
+) -> list[ShardKey]:
+    """Cut the stored rows into shards and queue the job, or complete one that has no rows; return the shards.
+
+    Raises:
+        StoreError: the database cannot be used, or the job is no longer being stored.
+    """
+    bounds = [(begin, min(begin + shard_size, total)) for begin in range(0, total, shard_size)]
+    values = [
+        {"job": job_id, "shard": shard, "first": first, "end": end} for shard, (first, end) in enumerate(bounds)
+    ]
+
+    def work(connection: Connection) -> None:
+        _touch(store, connection, job_id)
+        if values:
+            connection.execute(
+                text(
+                    "INSERT INTO shards (job_id, shard, first_row, end_row, state)"
+                    " VALUES (:job, :shard, :first, :end, 'queued')"
+                ),
+                values,
+            )
+        connection.execute(
+            text("UPDATE jobs SET state = 'queued', columns = :columns, total = :total WHERE id = :job"),
+            {"job": job_id, "columns": json.dumps(list(columns), ensure_ascii=False), "total": total},
+        )
+        if not values:
+            close_if_done(store, connection, job_id)
+
+    write(store, work, repeatable=False)
+    return [ShardKey(job_id, shard) for shard in range(len(bounds))]
+
+
+def discard_submission(store: Store, job_id: str) -> None:
+    """Forget a job that was being stored, with its rows."""
+
+    def give_up(connection: Connection) -> None:
+        connection.execute(
+            text("UPDATE jobs SET updated_at = 0 WHERE id = :job AND state = 'submitting'"), {"job": job_id}
+        )
+
+    write(store, give_up)
+    while write(store, lambda connection: _delete_some(connection, job_id)):
+        pass
+
+
+def discard_abandoned(store: Store) -> None:
+    """Delete some rows of a job whose storing was broken off; the job goes with the last of them."""
+    with reading(store) as connection:
+        found = connection.execute(
+            text(
+                "SELECT id FROM jobs WHERE state = 'submitting'"
+                f" AND updated_at < {store.now} - :age ORDER BY updated_at LIMIT 1"
+            ),
+            {"age": ABANDONED_AFTER},
+        ).scalar()
+    if found is None:
+        return
+
+    def work(connection: Connection) -> None:
+        # From here on whoever stored it is refused, should it still live.
+        taken = connection.execute(
+            text(
+                "UPDATE jobs SET updated_at = 0 WHERE id = :job AND state = 'submitting'"
+                f" AND updated_at < {store.now} - :age"
+            ),
+            {"job": found, "age": ABANDONED_AFTER},
+        )
+        if taken.rowcount:
+            _delete_some(connection, found)
+
+    write(store, work)
+
+
+def _touch(store: Store, connection: Connection, job_id: str) -> None:
+    """Note that the job is still being stored."""
+    done = connection.execute(
+        text(
+            f"UPDATE jobs SET updated_at = {store.now} WHERE id = :job AND state = 'submitting' AND updated_at > 0"
+        ),
+        {"job": job_id},
+    )
+    if done.rowcount != 1:
+        raise StoreError(f"job `{job_id}` is no longer being stored", hint="submit the dataset again")
+
+
+def _copy(connection: Connection, numbered: Sequence[tuple[str, int, str]]) -> None:
+    """Store rows by Postgres's COPY."""
+    link: Any = connection.connection  # psycopg's, whose cursors SQLAlchemy does not describe
+    error_class = connection.dialect.loaded_dbapi.Error
+    try:
+        with link.cursor() as cursor, cursor.copy("COPY rows (job_id, row, cells) FROM STDIN") as copy:
+            for item in numbered:
+                copy.write_row(item)
+    except error_class as error:  # past SQLAlchemy, which would have wrapped it
+        raise DBAPIError.instance("COPY rows", None, error, error_class, dialect=connection.dialect) from error
+
+
+def _delete_some(connection: Connection, job_id: str) -> bool:
+    """Delete some rows of a job that has been given up, or the job itself; return whether rows may be left."""
+    values = {"job": job_id, "most": _DELETED_AT_ONCE}
+    done = connection.execute(
+        text(
+            "DELETE FROM rows WHERE job_id = :job AND row IN"
+            " (SELECT row FROM rows WHERE job_id = :job ORDER BY row LIMIT :most)"
+            " AND EXISTS (SELECT 1 FROM jobs WHERE id = :job AND state = 'submitting')"
+        ),
+        values,
+    )
+    if done.rowcount == _DELETED_AT_ONCE:
+        return True
+    connection.execute(text("DELETE FROM jobs WHERE id = :job AND state = 'submitting'"), values)
+    return False

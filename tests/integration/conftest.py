@@ -1,0 +1,40 @@
+"""The ledger on both databases: every test that takes `store` or `database_url` runs on SQLite and on Postgres."""
+
+import pytest
+
+from db.connection import open_store, upgrade
+from tests.integration.postgres_server import PostgresServer
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    server = PostgresServer()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres):
+    """The name of a database with Endmark's tables, to be copied."""
+    url = postgres.create()
+    upgrade(url)
+    return url.partition("?")[0].rpartition("/")[2]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def dialect(request):
+    return request.param
+
+
+@pytest.fixture
+def database_url(dialect, tmp_path, request):
+    """A database with tables and nothing in them."""
+    if dialect == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    return request.getfixturevalue("postgres").create(request.getfixturevalue("postgres_template"))
+
+
+@pytest.fixture
+def store(database_url):
+    with open_store(database_url) as opened:
+        yield opened

@@ -1,0 +1,90 @@
+"""Every row exactly one final result, equal to the undisturbed run's, whatever happens to the processes."""
+
+import time
+
+import pytest
+from sqlalchemy import text
+
+from tests.integration.chaos import LEASE, Chaos
+from tests.integration.tiny_model import save_tiny_model
+
+pytestmark = pytest.mark.integration
+
+ROWS = 2000
+OPTIONS = {"max_new_tokens": 40}
+FAULTS = 6
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(save_tiny_model(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, model):
+    """The results of a run that nothing happens to."""
+    chaos = Chaos(tmp_path_factory.mktemp("calm"), model, seed=0)
+    try:
+        chaos.wait_for_workers(1)
+        return chaos.run(chaos.submit(ROWS, **OPTIONS), count=0)
+    finally:
+        chaos.close()
+
+
+def check(folder, model, undisturbed, seed):
+    chaos = Chaos(folder, model, seed)
+    try:
+        chaos.wait_for_workers()
+        job = chaos.submit(ROWS, **OPTIONS)
+        found = chaos.run(job, FAULTS)
+        assert [row for row, *_ in found] == list(range(ROWS)), chaos.done
+        assert found == undisturbed, chaos.done
+        with chaos.store.reader.connect() as connection:
+            finals, most = connection.execute(
+                text(
+                    "SELECT count(*), max(n) FROM (SELECT count(*) AS n FROM attempts WHERE final GROUP BY row) x"
+                )
+            ).one()
+            counted = connection.execute(text("SELECT sum(succeeded), sum(failed) FROM shards")).one()
+        assert (finals, most) == (ROWS, 1)
+        assert tuple(counted) == (ROWS, 0)
+    finally:
+        chaos.close()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_no_row_is_lost_or_done_twice(tmp_path, model, undisturbed, seed):
+    check(tmp_path, model, undisturbed, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3, 23))
+def test_no_row_is_lost_or_done_twice_in_many_runs(tmp_path, model, undisturbed, seed):
+    check(tmp_path, model, undisturbed, seed)
+
+
+def test_the_rows_of_a_killed_worker_are_done_within_two_leases(tmp_path, model):
+    chaos = Chaos(tmp_path, model, seed=0)
+    try:
+        chaos.wait_for_workers()
+        job = chaos.submit(400, max_new_tokens=400)
+        chaos._wait(lambda: _held(chaos, 2), 60)
+        victim = chaos._hit(9)
+        mine = [shard for worker, shard in _running(chaos, job) if worker.endswith(f":{victim}")]
+        began = time.monotonic()
+        chaos._wait(lambda: not any(worker.endswith(f":{victim}") for worker, _ in _running(chaos, job)), 60)
+        assert mine
+        assert time.monotonic() - began < 2 * LEASE
+        assert len(chaos.run(job, 0)) == 400
+    finally:
+        chaos.close()
+
+
+def _running(chaos, job):
+    with chaos.store.reader.connect() as connection:
+        found = connection.execute(text("SELECT worker, shard FROM shards WHERE state = 'running'")).all()
+    return [tuple(item) for item in found]
+
+
+def _held(chaos, count):
+    return len({worker for worker, _ in _running(chaos, None)}) >= count
