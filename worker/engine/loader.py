@@ -17,6 +17,7 @@ from jobs.errors import ModelError
 from jobs.sentences import tabulate
 from jobs.settings import DEMO_MODEL
 from worker.demo import MODEL_DIR
+from worker.engine.adapters import apply_adapter
 from worker.engine.attention import PLAIN
 from worker.engine.engine import Engine
 from worker.engine.plain_runner import PlainRunner
@@ -72,16 +73,17 @@ def load_engine(
         max_rows: rows in one batch; by default what suits the device.
 
     Raises:
-        ModelError: the model is not there, or is of a kind that cannot run.
+        ModelError: the model is not there, or it or the adapter is of a kind that cannot run.
+        SpecError: the adapter was trained on another model.
     """
     path = model_path(model)
-    tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(tokenizer_folder(path, adapter), trust_remote_code=trust_remote_code)
     network = load_model(path, device=device, trust_remote_code=trust_remote_code)
-    if adapter is not None:
-        raise ModelError("adapters are not supported yet")
     chosen = _choose_weights(network, weights)
     if chosen == "expanded":
         expand(network)
+    if adapter is not None:
+        apply_adapter(network, adapter, model=model, path=path)
     eos_ids = end_token_ids(network, tokenizer)
     vocabulary = Vocabulary.of(tokenizer)
     rows = max_rows or _CPU_ROWS
@@ -109,6 +111,11 @@ def load_engine(
         kv_tokens=pages * _PAGE_SIZE,
     )
     return LoadedEngine(Engine(runner, vocabulary, eos_ids), tokenizer, description)
+
+
+def tokenizer_folder(path: str, adapter: str | None) -> str:
+    """Return where the tokeniser is: with the adapter if it has one, for its chat template is the trained one."""
+    return adapter if adapter is not None and (Path(adapter) / "tokenizer.json").is_file() else path
 
 
 def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:  # noqa: ANN401
