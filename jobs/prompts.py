@@ -138,11 +138,11 @@ class PromptPlan:
         return turns
 
 
-def read_turns(cell: Any) -> tuple[Turn, ...]:  # noqa: ANN401 - any JSON value
+def read_turns(cell: Any, *, last: str = "user") -> tuple[Turn, ...]:  # noqa: ANN401 - any JSON value
     """Return the chat turns that a list of `{"role", "content"}` objects, or its JSON text, stands for.
 
     Raises:
-        SpecError: it is not such a list, or its last turn is not the user's.
+        SpecError: it is not such a list, or its last turn is not of the role `last`.
     """
     if isinstance(cell, str):
         try:
@@ -152,8 +152,8 @@ def read_turns(cell: Any) -> tuple[Turn, ...]:  # noqa: ANN401 - any JSON value
     if not isinstance(cell, list) or not cell:
         raise SpecError(f"column `{MESSAGES}` is not a list of chat turns")
     turns = tuple(_turn(number, item) for number, item in enumerate(cell, start=1))
-    if turns[-1]["role"] != "user":
-        raise SpecError(f"column `{MESSAGES}`: the last turn is of `{turns[-1]['role']}`, not of `user`")
+    if turns[-1]["role"] != last:
+        raise SpecError(f"column `{MESSAGES}`: the last turn is of `{turns[-1]['role']}`, not of `{last}`")
     return turns
 
 
