@@ -1,0 +1,151 @@
+"""Commits: all of a batch or nothing, each row once, counters that equal a recount."""
+
+import random
+import threading
+import time
+
+import pytest
+from sqlalchemy import text
+
+from db.attempts import commit
+from db.connection import open_store
+from db.jobs import load_job
+from db.progress import all_statuses, job_status
+from db.rows import unfinished_rows
+from db.shards import finish
+from jobs.errors import StoreError
+from jobs.vocabulary import Attempt, EosTrace, FinishReason, JobState, Outcome, Verdict
+from tests.integration.service_fixtures import submit
+from tests.integration.store.ledger import (
+    attempt,
+    counters,
+    doubled,
+    execute,
+    outcome,
+    recounted,
+    rows_of,
+    take,
+)
+
+pytestmark = pytest.mark.integration
+
+REASONS = ("eos", "stop_sequence", "repetition", "length", "error")
+SOURCES = ("natural", "boosted", "forced")
+
+
+def test_counters_equal_a_recount(store):
+    rng = random.Random(3)
+    job = submit(store, ["x"] * 90, shard_size=30)
+    while (lease := take(store)) is not None:
+        for first in range(lease.first_row, lease.end_row, 10):
+            commit(
+                store,
+                lease,
+                [
+                    outcome(row, rng.choice(REASONS), source=rng.choice(SOURCES), tokens=rng.randrange(9))
+                    for row in range(first, first + 10)
+                ],
+            )
+        finish(store, lease)
+    assert counters(store, job) == recounted(store, job)
+    status = job_status(store, job)
+    assert status.state is JobState.COMPLETED_WITH_ERRORS
+    assert (status.total, status.pending, status.running) == (90, 0, 0)
+    assert sum(status.finish_reasons.values()) == 90
+    assert status.finish_reasons["error"] == status.failed == 90 - status.succeeded
+    assert status.truncated == status.finish_reasons["length"] + status.finish_reasons["repetition"]
+    assert all_statuses(store) == [status]
+
+
+def test_a_commit_whose_reply_was_lost_counts_once(store):
+    job = submit(store, ["x"] * 4)
+    lease = take(store)
+    first = [Outcome(0, (attempt(0, "length"), attempt(0, "eos", number=2))), outcome(1, "error")]
+    for _ in range(3):
+        commit(store, lease, first)
+    commit(store, lease, [first[0], outcome(2)])  # partly stored before
+    assert counters(store, job) == recounted(store, job)
+    assert counters(store, job)["succeeded"] == 2
+    assert rows_of(store, "SELECT row, attempt FROM attempts WHERE final ORDER BY row") == [(0, 2), (1, 1), (2, 1)]
+    assert [item.row for item in unfinished_rows(store, lease)] == [3]
+
+
+def test_connections_that_break_at_any_moment_cost_no_row(store, database_url):
+    """Four workers commit while, on Postgres, their connections are cut; on SQLite they are in each other's way."""
+    job = submit(store, ["x"] * 320, shard_size=16)
+    over = threading.Event()
+    failures = []
+
+    def persist(work):
+        while True:
+            try:
+                return work()
+            except StoreError:  # as a worker: again, until it is stored
+                time.sleep(0.05)
+
+    def work(mine, name):
+        try:
+            while (lease := persist(lambda: take(mine, name))) is not None:
+                for row in range(lease.first_row, lease.end_row, 4):
+                    batch = [outcome(item) for item in range(row, row + 4)]
+                    persist(lambda lease=lease, batch=batch: commit(mine, lease, batch))
+                persist(lambda lease=lease: finish(mine, lease))
+        except BaseException as error:
+            failures.append(error)
+
+    def cut():
+        with store.writer.connect() as connection:
+            while not over.wait(0.1):
+                connection.execute(
+                    text(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                        " ORDER BY random() LIMIT 1"
+                    )
+                )
+                connection.rollback()
+
+    stores = [open_store(database_url) for _ in range(4)]
+    threads = [
+        threading.Thread(target=work, args=(opened, f"host:{number}")) for number, opened in enumerate(stores)
+    ]
+    cutter = threading.Thread(target=cut)
+    if store.dialect == "postgresql":
+        cutter.start()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    over.set()
+    if store.dialect == "postgresql":
+        cutter.join()
+    for opened in stores:
+        opened.close()
+    assert not failures
+    # A claim whose reply was lost has no owner who knows of it: its lease runs out, and another goes on.
+    execute(store, "UPDATE shards SET lease_until = 0 WHERE state = 'running'")
+    while (lease := take(store)) is not None:
+        commit(store, lease, [outcome(item.row) for item in unfinished_rows(store, lease)])
+        finish(store, lease)
+    assert load_job(store, job).state is JobState.COMPLETED
+    assert [row for (row,) in rows_of(store, "SELECT row FROM attempts ORDER BY row")] == list(range(320))
+    assert doubled(store) == []
+    assert counters(store, job) == recounted(store, job)
+
+
+def test_any_text_and_every_number_come_back(store):
+    said = 'é\n"quotes" 🏁 \u202e\x1b[2J\x00 half \ud83d'
+    job = submit(store, ["x"])
+    lease = take(store)
+    trace = EosTrace(prob_max=1e-30, step_max=7, rank_max=3, hidden_steps=2, probs=(0.0, 0.5, 1.0))
+    verdict = Verdict(FinishReason.STOP_SEQUENCE, stop_sequence="##\x00")
+    commit(store, lease, [Outcome(0, (Attempt(0, 1, said, verdict, 2**31 - 1, 0, trace, "stop"),))])
+    (found,) = rows_of(
+        store,
+        "SELECT text, stop_sequence, prompt_tokens, eos_prob_max, eos_step_max, eos_rank_max, eos_hidden_steps,"
+        " eos_probs, strategies FROM attempts WHERE job_id = :job",
+        job=job,
+    )
+    assert found[:7] == ('é\n"quotes" 🏁 \u202e\x1b[2J half ?', "##", 2**31 - 1, 1e-30, 7, 3, 2)
+    assert bytes(found[7]) == b"\x00\x00\x00\x38\x00\x3c"
+    assert found[8] == "stop"
