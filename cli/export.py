@@ -17,7 +17,7 @@ from db.progress import job_status
 from jobs.errors import UsageError
 
 STDOUT = "-"
-_NO_TEXT = ("parquet", "xlsx")  # whoever asks for one of these by name must not get CSV in it
+_UNKNOWN = ("xlsx", "ods")  # whoever asks for one of these by name must not get CSV in it
 
 
 @click.command(
@@ -93,7 +93,7 @@ def check_output(output: str) -> None:
 def _format_by_name(output: str) -> str:
     """Return the format that the file's name says, else CSV."""
     suffix = Path(output).suffix.lower().lstrip(".")
-    return suffix if suffix in FORMATS or suffix in _NO_TEXT else "csv"
+    return suffix if suffix in FORMATS or suffix in _UNKNOWN else "csv"
 
 
 def named(output: str) -> str:

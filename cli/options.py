@@ -59,7 +59,9 @@ _SPEC = [
     click.option("--name", metavar="TEXT", help="Name of the job.  [default: the dataset's]"),
     click.option("--priority", type=int, default=0, show_default=True, help="Jobs of a higher priority go first."),
     click.option(
-        "--format", metavar="csv|jsonl", help="Format of the dataset.  [default: by its name or content]"
+        "--format",
+        metavar="csv|jsonl|parquet|openai",
+        help="Format of the dataset.  [default: by its name or content]",
     ),
     click.option(
         "--skip-bad-rows",

@@ -78,6 +78,7 @@ class PromptPlan:
         column = find_prompt_column(columns, spec)
         template_names = template_columns(spec.template) if spec.template is not None else ()
         self._raw = spec.raw
+        self._strategies = spec.strategies
         self._column = column or MESSAGES  # that a row must fill
         self._prompt = columns.index(column) if column is not None else None
         self._template = _Template(spec.template, columns) if spec.template is not None else None
@@ -126,7 +127,7 @@ class PromptPlan:
                     continue
                 if len(self._parsed) >= _CACHE_SIZE:
                     self._parsed.clear()
-                parsed = self._parsed[column, text] = parse_override(column, text)
+                parsed = self._parsed[column, text] = parse_override(column, text, self._strategies)
             found[parsed[0]] = parsed[1]
         return found
 

@@ -1,13 +1,13 @@
 """The generation spec of a job: model, adapter, sampling, limits and strategies, checked where it is built."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from jobs.errors import SpecError
 from jobs.settings import DEMO_MODEL
-from jobs.strategies import Strategy, build_strategies, write_strategies
+from jobs.strategies import Strategy, build_strategies, combine, write_strategies
 
 SPEC_VERSION = 1  # of the JSON form in the database
 
@@ -98,15 +98,24 @@ class GenerationSpec:
 _SAMPLING_FIELDS = tuple(item.name for item in fields(Sampling))
 
 
-def parse_override(column: str, text: str) -> tuple[str, Any]:
+def parse_override(column: str, text: str, base: Sequence[Strategy] = ()) -> tuple[str, Any]:
     """Read a row's own value for one of `OVERRIDES`; return the spec's field and the value.
+
+    Args:
+        base: the job's strategies. Those of a row take their place, or, written with a `+` before them, join them
+            and take the place of those with the same name.
 
     Raises:
         SpecError: the text is not of the column's type, or its value is out of range.
     """
     try:
         if column == "strategy":
-            return "strategies", build_strategies([text])
+            own = text.strip()
+            if not own.startswith("+"):
+                return "strategies", build_strategies([own])
+            added = build_strategies([own[1:]])
+            names = {item.name for item in added}
+            return "strategies", combine([*(item for item in base if item.name not in names), *added])
         value = _NUMBERS[column](text)
     except ValueError as error:
         kind = "a whole number" if _NUMBERS[column] is int else "a number"

@@ -3,17 +3,24 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from db.connection import Store
-from db.export import as_csv, as_jsonl
+from db.export import as_csv, as_jsonl, as_openai, as_parquet
+from db.export.request import Export, Format
 from db.export.stream import COLUMNS, Only, Result, stream_results
 from db.jobs import load_job
 from jobs.errors import UsageError
 
-FORMATS = {"csv": as_csv.write, "jsonl": as_jsonl.write}
+FORMATS = {
+    "csv": Format(as_csv.write),
+    "jsonl": Format(as_jsonl.write),
+    "parquet": Format(as_parquet.write, binary=True),
+    "openai": Format(as_openai.write),
+}
 __all__ = ["FORMATS", "Only", "Result", "export_job", "stream_results"]
 
 
@@ -35,36 +42,46 @@ def export_job(
 
     Raises:
         UsageError: the format is unknown, or the file cannot be written.
+        MissingDependency: the format needs an extra that is not installed.
     """
-    write = FORMATS.get(format)
-    if write is None:
+    chosen = FORMATS.get(format)
+    if chosen is None:
         raise UsageError(f"unknown format `{format}`", hint=f"one of {', '.join(FORMATS)}")
-    columns = [f"input_{name}" if name in ("row", *COLUMNS) else name for name in load_job(store, job_id).columns]
+    job = load_job(store, job_id)
     count = 0
 
     def counted() -> Iterator[Result]:
         nonlocal count
+        count = 0
         for result in stream_results(store, job_id, only=only):
             count += 1
             if on_progress is not None and count % 2000 == 0:
                 on_progress(count)
             yield result
 
-    with _target(path) as handle:
-        write(handle, columns, counted(), excel_safe=excel_safe)
+    columns = tuple(f"input_{name}" if name in ("row", *COLUMNS) else name for name in job.columns)
+    with ExitStack() as files:
+        beside = None if path is None else partial(_beside, files, path)
+        handle = files.enter_context(_target(path, binary=chosen.binary))
+        chosen.write(handle, Export(job, columns, counted, excel_safe, beside))
     return count
 
 
+def _beside(files: ExitStack, path: Path, ending: str) -> IO[str]:
+    """Open a second file next to the target: `results.jsonl` has `results.errors.jsonl`."""
+    return files.enter_context(_target(path.with_suffix(f".{ending}")))
+
+
 @contextmanager
-def _target(path: Path | None) -> Iterator[IO[str]]:
+def _target(path: Path | None, *, binary: bool = False) -> Iterator[IO[Any]]:
     """Open the file beside its place, and move it there once it is whole."""
     if path is None:
-        yield sys.stdout
+        yield _standard_output(binary)
         sys.stdout.flush()
         return
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with beside.open("w", encoding="utf-8", newline="") as handle:
+        with beside.open("wb") if binary else beside.open("w", encoding="utf-8", newline="") as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
@@ -73,3 +90,13 @@ def _target(path: Path | None) -> Iterator[IO[str]]:
         raise UsageError(f"cannot write `{path}`: {error.strerror}") from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _standard_output(binary: bool) -> IO[Any]:
+    """Return standard output for text or bytes."""
+    if not binary:
+        return sys.stdout
+    raw: IO[bytes] | None = getattr(sys.stdout, "buffer", None)
+    if raw is None:
+        raise UsageError("this format is no text for a terminal", hint="name a file: `-o results.parquet`")
+    return raw

@@ -2,29 +2,24 @@
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
-from db.export.stream import COLUMNS, Result
+from db.export.request import Export
+from db.export.stream import COLUMNS
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def write(handle: IO[str], columns: Sequence[str], results: Iterable[Result], *, excel_safe: bool) -> None:
-    """Write a header and a line for each result.
-
-    Args:
-        columns: names of the input's columns as they are to come out.
-        excel_safe: put a quote before cells that a spreadsheet would run as formulas.
-    """
+def write(handle: IO[str], export: Export) -> None:
+    """Write a header and a line for each result."""
     writer = csv.writer(handle, lineterminator="\r\n")
-    writer.writerow(["row", *columns, *COLUMNS])
-    width = len(columns)
-    for result in results:
+    writer.writerow(["row", *export.columns, *COLUMNS])
+    width = len(export.columns)
+    for result in export.rows():
         cells = [_cell(cell) for cell in result.cells]
         cells += [""] * (width - len(cells))
         line = [str(result.row), *cells, *map(_cell, result.values)]
-        if excel_safe:
+        if export.excel_safe:
             line = ["'" + cell if cell.startswith(_FORMULA) and not _is_number(cell) else cell for cell in line]
         writer.writerow(line)
 

@@ -1,17 +1,16 @@
 """JSON Lines: one object a row, values with their types."""
 
 import json
-from collections.abc import Iterable, Sequence
 from typing import IO
 
-from db.export.stream import COLUMNS, Result
+from db.export.request import Export
+from db.export.stream import COLUMNS
 
 
-def write(handle: IO[str], columns: Sequence[str], results: Iterable[Result], *, excel_safe: bool) -> None:
-    """Write an object for each result; `excel_safe` means nothing here."""
-    del excel_safe
-    names = ["row", *columns, *COLUMNS]
-    for result in results:
-        cells = [*result.cells, *([None] * (len(columns) - len(result.cells)))]
+def write(handle: IO[str], export: Export) -> None:
+    """Write an object for each result."""
+    names = ["row", *export.columns, *COLUMNS]
+    for result in export.rows():
+        cells = [*result.cells, *([None] * (len(export.columns) - len(result.cells)))]
         values = dict(zip(names, (result.row, *cells, *result.values), strict=True))
         handle.write(json.dumps(values, ensure_ascii=False) + "\n")

@@ -14,13 +14,16 @@ from jobs.datasets.base import Dataset, Source
 from jobs.datasets.checking import checked_rows, settle
 from jobs.datasets.csv import CsvDataset
 from jobs.datasets.jsonl import JsonlDataset
+from jobs.datasets.openai import OpenAIDataset
+from jobs.datasets.parquet import ParquetDataset
 from jobs.errors import DatasetError, Problem, UsageError
 from jobs.spelling import nearest
 
 __all__ = ["FORMATS", "STDIN", "Dataset", "checked_rows", "open_dataset", "settle"]
 
 STDIN = "-"
-_CLASSES: tuple[type[Dataset], ...] = (CsvDataset, JsonlDataset)
+_CLASSES: tuple[type[Dataset], ...] = (CsvDataset, JsonlDataset, ParquetDataset, OpenAIDataset)
+_BY_CONTENT = (OpenAIDataset, ParquetDataset, CsvDataset, JsonlDataset)  # the surest signs first
 FORMATS: Mapping[str, type[Dataset]] = {item.name: item for item in _CLASSES}
 _HEAD = 4096  # bytes looked at to tell the format
 
@@ -100,8 +103,10 @@ def _peek(stream: io.BufferedReader, name: str) -> bytes:
 def _find_format(path: str, head: bytes) -> type[Dataset]:
     """Return the format that the file's name says, or else its first bytes."""
     name = path.lower().removesuffix(".gz")
-    for item in _CLASSES:
-        if name.endswith(item.suffixes):
-            return item
     begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    return next((item for item in _CLASSES if item.begins(begin)), CsvDataset)
+    if OpenAIDataset.begins(begin):
+        return OpenAIDataset
+    for item in _CLASSES:
+        if item.suffixes and name.endswith(item.suffixes):
+            return item
+    return next((item for item in _BY_CONTENT if item.begins(begin)), CsvDataset)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from jobs.datasets.base import Dataset, Line, Source, TextLines
 from jobs.errors import Problem
@@ -14,7 +14,7 @@ class JsonlDataset(Dataset):
     """A JSONL file. A key that no line before has had becomes a new column; blank lines are passed over."""
 
     name = "jsonl"
-    suffixes = (".jsonl", ".ndjson", ".json")
+    suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson", ".json")
     grows = True
 
     def __init__(self, source: Source) -> None:
@@ -71,6 +71,7 @@ class JsonlDataset(Dataset):
                     raise ValueError(f"is {_kind(record)}, not a JSON object")
                 if "\\u" in text:
                     _refuse_escapes(record)
+                record = self.shape(record)
             except json.JSONDecodeError as error:
                 yield Problem(self.source, lines.number, f"is not JSON: {error.msg} at column {error.colno:,}")
             except RecursionError:
@@ -82,6 +83,14 @@ class JsonlDataset(Dataset):
                     self._grow(record)
                 yield lines.number, [record.get(name) for name in places]
             lines.begin_row()
+
+    def shape(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Return the columns that a line's object stands for: its own keys.
+
+        Raises:
+            ValueError: the object cannot be used.
+        """
+        return record
 
     def _grow(self, record: dict[str, Any]) -> None:
         """Add the keys that are new."""

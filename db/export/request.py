@@ -1,0 +1,27 @@
+"""What a format's writer is told besides the rows, and where a second file of it goes."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+from db.export.stream import Result
+from db.jobs import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """One export under way."""
+
+    job: Job
+    columns: tuple[str, ...]  # the input's, as they are to come out
+    rows: Callable[[], Iterator[Result]]  # the results, in input order; may be asked for again
+    excel_safe: bool = False  # put a quote before cells that a spreadsheet would run as formulas
+    beside: Callable[[str], IO[str]] | None = None  # opens a second file, named by its ending; None on a stream
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format of results."""
+
+    write: Callable[[IO[Any], Export], None]
+    binary: bool = False

@@ -1,0 +1,161 @@
+"""OpenAI Batch JSONL: one request a line, `{"custom_id", "method", "url", "body"}`.
+
+A request becomes the columns below. What it asks for and Endmark does not do is a problem of its line, named by
+the field; fields that say what happens anyway (`n: 1`, `stream: false`) are passed over.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jobs.datasets.base import Source
+from jobs.datasets.jsonl import JsonlDataset
+from jobs.strategies import write_strategies
+from jobs.strategies.stop import Stop
+
+COLUMNS = (
+    "custom_id",
+    "url",
+    "model",
+    "messages",
+    "prompt",
+    "max_new_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+    "strategy",
+)
+CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+_BUDGETS = ("max_completion_tokens", "max_tokens")
+_HONOURED = frozenset({"model", "messages", "prompt", "temperature", "top_p", "seed", "stop", *_BUDGETS})
+_WITHOUT_EFFECT = frozenset(
+    {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
+)
+_ONLY_VALUE: Mapping[str, Sequence[Any]] = {  # fields that are taken with these values, or null, alone
+    "n": (1,),
+    "best_of": (1,),
+    "stream": (False,),
+    "echo": (False,),
+    "logprobs": (False,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "modalities": (["text"],),
+    "response_format": ({"type": "text"},),
+}
+_BODY = re.compile(rb'"body"\s*:\s*\{')
+_REQUEST = re.compile(rb'"custom_id"\s*:|"url"\s*:\s*"/v1/')
+
+
+class OpenAIDataset(JsonlDataset):
+    """A file of requests, as the Batch API takes it."""
+
+    name = "openai"
+    suffixes = ()  # such files are named .jsonl too, and told by their keys
+    grows = False
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        self._grow(dict.fromkeys(COLUMNS))  # where every line so far is bad, none has brought them
+
+    @classmethod
+    def begins(cls, head: bytes) -> bool:
+        """Whether the first line has the keys of a request."""
+        line = head.partition(b"\n")[0]
+        return line.startswith(b"{") and bool(_BODY.search(line) and _REQUEST.search(line))
+
+    def shape(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Return a request's columns.
+
+        Raises:
+            ValueError: it is not a request, or asks for what Endmark does not do.
+        """
+        return request_columns(record)
+
+
+def request_columns(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of a request, those it leaves out as None.
+
+    Raises:
+        ValueError: it is not a request, or asks for what Endmark does not do; the message names the field.
+    """
+    body, url = record.get("body"), record.get("url", CHAT)
+    custom_id = record.get("custom_id")
+    if not isinstance(custom_id, str) or not custom_id:
+        raise ValueError("`custom_id` is missing or not text")
+    if record.get("method", "POST") != "POST":
+        raise ValueError(f"`method` is {record['method']!r}, not `POST`")
+    if url not in (CHAT, COMPLETION):
+        raise ValueError(f"`url` is {url!r}; `{CHAT}` and `{COMPLETION}` are served")
+    if not isinstance(body, dict):
+        raise ValueError("`body` is missing or not an object")
+    _refuse_unsupported(body)
+    wanted = "messages" if url == CHAT else "prompt"
+    if body.get(wanted) is None:
+        raise ValueError(f"`body.{wanted}` is missing")
+    values: dict[str, Any] = dict.fromkeys(COLUMNS)
+    values |= {name: body.get(name) for name in ("model", "temperature", "top_p", "seed")}
+    values |= {"custom_id": custom_id, "url": url}
+    values[wanted] = _turns(body["messages"]) if url == CHAT else _prompt(body["prompt"])
+    values["max_new_tokens"] = next((body[name] for name in _BUDGETS if body.get(name) is not None), None)
+    values["strategy"] = _stop(body.get("stop"))
+    return values
+
+
+def _refuse_unsupported(body: Mapping[str, Any]) -> None:
+    """Refuse fields that would change the answer and are not honoured."""
+    refused = [
+        f"`body.{name}`"
+        for name, value in body.items()
+        if name not in _HONOURED
+        and name not in _WITHOUT_EFFECT
+        and value is not None
+        and value not in _ONLY_VALUE.get(name, ())
+    ]
+    if refused:
+        raise ValueError(f"{', '.join(refused)} {'is' if len(refused) == 1 else 'are'} not supported")
+
+
+def _turns(messages: Any) -> Any:  # noqa: ANN401 - any JSON value, checked with the row
+    """Return the turns with text content, and the developer's as the system's."""
+    if not isinstance(messages, list):
+        return messages
+    turns = []
+    for number, item in enumerate(messages, start=1):
+        if not isinstance(item, dict):
+            raise ValueError(f"`body.messages`, turn {number}: not an object")
+        role = "system" if item.get("role") == "developer" else item.get("role")
+        turns.append({"role": role, "content": _text(item.get("content"), number)})
+    return turns
+
+
+def _text(content: Any, number: int) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a turn's content as text."""
+    if not isinstance(content, list):
+        return content
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise ValueError(f"`body.messages`, turn {number}: a part of type {kind!r} is not supported")
+    return "".join(part["text"] for part in content)
+
+
+def _prompt(prompt: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Return the one prompt of a completion."""
+    if isinstance(prompt, list) and len(prompt) == 1:
+        prompt = prompt[0]
+    if not isinstance(prompt, str):
+        raise ValueError("`body.prompt` is not one text")
+    return prompt
+
+
+def _stop(stop: Any) -> str | None:  # noqa: ANN401 - any JSON value
+    """Return the stop strings as a strategy that is added to the job's."""
+    texts = [stop] if isinstance(stop, str) else stop
+    if not texts:
+        return None
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
+        raise ValueError("`body.stop` is not text, nor a list of texts")
+    return "+" + write_strategies([Stop({"text": tuple(texts)})])

@@ -1,0 +1,102 @@
+"""Results as OpenAI Batch files, checked by the `openai` package's own types, and as Parquet."""
+
+import io
+import json
+
+import pytest
+from openai.types import Completion
+from openai.types.chat import ChatCompletion
+from pyarrow import parquet
+
+from db.attempts import commit
+from db.export import export_job
+from db.jobs import add_rows, begin_job, finish_submission
+from db.shards import claim, finish
+from jobs.datasets import checked_rows, open_dataset, settle
+from jobs.errors import UsageError
+from jobs.spec import GenerationSpec
+from jobs.vocabulary import Attempt, EosSource, EosTrace, FinishReason, Outcome, Verdict
+
+pytestmark = pytest.mark.integration
+
+
+def submit(store, path):
+    spec = GenerationSpec(model="some/model")
+    with open_dataset(str(path)) as dataset:
+        spec = settle(spec, dataset, skip_bad_rows=False)
+        job = begin_job(store, name="test", spec=spec)
+        rows = [row for batch in checked_rows(dataset, spec) for row in batch]
+        add_rows(store, job, 0, rows)
+        finish_submission(store, job, columns=dataset.columns, total=len(rows), shard_size=64)
+    return job
+
+
+def answer(store, verdicts):
+    """Give the newest job's first rows these verdicts."""
+    lease = claim(store, worker="w", model="some/model", adapter=None)
+    attempts = [
+        Attempt(row, 1, f"Answer “{row}”.", verdict, 3, 5, EosTrace(0.25)) for row, verdict in enumerate(verdicts)
+    ]
+    commit(store, lease, [Outcome(0, (attempt,)) for attempt in attempts])
+    return lease
+
+
+VERDICTS = [
+    Verdict(FinishReason.EOS, EosSource.BOOSTED),
+    Verdict(FinishReason.STOP_SEQUENCE, stop_sequence="###"),
+    Verdict(FinishReason.LENGTH),
+    Verdict(FinishReason.ERROR, error="the prompt has 9 tokens"),
+]
+
+
+def test_openai_lines_are_what_its_own_client_reads(store, tmp_path):
+    path = tmp_path / "batch.jsonl"
+    chat = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}]}
+    requests = [{"custom_id": f"c{row}", "url": "/v1/chat/completions", "body": chat} for row in range(5)]
+    requests[1] = {"custom_id": "c1", "url": "/v1/completions", "body": {"model": "m", "prompt": "Once"}}
+    path.write_text("\n".join(map(json.dumps, requests)))
+    job = submit(store, path)
+    answer(store, VERDICTS)
+    export_job(store, job, tmp_path / "out.jsonl", format="openai")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["custom_id"] for line in lines] == ["c0", "c1", "c2"]
+    assert all(line["response"]["status_code"] == 200 and line["error"] is None for line in lines)
+    bodies = [line["response"]["body"] for line in lines]
+    first, last = (ChatCompletion.model_validate(body, strict=True) for body in (bodies[0], bodies[2]))
+    assert (first.choices[0].message.content, first.choices[0].finish_reason) == ("Answer “0”.", "stop")
+    assert (first.usage.total_tokens, first.model) == (8, "some/model")
+    assert bodies[0]["endmark"]["eos_source"] == "boosted"
+    assert last.choices[0].finish_reason == "length"
+    completion = Completion.model_validate({**bodies[1]}, strict=True)
+    assert (completion.choices[0].text, completion.choices[0].finish_reason) == ("Answer “1”.", "stop")
+    (failed,) = [json.loads(line) for line in (tmp_path / "out.errors.jsonl").read_text().splitlines()]
+    assert (failed["custom_id"], failed["response"]) == ("c3", None)
+    assert failed["error"] == {"code": "row_failed", "message": "the prompt has 9 tokens"}
+    assert not list(tmp_path.glob(".*part"))
+
+
+def test_parquet_keeps_types_and_says_where_there_are_none(store, tmp_path):
+    path = tmp_path / "data.jsonl"
+    values = [{"prompt": "a", "n": 1, "x": 1, "mixed": "one"}, {"prompt": "b", "n": None, "x": 1.5, "mixed": [2]}]
+    path.write_text("\n".join(map(json.dumps, values)))
+    job = submit(store, path)
+    finish(store, answer(store, VERDICTS[:2]))
+    assert export_job(store, job, tmp_path / "out.parquet", format="parquet") == 2
+    table = parquet.read_table(tmp_path / "out.parquet")
+    assert table.column("n").to_pylist() == [1, None]
+    assert table.column("x").to_pylist() == [1.0, 1.5]
+    assert table.column("mixed").to_pylist() == ['"one"', "[2]"]
+    assert table.column("response").to_pylist() == ["Answer “0”.", "Answer “1”."]
+    assert table.column("ended_with_eos").to_pylist() == [True, False]
+    assert table.column("eos_prob_max").to_pylist() == [0.25, 0.25]
+    again = submit(store, tmp_path / "out.parquet")
+    assert again != job
+
+
+def test_parquet_on_a_terminal_is_refused(store, tmp_path, monkeypatch):
+    path = tmp_path / "data.csv"
+    path.write_text("prompt\na\n")
+    job = submit(store, path)
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    with pytest.raises(UsageError, match="no text for a terminal"):
+        export_job(store, job, None, format="parquet")
