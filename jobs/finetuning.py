@@ -74,3 +74,25 @@ class FinetuneSpec:
                 "the fine-tuning's spec was written by another version of Endmark", hint="upgrade Endmark"
             )
         return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneProgress:
+    """How far a fine-tuning is, as its process tells it, a JSON line at a time."""
+
+    doing: str  # for eyes, such as `training`
+    step: int = 0
+    steps: int = 0  # 0: what is being done has no steps
+    loss: float | None = None
+    seconds_left: float | None = None
+    notes: tuple[str, ...] = ()  # lines to print as they are
+
+    def to_json(self) -> str:
+        """Return it as one line."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> "FinetuneProgress":
+        """Read a line."""
+        values = json.loads(line)
+        return cls(**{**values, "notes": tuple(values["notes"])})

@@ -1,0 +1,1 @@
+"""Fine-tuning: QLoRA on answers that end with EOS, in a process of its own."""

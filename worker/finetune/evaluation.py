@@ -1,0 +1,149 @@
+"""Held-out prompts before and after: how answers end, in Endmark's own engine, and the perplexity of the true ones."""
+
+import gc
+import math
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from jobs.chats import Chat
+from jobs.errors import ModelError
+from jobs.finetuning import FinetuneSpec
+from jobs.prompts import RowRequest
+from jobs.spec import GenerationSpec
+from jobs.vocabulary import EosSource
+from worker.engine.loader import LoadedEngine, load_engine
+from worker.engine.request import Finished, Request
+from worker.finetune.batches import Collator
+from worker.finetune.labels import IGNORED, LLAMA_2_TEMPLATE, Labelled
+from worker.prompting import Prompt, Prompter
+
+
+@dataclass(frozen=True, slots=True)
+class Endings:
+    """How the answers to the held-out prompts ended, with `baseline` and greedy."""
+
+    prompts: int
+    natural_eos: float  # share of them
+    truncated: float
+    mean_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class Perplexity:
+    """Of the held-out answers, given their prompts."""
+
+    answers: float  # the text alone
+    with_eos: float  # the end token too
+
+
+def held_out_endings(spec: FinetuneSpec, chats: Sequence[Chat], *, adapter: str | None, device: str) -> Endings:
+    """Answer the last turn of each chat anew and count how the answers end.
+
+    Raises:
+        ModelError: the model cannot be loaded, or a prompt does not fit it.
+    """
+    with _engine(spec.model, adapter, device) as loaded:
+        if loaded.tokenizer.chat_template is None:
+            loaded.tokenizer.chat_template = LLAMA_2_TEMPLATE
+        job = GenerationSpec(model=spec.model, adapter=adapter, max_new_tokens=spec.max_new_tokens)
+        prompts = Prompter(loaded.tokenizer).encode(
+            [Prompt(job, RowRequest(None, chat.turns[:-1], {})) for chat in chats]
+        )
+        finished = _answers(loaded, prompts, spec.max_new_tokens)
+    count = len(finished)
+    return Endings(
+        prompts=count,
+        natural_eos=sum(item.verdict.eos_source is EosSource.NATURAL for item in finished) / count,
+        truncated=sum(item.verdict.truncated for item in finished) / count,
+        mean_tokens=sum(item.completion_tokens for item in finished) / count,
+    )
+
+
+@contextmanager
+def _engine(model: str, adapter: str | None, device: str) -> Iterator[LoadedEngine]:
+    """Load an engine and give its memory back behind it, for the training to use."""
+    loaded = [load_engine(model, adapter=adapter, device=device)]
+    try:
+        yield loaded[0]
+    finally:
+        loaded.clear()
+        gc.collect()
+        if device != "cpu":
+            torch.cuda.empty_cache()
+
+
+def _answers(loaded: LoadedEngine, prompts: Sequence[Prompt], budget: int) -> list[Finished]:
+    """Run the prompts, all at once."""
+    for key, prompt in enumerate(prompts):
+        if prompt.error is not None:
+            raise ModelError(f"a held-out prompt cannot be used: {prompt.error}")
+        loaded.engine.add(Request(key=key, prompt_token_ids=prompt.token_ids, max_new_tokens=budget))
+    finished: list[Finished] = []
+    while loaded.engine.has_work:
+        finished += loaded.engine.step()
+    return finished
+
+
+def held_out_perplexity(
+    network: Any,  # noqa: ANN401
+    examples: Sequence[Labelled],
+    eos_ids: Collection[int],
+    *,
+    batch_size: int,
+) -> Perplexity:
+    """Return the perplexity of the examples' labels, with and without their end tokens."""
+    collate = Collator(min(eos_ids))
+    ends = torch.tensor(sorted(eos_ids), device=network.device)
+    sums = {"text": 0.0, "eos": 0.0}
+    counts = {"text": 0, "eos": 0}
+    was_training = network.training
+    network.eval()
+    with torch.no_grad():
+        for begin in range(0, len(examples), batch_size):
+            part = examples[begin : begin + batch_size]
+            batch = collate([{"input_ids": item.token_ids, "labels": item.labels} for item in part])
+            batch = {name: tensor.to(network.device) for name, tensor in batch.items()}
+            labels = batch.pop("labels")[:, 1:]
+            logits = network(**batch, use_cache=False).logits[:, :-1]
+            kept = labels != IGNORED
+            losses = cross_entropy(logits[kept].float(), labels[kept], reduction="none")
+            is_eos = torch.isin(labels[kept], ends)
+            for name, chosen in (("text", ~is_eos), ("eos", is_eos)):
+                sums[name] += float(losses[chosen].sum())
+                counts[name] += int(chosen.sum())
+    network.train(was_training)
+    return Perplexity(
+        answers=math.exp(sums["text"] / max(1, counts["text"])),
+        with_eos=math.exp(sum(sums.values()) / max(1, sum(counts.values()))),
+    )
+
+
+def as_record(endings: Endings, perplexity: Perplexity) -> dict[str, float]:
+    """Return both as `evaluation.json` holds them."""
+    return {
+        **asdict(endings),
+        "perplexity": perplexity.answers,
+        "perplexity_with_eos": perplexity.with_eos,
+    }
+
+
+def table(before: dict[str, float], after: dict[str, float]) -> list[str]:
+    """Return the evaluation as lines to print."""
+    rows = [
+        ("natural EOS", "natural_eos", "{:.1%}"),
+        ("truncated", "truncated", "{:.1%}"),
+        ("mean tokens", "mean_tokens", "{:.1f}"),
+        ("perplexity of the answers", "perplexity", "{:.3f}"),
+        ("… with their EOS", "perplexity_with_eos", "{:.3f}"),
+    ]
+    lines = [f"{before['prompts']} held-out prompts, `baseline`, greedy"]
+    lines.append(f"{'':28}{'before':>10}{'after':>10}")
+    lines += [
+        f"{title:28}{form.format(before[key]):>10}{form.format(after[key]):>10}" for title, key, form in rows
+    ]
+    return lines
