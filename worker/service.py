@@ -155,7 +155,13 @@ class Service:
         if self._draining.is_set():
             return None
         identity = self._identity
-        lease = shards.claim(self._store, worker=identity.worker, model=identity.model, adapter=identity.adapter)
+        lease = shards.claim(
+            self._store,
+            worker=identity.worker,
+            model=identity.model,
+            adapter=identity.adapter,
+            lease_seconds=self._pace.lease,
+        )
         if lease is None:
             return None
         shard = ShardRun(lease)

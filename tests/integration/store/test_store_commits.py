@@ -17,10 +17,11 @@ from jobs.errors import StoreError
 from jobs.vocabulary import Attempt, EosTrace, FinishReason, JobState, Outcome, Verdict
 from tests.integration.service_fixtures import submit
 from tests.integration.store.ledger import (
+    answer_all,
     attempt,
     counters,
     doubled,
-    execute,
+    expire,
     outcome,
     recounted,
     rows_of,
@@ -71,66 +72,59 @@ def test_a_commit_whose_reply_was_lost_counts_once(store):
 
 
 def test_connections_that_break_at_any_moment_cost_no_row(store, database_url):
-    """Four workers commit while, on Postgres, their connections are cut; on SQLite they are in each other's way."""
+    """Four workers commit at once; on Postgres their connections are cut, on SQLite they wait for each other."""
     job = submit(store, ["x"] * 320, shard_size=16)
-    over = threading.Event()
-    failures = []
-
-    def persist(work):
-        while True:
-            try:
-                return work()
-            except StoreError:  # as a worker: again, until it is stored
-                time.sleep(0.05)
-
-    def work(mine, name):
-        try:
-            while (lease := persist(lambda: take(mine, name))) is not None:
-                for row in range(lease.first_row, lease.end_row, 4):
-                    batch = [outcome(item) for item in range(row, row + 4)]
-                    persist(lambda lease=lease, batch=batch: commit(mine, lease, batch))
-                persist(lambda lease=lease: finish(mine, lease))
-        except BaseException as error:
-            failures.append(error)
-
-    def cut():
-        with store.writer.connect() as connection:
-            while not over.wait(0.1):
-                connection.execute(
-                    text(
-                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                        " ORDER BY random() LIMIT 1"
-                    )
-                )
-                connection.rollback()
-
-    stores = [open_store(database_url) for _ in range(4)]
-    threads = [
-        threading.Thread(target=work, args=(opened, f"host:{number}")) for number, opened in enumerate(stores)
-    ]
-    cutter = threading.Thread(target=cut)
-    if store.dialect == "postgresql":
-        cutter.start()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    over.set()
-    if store.dialect == "postgresql":
-        cutter.join()
-    for opened in stores:
-        opened.close()
-    assert not failures
+    workers = [Persistent(open_store(database_url), f"host:{number}") for number in range(4)]
+    for worker in workers:
+        worker.start()
+    while store.dialect == "postgresql" and any(worker.is_alive() for worker in workers):
+        cut_connections(store)
+        time.sleep(0.05)
+    for worker in workers:
+        worker.join()
+        worker.store.close()
+    assert [worker.failure for worker in workers] == [None] * 4
     # A claim whose reply was lost has no owner who knows of it: its lease runs out, and another goes on.
-    execute(store, "UPDATE shards SET lease_until = 0 WHERE state = 'running'")
-    while (lease := take(store)) is not None:
-        commit(store, lease, [outcome(item.row) for item in unfinished_rows(store, lease)])
-        finish(store, lease)
+    expire(store)
+    answer_all(store)
     assert load_job(store, job).state is JobState.COMPLETED
     assert [row for (row,) in rows_of(store, "SELECT row FROM attempts ORDER BY row")] == list(range(320))
     assert doubled(store) == []
     assert counters(store, job) == recounted(store, job)
+
+
+class Persistent(threading.Thread):
+    """A worker that stores its rows however often it is refused."""
+
+    def __init__(self, store, name):
+        super().__init__()
+        self.store, self.worker, self.failure = store, name, None
+
+    def run(self):
+        try:
+            while (lease := self.persist(take, self.worker)) is not None:
+                for row in range(lease.first_row, lease.end_row, 4):
+                    self.persist(commit, lease, [outcome(item) for item in range(row, row + 4)])
+                self.persist(finish, lease)
+        except BaseException as error:
+            self.failure = error
+
+    def persist(self, work, *arguments):
+        while True:
+            try:
+                return work(self.store, *arguments)
+            except StoreError:
+                time.sleep(0.05)
+
+
+def cut_connections(store):
+    with store.reader.connect() as connection:
+        connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1"
+            )
+        )
 
 
 def test_any_text_and_every_number_come_back(store):
