@@ -16,6 +16,7 @@ from worker.engine.sampler import Draw, choose, stream_key
 from worker.engine.scores import AFTER_SENTENCE, NUMBERS, as_floats, eos_statistics, forced_rows, shape_scores
 
 _LENGTH_SPREAD = 1.5  # decode rows are grouped so that no row's cache is padded beyond this
+_CPU_GROUP_BYTES = 1 << 20  # keys of a group on a CPU: gathered copies that stay in its caches cost a third
 
 
 class PlainRunner:
@@ -52,6 +53,8 @@ class PlainRunner:
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         shape = (num_pages, page_size, heads, size)
         layers = range(config.num_hidden_layers)
+        page_bytes = page_size * heads * size * model.dtype.itemsize
+        self._group_pages = _CPU_GROUP_BYTES // page_bytes if self._device.type == "cpu" else num_pages
         self._keys = [torch.zeros(shape, dtype=model.dtype, device=self._device) for _ in layers]
         self._values = [torch.zeros(shape, dtype=model.dtype, device=self._device) for _ in layers]
         self._eos_ids = self._ints(sorted(eos_ids))
@@ -108,7 +111,8 @@ class PlainRunner:
         slots = self._ints([plan.slots[index] for index in order])
         positions = self._ints([plan.lengths[index] for index in order])
         spans = []
-        for begin, end in _groups([plan.lengths[index] + 1 for index in order]):
+        pages = [-(-(plan.lengths[index] + 1) // self.page_size) for index in order]
+        for begin, end in _groups(pages, self._group_pages):
             spans.append(self._span(begin, self._tables[slots[begin:end]], positions[begin:end].unsqueeze(-1)))
         write = self._tables[slots, positions // self.page_size] * self.page_size + positions % self.page_size
         back = torch.empty_like(slots)
@@ -194,11 +198,11 @@ class PlainRunner:
         return torch.tensor(values, dtype=torch.int64, device=self._device)
 
 
-def _groups(lengths: Sequence[int]) -> Iterable[tuple[int, int]]:
-    """Cut ascending lengths into runs whose longest is at most `_LENGTH_SPREAD` times their shortest."""
+def _groups(pages: Sequence[int], most: int) -> Iterable[tuple[int, int]]:
+    """Cut rows with ascending numbers of pages into groups of not too different ones, padded to `most` in all."""
     begin = 0
-    for index, length in enumerate(lengths):
-        if length > lengths[begin] * _LENGTH_SPREAD + 16:
+    for index, count in enumerate(pages):
+        if index > begin and (count > pages[begin] * _LENGTH_SPREAD + 1 or (index - begin + 1) * count > most):
             yield begin, index
             begin = index
-    yield begin, len(lengths)
+    yield begin, len(pages)
