@@ -1,0 +1,77 @@
+"""`endmark retry`: ask rows of an ended job again, with other strategies or a larger budget."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import click
+
+from cli.advice import worker_hint
+from cli.ringing import ring_if_reachable
+from cli.session import opened
+from cli.terminal import counted, hint, note
+from db.jobs import load_job, resolve_job
+from db.progress import job_status
+from db.retry import retry_rows
+from jobs.errors import UsageError
+from jobs.spec import GenerationSpec
+from jobs.strategies import build_strategies
+from jobs.vocabulary import FinishReason
+
+_TRUNCATED = (FinishReason.LENGTH, FinishReason.REPETITION)
+
+
+@click.command(
+    short_help="Ask truncated or failed rows of an ended job again.",
+    epilog="""\b
+Examples:
+  endmark retry latest --truncated --strategy soft-landing
+  endmark retry 3f2a91c0 --truncated --max-new-tokens 800
+  endmark retry 3f2a91c0 --failed; endmark status 3f2a91c0 --watch""",
+)
+@click.argument("job")
+@click.option("--failed", is_flag=True, help="The rows that failed.")
+@click.option("--truncated", is_flag=True, help="The rows whose answer was cut, or ended in a loop.")
+@click.option(
+    "--strategy",
+    "strategies",
+    metavar="NAME[:key=value,…]",
+    multiple=True,
+    help="Instead of the job's strategies; may be repeated.  [default: as before]",
+)
+@click.option("--max-new-tokens", type=int, metavar="N", help="Token budget of each answer.  [default: as before]")
+def retry(job: str, failed: bool, truncated: bool, strategies: Sequence[str], max_new_tokens: int | None) -> None:
+    """Ask rows of an ended job again. Workers run them; the attempts before are kept, and `attempts` counts all.
+
+    A row's own column `strategy` or `max_new_tokens` still goes before these options. JOB is an id, the beginning
+    of one, or `latest`.
+    """
+    reasons = (*((FinishReason.ERROR,) if failed else ()), *(_TRUNCATED if truncated else ()))
+    if not reasons:
+        raise UsageError("which rows are to be asked again?", hint="give `--truncated`, `--failed`, or both")
+    with opened() as (settings, store):
+        job_id = resolve_job(store, job)
+        before = load_job(store, job_id).spec
+        spec = _changed(before, strategies, max_new_tokens)
+        if truncated and spec == before:
+            raise UsageError(
+                "the same prompt with the same spec would be cut again",
+                hint="give a `--strategy`, such as `soft-landing`, or a larger `--max-new-tokens`",
+            )
+        keys = retry_rows(store, job_id, spec=spec, reasons=reasons)
+        if not keys:
+            note(f"job {job_id} has no such rows")
+            return
+        ring_if_reachable(settings, store, spec, keys)
+        status = job_status(store, job_id)
+    note(f"{counted(status.pending, 'row')} of job {job_id} are asked again")
+    if status.workers:
+        hint(f"`endmark status {job_id} --watch` shows how far it is")
+    else:
+        hint(worker_hint(spec.model, spec.adapter))
+
+
+def _changed(spec: GenerationSpec, strategies: Sequence[str], max_new_tokens: int | None) -> GenerationSpec:
+    """Return the spec with what the options change."""
+    if strategies:
+        spec = replace(spec, strategies=build_strategies(strategies))
+    return spec if max_new_tokens is None else replace(spec, max_new_tokens=max_new_tokens)
