@@ -230,7 +230,7 @@ class Service:
 
     def _look(self) -> None:
         """Claim what is due although no message came: the broker may be away, or have lost its messages."""
-        while self._engine.wait_hungry(self._low_water, 0.0):
+        due = True
+        while due:
             with self._claiming:
-                if self._claim() is None:
-                    return
+                due = self._claim() is not None

@@ -38,3 +38,20 @@ def database_url(dialect, tmp_path, request):
 def store(database_url):
     with open_store(database_url) as opened:
         yield opened
+
+
+@pytest.fixture
+def start(store):
+    """Start services over a scripted engine; drain at the end those that still run."""
+    from tests.integration.service_fixtures import Worker
+
+    started = []
+
+    def make(**options):
+        started.append(Worker(store, **options))
+        return started[-1]
+
+    yield make
+    for worker in started:
+        if not worker.service.drained:
+            worker.drain(0)

@@ -1,12 +1,13 @@
-"""A service over a scripted engine and a real SQLite ledger."""
+"""A service over a scripted engine and a real ledger."""
 
 import json
 import threading
 import time
+from dataclasses import replace
 
 from sqlalchemy import text
 
-from db.jobs import add_rows, begin_job, finish_submission
+from db.jobs import add_rows, begin_job, finish_submission, load_job
 from jobs.spec import GenerationSpec
 from jobs.strategies import build_strategies
 from jobs.vocabulary import WorkerReport
@@ -19,6 +20,7 @@ from worker.service import Pace, Service
 
 VOCABULARY = Vocabulary([b"", *(bytes((byte,)) for byte in range(256)), b""][:VOCABULARY_SIZE])
 QUICKLY = Pace(heartbeat=0.05, report=0.05, reap=0.05, look=0.05, flush=5.0)
+NEVER = replace(QUICKLY, look=3600.0)  # but for the first look into the ledger
 ANSWER = b" is a fine place."
 
 
@@ -29,6 +31,17 @@ def answer_script(tokens):
     if b"loop" in data:
         return 1 + ord("x")
     return 1 + ANSWER[len(answer)] if len(answer) < len(ANSWER) else 0
+
+
+def gated():
+    """A script that waits for a gate before each token."""
+    gate = threading.Event()
+
+    def script(tokens):
+        gate.wait()
+        return answer_script(tokens)
+
+    return gate, script
 
 
 def submit(store, prompts, *, shard_size=8, model="m", adapter=None, strategies=(), priority=0, **options):
@@ -59,6 +72,11 @@ def shards_of(store, job):
             text("SELECT state, fence, attempts FROM shards WHERE job_id = :job ORDER BY shard"), {"job": job}
         )
         return [tuple(item) for item in found]
+
+
+def state_of(store, job):
+    """The job's state."""
+    return load_job(store, job).state
 
 
 class Worker:

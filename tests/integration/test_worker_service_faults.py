@@ -1,0 +1,171 @@
+"""The service when leases are lost, workers are drained, engines break and the ledger is away."""
+
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import text
+
+from db.jobs import pause_job, resume_job
+from db.shards import claim
+from db.workers import list_workers
+from jobs.vocabulary import JobState
+from tests.integration.service_fixtures import (
+    NEVER,
+    QUICKLY,
+    answer_script,
+    gated,
+    results,
+    shards_of,
+    state_of,
+    submit,
+    wait_until,
+)
+
+pytestmark = pytest.mark.integration
+
+
+def test_a_lease_has_its_length_from_the_claim_on(store, start):
+    """A worker killed before its first heartbeat held its shard for the default of 90 seconds."""
+    gate, script = gated()
+    submit(store, ["x"])
+    start(script=script, pace=replace(QUICKLY, lease=5.0, heartbeat=3600.0))
+    wait_until(lambda: _lease_until(store))
+    assert 0 < _lease_until(store) - time.time() < 6
+    gate.set()
+
+
+def test_a_shard_that_another_worker_has_taken_is_dropped(store, start):
+    """A worker stopped for longer than its lease must not write over the one that went on."""
+    gate, script = gated()
+    job = submit(store, [f"place {row}" for row in range(4)], shard_size=4)
+    first = start(script=script, pace=replace(NEVER, heartbeat=3600.0))
+    task = threading.Thread(target=first.service.run_next_shard)
+    task.start()
+    wait_until(lambda: shards_of(store, job) == [("running", 1, 1)])
+    with store.writer.begin() as connection:
+        connection.execute(text("UPDATE shards SET lease_until = 0"))
+    lease = claim(store, worker="other", model="m", adapter=None)
+    assert lease.fence == 2
+    gate.set()
+    task.join(10)
+    assert not task.is_alive()
+    assert results(store, job) == []
+    assert shards_of(store, job) == [("running", 2, 2)]
+
+
+def test_heartbeats_keep_a_lease_and_notice_its_loss(store, start):
+    _, script = gated()
+    job = submit(store, ["a"])
+    worker = start(script=script, pace=replace(NEVER, reap=3600.0))
+    task = threading.Thread(target=worker.service.run_next_shard, daemon=True)
+    task.start()
+    wait_until(lambda: shards_of(store, job) == [("running", 1, 1)])
+    with store.writer.begin() as connection:
+        connection.execute(text("UPDATE shards SET lease_until = 0"))
+    wait_until(lambda: _lease_until(store) > 0)
+    pause_job(store, job)
+    task.join(10)
+    assert not task.is_alive()
+    _.set()
+
+
+def _lease_until(store):
+    with store.reader.connect() as connection:
+        return connection.execute(text("SELECT lease_until FROM shards")).scalar()
+
+
+def test_drain_finishes_what_runs_and_claims_no_more(store, start):
+    gate, script = gated()
+    job = submit(store, ["x"] * 40, shard_size=4)
+    worker = start(script=script)
+    wait_until(lambda: any(state == "running" for state, _, _ in shards_of(store, job)))
+    draining = threading.Thread(target=worker.drain)
+    draining.start()
+    time.sleep(0.2)
+    gate.set()
+    draining.join(10)
+    states = [state for state, _, _ in shards_of(store, job)]
+    assert set(states) == {"done", "queued"}
+    assert len(results(store, job)) == 4 * states.count("done")
+    assert not worker.service.run_next_shard()
+    assert list_workers(store) == []
+
+
+def test_a_drain_out_of_time_stores_what_is_done_and_releases_the_rest(store, start):
+    def script(tokens):
+        time.sleep(0.002)
+        return answer_script(tokens)
+
+    job = submit(store, ["loop", "a", "b", "c"], shard_size=4, max_new_tokens=100_000)
+    worker = start(script=script, context=100_000, num_pages=50_000)
+    wait_until(lambda: len(results(store, job)) == 3)
+    began = time.monotonic()
+    worker.drain(0.3)
+    assert time.monotonic() - began < 3
+    assert shards_of(store, job) == [("queued", 2, 0)]
+    assert [row for row, *_ in results(store, job)] == [1, 2, 3]
+
+
+def test_hurry_ends_the_grace(store, start):
+    _, script = gated()
+    submit(store, ["a"])
+    worker = start(script=script, pace=replace(QUICKLY, flush=0.2))
+    wait_until(lambda: list_workers(store) and list_workers(store)[0].shards == 1)
+    draining = threading.Thread(target=worker.drain, args=(3600,))
+    draining.start()
+    worker.service.hurry()
+    draining.join(10)
+    assert not draining.is_alive()
+    _.set()
+
+
+def test_a_broken_engine_stores_what_it_had_done_and_ends_the_process(store, start):
+    def script(tokens):
+        if b"break" in bytes(token - 1 for token in tokens if 0 < token <= 256) and len(tokens) > 40:
+            raise RuntimeError("device lost")
+        return answer_script(tokens)
+
+    job = submit(store, ["a", "b", "break " + "x" * 30])
+    worker = start(script=script, max_rows=2, pace=replace(QUICKLY, heartbeat=3600.0))
+    assert worker.broken.wait(10)
+    assert [row for row, *_ in results(store, job)] == [0, 1]
+    assert shards_of(store, job) == [("running", 1, 1)]  # its lease runs out, and counts as one that killed
+
+
+def test_a_worker_reports_itself(store, start):
+    job = submit(store, ["x"] * 200, shard_size=20)
+    start(name="host:77")
+    wait_until(lambda: state_of(store, job) is JobState.COMPLETED)
+    wait_until(lambda: list_workers(store)[0].tokens_per_second > 0)
+    (worker,) = list_workers(store)
+    assert (worker.worker, worker.model, worker.device, worker.weights) == ("host:77", "m", "cpu", "packed")
+
+
+def test_shards_without_a_message_are_rung_for_but_not_those_of_other_models(store, start):
+    job = submit(store, ["x"], model="m")
+    submit(store, ["x"], model="another")
+    pause_job(store, job)
+    worker = start(pace=NEVER)
+    wait_until(lambda: list_workers(store))
+    time.sleep(0.2)  # its first look into the ledger is over
+    resume_job(store, job)
+    wait_until(lambda: worker.rung)
+    assert {key.job_id for key in worker.rung} == {job}
+
+
+@pytest.mark.parametrize("table", ["attempts", "shards"])
+def test_the_ledger_away_for_a_while_costs_nothing_but_time(store, start, caplog, table):
+    job = submit(store, [f"place {row}" for row in range(20)], shard_size=4)
+    gate, script = gated()
+    start(script=script)
+    wait_until(lambda: any(state == "running" for state, _, _ in shards_of(store, job)))
+    with store.writer.begin() as connection:
+        connection.execute(text(f"ALTER TABLE {table} RENAME TO away"))
+    gate.set()
+    wait_until(lambda: "trying again" in caplog.text)
+    with store.writer.begin() as connection:
+        connection.execute(text(f"ALTER TABLE away RENAME TO {table}"))
+    wait_until(lambda: state_of(store, job) is JobState.COMPLETED)
+    assert [row for row, *_ in results(store, job)] == list(range(20))
