@@ -1,10 +1,6 @@
 """`endmark run`: a dataset in, a file of answers out; everything between starts and ends by itself."""
 
 import shlex
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -13,20 +9,18 @@ from cli.advice import worker_command
 from cli.crew import Crew
 from cli.export import check_output, write_results
 from cli.options import build_spec, spec_options
-from cli.progress import Show, counting, job_progress, what_it_does
+from cli.progress import counting, job_progress
 from cli.ringing import ring
 from cli.session import opened
 from cli.submission import Submission, submit_dataset
 from cli.summary import summary
 from cli.terminal import counted, hint, note
+from cli.waiting import ended_like_by_ctrl_c, pause, wait_for
 from db.connection import Store
-from db.jobs import pause_job
-from db.progress import job_status
-from jobs.errors import EndmarkError, Interrupted, JobStateError
+from jobs.errors import EndmarkError, Interrupted
 from jobs.settings import Settings
 from jobs.vocabulary import JobState, JobStatus
 
-_POLL = 0.3  # seconds between looks
 _FAILED_ROWS = 3  # exit code
 
 
@@ -50,7 +44,7 @@ def run(dataset: str, output: str, **options: Any) -> int:  # noqa: ANN401
     """
     check_output(output)
     spec = build_spec(options)
-    with opened() as (settings, store), _ended_like_by_ctrl_c():
+    with opened() as (settings, store), ended_like_by_ctrl_c():
         with counting("checked and stored") as on_progress:
             job = submit_dataset(store, dataset, spec, options, on_progress=on_progress)
         note(f"job {job.job_id}: {counted(job.total, 'row')}")
@@ -71,40 +65,14 @@ def _completed(settings: Settings, store: Store, job: Submission, output: str) -
         with Crew(settings, store, job.spec) as crew:
             ring(store, crew.broker_url, job.spec, job.keys)
             with job_progress() as show:
-                return _wait(store, job.job_id, crew, show)
+                return wait_for(store, job.job_id, crew, show)
     except KeyboardInterrupt:
-        done = _pause(store, job.job_id)
+        done = pause(store, job.job_id)
         raise Interrupted(f"job {job.job_id} is paused, {done}", hint=_to_go_on(job, output)) from None
     except EndmarkError as error:
-        done = _pause(store, job.job_id)
+        done = pause(store, job.job_id)
         error.hint = f"{error.hint or 'mend it'}\njob {job.job_id} is paused, {done}: {_to_go_on(job, output)}"
         raise
-
-
-def _wait(store: Store, job_id: str, crew: Crew, show: Show) -> JobStatus:
-    """Show a job's progress until it has ended.
-
-    Raises:
-        WorkerFailed: the worker ended before it.
-    """
-    while True:
-        alive = crew.alive  # asked first: a worker may end right after its last row
-        status = job_status(store, job_id)
-        show(status, "loading the model" if not status.workers else what_it_does(status))
-        if status.state.is_final:
-            return status
-        if not alive:
-            raise crew.failure()
-        crew.look_after(status)
-        time.sleep(_POLL)
-
-
-def _pause(store: Store, job_id: str) -> str:
-    """Pause a job, so that no other worker takes it up unasked; say how far it is."""
-    with suppress(JobStateError):  # it ended at the last moment, or was paused already
-        pause_job(store, job_id)
-    status = job_status(store, job_id)
-    return f"{status.succeeded + status.failed:,} of {status.total:,} rows done"
 
 
 def _to_go_on(job: Submission, output: str) -> str:
@@ -114,16 +82,3 @@ def _to_go_on(job: Submission, output: str) -> str:
         f"`endmark resume {job.job_id}` and `{worker}` go on with it,"
         f" `endmark export {job.job_id} -o {shlex.quote(output)}` writes what is done"
     )
-
-
-@contextmanager
-def _ended_like_by_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end the command as Ctrl-C does: in order."""
-    before = {
-        number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,8 +1,8 @@
 """From a dataset file to a stored job: every row checked, stored a few thousand at a time, cut into shards."""
 
 import csv
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from cli.terminal import counted, note
 from db.connection import Store
 from db.jobs import add_rows, begin_job, discard_submission, finish_submission
-from jobs.datasets import STDIN, Dataset, checked_rows, open_dataset, settle
+from jobs.datasets import STDIN, checked_rows, open_dataset, settle
 from jobs.errors import Problem, UsageError
 from jobs.shards import shard_size
 from jobs.spec import GenerationSpec
@@ -50,20 +50,52 @@ def submit_dataset(
     skip = options["skip_bad_rows"]
     with open_dataset(path, options["format"]) as dataset:
         spec = settle(spec, dataset, skip_bad_rows=skip)
-        name = options["name"] or ("stdin" if path == STDIN else Path(path).name)
-        job_id = begin_job(store, name=name, spec=spec, priority=options["priority"])
-        try:
-            with _rejects(path) if skip else _no_rejects() as reject:
-                total = _store_rows(store, job_id, checked_rows(dataset, spec, on_bad=reject), on_progress)
-            keys = _finish(store, job_id, dataset, total)
-        except BaseException:
-            discard_submission(store, job_id)
-            raise
+        with bad_rows(path, skip=skip) as reject:
+            return store_job(
+                store,
+                checked_rows(dataset, spec, on_bad=reject),
+                spec,
+                columns=lambda: dataset.columns,
+                name=options["name"] or dataset_name(path),
+                priority=options["priority"],
+                on_progress=on_progress,
+            )
+
+
+def dataset_name(path: str) -> str:
+    """Return the name of a job on the dataset that is given no other."""
+    return "stdin" if path == STDIN else Path(path).name
+
+
+def store_job(
+    store: Store,
+    batches: Iterable[list[str]],
+    spec: GenerationSpec,
+    *,
+    columns: Callable[[], Sequence[str]],
+    name: str,
+    priority: int = 0,
+    on_progress: Callable[[int], None] | None = None,
+) -> Submission:
+    """Store rows as a job, whole or not at all.
+
+    Args:
+        batches: the rows as JSON texts of their cells, as `checked_rows` has them.
+        columns: returns the columns, once the rows have been read.
+        on_progress: called with the rows stored so far.
+    """
+    job_id = begin_job(store, name=name, spec=spec, priority=priority)
+    try:
+        total = _store_rows(store, job_id, batches, on_progress)
+        keys = finish_submission(store, job_id, columns=columns(), total=total, shard_size=shard_size(total))
+    except BaseException:
+        discard_submission(store, job_id)
+        raise
     return Submission(job_id, spec, keys, total)
 
 
 def _store_rows(
-    store: Store, job_id: str, batches: Iterator[list[str]], on_progress: Callable[[int], None] | None
+    store: Store, job_id: str, batches: Iterable[list[str]], on_progress: Callable[[int], None] | None
 ) -> int:
     """Store the batches; return the rows."""
     total = 0
@@ -75,9 +107,9 @@ def _store_rows(
     return total
 
 
-def _finish(store: Store, job_id: str, dataset: Dataset, total: int) -> list[ShardKey]:
-    """Cut the job into shards and queue it."""
-    return finish_submission(store, job_id, columns=dataset.columns, total=total, shard_size=shard_size(total))
+def bad_rows(path: str, *, skip: bool) -> AbstractContextManager[Callable[[Problem, str], None] | None]:
+    """Return what takes a dataset's bad rows, to be given to `checked_rows`; None where each is an error."""
+    return _rejects(path) if skip else _no_rejects()
 
 
 @contextmanager

@@ -1,0 +1,169 @@
+"""`endmark compare`: the same rows under several strategies, and which of them to take."""
+
+import random
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.crew import Crew
+from cli.options import build_spec, spec_options
+from cli.progress import counting, job_progress
+from cli.report import check_page
+from cli.reporting import build_report, table, write_report
+from cli.ringing import ring
+from cli.session import opened
+from cli.submission import Submission, bad_rows, dataset_name, store_job
+from cli.terminal import counted, note
+from cli.waiting import ended_like_by_ctrl_c, pause, wait_for
+from db.connection import Store
+from jobs.datasets import checked_rows, open_dataset, settle
+from jobs.errors import EndmarkError, Interrupted, UsageError
+from jobs.settings import Settings
+from jobs.spec import GenerationSpec
+
+_DEFAULT = ("baseline", "soft-landing", "eos-reward")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Rows of a dataset, in its order."""
+
+    rows: list[str]  # JSON texts of their cells
+    columns: Sequence[str]
+    whole: int  # rows of the dataset
+    spec: GenerationSpec  # with the dataset's own prompt column
+    priority: int  # of the jobs
+
+
+@click.command(
+    short_help="Run the same rows under several strategies, and say which to take.",
+    epilog="""\b
+Examples:
+  endmark compare prompts.csv --strategy baseline --strategy soft-landing -o report.html
+  endmark compare prompts.csv --strategy "concise;soft-landing" --adapter ./my-adapter -o report.html""",
+)
+@click.argument("dataset")
+@click.option("-o", "--output", required=True, metavar="FILE", help="The page to write (HTML).")
+@click.option(
+    "--sample", type=click.IntRange(min=1), default=200, show_default=True, help="Rows to run, drawn from DATASET."
+)
+@spec_options
+def compare(dataset: str, output: str, sample: int, **options: Any) -> None:  # noqa: ANN401
+    """Run a sample of DATASET under each `--strategy`, one after the other; print a table and write a page.
+
+    Strategies that are to act together are written as one: `--strategy "concise;soft-landing"`. An `--adapter` is
+    one more to compare, without any strategy. Without a `--strategy`: baseline, soft-landing, eos-reward. Rows
+    are the same for all, and so are their random numbers.
+    """
+    check_page(output)
+    adapter = options.pop("adapter")
+    specs = _specs(options, adapter)
+    with opened() as (settings, store), ended_like_by_ctrl_c():
+        with counting("checked") as on_progress:
+            drawn = _draw(dataset, next(iter(specs.values())), sample, options, on_progress)
+        name = options["name"] or dataset_name(dataset)
+        note(f"{counted(len(drawn.rows), 'row')} of {drawn.whole:,}, {len(specs)} times")
+        jobs = _run(settings, store, drawn, specs, name, output)
+        report = build_report(store, jobs, title=f"Strategies on {name}", whole=drawn.whole)
+    write_report(report, output)
+    click.echo(table(report))
+    note(f"report: {output}")
+
+
+def _specs(options: dict[str, Any], adapter: str | None) -> dict[str, GenerationSpec]:
+    """Return what is compared, by its label.
+
+    Raises:
+        SpecError: an option is wrong.
+        UsageError: there is nothing to compare with.
+    """
+    strategies = options["strategies"] or _DEFAULT
+    options = {**options, "trace": True, "adapter": None}
+    base = build_spec({**options, "strategies": ()})
+    found: dict[str, GenerationSpec] = {}
+    for text in strategies:
+        spec = replace(build_spec({**options, "strategies": (text,), "model": base.model}))
+        found["; ".join(map(str, spec.strategies))] = spec
+    if adapter is not None:
+        spec = build_spec({**options, "strategies": (), "model": base.model, "adapter": adapter})
+        found[f"{'; '.join(map(str, spec.strategies))} + {Path(adapter).name}"] = spec
+    if len(found) < 2:
+        raise UsageError("there is nothing to compare", hint="give `--strategy` twice, with different strategies")
+    return found
+
+
+def _draw(path: str, spec: GenerationSpec, size: int, options: dict[str, Any], on_progress: Any) -> Sample:  # noqa: ANN401
+    """Check the whole dataset, and draw rows from it.
+
+    Raises:
+        DatasetError: rows cannot be used, and are not to be left out.
+    """
+    skip = options["skip_bad_rows"]
+    with open_dataset(path, options["format"]) as dataset, bad_rows(path, skip=skip) as reject:
+        spec = settle(spec, dataset, skip_bad_rows=skip)
+        rows, whole = _reservoir(checked_rows(dataset, spec, on_bad=reject), size, on_progress)
+        return Sample(rows, dataset.columns, whole, spec, options["priority"])
+
+
+def _reservoir(batches: Iterable[list[str]], size: int, on_progress: Any) -> tuple[list[str], int]:  # noqa: ANN401
+    """Return rows of which each is as likely to be drawn as any other, always the same, and how many there are."""
+    rng = random.Random(0)
+    kept: list[tuple[int, str]] = []
+    seen = 0
+    for batch in batches:
+        for row in batch:
+            if len(kept) < size:
+                kept.append((seen, row))
+            elif (place := rng.randrange(seen + 1)) < size:
+                kept[place] = (seen, row)
+            seen += 1
+        if on_progress is not None:
+            on_progress(seen)
+    return [row for _, row in sorted(kept)], seen
+
+
+def _run(
+    settings: Settings, store: Store, drawn: Sample, specs: dict[str, GenerationSpec], name: str, output: str
+) -> dict[str, str]:
+    """Run the jobs one after the other, so that each has the machine to itself; return their ids by label.
+
+    A job is stored when its turn has come: workers take whatever is due.
+    """
+    ids: dict[str, str] = {}
+    try:
+        for _, group in groupby(specs.items(), key=lambda item: item[1].queue):
+            members = list(group)
+            with Crew(settings, store, members[0][1]) as crew:
+                for label, spec in members:
+                    job = _stored(store, drawn, spec, f"{name}: {label}")
+                    ids[label] = job.job_id
+                    note(f"job {job.job_id}: {label}")
+                    ring(store, crew.broker_url, job.spec, job.keys)
+                    with job_progress() as show:
+                        wait_for(store, job.job_id, crew, show)
+    except KeyboardInterrupt:
+        raise Interrupted("the comparison is broken off", hint=_to_go_on(store, ids, output)) from None
+    except EndmarkError as error:
+        error.hint = f"{error.hint or 'mend it'}\n{_to_go_on(store, ids, output)}"
+        raise
+    return ids
+
+
+def _stored(store: Store, drawn: Sample, spec: GenerationSpec, name: str) -> Submission:
+    """Store one job of the comparison."""
+    spec = replace(spec, prompt_column=drawn.spec.prompt_column)
+    return store_job(store, [drawn.rows], spec, columns=lambda: drawn.columns, name=name, priority=drawn.priority)
+
+
+def _to_go_on(store: Store, ids: dict[str, str], output: str) -> str:
+    """Pause the job that has not ended; return how to see what is done."""
+    for job_id in ids.values():
+        pause(store, job_id)
+    if not ids:
+        return "nothing has been run yet"
+    return f"`endmark report {' '.join(ids.values())} -o {shlex.quote(output)}` shows what is done"

@@ -1,0 +1,67 @@
+"""`endmark report`: how a job's answers ended, as a table and a page."""
+
+from pathlib import Path
+
+import click
+
+from cli.export import check_output
+from cli.reporting import build_report, table, write_report
+from cli.session import opened
+from cli.terminal import note
+from db.connection import Store
+from db.jobs import load_job, resolve_job
+from db.progress import job_status
+from jobs.errors import UsageError
+
+
+@click.command(
+    short_help="Show how a job's answers ended, as a page.",
+    epilog="""\b
+Examples:
+  endmark report latest -o report.html
+  endmark report 3f2a91c0 8be1d207 -o both.html""",
+)
+@click.argument("jobs", metavar="JOB…", nargs=-1, required=True)
+@click.option("-o", "--output", required=True, metavar="FILE", help="The page to write (HTML).")
+def report(jobs: tuple[str, ...], output: str) -> None:
+    """Write a page about a job: how its answers ended, how long they are, their EOS probability, and the answers.
+
+    Several jobs that ran the same rows are set against each other, as `endmark compare` does. JOB is an id, the
+    beginning of one, or `latest`. The page needs no network.
+    """
+    check_page(output)
+    with opened() as (_, store):
+        labelled = _labelled(store, [resolve_job(store, job) for job in jobs])
+        name = load_job(store, next(iter(labelled.values()))).name
+        made = build_report(store, labelled, title=f"How {name} ended")
+        unfinished = [job for job in labelled.values() if not job_status(store, job).state.is_final]
+    write_report(made, output)
+    click.echo(table(made))
+    for job in unfinished:
+        note(f"job {job} has not ended; its rows so far are counted")
+    note(f"report: {output}")
+
+
+def check_page(output: str) -> None:
+    """Refuse a place where no page can be written.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if output == "-":
+        raise UsageError("the report is a page, not for standard output", hint="-o report.html")
+    check_output(output)
+    if Path(output).suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"`{output}` is not the name of a page", hint="-o report.html")
+
+
+def _labelled(store: Store, ids: list[str]) -> dict[str, str]:
+    """Return the jobs by what tells them apart."""
+    labels: dict[str, str] = {}
+    for job_id in dict.fromkeys(ids):
+        spec = load_job(store, job_id).spec
+        label = "; ".join(map(str, spec.strategies))
+        if spec.adapter is not None:
+            label += f" + {Path(spec.adapter).name}"
+        labels[label if label not in labels else f"{label} ({job_id})"] = job_id
+    return labels

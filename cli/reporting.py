@@ -1,0 +1,144 @@
+"""From stored jobs to a report: every row counted, some of them kept to be shown, the page written."""
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cli.terminal import one_line
+from db.connection import Store
+from db.export import stream_results
+from db.export.stream import COLUMNS
+from db.jobs import Job, load_job
+from db.progress import job_status
+from db.summaries import load_traces
+from jobs.errors import SpecError, UsageError
+from jobs.prompts import PromptPlan
+from jobs.reporting.advice import recommend
+from jobs.reporting.arms import Answer, Arm
+from jobs.reporting.page import Report, ShownRow, span, write_page
+from jobs.reporting.table import cells, headings
+
+SHOWN = 500  # rows that a page holds
+
+
+def build_report(
+    store: Store, jobs: Mapping[str, str], *, title: str, whole: int | None = None, shown: int = SHOWN
+) -> Report:
+    """Return the report of jobs that ran the same rows.
+
+    Args:
+        jobs: the ids by their labels.
+        whole: rows of the dataset that they are a sample of.
+        shown: the most rows to keep for the page, evenly spaced.
+
+    Raises:
+        JobNotFound: there is none of that id.
+        UsageError: they did not run the same rows.
+    """
+    loaded = {label: load_job(store, job_id) for label, job_id in jobs.items()}
+    total = _common_total(list(loaded.values()))
+    kept = range(0, total, max(1, -(-total // shown)))
+    prompts: dict[int, str] = {}
+    arms, answers, traces = [], [], []
+    for label, job in loaded.items():
+        arm, own_prompts, own = _read_arm(store, label, job, kept)
+        if prompts and own_prompts != prompts:
+            raise UsageError(
+                f"the jobs {', '.join(jobs.values())} did not run the same rows", hint="report each of them alone"
+            )
+        prompts = own_prompts
+        arms.append(arm)
+        answers.append(own)
+        traces.append(load_traces(store, job.id, kept))
+    rows = [
+        ShownRow(
+            row,
+            prompts[row],
+            tuple(own.get(row) for own in answers),
+            tuple(own.get(row, ()) for own in traces),
+        )
+        for row in kept
+    ]
+    made = f"Made by Endmark {version('endmark')} on {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}."
+    return Report(title, tuple(arms), tuple(rows), total, whole, made)
+
+
+def _common_total(jobs: Sequence[Job]) -> int:
+    """Return how many rows each job has."""
+    totals = {job.total for job in jobs}
+    if len(totals) > 1:
+        raise UsageError("the jobs have different numbers of rows", hint="report each of them alone")
+    return totals.pop()
+
+
+def _read_arm(
+    store: Store, label: str, job: Job, kept: Sequence[int]
+) -> tuple[Arm, dict[int, str], dict[int, Answer]]:
+    """Return a job's figures, and the prompts and answers of the rows that are kept."""
+    status = job_status(store, job.id)
+    spec = job.spec
+    arm = Arm(label, job.id, spec.model, spec.adapter, spec.max_new_tokens, status.tokens_per_second)
+    plan = PromptPlan(job.columns, spec)
+    prompts: dict[int, str] = {}
+    answers: dict[int, Answer] = {}
+    for result in stream_results(store, job.id):
+        answer = Answer.of(result.row, dict(zip(COLUMNS, result.values, strict=True)))
+        if answer is not None:
+            arm.count(answer)
+        if result.row in kept:
+            prompts[result.row] = _prompt(plan, result.cells)
+            if answer is not None:
+                answers[result.row] = answer
+    return arm, prompts, answers
+
+
+def _prompt(plan: PromptPlan, row: Sequence[Any]) -> str:
+    """Return what a row asks: its prompt, or the last turn of its chat."""
+    try:
+        request = plan.read(row)
+    except SpecError as error:
+        return f"({error})"
+    return request.turns[-1]["content"] if request.turns else request.prompt or ""
+
+
+def write_report(report: Report, output: str) -> None:
+    """Write the page, whole or not at all.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    path = Path(output)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        beside.write_text(write_page(report), encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        raise UsageError(f"cannot write `{output}`: {error.strerror}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def table(report: Report) -> str:
+    """Return the report's table for a terminal: a column for each arm, and what is recommended."""
+    names = headings(report.whole)
+    columns = [names, *([_cell(*cell) for cell in cells(arm, report.whole)] for arm in report.arms)]
+    widths = [max(map(len, column)) for column in columns]
+    lines = [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in zip(*columns, strict=True)
+    ]
+    advice = recommend(report.arms)
+    if advice is not None:
+        lines += ["", f"take `{one_line(advice.arm.label)}`:", *(f"  {one_line(text)}" for text in advice.reasons)]
+        seconds = advice.arm.seconds_for(report.whole) if report.whole else None
+        if seconds is not None:
+            lines.append(f"  {report.whole:,} rows would take {span(seconds)} at this speed")
+    return "\n".join(lines)
+
+
+def _cell(value: str, interval: str) -> str:
+    """Return a value with its interval."""
+    return f"{one_line(value)} ({interval})" if interval else one_line(value)

@@ -1,0 +1,55 @@
+"""Seeing a job through to its end, with its crew; what Ctrl-C means meanwhile."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from cli.crew import Crew
+from cli.progress import Show, what_it_does
+from db.connection import Store
+from db.jobs import pause_job
+from db.progress import job_status
+from jobs.errors import JobStateError
+from jobs.vocabulary import JobStatus
+
+_POLL = 0.3  # seconds between looks
+
+
+def wait_for(store: Store, job_id: str, crew: Crew, show: Show) -> JobStatus:
+    """Show a job's progress until it has ended.
+
+    Raises:
+        WorkerFailed: the worker ended before it.
+    """
+    while True:
+        alive = crew.alive  # asked first: a worker may end right after its last row
+        status = job_status(store, job_id)
+        show(status, "loading the model" if not status.workers else what_it_does(status))
+        if status.state.is_final:
+            return status
+        if not alive:
+            raise crew.failure()
+        crew.look_after(status)
+        time.sleep(_POLL)
+
+
+def pause(store: Store, job_id: str) -> str:
+    """Pause a job, so that no other worker takes it up unasked; say how far it is."""
+    with suppress(JobStateError):  # it ended at the last moment, or was paused already
+        pause_job(store, job_id)
+    status = job_status(store, job_id)
+    return f"{status.succeeded + status.failed:,} of {status.total:,} rows done"
+
+
+@contextmanager
+def ended_like_by_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end the command as Ctrl-C does: in order."""
+    before = {
+        number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,31 @@
+"""What reports read of a job beyond its exported rows: the EOS probability of every step, for some rows."""
+
+import struct
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import bindparam, text
+
+from db.connection import Store
+from db.transactions import reading
+
+_AT_ONCE = 200  # rows
+_TRACES = text(
+    "SELECT row, eos_probs FROM attempts a"
+    " WHERE job_id = :job AND row IN :rows AND final AND eos_probs IS NOT NULL"
+    " AND attempt = (SELECT max(attempt) FROM attempts b WHERE b.job_id = a.job_id AND b.row = a.row AND b.final)"
+).bindparams(bindparam("rows", expanding=True))
+
+
+def load_traces(store: Store, job_id: str, rows: Sequence[int]) -> Mapping[int, tuple[float, ...]]:
+    """Return the EOS probabilities of the rows' results, by row; only of those that were traced.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    found: dict[int, tuple[float, ...]] = {}
+    with reading(store) as connection:
+        for begin in range(0, len(rows), _AT_ONCE):
+            part = {"job": job_id, "rows": list(rows[begin : begin + _AT_ONCE])}
+            for row, packed in connection.execute(_TRACES, part):
+                found[row] = struct.unpack(f"<{len(packed) // 2}e", packed)
+    return found
