@@ -9,10 +9,10 @@ import click
 
 from cli.progress import counting
 from cli.session import opened
-from cli.terminal import TerminalText, counted, note
+from cli.terminal import TerminalText, counted, hint, note
 from db.connection import Store
-from db.export import FORMATS, Only, export_job
-from db.jobs import resolve_job
+from db.export import FORMATS, Only, export_job, export_traces
+from db.jobs import load_job, resolve_job
 from db.progress import job_status
 from jobs.errors import UsageError
 
@@ -26,6 +26,7 @@ _UNKNOWN = ("xlsx", "ods")  # whoever asks for one of these by name must not get
 Examples:
   endmark export 3f2a91c0 -o results.csv
   endmark export latest -o cut.jsonl --only truncated
+  endmark export latest -o results.csv --trace trace.jsonl; endmark doctor --trace trace.jsonl -o curves.html
   endmark export latest -o - | csvstat""",
 )
 @click.argument("job")
@@ -33,18 +34,25 @@ Examples:
 @click.option("--format", metavar="|".join(FORMATS), help="Format of the file.  [default: by its name, else csv]")
 @click.option("--only", type=click.Choice(get_args(Only)), help="Leave out the other rows.")
 @click.option("--excel-safe", is_flag=True, help="Defuse cells that a spreadsheet would run as formulas.")
-def export(job: str, output: str, format: str | None, only: str | None, excel_safe: bool) -> None:
+@click.option("--trace", metavar="FILE", help="Also write each row's EOS probabilities, as JSON lines.")
+def export(
+    job: str, output: str, format: str | None, only: str | None, excel_safe: bool, trace: str | None
+) -> None:
     """Write a job's rows in input order: `row`, the dataset's columns, then the answer and its verdict.
 
     A job that still runs can be exported too; rows without a result have empty cells. The file appears when it is
     whole. JOB is an id, the beginning of one, or `latest`.
     """
     check_output(output)
+    if trace is not None:
+        check_trace(trace)
     with opened() as (_, store):
         job_id = resolve_job(store, job)
         count = write_results(
             store, job_id, output, format=format, only=cast(Only | None, only), excel_safe=excel_safe
         )
+        if trace is not None:
+            write_traces(store, job_id, trace)
         status = job_status(store, job_id)
     note(f"{counted(count, 'row')} of job {job_id} written to {named(output)}")
     missing = status.pending + status.running
@@ -73,6 +81,27 @@ def write_results(
         stream = TerminalText(sys.stdout) if sys.stdout.isatty() else sys.stdout
         with redirect_stdout(stream):
             return export_job(store, job_id, None, format=chosen, only=only, excel_safe=excel_safe)
+
+
+def write_traces(store: Store, job_id: str, output: str) -> None:
+    """Export a job's traces to a file."""
+    count = export_traces(store, job_id, Path(output))
+    note(f"EOS probabilities of {counted(count, 'row')} written to {named(output)}")
+    if not load_job(store, job_id).spec.trace:
+        hint(
+            "the job ran without `--trace`, so the file tells each row's highest probability and not every step's"
+        )
+
+
+def check_trace(output: str) -> None:
+    """Refuse a file of traces that could not be written in the end.
+
+    Raises:
+        UsageError: it could not.
+    """
+    if output == STDOUT:
+        raise UsageError("standard output is the results' own", hint="name a file: `--trace trace.jsonl`")
+    check_output(output)
 
 
 def check_output(output: str) -> None:

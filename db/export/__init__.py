@@ -12,6 +12,7 @@ from db.connection import Store
 from db.export import as_csv, as_jsonl, as_openai, as_parquet
 from db.export.request import Export, Format
 from db.export.stream import COLUMNS, Only, Result, stream_results
+from db.export.traces import write_traces
 from db.jobs import load_job
 from jobs.errors import UsageError
 
@@ -21,7 +22,7 @@ FORMATS = {
     "parquet": Format(as_parquet.write, binary=True),
     "openai": Format(as_openai.write),
 }
-__all__ = ["FORMATS", "Only", "Result", "export_job", "stream_results"]
+__all__ = ["FORMATS", "Only", "Result", "export_job", "export_traces", "stream_results"]
 
 
 def export_job(
@@ -65,6 +66,16 @@ def export_job(
         handle = files.enter_context(_target(path, binary=chosen.binary))
         chosen.write(handle, Export(job, columns, counted, excel_safe, beside))
     return count
+
+
+def export_traces(store: Store, job_id: str, path: Path) -> int:
+    """Write what the model thought of ending, row by row, to a file of JSON lines; return how many rows.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    with _target(path) as handle:
+        return write_traces(handle, store, load_job(store, job_id))
 
 
 def _beside(files: ExitStack, path: Path, ending: str) -> IO[str]:

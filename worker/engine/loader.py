@@ -84,7 +84,7 @@ def load_engine(
         expand(network)
     if adapter is not None:
         apply_adapter(network, adapter, model=model, path=path)
-    eos_ids = end_token_ids(network, tokenizer)
+    eos_ids = end_token_ids(network.generation_config, network.config, tokenizer)
     vocabulary = Vocabulary.of(tokenizer)
     rows = max_rows or _CPU_ROWS
     context = _context(network)
@@ -181,14 +181,14 @@ def compute_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
 
 
-def end_token_ids(network: PreTrainedModel, tokenizer: Any) -> frozenset[int]:  # noqa: ANN401
-    """Return every end token: all of the generation config's, and the tokeniser's own.
+def end_token_ids(*sources: Any) -> frozenset[int]:  # noqa: ANN401
+    """Return every end token that a model's generation config, config and tokeniser name, all of them together.
 
     Raises:
         ModelError: the model has none.
     """
     found: set[int] = set()
-    for source in (network.generation_config, network.config, tokenizer):
+    for source in sources:
         value = getattr(source, "eos_token_id", None)
         if isinstance(value, Iterable):
             found.update(value)

@@ -42,7 +42,9 @@ def fine_tune(spec: FinetuneSpec, report: Callable[[FinetuneProgress], None], *,
     """
     output = Path(spec.output)
     report(FinetuneProgress("reading the dataset"))
-    split = _split(read_chats(spec.dataset, prompt_column=spec.prompt_column, answer_column=spec.answer_column), spec)
+    split = _split(
+        read_chats(spec.dataset, prompt_column=spec.prompt_column, answer_column=spec.answer_column), spec
+    )
     description = describe(spec)
     evaluation = begin_run(output, description)
     if "before" not in evaluation:
@@ -83,14 +85,12 @@ class _Training:
             self._tokenizer.chat_template = LLAMA_2_TEMPLATE
             notes.append("the model has no chat template: trained in Llama 2's form, [INST] … [/INST]")
         network = load_model(path, device=device)
-        self._eos_ids = end_token_ids(network, self._tokenizer)
+        self._eos_ids = end_token_ids(network.generation_config, network.config, self._tokenizer)
         labeller = Labeller(self._tokenizer, self._eos_ids, spec.max_length)
         self._held_out = [item for item in map(labeller.label, (c.turns for c in split.held_out)) if item.learns]
         examples, said = _learnable([labeller.label(chat.turns) for chat in split.train])
         torch.manual_seed(spec.seed)
-        self._trainer = build_trainer(
-            network, self._tokenizer, examples, spec, device=device, report=report
-        )
+        self._trainer = build_trainer(network, self._tokenizer, examples, spec, device=device, report=report)
         checked = check_eos(self._trainer, self._eos_ids)
         report(FinetuneProgress("checked the examples", notes=(*notes, *said, checked)))
         self._examples = len(examples)
