@@ -115,6 +115,7 @@ class EndlessRunner:
     def __init__(self, runner: Runner, tokens: Sequence[int]) -> None:
         self.page_size, self.num_pages, self.max_rows = runner.page_size, runner.num_pages, runner.max_rows
         self.prefill_tokens, self.context, self.overlaps = runner.prefill_tokens, runner.context, runner.overlaps
+        self.refill = runner.refill
         self._runner = runner
         self._tokens = itertools.cycle(tokens)
 

@@ -36,7 +36,7 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Rows that have no slot yet."""
-        return len(self._scheduler.waiting)
+        return self._scheduler.waiting
 
     @property
     def running(self) -> int:
@@ -58,7 +58,7 @@ class Engine:
         if length >= self._context:
             raise PromptTooLong(length, self._context)
         budget = min(request.max_new_tokens, self._context - length)
-        self._scheduler.waiting.append(RowState(request, self.vocabulary, budget))
+        self._scheduler.add(RowState(request, self.vocabulary, budget))
 
     def cancel(self, keys: Collection[int]) -> None:
         """Drop the attempts with these keys; they are never returned."""
@@ -108,4 +108,4 @@ class Engine:
         if row.slot >= 0:
             self._scheduler.retire(row)
         else:
-            self._scheduler.waiting.remove(row)
+            self._scheduler.drop(row)

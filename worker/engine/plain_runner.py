@@ -23,6 +23,7 @@ class PlainRunner:
     """Runs plans on one model; see `worker.engine.plan.Runner`."""
 
     overlaps = False
+    refill = 1
 
     def __init__(
         self,

@@ -75,6 +75,7 @@ class Runner(Protocol):
     num_pages: int
     max_rows: int  # slots, and the most rows in one step
     prefill_tokens: int  # the most tokens in one prefill, a single longer row excepted
+    refill: int  # slots that should be free before a prefill is worth its launch
     context: int  # the longest row, prompt and answer, that the model can hold
     overlaps: bool  # whether `launch` returns before the step has run
 

@@ -1,5 +1,9 @@
 """Which rows run in the next step, and where their keys and values stand.
 
+Rows are taken in windows: what has come while the last window was being admitted is the next one, and in it the
+rows of the largest budget go first, so that the batch does not run out with a few long rows. Rows of equal budgets
+keep their order, and no row waits for more than the window before its own.
+
 Pages are taken as rows grow. When none is left, the youngest row goes back to the front of the waiting list
 and is computed again later; its tokens are kept.
 """
@@ -16,17 +20,33 @@ class Scheduler:
     """Plans steps; sees no token but through the rows it holds."""
 
     def __init__(self, runner: Runner) -> None:
-        self.waiting: deque[RowState] = deque()
+        self._window: deque[RowState] = deque()  # rows to be admitted, in this order
+        self._incoming: list[RowState] = []  # the next window
         self.running: list[RowState] = []  # oldest first
         self.preemptions = 0
         self._pool = PagePool(runner.num_pages, runner.page_size)
         self._slots = list(range(runner.max_rows - 1, -1, -1))
         self._prefill_tokens = runner.prefill_tokens
+        self._refill = runner.refill
+
+    @property
+    def waiting(self) -> int:
+        """Rows without a slot."""
+        return len(self._window) + len(self._incoming)
 
     def rows(self) -> Iterator[RowState]:
         """Return all rows, running or waiting."""
         yield from self.running
-        yield from self.waiting
+        yield from self._window
+        yield from self._incoming
+
+    def add(self, row: RowState) -> None:
+        """Let a row wait for its slot."""
+        self._incoming.append(row)
+
+    def drop(self, row: RowState) -> None:
+        """Forget a row that waits."""
+        (self._window if row in self._window else self._incoming).remove(row)
 
     def schedule(self) -> tuple[PrefillPlan | DecodePlan, list[RowState]] | None:
         """Return the next step and its rows in the plan's order; None if there is nothing to run."""
@@ -53,8 +73,10 @@ class Scheduler:
     def _admit(self) -> Iterator[tuple[PrefillRow, RowState]]:
         """Move waiting rows to slots while pages and the prefill budget allow, in order."""
         budget = self._prefill_tokens
-        while self.waiting and self._slots:
-            row = self.waiting[0]
+        if self.running and len(self._slots) < min(self._refill, self.waiting):
+            return  # a prefill of a row or two costs as much as one of many
+        while self._slots and self._next_window():
+            row = self._window[0]
             if row.launched > row.generated:
                 return  # preempted with a step in flight: its last token is not known yet
             shared = self._pool.share_prefix(row.token_ids)
@@ -69,12 +91,19 @@ class Scheduler:
                 self._pool.release(shared)
                 return
             budget -= fresh
-            self.waiting.popleft()
+            self._window.popleft()
             row.pages = shared + pages
             row.slot = self._slots.pop()
             self._pool.publish_prefix(row.request.prompt_token_ids, row.pages)
             self.running.append(row)
             yield self._prefill_row(row, cached), row
+
+    def _next_window(self) -> bool:
+        """Begin the next window where the last is done; return whether a row waits."""
+        if not self._window:
+            self._window.extend(sorted(self._incoming, key=lambda row: -row.budget))
+            self._incoming.clear()
+        return bool(self._window)
 
     @staticmethod
     def _prefill_row(row: RowState, cached: int) -> PrefillRow:
@@ -121,7 +150,7 @@ class Scheduler:
     def preempt(self, row: RowState) -> None:
         """Send a running row back to the front of the waiting list."""
         self.retire(row)
-        self.waiting.appendleft(row)
+        self._window.appendleft(row)
         self.preemptions += 1
 
     def retire(self, row: RowState) -> None:

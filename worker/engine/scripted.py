@@ -32,9 +32,11 @@ class ScriptedRunner:
         context: int = 128,
         prefill_tokens: int = 64,
         overlaps: bool = False,
+        refill: int = 1,
     ) -> None:
         self.num_pages, self.page_size, self.max_rows = num_pages, page_size, max_rows
         self.context, self.prefill_tokens, self.overlaps = context, prefill_tokens, overlaps
+        self.refill = refill
         self.plans: list[PrefillPlan | DecodePlan] = []
         self._script = script
         self._memory = [-1] * (num_pages * page_size)

@@ -1,0 +1,215 @@
+"""The systems of the throughput benchmark on a GPU: a 7B-shape model with random weights on the fixed workload."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from seven_b import build
+from workload import Row, mixed_rows
+
+from jobs.spec import Sampling
+from jobs.strategies import build_strategies
+from worker.engine.attention import PLAIN
+from worker.engine.cuda.runner import CudaRunner
+from worker.engine.engine import Engine
+from worker.engine.loader import expand
+from worker.engine.request import Request
+from worker.engine.text import Vocabulary
+
+RECORDED = {"vLLM 0.24.0, NF4 (recorded)": 6505.0, "vLLM 0.24.0, bf16 (recorded)": 9644.0}
+_FLOOR_BYTES, _FLOOR_FLOPS = 4.3e12, 750e12  # a second: the card's copy speed, its speed in large products
+_MAX_ROWS = 256
+_PAGE = 16
+_MIXED = (
+    ["eos-reward"],
+    ["soft-landing"],
+    ["exp-decay"],
+    ["eos-reward:start=0.5"],
+    ["soft-landing:start=0.2"],
+    ["no-loops"],
+    ["stop:text=\\n\\n###"],
+    [],
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one system did with the work."""
+
+    system: str
+    tokens: int
+    seconds: float
+    notes: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def speed(self) -> float:
+        """Output tokens a second."""
+        return self.tokens / self.seconds
+
+
+def work(rows: int) -> list[Row]:
+    """Return the first rows of the published workload."""
+    return mixed_rows(2000, 7, 32000)[:rows]
+
+
+def floor_seconds(rows: Sequence[Row]) -> float:
+    """Return the least time by arithmetic: every KV byte and weight read once a step, always a full batch."""
+    weights, token_bytes = 6.607e9, 2 * 32 * 4096 * 2
+    output = sum(row.max_tokens for row in rows)
+    cached = sum(len(row.prompt_token_ids) * row.max_tokens + row.max_tokens**2 // 2 for row in rows)
+    steps = output / _MAX_ROWS
+    attention = cached * token_bytes / _FLOOR_BYTES
+    products = steps * max(weights * 2 / _FLOOR_BYTES, 2 * weights * _MAX_ROWS / _FLOOR_FLOPS)
+    prefill = 2 * weights * sum(len(row.prompt_token_ids) for row in rows) / _FLOOR_FLOPS
+    return attention + products + prefill
+
+
+class Bench:
+    """One model on the card, measured in several ways."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = work(rows)
+        self._vocabulary = Vocabulary([b"x"] * 32000)
+        self._network = build(PLAIN)
+        self._runner: CudaRunner | None = None
+
+    def generate(self, batch: int, rows: int) -> Outcome:
+        """Left-padded `model.generate`, NF4, on some of the rows; call it before `prepare`."""
+        network = self._network
+        network.set_attn_implementation("sdpa")
+        some = self.rows[:rows]
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        for begin in range(0, len(some), batch):
+            group = some[begin : begin + batch]
+            width = max(len(row.prompt_token_ids) for row in group)
+            ids = torch.tensor(
+                [[0] * (width - len(row.prompt_token_ids)) + list(row.prompt_token_ids) for row in group]
+            )
+            mask = torch.tensor(
+                [[0] * (width - len(r.prompt_token_ids)) + [1] * len(r.prompt_token_ids) for r in group]
+            )
+            longest = max(row.max_tokens for row in group)
+            network.generate(
+                ids.cuda(),
+                attention_mask=mask.cuda(),
+                max_new_tokens=longest,
+                min_new_tokens=longest,
+                do_sample=False,
+                pad_token_id=0,
+            )
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+        network.set_attn_implementation(PLAIN)
+        return Outcome(f"generate, batches of {batch}, {rows} rows", sum(row.max_tokens for row in some), seconds)
+
+    def prepare(self, *, expanded: bool, cache_type: torch.dtype | None = None, kv_gib: float = 70) -> None:
+        """Build the runner; expanding cannot be undone."""
+        self._runner = None
+        torch.cuda.empty_cache()
+        started = time.monotonic()
+        if expanded:
+            expand(self._network)
+        item = cache_type.itemsize if cache_type is not None else 2
+        pages = int(kv_gib * 2**30 / (2 * 32 * 4096 * item)) // _PAGE
+        table = torch.zeros(43, 32000, dtype=torch.uint8)
+        self._runner = CudaRunner(
+            self._network,
+            {2},
+            num_pages=min(pages, _MAX_ROWS * 1024 // _PAGE),
+            page_size=_PAGE,
+            max_rows=_MAX_ROWS,
+            prefill_tokens=8192,
+            context=1024,
+            sentence_table=table,
+            cache_type=cache_type,
+        )
+        print(f"prepared in {time.monotonic() - started:.0f} s, {self._runner._fused}", flush=True)
+
+    def engine(self, name: str, *, mixed: bool = False, in_order: bool = False) -> Outcome:
+        """The engine; rows of mixed strategies or none, the largest budget first or in order."""
+        assert self._runner is not None
+        engine = Engine(self._runner, self._vocabulary, frozenset())
+        strategies = [tuple(build_strategies(words)) for words in _MIXED] if mixed else [()]
+        waiting = [
+            Request(
+                key=key,
+                prompt_token_ids=row.prompt_token_ids,
+                max_new_tokens=row.max_tokens,
+                sampling=Sampling(),
+                strategies=strategies[key % len(strategies)],
+                stream=key,
+            )
+            for key, row in enumerate(self.rows)
+        ]
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        if not in_order:
+            for request in waiting:
+                engine.add(request)
+        fed = iter(waiting) if in_order else iter(())
+        done, tokens, waited = 0, 0, 0.0
+        read = self._runner.read
+
+        def timed(ticket):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+            nonlocal waited
+            before = time.perf_counter()
+            result = read(ticket)
+            waited += time.perf_counter() - before
+            return result
+
+        self._runner.read = timed  # type: ignore[method-assign]
+        while done < len(waiting):
+            while in_order and engine.waiting < 1:
+                request = next(fed, None)
+                if request is None:
+                    break
+                engine.add(request)
+            for finished in engine.step():
+                done += 1
+                tokens += finished.completion_tokens
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+        self._runner.read = read  # type: ignore[method-assign]
+        notes = {
+            "steps": engine.steps,
+            "rows/step": engine.row_steps / engine.steps,
+            "preempted": engine.preemptions,
+            "host s": seconds - waited,
+            "waited s": waited,
+        }
+        return Outcome(name, tokens, seconds, notes)
+
+    def step_times(self, length: int) -> Iterator[tuple[str, float]]:
+        """Yield the milliseconds of one decode step of a full batch, and of its kernels, at rows of one length."""
+        from torch.profiler import ProfilerActivity, profile
+
+        from worker.engine.plan import DecodePlan
+
+        runner = self._runner
+        assert runner is not None
+        count, pages = _MAX_ROWS, length // _PAGE + 1
+        changes = [
+            (slot, index, (slot * pages + index) % runner.num_pages)
+            for slot in range(count)
+            for index in range(pages)
+        ]
+        for begin in range(pages):
+            plan = DecodePlan(range(count), [length] * count, [1] * count, [1] * count, changes[begin::pages])
+            runner.read(runner.launch(plan))
+        plan = DecodePlan(range(count), [length] * count, [1] * count, [1] * count)
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        for _ in range(20):
+            ticket = runner.launch(plan)
+        runner.read(ticket)
+        yield "step", (time.perf_counter() - started) / 20 * 1e3
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            for _ in range(5):
+                ticket = runner.launch(plan)
+            runner.read(ticket)
+            torch.cuda.synchronize()
+        kernels = sorted(profiler.key_averages(), key=lambda item: -item.device_time_total)
+        for item in kernels[:14]:
+            yield f"{item.key[:60]} x{item.count // 5}", item.device_time_total / 5e3

@@ -1,0 +1,53 @@
+"""A model of Llama-2-7B's shape with random weights in NF4, built on the card in seconds."""
+
+import time
+
+import torch
+from bitsandbytes.nn import Linear4bit, Params4bit
+from transformers import LlamaConfig, LlamaForCausalLM
+
+SHAPE = LlamaConfig(
+    vocab_size=32000,
+    hidden_size=4096,
+    intermediate_size=11008,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=32,
+    max_position_embeddings=4096,
+    bos_token_id=1,
+    eos_token_id=2,
+)
+
+
+def build(attention: str, *, layers: int = 32) -> LlamaForCausalLM:
+    """Return the model, every linear layer but the head in NF4 with double quantisation, computing in bf16."""
+    started = time.monotonic()
+    config = LlamaConfig(**{**SHAPE.to_dict(), "num_hidden_layers": layers})
+    config._attn_implementation = attention
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        torch.set_default_dtype(torch.bfloat16)
+        network = LlamaForCausalLM(config).eval().requires_grad_(False)
+        torch.set_default_dtype(torch.float32)
+    for name, module in list(network.named_modules()):
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+            network.set_submodule(name, pack(module))
+    print(f"built {network.num_parameters():,} parameters in {time.monotonic() - started:.0f} s", flush=True)
+    return network
+
+
+def pack(module: torch.nn.Linear) -> Linear4bit:
+    """Return the layer in NF4 with double quantisation."""
+    packed = Linear4bit(
+        module.in_features,
+        module.out_features,
+        bias=False,
+        compute_dtype=torch.bfloat16,
+        compress_statistics=True,
+        quant_type="nf4",
+        device="meta",
+    )
+    packed.weight = Params4bit(
+        module.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
+    ).cuda()
+    return packed

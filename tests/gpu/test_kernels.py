@@ -1,0 +1,141 @@
+"""The Triton kernels against a few lines of PyTorch; `TRITON_INTERPRET=1` runs them on a CPU."""
+
+import os
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; these tests are for GPU machines")
+
+from worker.engine.cuda.kernels.cache_write import write_cache
+from worker.engine.cuda.kernels.decode_attention import decode_attention
+from worker.engine.cuda.kernels.gated import GELU_TANH, SILU, gated
+from worker.engine.cuda.kernels.norms import rms_norm
+from worker.engine.cuda.kernels.prefill_attention import Tiles, prefill_attention
+
+pytestmark = pytest.mark.gpu
+
+DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+PAGE, WIDTH = 16, 8
+CASES = [
+    pytest.param(4, 4, 64, None, None, id="64"),
+    pytest.param(4, 4, 80, 20, None, id="80-window"),
+    pytest.param(4, 2, 96, None, 30.0, id="96-groups-softcap"),
+    pytest.param(8, 2, 128, 33, None, id="128-groups-window"),
+    pytest.param(4, 4, 128, None, None, id="128"),
+    pytest.param(2, 1, 256, None, None, id="256-groups"),
+    pytest.param(2, 2, 256, None, 50.0, id="256-softcap"),
+]
+
+
+def error(got, want):
+    return ((got.float() - want.float()).norm() / want.float().norm()).item()
+
+
+def random(*shape, seed, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+def ints(values):
+    return torch.tensor(values, dtype=torch.int32, device=DEVICE)
+
+
+def attention(query, key, value, window, softcap, positions, scale=0.1):
+    """Whole-matrix attention of (Q, heads, D) over (N, KV heads, D) in fp64."""
+    group = query.shape[1] // key.shape[1]
+    query = query.double()
+    key, value = (x.double().repeat_interleave(group, 1) for x in (key, value))
+    scores = torch.einsum("qhd,nhd->hqn", query, key) * scale
+    if softcap:
+        scores = torch.tanh(scores / softcap) * softcap
+    at, positions = torch.arange(len(key), device=DEVICE), positions.to(DEVICE)
+    mask = at <= positions[:, None]
+    if window:
+        mask &= at > positions[:, None] - window
+    return torch.einsum("hqn,nhd->qhd", scores.masked_fill(~mask, -torch.inf).softmax(-1), value)
+
+
+def of_row(pool, tables, slot, length):
+    """A row's keys or values, (length, KV heads, D)."""
+    return pool[tables[slot].long()].transpose(1, 2).reshape(-1, pool.shape[1], pool.shape[3])[:length]
+
+
+def cache(kv_heads, size, seed=1, dtype=torch.float32):
+    tables = torch.randperm(3 * WIDTH, generator=torch.Generator().manual_seed(seed)).view(3, WIDTH)
+    pools = [random(3 * WIDTH, kv_heads, PAGE, size, seed=seed + index, dtype=dtype) for index in (2, 3)]
+    return *pools, tables.to(DEVICE, torch.int32)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "size", "window", "softcap"), CASES)
+@pytest.mark.parametrize("splits", [1, 4])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_decode_attention(heads, kv_heads, size, window, softcap, splits, dtype, bound):
+    keys, values, tables = cache(kv_heads, size, dtype=dtype)
+    query, slots, lengths = random(3, heads, size, seed=9, dtype=dtype), [2, 0, 1], [0, 37, 100]
+    got = decode_attention(
+        query, keys, values, tables, ints(slots), ints(lengths),
+        scale=0.1, window=window, softcap=softcap, splits=splits,
+    )  # fmt: skip
+    for row, (slot, length) in enumerate(zip(slots, lengths, strict=True)):
+        key, value = (of_row(pool, tables, slot, length + 1) for pool in (keys, values))
+        want = attention(query[row : row + 1], key, value, window, softcap, torch.tensor([length]))
+        assert error(got[row : row + 1], want) < bound
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "size", "window", "softcap"), CASES)
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_prefill_attention(heads, kv_heads, size, window, softcap, dtype, bound):
+    """Two rows: seventy tokens from the start, and ten behind thirty that are cached."""
+    keys, values, tables = cache(kv_heads, size, dtype=dtype)
+    query = random(80, heads, size, seed=9, dtype=dtype)
+    tiles = Tiles(*map(ints, ([2, 2, 0], [0, 64, 70], [64, 6, 10], [0, 64, 30])))
+    got = prefill_attention(query, keys, values, tables, tiles, scale=0.1, window=window, softcap=softcap)
+    for slot, begin, count, position in ((2, 0, 70, 0), (0, 70, 10, 30)):
+        key, value = (of_row(pool, tables, slot, position + count) for pool in (keys, values))
+        asked = query[begin : begin + count]
+        want = attention(asked, key, value, window, softcap, torch.arange(position, position + count))
+        assert error(got[begin : begin + count], want) < bound
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(4, 4, 64), (9, 3, 80), (4, 1, 96), (16, 2, 256)])
+@pytest.mark.parametrize("rotary", [True, False])
+def test_writing_the_cache(heads, kv_heads, size, rotary):
+    keys, values, tables = cache(kv_heads, size)
+    merged = random(5, (heads + 2 * kv_heads) * size, seed=4)
+    widths = [heads * size, kv_heads * size, kv_heads * size]
+    query, key, value = (part.view(5, -1, size) for part in merged.split(widths, -1))
+    cos, sin = random(5, size, seed=5), random(5, size, seed=6)
+    slots, positions = [2, 2, 0, 1, 1], [3, 4, 77, 0, 20]
+
+    def turned(x):
+        half = torch.cat((-x[..., size // 2 :], x[..., : size // 2]), -1)
+        return x * cos[:, None] + half * sin[:, None] if rotary else x
+
+    pair = (cos, sin) if rotary else None
+    got = write_cache(query, key, value, pair, keys, values, tables, ints(slots), ints(positions))
+    assert error(got, turned(query)) < 1e-6
+    for token, (slot, position) in enumerate(zip(slots, positions, strict=True)):
+        page, place = int(tables[slot, position // PAGE]), position % PAGE
+        assert error(keys[page, :, place], turned(key)[token]) < 1e-6
+        assert torch.equal(values[page, :, place], value[token])
+
+
+@pytest.mark.parametrize("offset", [False, True])
+@pytest.mark.parametrize("width", [192, 4096])
+def test_norms(offset, width):
+    x, residual, weight = random(3, 5, width, seed=1), random(3, 5, width, seed=2), random(width, seed=3)
+
+    def plain(x):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * (weight + 1 if offset else weight)
+
+    assert error(rms_norm(x, weight, 1e-6, offset=offset)[0], plain(x)) < 1e-6
+    got, total = rms_norm(x, weight, 1e-6, offset=offset, residual=residual)
+    assert torch.equal(total, x + residual)
+    assert error(got, plain(total)) < 1e-6
+
+
+def test_gates():
+    both = random(4, 2200, seed=1)
+    gate, up = both.split(1100, -1)
+    assert error(gated(both, SILU), torch.nn.functional.silu(gate) * up) < 1e-6
+    assert error(gated(both, GELU_TANH), torch.nn.functional.gelu(gate, approximate="tanh") * up) < 1e-6

@@ -1,0 +1,97 @@
+"""The one-launch end of a step against the plain path's arithmetic, row by row."""
+
+import os
+import random
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; these tests are for GPU machines")
+
+from jobs.sentences import ENDED
+from jobs.strategies import build_strategies, score_numbers
+from worker.engine.cuda.kernels.sampling import finish_step
+from worker.engine.plan import FORCED, HIDDEN, NATURAL
+from worker.engine.sampler import Draw, choose, stream_key
+from worker.engine.scores import AFTER_SENTENCE, NUMBERS, as_floats, eos_statistics, forced_rows, shape_scores
+
+pytestmark = pytest.mark.gpu
+
+DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+STRATEGIES = [
+    [],
+    ["eos-reward"],
+    ["eos-reward-published"],
+    ["soft-landing"],
+    ["exp-decay"],
+    ["eos-reward:start=0.1,margin=0.5"],
+    ["soft-landing:start=0.1,firm=0.9"],
+]
+
+
+def plain(logits, eos, slots, steps, positions, state):
+    """Tokens, EOS probabilities, ranks and flags as the plain path computes them."""
+    numbers, floats, draws, _, sentence = state
+    probs, ranks = eos_statistics(logits, eos)
+    draw = Draw(
+        floats[slots, 0], draws[slots, 0].long(), floats[slots, 1], draws[slots, 1].long() & 0xFFFFFFFF, positions
+    )
+    shaped = (draws[slots, 2] != 0).nonzero().squeeze(-1)
+    scores = logits.clone()
+    ended = sentence[slots[shaped]] == ENDED
+    scores[shaped] = shape_scores(logits[shaped], eos, numbers[slots[shaped]], steps[shaped], ended)
+    tokens, hidden = choose(scores, draw, eos)
+    forced = forced_rows(numbers[slots], steps)
+    flags = torch.full_like(tokens, NATURAL)
+    without, _ = choose(logits, draw, eos)
+    by_strategy = torch.where(torch.isin(without, eos), NATURAL, torch.where(forced, FORCED, 0))
+    flags[shaped] = torch.where(torch.isin(tokens, eos), by_strategy, 0)[shaped]
+    return tokens, probs, ranks, flags + hidden.long() * HIDDEN
+
+
+def random_state(rng, slots):
+    """Slots with every strategy, temperature, top-k and top-p in turn."""
+    numbers, floats = torch.zeros(slots, NUMBERS), torch.zeros(slots, 2)
+    draws = torch.zeros(slots, 3, dtype=torch.int32)
+    for slot in range(slots):
+        given = score_numbers(build_strategies(STRATEGIES[slot % len(STRATEGIES)]), 100)
+        numbers[slot] = torch.tensor(as_floats(given))
+        floats[slot] = torch.tensor([rng.choice([0, 0.1, 1.0, 1.3]), rng.choice([1.0, 0.9, 0.5])])
+        key = stream_key(3, slot)
+        signed = key - 2**32 if key >= 2**31 else key
+        draws[slot] = torch.tensor([rng.choice([0, 1, 5, 50]), signed, not given.is_neutral], dtype=torch.int32)
+    sentence = torch.tensor([rng.choice([ENDED, 0]) for _ in range(slots)], dtype=torch.int32)
+    return numbers, floats, draws, torch.zeros(slots, dtype=torch.int32), sentence
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "eos"), [(999, [1]), (1500, [1, 7]), (5000, [1, 998]), (32000, [2]), (40_000, [5, 39_999])]
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_step_ends_as_on_the_plain_path(vocabulary, eos, seed):
+    rng, rows = random.Random(seed), 24
+    torch.manual_seed(seed)
+    logits = torch.randn(rows, vocabulary) * 3
+    logits[:, eos] += torch.randn(rows, 1) * 4
+    state = random_state(rng, rows + 1)
+    slots = torch.randperm(rows + 1)[:rows]
+    steps = torch.tensor([rng.choice([0, 50, 81, 90, 98, 99]) for _ in range(rows)])
+    table = torch.randint(0, 43, (43, vocabulary)).to(torch.uint8)
+    before = state[4].clone()
+    want = plain(logits, torch.tensor(eos), slots, steps, steps + 3, state)
+
+    state = tuple(part.to(DEVICE) for part in state)
+    result = torch.full((4, rows + 3), -7, dtype=torch.int32, device=DEVICE)
+    ints = [part.to(DEVICE, torch.int32) for part in (torch.tensor(eos), slots, steps, steps + 3)]
+    finish_step(logits.to(DEVICE), *ints, state, table.to(DEVICE), result, first_column=2)
+
+    got = result.cpu()[:, 2 : 2 + rows]
+    for index, name in ((0, "token"), (2, "rank"), (3, "flags")):
+        assert got[index].tolist() == want[index].tolist(), name
+    assert torch.allclose(got[1].contiguous().view(torch.float32), want[1], atol=1e-5)
+    assert (result.cpu()[:, :2] == -7).all()
+    last, sentence = state[3].cpu(), state[4].cpu()
+    for row, slot in enumerate(slots.tolist()):
+        assert last[slot] == got[0, row]
+        watched = state[0][slot, AFTER_SENTENCE] > 0
+        assert sentence[slot] == (table[before[slot], got[0, row]] if watched else before[slot])

@@ -1,0 +1,1 @@
+"""The fast device path: Triton kernels, fused layers and captured CUDA graphs around any transformers decoder."""

@@ -1,0 +1,123 @@
+"""Paged attention by the Triton kernels, as transformers' attention registry calls it."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from jobs.errors import ModelError
+from worker.engine.cuda.kernels.cache_write import write_cache
+from worker.engine.cuda.kernels.decode_attention import decode_attention
+from worker.engine.cuda.kernels.prefill_attention import Tiles, prefill_attention
+
+PAGED = "endmark_paged"  # the name in transformers' registry
+HEAD_SIZES = (64, 80, 96, 128, 256)
+
+
+@dataclass(slots=True)
+class DeviceBatch:
+    """One step's batch of T packed tokens, all of it on the device."""
+
+    keys: list[Tensor]  # for each layer (pages, KV heads, page size, head size)
+    values: list[Tensor]
+    tables: Tensor  # (slots, W) int32
+    slots: Tensor  # (T,) int32, of each token's row
+    positions: Tensor  # (T,) int32, of each token in its row
+    tiles: Tiles | None  # of a prefill; None in a decode step, whose tokens are one a row
+    rotary: tuple[Tensor, Tensor] | None = field(default=None)  # left by a rotary function that was put off
+
+
+def paged_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    paged: DeviceBatch,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **unused: object,
+) -> tuple[Tensor, None]:
+    """Write the step's keys and values to their pages and attend over each row's own.
+
+    Args:
+        module: the attention layer; its `layer_idx` picks the cache.
+        query: (1, heads, T, head size).
+        key: (1, KV heads, T, head size), as are `value`s.
+
+    Returns:
+        (1, T, heads, head size) and no weights.
+    """
+    del attention_mask, dropout
+    if unused.get("s_aux") is not None:
+        raise ModelError("attention sinks are not supported", hint="choose another model")
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    keys, values = paged.keys[layer], paged.values[layer]
+    rotary, paged.rotary = paged.rotary, None
+    asked = write_cache(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        rotary,
+        keys,
+        values,
+        paged.tables,
+        paged.slots,
+        paged.positions,
+    )
+    scale = scaling if scaling is not None else asked.shape[-1] ** -0.5
+    if paged.tiles is None:
+        out = decode_attention(
+            asked,
+            keys,
+            values,
+            paged.tables,
+            paged.slots,
+            paged.positions,
+            scale=scale,
+            window=sliding_window,
+            softcap=softcap,
+        )
+    else:
+        out = prefill_attention(
+            asked, keys, values, paged.tables, paged.tiles, scale=scale, window=sliding_window, softcap=softcap
+        )
+    return out.unsqueeze(0), None
+
+
+class RotaryDelay:
+    """Stands in for a model's rotary function: leaves the rotation to the kernel that writes the cache."""
+
+    def __init__(self, plain: object) -> None:
+        self.plain = plain
+        self.batch: DeviceBatch | None = None  # of the step that is running, if its rotation is to be put off
+
+    def __call__(
+        self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *args: object, **kwargs: object
+    ) -> object:
+        """Return the queries and keys as they are and keep cosine and sine, where a step runs."""
+        if self.batch is None:
+            return self.plain(query, key, cos, sin, *args, **kwargs)  # type: ignore[operator]
+        self.batch.rotary = cos.flatten(0, -2), sin.flatten(0, -2)
+        return query, key
+
+
+def rotates_halves(function: object, size: int) -> bool:
+    """Whether a rotary function is the one that the kernel computes, tried on random numbers."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(1, 2, 3, size, generator=generator) for _ in range(2))
+    cos, sin = (torch.randn(1, 3, size, generator=generator) for _ in range(2))
+    try:
+        got = function(query, key, cos, sin)  # type: ignore[operator]
+    except (TypeError, RuntimeError):
+        return False  # another signature or shape: not this function
+    half = size // 2
+    turned = torch.cat((-query[..., half:], query[..., :half]), -1)
+    return torch.allclose(got[0], query * cos[:, None] + turned * sin[:, None], atol=1e-5)
+
+
+AttentionInterface.register(PAGED, paged_attention)

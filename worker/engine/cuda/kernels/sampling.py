@@ -1,0 +1,334 @@
+"""The end of a step in one launch: strategies, sampling, EOS statistics and the next input.
+
+One program a row. A greedy row reads its scores once; a sampled one once more; top-k and top-p find their
+thresholds by bisection over the bits of the scores, which stay in the card's cache. The arithmetic is that of
+`worker.engine.scores` and the random numbers those of `worker.engine.sampler`, bit for bit.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from jobs.sentences import ENDED
+from worker.engine.plan import FORCED, HIDDEN, NATURAL
+
+_ENDED, _NATURAL, _FORCED, _HIDDEN = (tl.constexpr(value) for value in (ENDED, NATURAL, FORCED, HIDDEN))
+_LARGEST_GROWTH = tl.constexpr(1e30)
+_E, _INVERSE_E = tl.constexpr(2.718281828459045), tl.constexpr(0.36787944117144233)
+
+
+@triton.jit
+def _mix(value):
+    """Scramble 32 bits (the finaliser of MurmurHash3)."""
+    value = (value ^ (value >> 16)) * 0x85EBCA6B
+    value = (value ^ (value >> 13)) * 0xC2B2AE35
+    return value ^ (value >> 16)
+
+
+@triton.jit
+def _gumbel(key, position, tokens):
+    """Return the noise of some tokens at a position of a row."""
+    row = _mix(key + position.to(tl.uint32) * 0x9E3779B9)
+    bits = _mix(_mix(row ^ (tokens.to(tl.uint32) * 0x9E3779B1)) ^ key)
+    uniform = ((bits >> 8).to(tl.float32) + 0.5) * 5.9604644775390625e-08
+    return -tl.log(-tl.log(uniform))
+
+
+@triton.jit
+def _published_pass(x, ratio):
+    """One pass of the published arithmetic, its products in the printed order."""
+    constant = tl.where(x > 0, _INVERSE_E, tl.where(x < 0, _E, 1.0))
+    return x * ratio * 10 * constant
+
+
+@triton.jit
+def _other(x, ratio, published, forced):
+    """Return the scores of tokens that are no EOS, after the strategies."""
+    if published:
+        x = _published_pass(_published_pass(x, ratio), 1.0)
+    return tl.where(forced, -float("inf"), x)
+
+
+@triton.jit
+def _eos(raw, best_other, growth, ramp, margin, published):
+    """Return the score of an EOS id after the strategies; `best_other` before any forcing."""
+    score = tl.where(published, 100.0, raw)
+    score = score + tl.abs(score) * (growth - 1.0)
+    lift = tl.maximum(best_other + margin - score, 0.0)
+    return score + tl.where(ramp > 0, ramp * lift, 0.0)
+
+
+@triton.jit
+def _ordered(x):
+    """Return fp32 as unsigned integers of the same order."""
+    bits = x.to(tl.int32, bitcast=True)
+    flipped = tl.where(bits < 0, ~bits, bits ^ -2147483648)
+    return flipped.to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def _kept_scores(
+    row_ptr, offs, mask, ids_ptr, temperature, ratio, published, forced,
+    best_other, growth, ramp, margin, E: tl.constexpr,
+):  # fmt: skip
+    """Return a block of scores over temperature."""
+    x = tl.load(row_ptr + offs, mask=mask, other=-float("inf")).to(tl.float32)
+    scores = _other(x, ratio, published, forced)
+    for index in tl.static_range(E):
+        token = tl.load(ids_ptr + index)
+        scores = tl.where(offs == token, _eos(x, best_other, growth, ramp, margin, published), scores)
+    return tl.where(mask, tl.math.div_rn(scores, temperature), -float("inf"))
+
+
+@triton.jit
+def _draw(
+    row_ptr, V, ids_ptr, temperature, top_k, top_p, key, position, ratio, published, forced,
+    best_other, growth, ramp, margin, highest, E: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Return the token drawn from the kept set, and the set's lowest score over temperature."""
+    lanes = tl.arange(0, BLOCK)
+    floor = tl.full([], 0, tl.uint32)
+    if top_k > 0:
+        wanted = tl.minimum(top_k, V)
+        bit = tl.full([], 0x80000000, tl.uint32)
+        for _ in range(32):
+            candidate = floor | bit
+            bit = bit >> 1
+            count = tl.zeros([BLOCK], tl.int32)
+            for start in range(0, V, BLOCK):
+                offs = start + lanes
+                s = _kept_scores(
+                    row_ptr, offs, offs < V, ids_ptr, temperature, ratio, published, forced,
+                    best_other, growth, ramp, margin, E,
+                )  # fmt: skip
+                count += ((_ordered(s) >= candidate) & (offs < V)).to(tl.int32)
+            if tl.sum(count, 0) >= wanted:
+                floor = candidate
+    if top_p < 1.0:
+        mass = tl.zeros([BLOCK], tl.float32)
+        for start in range(0, V, BLOCK):
+            offs = start + lanes
+            s = _kept_scores(
+                row_ptr, offs, offs < V, ids_ptr, temperature, ratio, published, forced,
+                best_other, growth, ramp, margin, E,
+            )  # fmt: skip
+            mass += tl.where((_ordered(s) >= floor) & (offs < V), tl.exp(s - highest), 0.0)
+        wanted_mass = top_p * tl.sum(mass, 0)
+        above = tl.full([], 0, tl.uint32)  # the highest bits above which at least the wanted mass lies
+        bit = tl.full([], 0x80000000, tl.uint32)
+        for _ in range(32):
+            candidate = above | bit
+            bit = bit >> 1
+            mass = tl.zeros([BLOCK], tl.float32)
+            for start in range(0, V, BLOCK):
+                offs = start + lanes
+                s = _kept_scores(
+                    row_ptr, offs, offs < V, ids_ptr, temperature, ratio, published, forced,
+                    best_other, growth, ramp, margin, E,
+                )  # fmt: skip
+                order = _ordered(s)
+                mass += tl.where((order > candidate) & (order >= floor) & (offs < V), tl.exp(s - highest), 0.0)
+            if tl.sum(mass, 0) >= wanted_mass:
+                above = candidate
+        floor = tl.maximum(floor, above + 1)
+    best = tl.full([BLOCK], -float("inf"), tl.float32)
+    chosen = tl.zeros([BLOCK], tl.int32)
+    for start in range(0, V, BLOCK):
+        offs = start + lanes
+        s = _kept_scores(
+            row_ptr, offs, offs < V, ids_ptr, temperature, ratio, published, forced,
+            best_other, growth, ramp, margin, E,
+        )  # fmt: skip
+        s = tl.where(_ordered(s) >= floor, s + _gumbel(key, position, offs), -float("inf"))
+        better = s > best
+        best = tl.where(better, s, best)
+        chosen = tl.where(better, offs, chosen)
+    top = tl.max(best, 0)
+    return tl.min(tl.where(best == top, chosen, V), 0), floor
+
+
+@triton.jit
+def _finish_step(
+    logits, stride, V, ids_ptr, slots, steps, positions, numbers, floats, draws,
+    last, sentence, sentence_table, result, columns, first_column,
+    E: tl.constexpr, BLOCK: tl.constexpr, SENTENCES: tl.constexpr,
+):  # fmt: skip
+    """One row."""
+    row = tl.program_id(0)
+    row_ptr = logits + row.to(tl.int64) * stride
+    slot = tl.load(slots + row).to(tl.int64)
+    n = tl.load(steps + row).to(tl.float32)
+    start = tl.load(numbers + slot * 8 + 0)
+    full = tl.load(numbers + slot * 8 + 1)
+    power = tl.load(numbers + slot * 8 + 2)
+    margin = tl.load(numbers + slot * 8 + 3)
+    after_sentence = tl.load(numbers + slot * 8 + 4)
+    factor = tl.load(numbers + slot * 8 + 5)
+    ratio = tl.load(numbers + slot * 8 + 6)
+    forced = tl.load(numbers + slot * 8 + 7) == n
+    temperature = tl.load(floats + slot * 2)
+    top_p = tl.load(floats + slot * 2 + 1)
+    top_k = tl.load(draws + slot * 3)
+    key = tl.load(draws + slot * 3 + 1).to(tl.uint32, bitcast=True)
+    shaped = tl.load(draws + slot * 3 + 2) != 0
+    published = ratio == ratio
+    state = tl.load(sentence + slot)
+
+    eos_best, eos_first = -float("inf"), V
+    for index in tl.static_range(E):
+        token = tl.load(ids_ptr + index)
+        raw = tl.load(row_ptr + token).to(tl.float32)
+        eos_first = tl.where((raw > eos_best) | ((raw == eos_best) & (token < eos_first)), token, eos_first)
+        eos_best = tl.maximum(eos_best, raw)
+
+    lanes = tl.arange(0, BLOCK)
+    top = tl.full([BLOCK], -1e38, tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    rank = tl.zeros([BLOCK], tl.int32)
+    best = tl.full([BLOCK], -float("inf"), tl.float32)
+    chosen = tl.full([BLOCK], 0, tl.int32)
+    for begin in range(0, V, BLOCK):
+        offs = begin + lanes
+        mask = offs < V
+        x = tl.load(row_ptr + offs, mask=mask, other=-float("inf")).to(tl.float32)
+        higher = tl.maximum(top, x)
+        total = total * tl.exp(top - higher) + tl.exp(x - higher)
+        top = higher
+        rank += (x > eos_best).to(tl.int32)
+        others = x
+        for index in tl.static_range(E):
+            others = tl.where(offs == tl.load(ids_ptr + index), -float("inf"), others)
+        better = others > best
+        best = tl.where(better, others, best)
+        chosen = tl.where(better, offs, chosen)
+    highest = tl.max(top, 0)
+    mass = tl.sum(total * tl.exp(top - highest), 0)
+    best_raw = tl.max(best, 0)
+    # The published arithmetic keeps the order of scores, so the best other token is the same after it.
+    best_other_token = tl.min(tl.where(best == best_raw, chosen, V), 0)
+    eos_mass = 0.0
+    for index in tl.static_range(E):
+        eos_mass += tl.exp(tl.load(row_ptr + tl.load(ids_ptr + index)).to(tl.float32) - highest)
+
+    growth = 1.0
+    ramp = 0.0
+    best_other = best_raw
+    if shaped:
+        exponent = tl.maximum(n - start, 0.0)
+        growth = tl.minimum(tl.exp2(tl.log2(factor) * exponent), _LARGEST_GROWTH)
+        span = full - start
+        rise = tl.minimum(tl.maximum((n - start) / tl.maximum(span, 1e-9), 0.0), 1.0)
+        ramp = tl.where(rise > 0, tl.exp2(tl.log2(tl.where(rise > 0, rise, 1.0)) * power), 0.0)
+        ramp = tl.where((span > 0) & ((state == _ENDED) | (after_sentence == 0.0)), ramp, 0.0)
+        if published:
+            best_other = _published_pass(_published_pass(best_raw, ratio), 1.0)
+
+    eos_score, eos_token = -float("inf"), V
+    for index in tl.static_range(E):
+        token = tl.load(ids_ptr + index)
+        raw = tl.load(row_ptr + token).to(tl.float32)
+        score = _eos(raw, best_other, growth, ramp, margin, published)
+        eos_token = tl.where((score > eos_score) | ((score == eos_score) & (token < eos_token)), token, eos_token)
+        eos_score = tl.maximum(eos_score, score)
+
+    hidden = False
+    other_score = tl.where(forced, -float("inf"), best_other)
+    token = tl.where(
+        (eos_score > other_score) | ((eos_score == other_score) & (eos_token < best_other_token)),
+        eos_token,
+        best_other_token,
+    )
+    natural = (eos_best > best_raw) | ((eos_best == best_raw) & (eos_first < best_other_token))
+    if temperature > 0:
+        position = tl.load(positions + row)
+        peak = tl.math.div_rn(tl.maximum(eos_score, other_score), temperature)
+        token, floor = _draw(
+            row_ptr, V, ids_ptr, temperature, top_k, top_p, key, position, ratio, published, forced,
+            best_other, growth, ramp, margin, peak, E, BLOCK,
+        )  # fmt: skip
+        hidden = _ordered(tl.math.div_rn(eos_score, temperature)) < floor
+        is_eos = False
+        for index in tl.static_range(E):
+            is_eos = is_eos | (token == tl.load(ids_ptr + index))
+        if shaped & is_eos:
+            without, floor = _draw(
+                row_ptr, V, ids_ptr, temperature, top_k, top_p, key, position, 1.0, False, False,
+                best_raw, 1.0, 0.0, 0.0, tl.math.div_rn(highest, temperature), E, BLOCK,
+            )  # fmt: skip
+            natural = False
+            for index in tl.static_range(E):
+                natural = natural | (without == tl.load(ids_ptr + index))
+
+    ended = False
+    for index in tl.static_range(E):
+        ended = ended | (token == tl.load(ids_ptr + index))
+    by_strategy = tl.where(natural, _NATURAL, tl.where(forced, _FORCED, 0))
+    flags = tl.where(shaped, tl.where(ended, by_strategy, 0), _NATURAL) + tl.where(hidden, _HIDDEN, 0)
+    tl.store(last + slot, token)
+    if SENTENCES:
+        if after_sentence > 0:
+            tl.store(sentence + slot, tl.load(sentence_table + state.to(tl.int64) * V + token).to(tl.int32))
+    out = result + first_column + row
+    prob = eos_mass / mass
+    tl.store(out, token)
+    tl.store(out + columns, prob.to(tl.int32, bitcast=True))
+    tl.store(out + 2 * columns, tl.sum(rank, 0))
+    tl.store(out + 3 * columns, flags)
+
+
+def finish_step(
+    logits: Tensor,
+    eos_ids: Tensor,
+    slots: Tensor,
+    steps: Tensor,
+    positions: Tensor,
+    state: "tuple[Tensor, Tensor, Tensor, Tensor, Tensor]",
+    sentence_table: Tensor | None,
+    result: Tensor,
+    first_column: int = 0,
+) -> None:
+    """Sample the next token of each row and note what the verdict needs.
+
+    Args:
+        logits: (R, V) raw, of the model's type, rows contiguous.
+        eos_ids: (E,) int32.
+        slots: (R,) int32, as `steps` and `positions` of the plan.
+        state: by slot: score numbers (S, 8) fp32, temperature and top-p (S, 2) fp32, top-k, key and whether a
+            strategy changes scores (S, 3) int32, last token (S,) int32, sentence state (S,) int32. The last two
+            are written.
+        sentence_table: (STATES, V) uint8.
+        result: (4, C) int32: token, EOS probability's bits, EOS rank, flags; written from `first_column` on.
+    """
+    numbers, floats, draws, last, sentence = state
+    vocabulary = logits.shape[1]
+    _finish_step[(len(logits),)](
+        logits, logits.stride(0), vocabulary, eos_ids, slots, steps, positions, numbers, floats, draws,
+        last, sentence, sentence_table if sentence_table is not None else last, result,
+        result.shape[1], first_column,
+        E=len(eos_ids), BLOCK=min(4096, triton.next_power_of_2(vocabulary)), SENTENCES=sentence_table is not None,
+        num_warps=8,
+    )  # fmt: skip
+
+
+@triton.jit
+def _begin_step(inputs, rows, tables, table_width, last, tokens, positions_out):
+    """One row: its new page into its table, its last token and position into the model's input."""
+    row = tl.program_id(0)
+    slot = tl.load(inputs + row).to(tl.int64)
+    updated = tl.load(inputs + 4 * rows + row).to(tl.int64)
+    tl.store(tables + updated * table_width + tl.load(inputs + 5 * rows + row), tl.load(inputs + 6 * rows + row))
+    tl.store(tokens + row, tl.load(last + slot).to(tl.int64))
+    tl.store(positions_out + row, tl.load(inputs + rows + row).to(tl.int64))
+
+
+def begin_step(inputs: Tensor, tables: Tensor, last: Tensor, tokens: Tensor, positions: Tensor) -> None:
+    """Make the model's input of a decode step.
+
+    Args:
+        inputs: (7, R) int32: slots, lengths, steps, positions, and the page table's changes as slot, index, page.
+        tables: (S, W) int32.
+        last: (S,) int32.
+        tokens: (R,) int64, written; `positions` likewise.
+    """
+    rows = inputs.shape[1]
+    _begin_step[(rows,)](inputs, rows, tables, tables.shape[1], last, tokens, positions, num_warps=1)

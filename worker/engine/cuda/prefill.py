@@ -1,0 +1,98 @@
+"""Cutting a prefill into forward passes, and a pass into the kernels' tiles."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worker.engine.cuda.kernels.prefill_attention import TILE, Tiles
+from worker.engine.cuda.staging import to_device
+from worker.engine.plan import PrefillRow
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some tokens of one row."""
+
+    row: PrefillRow
+    begin: int
+    end: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the row's next token is sampled after it."""
+        return self.end == len(self.row.token_ids)
+
+
+def cut(pieces: Iterable[Piece], limit: int) -> Iterator[list[Piece]]:
+    """Cut pieces into forward passes of at most `limit` tokens, in order; one that is longer goes in several."""
+    group: list[Piece] = []
+    room = limit
+    for piece in pieces:
+        begin = piece.begin
+        while begin < piece.end:
+            if room == 0:
+                yield group
+                group, room = [], limit
+            end = min(piece.end, begin + room)
+            group.append(Piece(piece.row, begin, end))
+            room -= end - begin
+            begin = end
+    if group:
+        yield group
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillInputs:
+    """One forward pass of T tokens on the device, which ends R rows."""
+
+    tokens: Tensor  # (T,) int64
+    positions64: Tensor  # (T,) int64, for the model
+    positions: Tensor  # (T,) int32, for the kernels
+    slots: Tensor  # (T,) int32
+    tiles: Tiles
+    keep: Tensor  # (R,) int64: the rows' last tokens in the batch; one of no meaning where R is 0
+    rows: tuple[Tensor, Tensor, Tensor]  # slots, steps, positions, (R,) int32 each
+    sampled: int  # R
+
+    @classmethod
+    def of(cls, pieces: Sequence[Piece], device: torch.device) -> "PrefillInputs":
+        """Lay the pieces out side by side, in one copy to the device."""
+        lengths = [piece.end - piece.begin for piece in pieces]
+        total = sum(lengths)
+        packed = np.empty((3, total), np.int32)
+        tiles: list[tuple[int, int, int, int]] = []
+        ends: list[tuple[int, int, int, int]] = []
+        at = 0
+        for piece, length in zip(pieces, lengths, strict=True):
+            row = piece.row
+            packed[0, at : at + length] = row.token_ids[piece.begin : piece.end]
+            packed[1, at : at + length] = np.arange(piece.begin, piece.end)
+            packed[2, at : at + length] = row.slot
+            for offset in range(0, length, TILE):
+                tiles.append((row.slot, at + offset, min(TILE, length - offset), piece.begin + offset))
+            at += length
+            if piece.is_last:
+                ends.append((at - 1, row.slot, row.step, row.position))
+        flat = [
+            packed.ravel(),
+            np.array(tiles, np.int32).T.ravel(),
+            np.array(ends or [(0,) * 4], np.int32).T.ravel(),
+        ]
+        sent = to_device(np.concatenate(flat), device)
+        tokens, positions, slots = sent[: 3 * total].view(3, total)
+        count = 4 * len(tiles)
+        tile_rows = sent[3 * total : 3 * total + count].view(4, -1)
+        last, *rows = sent[3 * total + count :].view(4, -1)
+        return cls(
+            tokens=tokens.long(),
+            positions64=positions.long(),
+            positions=positions,
+            slots=slots,
+            tiles=Tiles(*tile_rows),
+            keep=last.long(),
+            rows=(rows[0], rows[1], rows[2]),
+            sampled=len(ends),
+        )

@@ -1,0 +1,215 @@
+"""The fast device path: packed prefill, decode steps as captured CUDA graphs, the host one step behind."""
+
+import logging
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from worker.engine.cuda.attention import PAGED, DeviceBatch
+from worker.engine.cuda.fusion import Fused, fuse
+from worker.engine.cuda.kernels.sampling import begin_step, finish_step
+from worker.engine.cuda.prefill import Piece, PrefillInputs, cut
+from worker.engine.cuda.slots import SlotState
+from worker.engine.cuda.staging import Download, Upload
+from worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket
+
+log = logging.getLogger(__name__)
+
+_FINE, _COARSE = (1, 2, 4, 8, 16, 24, 32), 16  # batch sizes with a graph of their own: these, then every 16
+
+
+class CudaRunner:
+    """Runs plans on one model; see `worker.engine.plan.Runner`. One thread owns it."""
+
+    overlaps = True
+
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        eos_ids: Iterable[int],
+        *,
+        num_pages: int,
+        page_size: int,
+        max_rows: int,
+        prefill_tokens: int,
+        context: int,
+        sentence_table: Tensor | None = None,
+        cache_type: torch.dtype | None = None,
+        fused: Fused | None = None,
+    ) -> None:
+        """Make the cache and capture the graphs.
+
+        Args:
+            network: on CUDA, its attention set to `endmark_paged`.
+            eos_ids: all end tokens.
+            sentence_table: (STATES, V) uint8 of `jobs.sentences.tabulate`; needed only by strategies that look
+                at sentence ends.
+            cache_type: of the KV cache; by default the model's.
+            fused: what `fuse` has done to the network already.
+        """
+        self.num_pages, self.page_size, self.max_rows = num_pages, page_size, max_rows
+        self.prefill_tokens, self.context = prefill_tokens, context
+        self.refill = max(1, max_rows // 16)
+        self._network = network
+        self._device = network.device
+        network.config.get_text_config()._attn_implementation = PAGED
+        self._fused = fused if fused is not None else fuse(network)
+        kind = cache_type or network.dtype
+        self._keys, self._values = _cache(network, num_pages + 1, page_size, kind)
+        self._eos_ids = torch.tensor(sorted(eos_ids), dtype=torch.int32, device=self._device)
+        self._table = sentence_table.to(self._device) if sentence_table is not None else None
+        self._slots = SlotState(max_rows, -(-context // page_size) + 1, self._device, spare_page=num_pages)
+        self._limit = prefill_tokens  # tokens in one forward pass; halved when the memory does not suffice
+        self._steps: dict[int, _DecodeStep] = {}
+        self._sizes = _bucket_sizes(max_rows)
+        self._pool = torch.cuda.graph_pool_handle()
+        with torch.inference_mode():
+            for size in reversed(self._sizes):
+                self._steps[size] = _DecodeStep(self, size)
+
+    @torch.inference_mode()
+    def launch(self, plan: PrefillPlan | DecodePlan) -> Ticket:
+        """Start the step; it runs behind those started before."""
+        if isinstance(plan, PrefillPlan):
+            return Ticket(len(plan.rows), Download(self._prefill(plan)))
+        rows = len(plan.slots)
+        size = next(size for size in self._sizes if size >= rows)
+        return Ticket(rows, self._steps[size].run(plan, self.max_rows))
+
+    def read(self, ticket: Ticket) -> StepResult:
+        """Wait for the step and return what it sampled."""
+        assert isinstance(ticket.payload, Download)
+        tokens, probs, ranks, flags = ticket.payload.wait()[:, : ticket.rows]
+        return StepResult(
+            tokens.tolist(), np.ascontiguousarray(probs).view(np.float32).tolist(), ranks.tolist(), flags.tolist()
+        )
+
+    def forward(self, tokens: Tensor, positions: Tensor, batch: DeviceBatch, keep: Tensor | int) -> Tensor:
+        """Run the model over T packed tokens; return the logits (R, V) of those at `keep` (0: of all)."""
+        delay = self._fused.rotary
+        if delay is not None:
+            delay.batch = batch
+        try:
+            output = self._network(
+                input_ids=tokens.unsqueeze(0),
+                position_ids=positions.unsqueeze(0),
+                use_cache=False,
+                logits_to_keep=keep,
+                paged=batch,
+            )
+        finally:
+            if delay is not None:
+                delay.batch = None
+        logits: Tensor = output.logits[0]
+        return logits
+
+    def batch(self, slots: Tensor, positions: Tensor, inputs: PrefillInputs | None = None) -> DeviceBatch:
+        """Return the step's batch over the runner's cache."""
+        tiles = inputs.tiles if inputs is not None else None
+        return DeviceBatch(self._keys, self._values, self._slots.tables, slots, positions, tiles)
+
+    def sample(self, logits: Tensor, rows: Sequence[Tensor], result: Tensor, first_column: int = 0) -> None:
+        """Draw tokens; `rows` are slots, steps and positions, (R,) int32 each."""
+        finish_step(logits, self._eos_ids, *rows, self._slots.state, self._table, result, first_column)
+
+    def _prefill(self, plan: PrefillPlan) -> Tensor:
+        """Set the rows' slots and compute their tokens; return (4, R) int32 of what was sampled."""
+        self._slots.admit(plan.rows)
+        result = torch.empty(4, len(plan.rows), dtype=torch.int32, device=self._device)
+        done = 0
+        for pieces in cut([Piece(row, row.cached, len(row.token_ids)) for row in plan.rows], self._limit):
+            done = self._compute(pieces, result, done)
+        return result
+
+    def _compute(self, pieces: list[Piece], result: Tensor, done: int) -> int:
+        """Run one forward pass; where memory runs out, in halves from then on. Return the rows done so far."""
+        try:
+            inputs = PrefillInputs.of(pieces, self._device)
+            logits = self.forward(
+                inputs.tokens, inputs.positions64, self.batch(inputs.slots, inputs.positions, inputs), inputs.keep
+            )
+        except torch.OutOfMemoryError:
+            tokens = sum(piece.end - piece.begin for piece in pieces)
+            if tokens <= self.page_size:
+                raise
+            self._limit = max(self.page_size, tokens // 2)
+            log.warning("the card has no room to prefill %d tokens at once: %d from now on", tokens, self._limit)
+            torch.cuda.empty_cache()
+        else:
+            if inputs.sampled:
+                self.sample(logits, inputs.rows, result, done)
+            return done + inputs.sampled
+        for part in cut(pieces, self._limit):
+            done = self._compute(part, result, done)
+        return done
+
+
+class _DecodeStep:
+    """A decode step of up to so many rows, captured."""
+
+    def __init__(self, runner: CudaRunner, size: int) -> None:
+        device = runner._device
+        self._size = size
+        self._upload = Upload(7, size, device)
+        self._result = torch.zeros(4, size, dtype=torch.int32, device=device)
+        self._tokens = torch.zeros(size, dtype=torch.int64, device=device)
+        self._positions = torch.zeros(size, dtype=torch.int64, device=device)
+        self._spare = runner.num_pages
+        self._upload.next()[:] = self._idle(runner.max_rows)
+        self._upload.send()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._step(runner)  # compiles kernels and makes the libraries' workspaces, which cannot be captured
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=runner._pool):
+            self._step(runner)
+
+    def _idle(self, spare_slot: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.int32]]":
+        """Return inputs of rows that nobody asked for: they run in the spare slot and its spare page."""
+        columns = [spare_slot, 0, 0, 0, spare_slot, 0, self._spare]
+        return np.repeat(np.array(columns, np.int32)[:, None], self._size, 1)
+
+    def _step(self, runner: CudaRunner) -> None:
+        inputs = self._upload.device_block
+        slots, lengths, steps, positions = inputs[:4]
+        begin_step(inputs, runner._slots.tables, runner._slots.last, self._tokens, self._positions)
+        logits = runner.forward(self._tokens, self._positions, runner.batch(slots, lengths), 0)
+        runner.sample(logits, (slots, steps, positions), self._result)
+
+    def run(self, plan: DecodePlan, spare_slot: int) -> Download:
+        """Start the step and the copy of its results."""
+        rows = len(plan.slots)
+        block = self._upload.next()
+        block[:] = self._idle(spare_slot)
+        block[0, :rows], block[1, :rows] = plan.slots, plan.lengths
+        block[2, :rows], block[3, :rows] = plan.steps, plan.positions
+        if plan.new_pages:
+            block[4:7, : len(plan.new_pages)] = np.array(plan.new_pages, np.int32).T
+        self._upload.send()
+        self._graph.replay()
+        return Download(self._result)
+
+
+def _bucket_sizes(max_rows: int) -> list[int]:
+    """Return the batch sizes that get a graph, the largest being `max_rows`."""
+    sizes = [size for size in (*_FINE, *range(_FINE[-1] + _COARSE, max_rows, _COARSE)) if size < max_rows]
+    return [*sizes, max_rows]
+
+
+def _cache(
+    network: PreTrainedModel, pages: int, page_size: int, kind: torch.dtype
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return each layer's keys and values, (pages, KV heads, page size, head size)."""
+    config = network.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    shape = (pages, heads, page_size, size)
+    layers = range(config.num_hidden_layers)
+    keys = [torch.zeros(shape, dtype=kind, device=network.device) for _ in layers]
+    values = [torch.zeros(shape, dtype=kind, device=network.device) for _ in layers]
+    return keys, values

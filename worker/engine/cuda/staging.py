@@ -1,0 +1,48 @@
+"""Small blocks of integers on their way to the device and back, without ever waiting for it."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_RING = 4  # steps that may be under way before a block is used again; the engine has two
+
+
+class Upload:
+    """A ring of pinned blocks of one shape, each copied to one block on the device."""
+
+    def __init__(self, rows: int, columns: int, device: torch.device) -> None:
+        self.device_block = torch.zeros(rows, columns, dtype=torch.int32, device=device)
+        self._pinned = [torch.zeros(rows, columns, dtype=torch.int32).pin_memory() for _ in range(_RING)]
+        self._views: list[NDArray[np.int32]] = [block.numpy() for block in self._pinned]
+        self._turn = 0
+
+    def next(self) -> NDArray[np.int32]:
+        """Return the block to fill now."""
+        self._turn = (self._turn + 1) % _RING
+        return self._views[self._turn]
+
+    def send(self) -> None:
+        """Copy the block just filled, behind what the device is doing."""
+        self.device_block.copy_(self._pinned[self._turn], non_blocking=True)
+
+
+class Download:
+    """Results on their way back: a pinned copy and the moment from which it is whole."""
+
+    def __init__(self, block: Tensor) -> None:
+        self._pinned = torch.empty(block.shape, dtype=block.dtype, pin_memory=True)
+        self._pinned.copy_(block, non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record()
+
+    def wait(self) -> NDArray[np.int32]:
+        """Return the results once they are there."""
+        self._event.synchronize()
+        array: NDArray[np.int32] = self._pinned.numpy()
+        return array
+
+
+def to_device(values: NDArray[np.int32], device: torch.device) -> Tensor:
+    """Copy integers to the device, behind what it is doing."""
+    return torch.from_numpy(values).pin_memory().to(device, non_blocking=True)
