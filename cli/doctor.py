@@ -8,9 +8,18 @@ from typing import Any
 import click
 
 
-@click.command("doctor")
+@click.command(
+    "doctor",
+    short_help="Say why a model would not stop, with the evidence and the fix.",
+    epilog="""\b
+Examples:
+  endmark doctor meta-llama/Llama-2-7b-chat-hf -o report.html
+  endmark doctor ./my-model --dataset prompts.csv --temperature 0.1 --json
+  endmark doctor --trace trace.jsonl -o curves.html""",
+)
 @click.argument("model", required=False)
 @click.option("--dataset", metavar="FILE", help="Prompts to try (CSV, JSONL, …); without it, built-in questions.")
+@click.option("--trace", metavar="FILE", help="Look at a job that has run: what `endmark export --trace` wrote.")
 @click.option("--adapter", metavar="DIR", help="An adapter made by `endmark finetune`.")
 @click.option("--rows", type=int, metavar="N", help="The most prompts to run (24).")
 @click.option("--max-new-tokens", type=int, metavar="N", help="The token budget of each answer (256).")
@@ -27,7 +36,8 @@ import click
 def doctor(model: str | None, **options: Any) -> None:  # noqa: ANN401
     """Say in plain words why MODEL (a hub id or a folder) would not stop, with the evidence and the fix.
 
-    A small sample of prompts is run with no strategy, and the EOS probability of every step is kept.
+    A small sample of prompts is run with no strategy, and the EOS probability of every step is kept. With
+    `--trace` nothing is run: the rows are those of a job.
     """
     process = subprocess.Popen([sys.executable, "-m", "worker.doctor", *_arguments(model, options)])
     try:

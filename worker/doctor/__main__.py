@@ -16,6 +16,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="endmark doctor")
     parser.add_argument("model", nargs="?")
     parser.add_argument("--dataset")
+    parser.add_argument("--trace")
     parser.add_argument("--adapter")
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--max-new-tokens", type=int, default=256)
@@ -52,7 +53,7 @@ def _run(options: argparse.Namespace) -> None:
         raise UsageError(f"--rows is {options.rows}: must be at least 1")
     if options.output and not Path(options.output).absolute().parent.is_dir():
         raise UsageError(f"there is no folder `{Path(options.output).parent}` for the report")
-    if options.model is None:
+    if options.model is None and options.trace is None:
         print(f"no model given: the bundled `{DEMO_MODEL}` serves", file=sys.stderr)  # noqa: T201
     given = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}
     sampling = {name: value for name, value in given.items() if value is not None}
@@ -75,10 +76,15 @@ def _run(options: argparse.Namespace) -> None:
     from worker.doctor.collect import Sample, collect
     from worker.doctor.report import write_report
     from worker.doctor.table import as_json, print_table
+    from worker.doctor.traced import read_traced
 
     logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    evidence = collect(Sample(spec, options.dataset, options.rows, own_sampling=not sampling, device=device))
+    evidence = (
+        read_traced(options.trace, limit=options.rows, model=options.model)
+        if options.trace is not None
+        else collect(Sample(spec, options.dataset, options.rows, own_sampling=not sampling, device=device))
+    )
     findings = examine(evidence)
     if options.output:
         _write(Path(options.output), write_report(evidence, findings))

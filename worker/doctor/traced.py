@@ -1,0 +1,85 @@
+"""Evidence from a job that has run: the file that `endmark export --trace` wrote, and the model's own files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from jobs.errors import UsageError
+from jobs.spec import Sampling
+from jobs.vocabulary import EosSource, FinishReason, Verdict
+from worker.doctor.evidence import Evidence, RowEvidence
+from worker.doctor.facts import read_facts, read_generation_config
+from worker.engine.loader import end_token_ids, load_tokenizer, model_path
+
+
+def read_traced(path: str, *, limit: int, model: str | None = None) -> Evidence:
+    """Return the evidence that a trace holds; no weights are loaded.
+
+    Args:
+        path: of a file that `endmark export JOB --trace FILE` wrote.
+        limit: the most rows to take, from the first on.
+        model: where its files are now, if not where the job had them.
+
+    Raises:
+        UsageError: the file cannot be read, or is none of these.
+        ModelError: the model's files are not there.
+    """
+    about, rows = _read(path, limit)
+    name = model or about["model"]
+    folder = model_path(name)
+    tokenizer = load_tokenizer(folder)
+    config = read_generation_config(folder)
+    eos_ids = end_token_ids(config, AutoConfig.from_pretrained(folder), tokenizer)
+    return Evidence(
+        facts=read_facts(name, about["adapter"], tokenizer, config, eos_ids),
+        rows=tuple(rows),
+        templated=tokenizer.chat_template is not None and not about["raw"],
+        sampling=Sampling(**about["sampling"]),
+        budget=about["max_new_tokens"],
+    )
+
+
+def _read(path: str, limit: int) -> tuple[dict[str, Any], list[RowEvidence]]:
+    """Return what a trace says of its job, and its rows."""
+    rows: list[RowEvidence] = []
+    number = 1
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            about = json.loads(next(file, ""))
+            if "max_new_tokens" not in about:
+                raise ValueError("it says nothing of a job")
+            for line in file:
+                number += 1
+                if len(rows) == limit:
+                    break
+                rows.append(_row(json.loads(line)))
+    except OSError as error:
+        raise UsageError(f"cannot read `{path}`: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path}:{number}: is no trace: {error}",
+            hint="`endmark export JOB -o results.csv --trace FILE` makes one",
+        ) from error
+    if not any(row.probs for row in rows):
+        raise UsageError(
+            f"`{path}` holds no step's EOS probability", hint="give `--trace` when the job is submitted or run"
+        )
+    return about, rows
+
+
+def _row(line: dict[str, Any]) -> RowEvidence:
+    """Return one row of a trace. Its tokens are not known, so nothing is said of its sentence ends."""
+    source = line["eos_source"]
+    reason = FinishReason(line["finish_reason"])
+    return RowEvidence(
+        prompt=line["prompt"],
+        text=line["response"],
+        verdict=Verdict(reason, eos_source=EosSource(source) if source else None),
+        tokens=line["completion_tokens"],
+        probs=tuple(line["eos_probs"] or ()),
+        rank_max=line["eos_rank_max"],
+        hidden_steps=line["eos_hidden_steps"],
+        loop=line["response"][-60:] if reason is FinishReason.REPETITION else "",
+    )
