@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,13 +98,19 @@ def store_job(
 def _store_rows(
     store: Store, job_id: str, batches: Iterable[list[str]], on_progress: Callable[[int], None] | None
 ) -> int:
-    """Store the batches; return the rows."""
+    """Store the batches, each while the next is read and checked; return the rows."""
     total = 0
-    for batch in batches:
-        add_rows(store, job_id, total, batch)
-        total += len(batch)
-        if on_progress is not None:
-            on_progress(total)
+    with ThreadPoolExecutor(1, "store") as storing:
+        stored: Future[None] | None = None
+        for batch in batches:
+            if stored is not None:
+                stored.result()
+            stored = storing.submit(add_rows, store, job_id, total, batch)
+            total += len(batch)
+            if on_progress is not None:
+                on_progress(total)
+        if stored is not None:
+            stored.result()
     return total
 
 

@@ -1,0 +1,233 @@
+"""The ledger beside bare loops over the same data: submit, export, `status`, and the memory of the client.
+
+`python benchmarks/store.py --rows 1000000` runs both databases (Postgres from the wheel that the tests use, or
+`--postgres URL` of an empty database) and prints one line a measurement, with the least that it should reach.
+"""
+
+import argparse
+import csv
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from db.connection import open_store  # noqa: E402
+from db.jobs import add_rows, begin_job, finish_submission  # noqa: E402
+from jobs.spec import GenerationSpec  # noqa: E402
+
+LOOPS = Path(__file__).with_name("store_loops.py")
+ENDMARK = Path(sys.executable).with_name("endmark")
+WORDS = "a day in the old town by the river with bread, wine and a long walk under plane trees".split()
+WRITERS = 4
+STATUS_RUNS = 9
+_FILL = """
+INSERT INTO attempts (job_id, row, attempt, round, final, text, finish_reason, eos_source, prompt_tokens,
+                      completion_tokens, eos_prob_max, eos_step_max, eos_rank_max, eos_hidden_steps, strategies)
+SELECT job_id, row, 1, 0, true, 'An answer, as long as answers are. ' || cells, 'eos', 'natural', 128, 224, 0.75,
+       223, 0, 0, 'baseline' FROM rows WHERE job_id = :job
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One process that has ended."""
+
+    out: str
+    seconds: float
+    peak: float  # MB
+
+
+def run(*words: object, url: str, home: Path) -> Run:
+    """Run a command to its end; return what it printed, its time as a whole and its peak memory."""
+    environment = {**os.environ, "ENDMARK_HOME": str(home), "ENDMARK_DATABASE_URL": url, "PYTHONPATH": str(ROOT)}
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [str(word) for word in words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    out = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{words} ended with {process.returncode}")
+    return Run(out, time.perf_counter() - began, usage.ru_maxrss / 1024)
+
+
+def write_dataset(path: Path, rows: int, characters: int) -> None:
+    """Write a CSV of ids and prompts."""
+    rng = random.Random(7)
+    text = " ".join(rng.choice(WORDS) for _ in range(20_000))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "prompt"])
+        for row in range(rows):
+            begin = rng.randrange(len(text) - characters)
+            writer.writerow([f"row-{row}", text[begin : begin + characters]])
+
+
+def report(dialect: str, what: str, ours: str, bare: str, value: float, wanted: str) -> None:
+    """Print one measurement."""
+    print(f"{dialect:<10} {what:<26} {ours:>16} {bare:>16} {value:>8.2f}  {wanted}", flush=True)
+
+
+def measure(url: str, folder: Path, dataset: Path, rows: int) -> None:
+    """Measure one database."""
+    dialect, home = url.partition(":")[0], folder / "home"
+    bare = float(run(sys.executable, LOOPS, "insert", url, dataset, url=url, home=home).out)
+    submitted = run(ENDMARK, "submit", dataset, "--model", "m", url=url, home=home)
+    job = submitted.out.strip()
+    report(
+        dialect,
+        "submit, rows/s",
+        f"{rows / submitted.seconds:,.0f}",
+        f"{rows / bare:,.0f}",
+        bare / submitted.seconds,
+        ">= 0.5",
+    )
+    report(dialect, "submit, client MB", f"{submitted.peak:,.0f}", "", submitted.peak, "< 200")
+    answer_all(url, job)
+    bare = float(run(sys.executable, LOOPS, "export", url, job, folder / "bare.csv", url=url, home=home).out)
+    exported = run(ENDMARK, "export", job, "-o", folder / "results.csv", url=url, home=home)
+    report(
+        dialect,
+        "export, rows/s",
+        f"{rows / exported.seconds:,.0f}",
+        f"{rows / bare:,.0f}",
+        bare / exported.seconds,
+        ">= 0.6",
+    )
+    report(dialect, "export, client MB", f"{exported.peak:,.0f}", "", exported.peak, "< 200")
+    check(folder / "results.csv", rows)
+    measure_status(url, dialect, home, job)
+
+
+def answer_all(url: str, job: str) -> None:
+    """Give every row an answer, past the workers."""
+    from sqlalchemy import text
+
+    with open_store(url) as store, store.writer.begin() as connection:
+        connection.execute(text(_FILL), {"job": job})
+        connection.execute(
+            text(
+                "UPDATE shards SET state = 'done', succeeded = end_row - first_row,"
+                " eos_natural = end_row - first_row, completion_tokens = 224 * (end_row - first_row)"
+                " WHERE job_id = :job"
+            ),
+            {"job": job},
+        )
+        connection.execute(text("UPDATE jobs SET state = 'completed' WHERE id = :job"), {"job": job})
+
+
+def check(path: Path, rows: int) -> None:
+    """Make sure that every row came out, in order."""
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        count = 0
+        for count, item in enumerate(reader, start=1):
+            if item["row"] != str(count - 1) or item["finish_reason"] != "eos":
+                raise SystemExit(f"row {count - 1} is wrong: {item}")
+    if count != rows:
+        raise SystemExit(f"{count} rows came out of {rows}")
+
+
+def measure_status(url: str, dialect: str, home: Path, job: str) -> None:
+    """Time `endmark status JOB --json` beside a bare import, in turns, while four workers write."""
+    with writers(url, home):
+        ours, bare = [], []
+        for _ in range(STATUS_RUNS):
+            found = run(ENDMARK, "status", job, "--json", url=url, home=home)
+            if json.loads(found.out)["state"] != "completed":
+                raise SystemExit("the job is not complete")
+            ours.append(found.seconds)
+            bare.append(run(sys.executable, "-c", "import sqlalchemy.orm", url=url, home=home).seconds)
+    mine, other = statistics.median(ours), statistics.median(bare)
+    report(dialect, "status, ms", f"{1000 * mine:,.0f}", f"{1000 * other:,.0f}", mine / other, "<= 3")
+
+
+@contextmanager
+def writers(url: str, home: Path) -> Iterator[None]:
+    """Keep four workers writing."""
+    with open_store(url) as store:
+        job = begin_job(store, name="busy", spec=GenerationSpec(model="busy"))
+        total = 400_000
+        for first in range(0, total, 5000):
+            add_rows(store, job, first, ['["a prompt"]'] * 5000)
+        finish_submission(store, job, columns=("prompt",), total=total, shard_size=400)
+    environment = {**os.environ, "ENDMARK_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    words: Sequence[str] = [sys.executable, str(LOOPS), "write", url]
+    processes = [
+        subprocess.Popen([*words, f"host:{number}"], env=environment, stdout=subprocess.PIPE)
+        for number in range(WRITERS)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            process.stdout.readline()
+        yield
+        if any(process.poll() is not None for process in processes):
+            raise SystemExit("a writer ended before the measurement did")
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--characters", type=int, default=1000, help="of a prompt")
+    parser.add_argument("--databases", nargs="+", choices=("sqlite", "postgres"), default=("sqlite", "postgres"))
+    parser.add_argument("--postgres", help="URL of an empty database; by default a server is started")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="endmark-store-") as name:
+        folder = Path(name)
+        dataset = folder / "dataset.csv"
+        write_dataset(dataset, options.rows, options.characters)
+        print(
+            f"{options.rows:,} rows of {options.characters:,} characters, {dataset.stat().st_size / 1e6:,.0f} MB"
+        )
+        print(f"{'database':<10} {'what':<26} {'endmark':>16} {'bare':>16} {'ratio':>8}  wanted")
+        if "sqlite" in options.databases:
+            measure(f"sqlite:///{folder / 'ledger.db'}", folder, dataset, options.rows)
+            (folder / "ledger.db").unlink()
+        if "postgres" in options.databases:
+            measure_postgres(options.postgres, folder, dataset, options.rows)
+
+
+def measure_postgres(url: str | None, folder: Path, dataset: Path, rows: int) -> None:
+    """Measure Postgres, on a server of our own if no URL is given."""
+    from db.connection import upgrade
+
+    if url is not None:
+        upgrade(url)
+        measure(url, folder, dataset, rows)
+        return
+    from tests.integration.postgres_server import PostgresServer
+
+    server = PostgresServer()
+    try:
+        url = server.create()
+        upgrade(url)
+        measure(url, folder, dataset, rows)
+    finally:
+        server.remove()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The bare loops that `benchmarks/store.py` compares with, and the writers that keep the ledger busy.
+
+Each runs as a process of its own, by `python benchmarks/store_loops.py NAME URL …`, and prints its seconds.
+"""
+
+import csv
+import itertools
+import json
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy.engine import make_url
+
+BATCH = 2000
+_TABLE = "CREATE TABLE bare (job_id varchar(16), row bigint, cells text, PRIMARY KEY (job_id, row))"
+_JOINED = (
+    "SELECT r.row, r.cells, a.text, a.finish_reason, a.eos_source, a.stop_sequence, a.prompt_tokens,"
+    " a.completion_tokens, a.attempt, a.eos_prob_max, a.error FROM rows r"
+    " JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row WHERE r.job_id = '{job}' ORDER BY r.row"
+)
+
+
+def insert(url: str, dataset: str) -> float:
+    """Insert the dataset's rows, a batch a transaction; only the database's share is on the clock."""
+    spent = 0.0
+    if url.startswith("sqlite"):
+        link = sqlite3.connect(make_url(url).database or "", isolation_level=None)
+        link.execute("PRAGMA journal_mode=WAL")
+        link.execute("PRAGMA synchronous=NORMAL")
+        link.execute(_TABLE)
+        for batch in _batches(dataset):
+            began = time.perf_counter()
+            link.execute("BEGIN IMMEDIATE")
+            link.executemany("INSERT INTO bare VALUES (?, ?, ?)", batch)
+            link.execute("COMMIT")
+            spent += time.perf_counter() - began
+        link.execute("DROP TABLE bare")
+        link.close()
+        return spent
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as server:
+        server.execute(_TABLE)
+        for batch in _batches(dataset):
+            began = time.perf_counter()
+            with (
+                server.transaction(),
+                server.cursor() as cursor,
+                cursor.copy("COPY bare FROM STDIN") as copy,
+            ):
+                for item in batch:
+                    copy.write_row(item)
+            spent += time.perf_counter() - began
+        server.execute("DROP TABLE bare")
+    return spent
+
+
+def _batches(dataset: str) -> Iterator[list[tuple[str, int, str]]]:
+    """Return the rows as the ledger holds them."""
+    with Path(dataset).open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        next(reader)
+        numbered = ((("0" * 8), row, json.dumps(cells)) for row, cells in enumerate(reader))
+        while batch := list(itertools.islice(numbered, BATCH)):
+            yield batch
+
+
+def export(url: str, job: str, output: str) -> float:
+    """Write the rows with their results by one cursor and `csv.writer`."""
+    began = time.perf_counter()
+    with Path(output).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        if url.startswith("sqlite"):
+            link = sqlite3.connect(make_url(url).database or "")
+            writer.writerows(link.execute(_JOINED.format(job=job)))
+            link.close()
+        else:
+            import psycopg
+
+            with psycopg.connect(url) as server, server.cursor(name="bare") as cursor:
+                cursor.itersize = BATCH
+                cursor.execute(_JOINED.format(job=job))
+                writer.writerows(cursor)
+    return time.perf_counter() - began
+
+
+def write_for_ever(url: str, name: str) -> float:
+    """Claim shards and commit answers, 32 at a time, until killed."""
+    from db.attempts import commit
+    from db.connection import open_store
+    from db.rows import unfinished_rows
+    from db.shards import claim, finish, heartbeat
+    from jobs.vocabulary import Attempt, EosSource, FinishReason, Outcome, Verdict
+
+    verdict = Verdict(FinishReason.EOS, eos_source=EosSource.NATURAL)
+    with open_store(url) as store:
+        print("ready", flush=True)
+        while (lease := claim(store, worker=name, model="busy", adapter=None)) is not None:
+            rows = [item.row for item in unfinished_rows(store, lease)]
+            for first in range(0, len(rows), 32):
+                part = rows[first : first + 32]
+                answers = [Outcome(0, (Attempt(row, 1, "an answer " * 40, verdict, 50, 80),)) for row in part]
+                commit(store, lease, answers)
+                heartbeat(store, [lease])
+            finish(store, lease)
+    return 0.0
+
+
+if __name__ == "__main__":
+    loops = {"insert": insert, "export": export, "write": write_for_ever}
+    print(loops[sys.argv[1]](*sys.argv[2:]))
