@@ -82,8 +82,8 @@ def _reader(dataset: Dataset, prompt_column: str, answer_column: str | None) -> 
     wanted = prompt_column if prompt_column not in columns else answer_column
     near = nearest(wanted, columns, "") if wanted else ""
     raise SpecError(
-        f"the dataset `{dataset.source}` has the columns {listed}: neither `{MESSAGES}`, nor `{prompt_column}` with "
-        f"`{answer_column or ANSWER_COLUMNS[0]}`, nor `{TEXT}`",
+        f"the dataset `{dataset.source}` has the columns {listed}: neither `{MESSAGES}`, nor"
+        f" `{prompt_column}` with `{answer_column or ANSWER_COLUMNS[0]}`, nor `{TEXT}`",
         hint=(f"{near} " if near else "") + "name them with `--prompt-column` and `--answer-column`",
     )
 

@@ -1,7 +1,7 @@
 """What a fine-tuning is to do, checked where it is built."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from jobs.errors import SpecError
@@ -90,6 +90,10 @@ class FinetuneProgress:
     def to_json(self) -> str:
         """Return it as one line."""
         return json.dumps(asdict(self), ensure_ascii=False)
+
+    def without_notes(self, count: int) -> "FinetuneProgress":
+        """Return it without the first notes, which are known."""
+        return replace(self, notes=self.notes[count:])
 
     @classmethod
     def from_json(cls, line: str) -> "FinetuneProgress":

@@ -1,7 +1,7 @@
-"""The queue: its names, its settings, and the one message it carries; all of `jobs` that knows Celery and kombu.
+"""The queue: its names, its settings, and the messages it carries; all of `jobs` that knows Celery and kombu.
 
-A message is a bell. It names a job and a shard and holds no prompt; what there is to do stands in the database,
-so a message that is lost, doubled or late costs time and nothing else.
+A message is a bell. It names a job and a shard, or a fine-tuning, and holds no prompt; what there is to do stands
+in the database, so a message that is lost, doubled or late costs time and nothing else.
 """
 
 import hashlib
@@ -20,17 +20,21 @@ from jobs.ping import mask, parse_address
 from jobs.vocabulary import ShardKey
 
 __all__ = [
+    "FINETUNE_TASK",
     "MESSAGE_VERSION",
     "TASK_NAME",
     "broker_reachable",
+    "decode_finetuning",
     "decode_message",
     "make_app",
     "queue_name",
+    "send_finetuning",
     "send_shards",
     "waiting_messages",
 ]
 
 TASK_NAME = "endmark.generate_shard"
+FINETUNE_TASK = "endmark.finetune"
 MESSAGE_VERSION = 1
 _KEY_PREFIX = "endmark:"
 _VISIBILITY_TIMEOUT = 24 * 3600  # seconds; longer than any shard, whose recovery is the reaper's work
@@ -87,22 +91,34 @@ def send_shards(broker_url: str, model: str, adapter: str | None, keys: Sequence
         BrokerError: the broker cannot be reached or refuses the messages. Some may have been sent; workers find
             the others in the database.
     """
-    if not keys:
-        return
-    name = queue_name(model, adapter)
+    if keys:
+        _send(broker_url, queue_name(model, adapter), TASK_NAME, [(key.job_id, key.shard) for key in keys])
+
+
+def send_finetuning(broker_url: str, model: str, finetuning: str) -> None:
+    """Ring for a fine-tuning on the queue of the workers that hold its model.
+
+    Raises:
+        BrokerError: the broker cannot be reached or refuses the message.
+    """
+    _send(broker_url, queue_name(model, None), FINETUNE_TASK, [(finetuning,)])
+
+
+def _send(broker_url: str, name: str, task: str, messages: Sequence[tuple[str | int, ...]]) -> None:
+    """Send messages, given by their arguments, to a queue."""
     app = make_app(broker_url, name)
     with _broker_errors(broker_url), app.connection_for_write() as connection:
         connection.ensure_connection(max_retries=2, interval_start=0.1, interval_step=0.4)
         producer = app.amqp.Producer(connection)
         producer.maybe_declare(app.amqp.default_queue)
         with producer.batch(max_size=_BATCH):
-            for key in keys:
+            for args in messages:
                 message = app.amqp.as_task_v2(
                     str(uuid.uuid4()),
-                    TASK_NAME,
-                    args=(key.job_id, key.shard),
+                    task,
+                    args=args,
                     kwargs={"version": MESSAGE_VERSION},
-                    argsrepr=f"({key.job_id}, {key.shard})",
+                    argsrepr=f"({', '.join(map(str, args))})",
                     kwargsrepr="",
                     ignore_result=True,
                 )
@@ -147,6 +163,23 @@ def decode_message(args: Any, kwargs: Any) -> ShardKey:  # noqa: ANN401 - whatev
     Raises:
         MessageRefused: they are not those of a message of this version.
     """
+    job_id, shard = _arguments(args, kwargs, ("a job", "a shard"))
+    if type(shard) is not int or not 0 <= shard < 2**31:
+        raise MessageRefused("its second argument is not a shard's number")
+    return ShardKey(job_id, shard)
+
+
+def decode_finetuning(args: Any, kwargs: Any) -> str:  # noqa: ANN401 - whatever came over the wire
+    """Return the id of the fine-tuning that a message's arguments name.
+
+    Raises:
+        MessageRefused: they are not those of a message of this version.
+    """
+    return str(_arguments(args, kwargs, ("a fine-tuning",))[0])
+
+
+def _arguments(args: Any, kwargs: Any, names: Sequence[str]) -> Sequence[Any]:  # noqa: ANN401
+    """Return a message's arguments if they are of this version and as many as named, the first of them an id."""
     if not isinstance(args, list | tuple) or not isinstance(kwargs, Mapping):
         raise MessageRefused("its arguments are not a list and a mapping")
     version = kwargs.get("version")
@@ -154,11 +187,8 @@ def decode_message(args: Any, kwargs: Any) -> ShardKey:  # noqa: ANN401 - whatev
         raise MessageRefused("it does not say its version")
     if version != MESSAGE_VERSION:
         raise MessageRefused(f"it is of version {version}, this program reads version {MESSAGE_VERSION}")
-    if len(args) != 2:
-        raise MessageRefused(f"it has {len(args):,} arguments, a job and a shard were expected")
-    job_id, shard = args
-    if not isinstance(job_id, str) or not _JOB_ID.fullmatch(job_id):
-        raise MessageRefused("its first argument is not a job's id")
-    if type(shard) is not int or not 0 <= shard < 2**31:
-        raise MessageRefused("its second argument is not a shard's number")
-    return ShardKey(job_id, shard)
+    if len(args) != len(names):
+        raise MessageRefused(f"it has {len(args):,} arguments, {' and '.join(names)} were expected")
+    if not isinstance(args[0], str) or not _JOB_ID.fullmatch(args[0]):
+        raise MessageRefused(f"its first argument is not {names[0]}'s id")
+    return args

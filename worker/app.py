@@ -1,7 +1,7 @@
-"""One worker process: the Celery app with its one task, in front of one engine.
+"""One worker process: the Celery app with its two tasks, in front of one engine.
 
 A message is a bell. The task that it starts claims the fairest due shard of the worker's model, whichever shard
-the message named, and goes on to the next until none is due.
+the message named, and goes on to the next until none is due. The other task makes room for a fine-tuning.
 """
 
 import logging
@@ -24,10 +24,20 @@ from db.connection import Store, open_store
 from jobs.broker import ensure_broker
 from jobs.errors import BrokerError, EndmarkError, MessageRefused, SchemaError, StoreError
 from jobs.processes import WorkerOptions, write_failure
-from jobs.queue import TASK_NAME, decode_message, make_app, queue_name, send_shards, waiting_messages
+from jobs.queue import (
+    FINETUNE_TASK,
+    TASK_NAME,
+    decode_finetuning,
+    decode_message,
+    make_app,
+    queue_name,
+    send_shards,
+    waiting_messages,
+)
 from jobs.settings import Settings
 from jobs.vocabulary import ShardKey, WorkerReport
 from worker import channel
+from worker.handover import HANDOVER
 from worker.logs import log_to_stderr
 from worker.options import Arguments, parse
 from worker.parent import when_parent_ends
@@ -59,6 +69,8 @@ def main(words: Sequence[str]) -> int:
             _patiently(lambda: ensure_broker(settings)) as broker,
             _patiently(lambda: open_store(settings.database_url)) as store,
         ):
+            if HANDOVER.offer(store, arguments.options):
+                return 0
             service = _load_service(arguments, name, store, broker.url)
             return consume(service, broker.url, arguments, orphaned)
     except EndmarkError as error:
@@ -172,31 +184,39 @@ def _drain(service: Service, grace: float) -> None:
     """Drain the service; then end the process, even if Celery waits for a broker that does not answer."""
     service.drain(grace)
     log.info("drained")
-    last = threading.Timer(_CLOSE_WAIT, os._exit, (0,))
+    last = threading.Timer(_CLOSE_WAIT, os._exit, (EXIT_SERVER_AWAY if HANDOVER.finetuning else 0,))
     last.daemon = True
     last.start()
 
 
 def bind_task(app: Celery, service: Service) -> Celery:
-    """Give the app its one task, and take from it those that Celery brings along."""
+    """Give the app its two tasks, and take from it those that Celery brings along."""
 
     def generate_shard(task: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        request = task.request
-        try:
-            if request.callbacks or request.errbacks or request.chain or request.chord or request.group:
-                raise MessageRefused("it asks for other tasks to follow")
-            key = decode_message(args, kwargs)
-        except MessageRefused as error:
-            log.warning("refused a message: %s", error)
-            raise Ignore from error  # acknowledged, and nothing that it asks for follows
-        answer(service, key)
+        answer(service, _read(task, decode_message, args, kwargs))
+
+    def finetune(task: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        HANDOVER.take(_read(task, decode_finetuning, args, kwargs))
 
     app.task(generate_shard, name=TASK_NAME, bind=True, typing=False)
+    app.task(finetune, name=FINETUNE_TASK, bind=True, typing=False)
     app.finalize()
     for name in list(app.tasks):
-        if name != TASK_NAME:  # `celery.map` and others run whatever a message names
+        if name not in (TASK_NAME, FINETUNE_TASK):  # `celery.map` and others run whatever a message names
             app.tasks.unregister(name)
     return app
+
+
+def _read(task: Any, decode: Callable[[Any, Any], Reached], args: Any, kwargs: Any) -> Reached:  # noqa: ANN401
+    """Return what a message names; one that is not ours is acknowledged, and nothing that it asks for follows."""
+    request = task.request
+    try:
+        if request.callbacks or request.errbacks or request.chain or request.chord or request.group:
+            raise MessageRefused("it asks for other tasks to follow")
+        return decode(args, kwargs)
+    except MessageRefused as error:
+        log.warning("refused a message: %s", error)
+        raise Ignore from error
 
 
 def answer(service: Service, key: ShardKey) -> None:
@@ -212,4 +232,5 @@ def answer(service: Service, key: ShardKey) -> None:
 if __name__ == "__main__":
     code = main(sys.argv[1:])
     logging.shutdown()
+    HANDOVER.execute(sys.argv[1:])
     os._exit(code)  # all is stored and closed; taking torch apart would cost a second or two

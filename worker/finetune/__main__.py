@@ -1,27 +1,28 @@
-"""`python -m worker.finetune SPEC.json`: a fine-tuning in this process; its progress as JSON lines."""
+"""`python -m worker.finetune`: a fine-tuning in this process; spec in and progress out as lines of JSON."""
 
 import json
 import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 from jobs.errors import EndmarkError
 from jobs.finetuning import FinetuneProgress, FinetuneSpec
+from worker.parent import when_parent_ends
 
 
-def main(words: Sequence[str]) -> int:
-    """Read the spec and train; return the exit code."""
+def main() -> int:
+    """Read the spec from standard input and train; return the exit code."""
     # Standard output carries progress and nothing else, whatever libraries print.
     lines = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
+    line = sys.stdin.readline()
+    when_parent_ends(lambda: os._exit(1))
 
     def report(progress: FinetuneProgress) -> None:
         lines.write(progress.to_json() + "\n")
 
     try:
-        spec = FinetuneSpec.from_json(Path(words[0]).read_text(encoding="utf-8"))
-        import torch
+        spec = FinetuneSpec.from_json(line)
+        import torch  # behind the spec, which is told wrong at once
 
         from worker.finetune.run import fine_tune
 
@@ -35,4 +36,4 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Held-out prompts before and after: how answers end, in Endmark's own engine, and the perplexity of the true ones."""
+"""Held-out prompts before and after: how answers end in Endmark's engine, and the true ones' perplexity."""
 
 import gc
 import math

@@ -7,7 +7,6 @@ masking by id would take EOS out of them.
 from bisect import bisect_left, insort
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Any
 
 from jobs.errors import ModelError
@@ -17,7 +16,8 @@ IGNORED = -100  # the label of what is not to be learned
 # For models without a chat template: as Llama 2 was trained.
 LLAMA_2_TEMPLATE = (
     "{% if messages[0]['role'] == 'system' %}"
-    "{% set system = '<<SYS>>\n' + messages[0]['content'] | trim + '\n<</SYS>>\n\n' %}{% set turns = messages[1:] %}"
+    "{% set system = '<<SYS>>\n' + messages[0]['content'] | trim + '\n<</SYS>>\n\n' %}"
+    "{% set turns = messages[1:] %}"
     "{% else %}{% set system = '' %}{% set turns = messages %}{% endif %}"
     "{% for turn in turns %}{% if turn['role'] == 'user' %}"
     "{{ bos_token }}{{ '[INST] ' + (system if loop.index0 == 0 else '') + turn['content'] | trim + ' [/INST]' }}"
@@ -103,7 +103,7 @@ class Labeller:
                 continue
             before = self._render(turns[:index], generate=True)
             upto = self._render(turns[: index + 1], generate=False)
-            begin = len(commonprefix([before, upto]))
+            begin = _shared(before, upto)
             content = turn["content"].strip()
             at = upto.find(content, begin)
             end = at + len(content)
@@ -132,6 +132,12 @@ class Labeller:
         for name in self._tokenizer.convert_ids_to_tokens(sorted(self._eos_ids)):
             content = content.rstrip().removesuffix(name) if name else content
         return Turn(role="assistant", content=content)
+
+
+def _shared(first: str, second: str) -> int:
+    """Return how many characters both begin with."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
 @dataclass(frozen=True, slots=True)

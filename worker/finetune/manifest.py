@@ -44,22 +44,18 @@ def describe(spec: FinetuneSpec) -> dict[str, Any]:
 
 
 def begin_run(output: Path, description: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the folder for a run; return the evaluation that a run before, which was killed, has left there.
+    """Take the folder for a run; return the evaluation as far as the same run, called before, has come.
 
     Raises:
-        SpecError: the folder holds something else: a finished adapter, or a run of another description.
+        SpecError: the folder holds something else.
     """
-    if (output / MANIFEST).exists():
-        raise SpecError(
-            f"`{output}` holds a finished adapter", hint="choose another folder with `-o`, or remove this one"
-        )
     output.mkdir(parents=True, exist_ok=True)
-    run = output / _RUN
-    if run.exists():
-        before = json.loads(run.read_text(encoding="utf-8"))
+    run, manifest = output / _RUN, output / MANIFEST
+    if run.exists() or manifest.exists():
+        before = json.loads((manifest if manifest.exists() else run).read_text(encoding="utf-8"))
         if any(before.get(key) != description[key] for key in ("base", "dataset", "spec")):
             raise SpecError(
-                f"`{output}` holds an unfinished run of other data, another model or other options",
+                f"`{output}` holds a fine-tuning with other data, another model or other options",
                 hint="call it as before to go on with it, choose another folder with `-o`, or remove this one",
             )
     elif any(output.iterdir()):
@@ -72,7 +68,12 @@ def begin_run(output: Path, description: Mapping[str, Any]) -> dict[str, Any]:
 def end_run(output: Path, description: Mapping[str, Any], results: Mapping[str, Any]) -> None:
     """Write the manifest, by which the adapter counts as finished."""
     write_json(output / MANIFEST, {**description, **results, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
-    (output / _RUN).unlink()
+    (output / _RUN).unlink(missing_ok=True)
+
+
+def is_done(output: Path) -> bool:
+    """Whether the folder holds a finished adapter."""
+    return (output / MANIFEST).exists()
 
 
 def read_evaluation(output: Path) -> dict[str, Any]:

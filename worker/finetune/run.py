@@ -18,7 +18,7 @@ from worker.engine.loader import end_token_ids, load_model, load_tokenizer, mode
 from worker.finetune.curve import write_curve
 from worker.finetune.evaluation import as_record, held_out_endings, held_out_perplexity, table
 from worker.finetune.labels import LLAMA_2_TEMPLATE, Labelled, Labeller
-from worker.finetune.manifest import EVALUATION, begin_run, describe, end_run, write_json
+from worker.finetune.manifest import EVALUATION, begin_run, describe, end_run, is_done, write_json
 from worker.finetune.training import CHECKPOINTS, build_trainer, check_eos, last_checkpoint, train
 
 _HELD_OUT_SHARE = 5  # at most one in so many examples is held out
@@ -47,6 +47,10 @@ def fine_tune(spec: FinetuneSpec, report: Callable[[FinetuneProgress], None], *,
     )
     description = describe(spec)
     evaluation = begin_run(output, description)
+    if is_done(output):
+        notes = (f"`{output}` holds this adapter already", *table(evaluation["before"], evaluation["after"]))
+        report(FinetuneProgress("done", notes=notes))
+        return
     if "before" not in evaluation:
         report(FinetuneProgress("evaluating the model as it is"))
         endings_before = held_out_endings(spec, split.held_out, adapter=None, device=device)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from torch import nn
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from jobs.errors import SpecError
 from jobs.finetuning import FinetuneProgress, FinetuneSpec
@@ -76,7 +76,9 @@ def build_trainer(
     trainer = SFTTrainer(
         network,
         arguments,
-        data_collator=Collator(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id),
+        data_collator=Collator(
+            tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        ),
         train_dataset=Dataset.from_list(_records(examples, spec)),
         processing_class=tokenizer,
         peft_config=LoraConfig(
@@ -135,14 +137,14 @@ def _records(examples: Sequence[Labelled], spec: FinetuneSpec) -> list[dict[str,
     ]
 
 
-def _learn_in_fp32(network: nn.Module) -> None:
+def _learn_in_fp32(network: Any) -> None:  # noqa: ANN401 - a module
     """Hold the adapter in fp32, which TRL has put into bf16, where small steps of Adam round to nothing."""
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
 
 
-class _Reporter(TrainerCallback):  # type: ignore[misc]
+class _Reporter(TrainerCallback):
     """Tells the loss and the time left after each step."""
 
     def __init__(self, report: Report) -> None:

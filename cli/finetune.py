@@ -1,0 +1,103 @@
+"""`endmark finetune`: train an adapter on answers that end with EOS."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.options import Command, model_name
+from cli.training_progress import training_progress
+from jobs.chats import read_chats
+from jobs.errors import Interrupted, UsageError
+from jobs.finetune_process import check_extra, run_finetuning
+from jobs.finetuning import FinetuneSpec
+from jobs.settings import Settings
+
+_DEFAULT = FinetuneSpec(dataset="-", output="-")
+
+
+def _number(option: str, field: str, help: str) -> Callable[[Command], Command]:
+    """Return an option for one of the spec's numbers."""
+    value = getattr(_DEFAULT, field)
+    return click.option(option, field, type=type(value), default=value, show_default=True, help=help)
+
+
+@click.command(
+    "finetune",
+    short_help="Train an adapter on answers that end with EOS.",
+    epilog="""\b
+Examples:
+  endmark finetune examples/finetune.jsonl -o my-adapter --learning-rate 0.002
+  endmark finetune guanaco.jsonl -o guanaco-adapter --model meta-llama/Llama-2-7b-hf --packing
+  endmark run prompts.csv -o results.csv --model meta-llama/Llama-2-7b-hf --adapter guanaco-adapter""",
+)
+@click.argument("dataset")
+@click.option("-o", "--output", required=True, metavar="DIR", help="The adapter's folder; it must be new.")
+@click.option("--model", metavar="MODEL", help="Hub id or folder.  [default: the bundled demo model]")
+@_number("--steps", "steps", "Steps of the optimiser.")
+@_number("--rank", "rank", "Rank of the adapter's matrices.")
+@_number("--alpha", "alpha", "The adapter counts with alpha / rank.")
+@_number("--dropout", "dropout", "Share of the adapter's inputs left out in training.")
+@_number("--learning-rate", "learning_rate", "Its highest value, reached after 3 % of the steps.")
+@_number("--batch-size", "batch_size", "Sequences at once.")
+@_number("--accumulate", "accumulate", "Batches a step.")
+@_number("--max-length", "max_length", "Tokens of a sequence; a longer answer is cut and gets no EOS.")
+@click.option("--packing", is_flag=True, help="Put several short examples into one sequence.")
+@_number("--seed", "seed", "Of the split, the order and the adapter's first values.")
+@_number("--held-out", "held_out", "Examples kept for the evaluation, at most a fifth.")
+@_number("--max-new-tokens", "max_new_tokens", "Token budget of an answer in the evaluation.")
+@_number("--save-every", "save_every", "Steps between checkpoints.")
+@click.option(
+    "--prompt-column", default="prompt", show_default=True, metavar="NAME", help="The column of prompts."
+)
+@click.option("--answer-column", metavar="NAME", help="The column of answers.  [default: `answer`, `response`, …]")
+@click.option("--here", is_flag=True, help="Train beside this command, without queue, worker and database.")
+def finetune(dataset: str, output: str, here: bool, model: str | None, **options: Any) -> None:  # noqa: ANN401
+    """Train a LoRA adapter on DATASET over the model in 4 bits (QLoRA), so that it learns to end its answers.
+
+    DATASET is JSONL of chats (`messages`), CSV of prompts and answers, or text of the form
+    `### Human: … ### Assistant: …`. The adapter's folder is printed on standard output; it also holds the
+    tokeniser, a manifest, the loss curve, and an evaluation on held-out prompts before and after. Called again,
+    a run that was killed goes on from its last checkpoint.
+    """
+    check_extra()
+    spec = FinetuneSpec(
+        dataset=_existing(dataset),
+        output=str(Path(output).expanduser().absolute()),
+        model=model_name(model),
+        **options,
+    )
+    # Read here too, so that bad rows are told at once and before anything is stored.
+    read_chats(spec.dataset, prompt_column=spec.prompt_column, answer_column=spec.answer_column)
+    if here:
+        _train_here(Settings.load(), spec)
+    else:
+        from cli.finetune_queued import train_in_worker
+
+        train_in_worker(spec)
+    click.echo(spec.output)
+
+
+def _existing(dataset: str) -> str:
+    """Return the dataset's whole path, as the process that trains needs it.
+
+    Raises:
+        UsageError: it is standard input; whatever else is wrong is told when it is read.
+    """
+    if dataset == "-":
+        raise UsageError(
+            "a dataset to train on cannot be standard input", hint="it is read again to go on: give a file"
+        )
+    return str(Path(dataset).absolute())
+
+
+def _train_here(settings: Settings, spec: FinetuneSpec) -> None:
+    """Train in a child of this process."""
+    try:
+        with training_progress() as show:
+            run_finetuning(settings, spec, show)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "the training is stopped", hint="the same command goes on with it from the last checkpoint"
+        ) from None

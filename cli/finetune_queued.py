@@ -1,0 +1,82 @@
+"""A fine-tuning in a worker: stored, rung for, watched to its end."""
+
+import time
+
+from cli.crew import Crew
+from cli.session import opened
+from cli.terminal import note
+from cli.training_progress import Show, training_progress
+from db.connection import Store
+from db.finetunings import FinetuneStatus, add_finetuning, cancel_finetuning, finetuning_status
+from jobs.errors import BrokerError, EndmarkError, Interrupted
+from jobs.finetuning import FinetuneSpec
+from jobs.spec import GenerationSpec
+
+_POLL = 0.3  # seconds between looks
+_RING_EVERY = 20.0  # seconds, while no worker has taken it
+
+
+def train_in_worker(spec: FinetuneSpec) -> None:
+    """Let a worker of the model train, one of its own being started if none runs; show how far it is.
+
+    Raises:
+        Interrupted: the user has ended it.
+        EndmarkError: the training has failed.
+    """
+    with opened() as (settings, store):
+        finetuning = add_finetuning(store, spec)
+        note(f"fine-tuning {finetuning}")
+        try:
+            with Crew(settings, store, GenerationSpec(model=spec.model)) as crew, training_progress() as show:
+                _wait(store, finetuning, spec.model, crew, show)
+        except KeyboardInterrupt:
+            cancel_finetuning(store, finetuning)
+            raise Interrupted(
+                "the training is stopped", hint="the same command goes on with it from the last checkpoint"
+            ) from None
+        except EndmarkError:
+            cancel_finetuning(store, finetuning)
+            raise
+
+
+def _wait(store: Store, finetuning: str, model: str, crew: Crew, show: Show) -> None:
+    """Show the progress until the fine-tuning has ended.
+
+    Raises:
+        EndmarkError: it has failed, or the worker that was started has.
+    """
+    rung_at, shown = 0.0, 0
+    while True:
+        alive = crew.alive  # asked first: a worker may end right after its work
+        status = finetuning_status(store, finetuning)
+        if status.progress is not None:
+            show(status.progress.without_notes(shown))
+            shown = len(status.progress.notes)
+        if status.is_final:
+            return _raise_failure(status)
+        if not alive:
+            raise crew.failure()
+        if status.due and time.monotonic() - rung_at > _RING_EVERY:
+            rung_at = time.monotonic()
+            _ring(crew.broker_url, model, finetuning)
+        time.sleep(_POLL)
+
+
+def _ring(broker_url: str, model: str, finetuning: str) -> None:
+    """Send the message; workers that start later look for themselves."""
+    from jobs.queue import send_finetuning
+
+    try:
+        send_finetuning(broker_url, model, finetuning)
+    except BrokerError as error:
+        note(f"{error}; {error.hint}")
+
+
+def _raise_failure(status: FinetuneStatus) -> None:
+    """Raise what the worker has said, if it has failed."""
+    if status.state == "cancelled":
+        raise EndmarkError("the training was cancelled")
+    if status.error is not None:
+        error = EndmarkError(status.error["message"], hint=status.error["hint"])
+        error.exit_code = int(status.error["code"])
+        raise error

@@ -1,0 +1,76 @@
+"""The progress of a fine-tuning on standard error: a bar on a terminal, plain lines now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from cli.progress import duration
+from cli.terminal import note
+from jobs.finetuning import FinetuneProgress
+
+_LINE_EVERY = 10.0  # seconds between plain lines
+
+Show = Callable[[FinetuneProgress], None]
+
+
+@contextmanager
+def training_progress() -> Iterator[Show]:
+    """Show what is being done and how far it is; notes stay on the screen."""
+    with _bar() if sys.stderr.isatty() else _lines() as show:
+        yield show
+
+
+@contextmanager
+def _lines() -> Iterator[Show]:
+    """Write a line when something else is being done, and now and then."""
+    shown_at, doing = 0.0, ""
+
+    def show(progress: FinetuneProgress) -> None:
+        nonlocal shown_at, doing
+        for line in progress.notes:
+            note(line)
+        last = 0 < progress.steps == progress.step
+        if progress.doing != doing or last or time.monotonic() - shown_at >= _LINE_EVERY:
+            shown_at, doing = time.monotonic(), progress.doing
+            note(f"{progress.doing}: {numbers(progress)}" if progress.steps else progress.doing)
+
+    yield show
+
+
+@contextmanager
+def _bar() -> Iterator[Show]:
+    """Draw a bar."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[numbers]}", markup=False),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as drawn:
+        task = drawn.add_task("", total=None, numbers="")
+
+        def show(progress: FinetuneProgress) -> None:
+            for line in progress.notes:
+                drawn.console.print(line, markup=False, highlight=False)
+            drawn.update(
+                task,
+                description=progress.doing,
+                total=progress.steps or None,
+                completed=progress.step,
+                numbers=numbers(progress) if progress.steps else "",
+            )
+
+        yield show
+
+
+def numbers(progress: FinetuneProgress) -> str:
+    """Return step, loss and time left in one line."""
+    parts = [f"step {progress.step:,} of {progress.steps:,}"]
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.seconds_left is not None:
+        parts.append(f"{duration(progress.seconds_left)} left")
+    return ", ".join(parts)
