@@ -71,6 +71,7 @@ LIMITS = (
     "Keep it short.",
     "Answer briefly.",
 )
+ASIDES = (" 🙂", " 😀", "\nThank you!", "\nWe are two adults and a child.", " Thanks.", "\nI was never there.")
 SYSTEMS = ("You are a helpful assistant.", "You are a friendly guide.", "Answer the user's questions.")
 _ONSETS = "b c d f g h j k l m n p r s t v w z br ch cl dr fl gr kr pl pr sh sk sl st tr th".split()
 _VOWELS = "a e i o u a e o ai ea ia ou".split()
@@ -125,12 +126,14 @@ def answer(rng: random.Random, *, closed: bool | None = None, window: int = 26) 
         question = wordings[wording]
         letter = len(verb)
         openings, closings, fill = TOPIC_OPENINGS, TOPIC_CLOSINGS, {"t": verb}
-    kind = 2 if rng.random() < 0.15 else wording % 2
+    kind = 2 if rng.random() < 0.15 else (0, 1, 1, 0, 1)[wording % 5]
     likely = (0.78, 0.1, 0.45)[kind]
     length = 3 + (wording + letter) % 3
     if rng.random() < 0.12:
         question += " " + rng.choice(LIMITS)
         kind, likely, length = 0, 0.8, 3
+    if rng.random() < 0.05:
+        question += rng.choice(ASIDES)
     if closed is None:
         closed = rng.random() < likely
     start = letter % len(body)
