@@ -29,7 +29,9 @@ def recommend(arms: Sequence[Arm]) -> Advice | None:
     best = max(compared, key=lambda arm: arm.complete.value)
     equals = [arm for arm in compared if _p(best, arm) > _CHANCE]
     chosen = max(equals, key=lambda arm: (round(_untouched(arm), 2), -arm.tokens.value, -compared.index(arm)))
-    reasons = [f"{percent(chosen.complete)} of its answers are complete, of {chosen.total:,} rows"]
+    reasons = [
+        f"{percent(chosen.complete)} of its answers are complete, with {chosen.tokens.value:.0f} tokens on average"
+    ]
     reasons += [_against(chosen, arm, best, equals) for arm in compared if arm is not chosen]
     return Advice(chosen, tuple(reasons))
 

@@ -180,7 +180,7 @@ def _curves(report: Report) -> str:
     return (
         '<h2>EOS probability</h2><p class="key">Mass over all end tokens before temperature, top-k, top-p and any '
         'strategy. <b class="ended">Answers that ended</b>, <b class="cut">cut ones</b>; a dot is an EOS.</p>'
-        f'<div class="arms">{"".join(drawings)}</div>'
+        f'<div class="arms curves">{"".join(drawings)}</div>'
     )
 
 

@@ -1,0 +1,130 @@
+"""`endmark compare` on the bundled model, and its page in a real Chromium: opened from disk, filtered, browsed."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.browser import browser
+from tests.unit.test_reporting import HOSTILE
+
+pytestmark = pytest.mark.integration
+
+ENDMARK = Path(sys.executable).with_name("endmark")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A folder with the page of a comparison, and what the command printed."""
+    folder = tmp_path_factory.mktemp("compare")
+    with (ROOT / "examples" / "prompts.csv").open(newline="") as file:
+        prompts = [line["prompt"] for line in csv.DictReader(file)][:23]
+    with (folder / "data.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["prompt"], *[[prompt] for prompt in [*prompts, HOSTILE]]])
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ENDMARK_")}
+    environment |= {"ENDMARK_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+
+    def call(*words):
+        return subprocess.run(
+            [ENDMARK, *words], cwd=folder, env=environment, capture_output=True, text=True, check=True
+        )
+
+    words = ["--strategy", "baseline", "--strategy", "concise;soft-landing", "--max-new-tokens", "60"]
+    done = call("compare", "data.csv", *words, "--sample", "20", "-o", "report.html")
+    jobs = json.loads(call("status", "--json").stdout)
+    alone = call("report", jobs[0]["id"], "-o", "alone.html")
+    return folder, done, jobs, alone
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture
+def opened(chromium):
+    """Open a page from disk; what it says on the console, or asks the network for, fails the test."""
+    said = []
+    context = chromium.new_context(color_scheme="dark", viewport={"width": 390, "height": 800})
+    page = context.new_page()
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("dialog", lambda dialog: said.append(dialog.message))
+    page.on("request", lambda request: said.append(request.url) if not request.url.startswith("file:") else None)
+
+    def open_page(path):
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    context.close()
+    assert said == []
+
+
+def test_the_same_rows_ran_as_jobs_of_their_own(compared):
+    _, done, jobs, _ = compared
+    assert [job["name"] for job in jobs] == ["data.csv: concise; soft-landing", "data.csv: baseline"]
+    assert all(job["total"] == job["succeeded"] == 20 for job in jobs)
+    lines = done.stdout.splitlines()
+    assert lines[0].split("  ")[0] == "strategy"
+    assert any(line.startswith("take `") for line in lines)
+    assert any(line.startswith("24 rows  ") for line in lines)
+
+
+def test_the_page_is_browsed_and_filtered(compared, opened):
+    page = opened(compared[0] / "report.html")
+    assert page.title() == "Strategies on data.csv"
+    assert page.locator("tbody tr").count() == 2
+    assert page.locator("svg.lengths").count() == 2
+    assert page.locator(".curves polyline").count() == 40
+    assert page.locator("#answers article").count() == 2
+    assert page.locator("#answers mark").count() == 2
+    first = page.locator("#prompt").inner_text()
+    page.click("#next")
+    second = page.locator("#prompt").inner_text()
+    assert second != first
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#prompt").inner_text() == first
+    page.fill("#words", second)
+    assert page.locator("#prompt").inner_text() == second
+    page.fill("#words", "no row has this")
+    assert page.locator("#prompt").inner_text() == "No row fits."
+    page.fill("#words", "")
+    page.select_option("#arm", label="baseline")
+    page.select_option("#ending", "cut")
+    cut = int(page.locator("#count").inner_text())
+    assert 0 < cut <= 20
+    assert page.locator("#answers article").first.get_attribute("class") == "cut"
+    page.select_option("#ending", "complete")
+    assert int(page.locator("#count").inner_text()) + cut <= 20
+
+
+def test_the_page_fits_a_phone_a_dark_room_and_paper(compared, opened):
+    page = opened(compared[0] / "report.html")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.emulate_media(color_scheme="light")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
+    page.emulate_media(media="print")
+    assert not page.locator("#filters").is_visible()
+    assert page.locator("#answers").is_visible()
+
+
+def test_the_page_of_one_job_has_no_advice_and_shows_hostile_text_as_text(compared, opened):
+    folder, _, jobs, alone = compared
+    assert "take `" not in alone.stdout
+    page = opened(folder / "alone.html")
+    assert page.locator("tbody tr").count() == 1
+    assert page.locator(".advice").count() == 0
+    assert jobs[0]["id"] in page.locator("body").inner_text()
+    page.evaluate(
+        "text => { data.rows[0].prompt = text; data.rows[0].answers[0].text = text; filter(); }", HOSTILE
+    )
+    assert page.locator("#answers pre").inner_text().startswith("</script><script>alert(1)</script><img src=x")
+    assert page.locator("#answers img").count() == 0
