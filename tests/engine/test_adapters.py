@@ -1,0 +1,130 @@
+"""Adapters in the engine give peft's own logits, and are refused on another base."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from jobs.adapters import check_base, fingerprint
+from jobs.errors import ModelError, SpecError
+from tests.integration.tiny_model import save_tiny_model
+from worker.engine.adapters import LowRankLinear, apply_adapter
+from worker.engine.loader import expand, load_engine, load_model
+
+# transformers itself still sets an option that it calls deprecated
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::FutureWarning")]
+IDS = torch.tensor([[1, 40, 50, 60, 70, 80, 90, 41, 51, 61]])
+LORA = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("base"))
+
+
+def network_of(folder):
+    network = load_model(str(folder), device="cpu")
+    network.set_attn_implementation("sdpa")
+    return network
+
+
+def make_adapter(base, folder, **options):
+    """Save an adapter of noise; return the logits that peft gives with it."""
+    torch.manual_seed(3)
+    model = get_peft_model(network_of(base), LoraConfig(**{**LORA, **options}))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    model.eval()
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+KINDS = {
+    "plain": {},
+    "rank-stabilised": {"use_rslora": True},
+    "patterns": {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"layers.0.mlp.up_proj": 64}},
+    "some-layers": {"target_modules": ["q_proj", "v_proj"]},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_logits_are_those_of_peft(kind, base, tmp_path):
+    wanted = make_adapter(base, tmp_path, **KINDS[kind])
+    for expanded in (False, True):
+        network = network_of(base)
+        if expanded:
+            expand(network)
+        with torch.no_grad():
+            without = network(input_ids=IDS).logits
+            apply_adapter(network, str(tmp_path), model=str(base), path=str(base))
+            found = network(input_ids=IDS).logits
+        assert any(isinstance(module, LowRankLinear) for module in network.modules()) != expanded
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+        assert (wanted - without).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("weights", ["packed", "expanded"])
+def test_the_engine_takes_the_adapter_with_its_own_tokeniser(base, tmp_path, weights):
+    make_adapter(base, tmp_path)
+    plain = load_engine(str(base), weights=weights)
+    plain.tokenizer.chat_template = "trained"
+    plain.tokenizer.save_pretrained(tmp_path)
+    loaded = load_engine(str(base), adapter=str(tmp_path), weights=weights)
+    assert loaded.tokenizer.chat_template == "trained"
+    assert loaded.description.adapter == str(tmp_path)
+
+
+def test_another_base_is_refused_by_its_files_or_by_its_name(base, tmp_path):
+    make_adapter(base, tmp_path)
+    other = tmp_path / "other"
+    save_tiny_model(other)
+    weights = load_file(other / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"] += 0.01
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SpecError, match="was trained on") as caught:
+        load_engine(str(other), adapter=str(tmp_path))
+    assert f"--model {base}" in caught.value.hint
+
+    moved = tmp_path / "moved"
+    shutil.copytree(base, moved)
+    assert fingerprint(moved) == fingerprint(base) != fingerprint(other)
+    manifest = {"base": {"model": "renamed", "fingerprint": fingerprint(base)}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    check_base(tmp_path, str(moved), moved)
+    with pytest.raises(SpecError, match="was trained on `renamed`"):
+        check_base(tmp_path, str(other), other)
+    check_base(tmp_path, "org/Renamed", None)
+    with pytest.raises(SpecError, match="not on `org/another`"):
+        check_base(tmp_path, "org/another", None)
+
+
+def test_what_cannot_run_is_named(base, tmp_path):
+    make_adapter(base, tmp_path)
+
+    def refused(message, **changes):
+        config = json.loads((tmp_path / "adapter_config.json").read_text())
+        folder = tmp_path / "changed"
+        shutil.copytree(tmp_path, folder, dirs_exist_ok=True)
+        (folder / "adapter_config.json").write_text(json.dumps({**config, **changes}))
+        with pytest.raises(ModelError, match=message):
+            apply_adapter(network_of(base), str(folder), model=str(base), path=str(base))
+        shutil.rmtree(folder)
+
+    refused("LoRA with `use_dora`", use_dora=True)
+    refused("LoRA with `modules_to_save`", modules_to_save=["lm_head"])
+    refused("is `IA3`", peft_type="IA3")
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    name = next(iter(weights))
+    save_file({**weights, "base_model.model.extra": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    refused("holds `base_model.model.extra`")
+    save_file({**weights, name: torch.zeros(8, 32)}, tmp_path / "adapter_model.safetensors")
+    refused("does not fit the model's layer")
+    (tmp_path / "adapter_model.safetensors").unlink()
+    refused("there is no `adapter_model.safetensors`")
+    with pytest.raises(SpecError, match="cannot read"):
+        load_engine(str(base), adapter=str(tmp_path / "nowhere"))
