@@ -34,7 +34,7 @@ VERDICT_COLUMNS = [
 
 
 def endmark(home, *arguments, check=0, **options):
-    """Run the command; return what it wrote and the peak memory of its own process in MB."""
+    """Run the command; return its standard output and standard error."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ENDMARK_")}
     process = subprocess.Popen(
         [ENDMARK, *map(str, arguments)],
@@ -72,20 +72,19 @@ def greedy_answers(prompts, max_new_tokens):
         module.support_avx512bf16_for_cpu = False  # else bitsandbytes multiplies in bf16 where it can
     eos_ids = model.generation_config.eos_token_id
     eos_ids = {eos_ids} if isinstance(eos_ids, int) else set(eos_ids)
+    texts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+        )
+        for prompt in prompts
+    ]
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+    with torch.inference_mode():
+        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     answers = []
-    for begin in range(0, len(prompts), 16):
-        texts = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
-            )
-            for prompt in prompts[begin : begin + 16]
-        ]
-        inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-        with torch.inference_mode():
-            output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        for row in output[:, inputs["input_ids"].shape[1] :].tolist():
-            end = next((index for index, token in enumerate(row) if token in eos_ids), None)
-            answers.append((row[:end], end is not None))
+    for row in output[:, inputs["input_ids"].shape[1] :].tolist():
+        end = next((index for index, token in enumerate(row) if token in eos_ids), None)
+        answers.append((row[:end], end is not None))
     return answers, tokenizer
 
 
