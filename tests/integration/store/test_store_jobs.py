@@ -1,0 +1,219 @@
+"""Jobs as their user steers them: found, looked at, retried, exported while workers write."""
+
+import csv
+import threading
+
+import pytest
+
+from db.attempts import commit
+from db.export import export_job, stream_results
+from db.jobs import cancel_job, load_job, pause_job, resolve_job, resume_job, retry_rows
+from db.progress import all_statuses, job_status
+from db.rows import unfinished_rows
+from db.shards import finish
+from jobs.errors import Interrupted, JobNotFound, JobStateError
+from jobs.spec import GenerationSpec
+from jobs.vocabulary import FinishReason, JobState
+from tests.integration.service_fixtures import submit
+from tests.integration.store.ledger import (
+    answer,
+    answer_all,
+    counters,
+    execute,
+    outcome,
+    recounted,
+    rows_of,
+    take,
+)
+
+pytestmark = pytest.mark.integration
+
+NEW = GenerationSpec(model="m", max_new_tokens=99)
+LONG = (FinishReason.LENGTH, FinishReason.REPETITION)
+
+
+def mixed(store, rows=12):
+    """A finished job every third row of which is truncated."""
+    job = submit(store, ["x"] * rows, shard_size=4)
+    while (lease := take(store)) is not None:
+        commit(
+            store,
+            lease,
+            [
+                outcome(row, "eos" if row % 3 else "length", text=f"first {row}")
+                for row in range(lease.first_row, lease.end_row)
+            ],
+        )
+        finish(store, lease)
+    return job
+
+
+def answers(store, job, **options):
+    """The exported rows as (row, response, finish_reason, attempts)."""
+    return [
+        (item.row, item.values[0], item.values[1], item.values[8])
+        for item in stream_results(store, job, **options)
+    ]
+
+
+def test_truncated_rows_are_asked_again_and_the_others_stay(store):
+    job = mixed(store)
+    keys = retry_rows(store, job, spec=NEW, reasons=LONG)
+    assert len(keys) == 3
+    assert load_job(store, job).state is JobState.QUEUED
+    assert load_job(store, job).spec == NEW
+    assert job_status(store, job).pending == 4
+    assert counters(store, job) == recounted(store, job)
+    with pytest.raises(JobStateError):
+        retry_rows(store, job, spec=NEW, reasons=LONG)
+    assert sorted(answer_all(store, text="second")) == [0, 3, 6, 9]
+    assert load_job(store, job).state is JobState.COMPLETED
+    assert counters(store, job) == recounted(store, job)
+    assert answers(store, job) == [
+        (row, f"first {row}", "eos", 1) if row % 3 else (row, "second", "eos", 2) for row in range(12)
+    ]
+    assert rows_of(store, "SELECT count(*) FROM attempts") == [(16,)]
+    assert retry_rows(store, job, spec=NEW, reasons=LONG) == []
+    assert load_job(store, job).state is JobState.COMPLETED
+
+
+def test_a_retry_that_is_cancelled_leaves_the_earlier_answers(store):
+    job = mixed(store)
+    before = answers(store, job)
+    retry_rows(store, job, spec=NEW, reasons=LONG)
+    lease = take(store)
+    commit(store, lease, [outcome(0, "eos", round=1, number=2, text="second")])
+    cancel_job(store, job)
+    assert answers(store, job) == [(0, "second", "eos", 2), *before[1:]]
+    assert counters(store, job) == recounted(store, job)
+    assert job_status(store, job).cancelled == 0
+
+
+def test_cancelled_rows_can_be_asked_again(store):
+    job = submit(store, ["x"] * 8, shard_size=4)
+    answer(store, take(store))
+    cancel_job(store, job)
+    status = job_status(store, job)
+    assert (status.state, status.succeeded, status.cancelled, status.pending) == (JobState.CANCELLED, 4, 4, 0)
+    assert {reason for _, _, reason, _ in answers(store, job)[4:]} == {"cancelled"}
+    assert retry_rows(store, job, spec=NEW, reasons=[FinishReason.CANCELLED])
+    assert answer_all(store) == [4, 5, 6, 7]
+    assert load_job(store, job).state is JobState.COMPLETED
+
+
+def test_what_cannot_be_done_is_refused_with_the_fix(store):
+    job = submit(store, ["x"])
+    pause_job(store, job)
+    with pytest.raises(JobStateError, match="is paused and cannot be paused") as caught:
+        pause_job(store, job)
+    assert "endmark resume" in caught.value.hint
+    resume_job(store, job)
+    resume_job(store, job)  # one that was interrupted is resumed too
+    answer_all(store)
+    for change in (pause_job, resume_job, cancel_job):
+        with pytest.raises(JobStateError, match="is completed") as caught:
+            change(store, job)
+        assert "endmark export" in caught.value.hint
+        with pytest.raises(JobNotFound):
+            change(store, "absent")
+
+
+def test_a_job_is_found_by_the_beginning_of_its_id(store):
+    for name in ("aaaa0001", "aaab0002"):
+        job = submit(store, [])
+        execute(store, "DELETE FROM specs WHERE job_id = :job", job=job)
+        execute(store, "UPDATE jobs SET id = :name WHERE id = :job", name=name, job=job)
+    assert resolve_job(store, "aaaa") == "aaaa0001"
+    assert resolve_job(store, "latest") == "aaab0002"
+    for wanted in ("aaa", "b", "", "%", "aaaa00011"):
+        with pytest.raises(JobNotFound):
+            resolve_job(store, wanted)
+
+
+def test_status_of_a_running_job(store):
+    job = submit(store, ["x"] * 10, shard_size=4)
+    lease = take(store)
+    commit(store, lease, [outcome(0), outcome(1, "error")])
+    status = job_status(store, job)
+    assert (status.state, status.succeeded, status.failed) == (JobState.RUNNING, 1, 1)
+    assert (status.running, status.pending) == (2, 6)
+    assert [item.id for item in all_statuses(store)] == [job]
+    with pytest.raises(JobNotFound):
+        job_status(store, "absent")
+
+
+def test_an_export_while_workers_write_is_in_order_and_each_row_whole(store, tmp_path):
+    total = 3000
+    job = submit(store, [f'a "prompt",\n{row}' for row in range(total)], shard_size=50)
+    failures = []
+
+    def work(name):
+        try:
+            while (lease := take(store, name)) is not None:
+                for item in unfinished_rows(store, lease):
+                    if item.row % 10 == 0:
+                        batch = range(item.row, item.row + 10)
+                        commit(store, lease, [outcome(row, text=f"answer {row}\n") for row in batch])
+                finish(store, lease)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(f"host:{number}",)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    answered = []
+    while True:
+        alive = any(thread.is_alive() for thread in threads)
+        assert export_job(store, job, tmp_path / "out.csv") == total
+        with (tmp_path / "out.csv").open(newline="") as file:
+            found = list(csv.DictReader(file))
+        assert [int(item["row"]) for item in found] == list(range(total))
+        for row, item in enumerate(found):
+            assert item["prompt"] == f'a "prompt",\n{row}'
+            assert (item["response"], item["finish_reason"]) in ((f"answer {row}\n", "eos"), ("", ""))
+        answered.append(sum(bool(item["response"]) for item in found))
+        if not alive:
+            break
+    assert not failures
+    assert answered == sorted(answered)
+    assert answered[-1] == total
+    assert len(answered) > 1
+
+
+def test_an_interrupted_export_leaves_what_was_there(store, tmp_path):
+    job = submit(store, ["x"] * 5000)
+    (tmp_path / "out.csv").write_text("before")
+
+    def stop(_):
+        raise Interrupted("enough")
+
+    with pytest.raises(Interrupted):
+        export_job(store, job, tmp_path / "out.csv", on_progress=stop)
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out.csv"]
+    assert (tmp_path / "out.csv").read_text() == "before"
+
+
+def test_only_some_rows_are_exported_on_request(store):
+    job = submit(store, ["x"] * 5)
+    lease = take(store)
+    reasons = ["eos", "length", "error", "stop_sequence"]
+    commit(store, lease, [outcome(row, reason) for row, reason in enumerate(reasons)])
+    found = {
+        only: [row for row, *_ in answers(store, job, only=only)] for only in ("truncated", "failed", "complete")
+    }
+    assert found == {"truncated": [1], "failed": [2], "complete": [0, 3]}
+
+
+def test_cells_that_a_spreadsheet_would_run_are_defused(store, tmp_path):
+    job = submit(store, ["=1+1", "+cmd|' /C calc'!A0", "-12.5", "@sum", "plain", "\tx"])
+    lease = take(store)
+    commit(store, lease, [outcome(row, text="=HYPERLINK(1)") for row in range(6)])
+    execute(store, """UPDATE jobs SET columns = '["=prompt"]'""")
+    export_job(store, job, tmp_path / "out.csv", excel_safe=True)
+    with (tmp_path / "out.csv").open(newline="") as file:
+        header, *found = list(csv.reader(file))
+    assert header[:2] == ["row", "'=prompt"]
+    assert [line[1] for line in found] == ["'=1+1", "'+cmd|' /C calc'!A0", "-12.5", "'@sum", "plain", "'\tx"]
+    assert {line[2] for line in found} == {"'=HYPERLINK(1)"}
+    export_job(store, job, tmp_path / "out.csv")
+    assert "'=" not in (tmp_path / "out.csv").read_text()
