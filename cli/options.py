@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from cli.terminal import note
+from jobs.adapters import check_base, local_folder
 from jobs.errors import SpecError
 from jobs.settings import DEMO_MODEL
 from jobs.spec import GenerationSpec, Sampling
@@ -94,9 +95,10 @@ def build_spec(options: dict[str, Any]) -> GenerationSpec:
     Raises:
         SpecError: one of them is wrong.
     """
+    model = model_name(options["model"])
     return GenerationSpec(
-        model=model_name(options["model"]),
-        adapter=adapter_folder(options["adapter"]),
+        model=model,
+        adapter=adapter_folder(options["adapter"], model),
         strategies=build_strategies(_with_follow_up(options["strategies"], options["on_truncation"])),
         max_new_tokens=options["max_new_tokens"],
         sampling=Sampling(
@@ -132,17 +134,19 @@ def model_name(text: str | None) -> str:
     return text if text == DEMO_MODEL else _folder(text, "model") or text
 
 
-def adapter_folder(text: str | None) -> str | None:
+def adapter_folder(text: str | None, model: str) -> str | None:
     """Return an adapter's whole path.
 
     Raises:
-        SpecError: there is no such folder.
+        SpecError: there is no such folder, or it holds an adapter of another model.
     """
     if text is None:
         return None
     folder = _folder(text, "adapter")
     if folder is None:
         raise SpecError(f"there is no adapter folder `{text}`", hint="`endmark finetune` makes one")
+    if Path(folder).is_dir():
+        check_base(Path(folder), model, local_folder(model))
     return folder
 
 

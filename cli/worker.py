@@ -2,10 +2,12 @@
 
 import os
 import sys
+from importlib.util import find_spec
 
 import click
 
 from cli.options import adapter_folder, model_name, model_options
+from jobs.errors import MissingDependency
 from jobs.processes import WorkerOptions, worker_command, worker_environment
 from jobs.settings import Settings
 
@@ -41,6 +43,12 @@ Examples:
     show_default=True,
     help="Seconds without progress after which a process is restarted.",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="Answer Prometheus on this port; the processes of further GPUs on the next ones.",
+)
 @click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model.")
 def worker(
     model: str | None,
@@ -49,20 +57,25 @@ def worker(
     weights: str,
     grace: float,
     stall: float,
+    metrics_port: int | None,
     trust_remote_code: bool,
 ) -> None:
     """Load a model in 4 bits and run the jobs that want it, until SIGTERM or Ctrl-C.
 
     These end it in order: the rows that run are finished or given back. The broker is started if none runs.
     """
+    model = model_name(model)
+    if metrics_port is not None and find_spec("prometheus_client") is None:
+        raise MissingDependency("`--metrics-port`", "metrics")
     options = WorkerOptions(
-        model=model_name(model),
-        adapter=adapter_folder(adapter),
+        model=model,
+        adapter=adapter_folder(adapter, model),
         gpus=gpus,
         weights=weights,
         trust_remote_code=trust_remote_code,
         grace=grace,
         stall=stall,
+        metrics_port=metrics_port,
     )
     command = worker_command(options)
     environment = worker_environment(Settings.load())

@@ -85,9 +85,13 @@ def check_base(adapter: Path, model: str, folder: Path | None) -> None:
         same = not base.model or _last_part(base.model) == _last_part(model)
     if same:
         return
-    called = f"`{base.model}`" + (" as it was then" if _last_part(base.model) == _last_part(model) else "")
+    if _last_part(base.model) == _last_part(model):
+        raise SpecError(
+            f"the adapter `{adapter}` was trained on `{model}` before its files were changed",
+            hint="train one for the model as it is now: `endmark finetune`",
+        )
     raise SpecError(
-        f"the adapter `{adapter}` was trained on {called}, not on `{model}`",
+        f"the adapter `{adapter}` was trained on `{base.model}`, not on `{model}`",
         hint=f"use it with `--model {base.model}`, or train one for this model: `endmark finetune`",
     )
 

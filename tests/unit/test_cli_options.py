@@ -65,9 +65,12 @@ def test_on_truncation_adds_its_strategy_once(words, strategies):
 
 def test_folders_are_stored_with_their_whole_path(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "adapter_config.json").write_text('{"base_model_name_or_path": "some/Model"}')
     monkeypatch.chdir(tmp_path)
     spec, _ = spec_of("--model", "model", "--adapter", "./model")
     assert spec.model == spec.adapter == str((tmp_path / "model").resolve())
+    with pytest.raises(SpecError, match="was trained on `some/Model`, not on `some/other`"):
+        spec_of("--model", "some/other", "--adapter", "model")
     assert model_name("some/hub-id") == "some/hub-id"
     assert model_name("/on/another/host") == "/on/another/host"
 

@@ -1,0 +1,122 @@
+"""`endmark finetune` on the bundled model: in a worker, killed, gone on with beside the command, and in use."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.integration
+ENDMARK = Path(sys.executable).with_name("endmark")
+EXAMPLES = Path(__file__).parents[2] / "examples"
+WORDS = ["--steps", 45, "--learning-rate", 0.002, "--held-out", 24, "--save-every", 10, "--max-new-tokens", 160]
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start the command in a home of its own."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ENDMARK_")}
+    environment |= {"ENDMARK_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    started = []
+
+    def popen(*words):
+        process = subprocess.Popen(
+            [ENDMARK, *map(str, words)],
+            env=environment,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield popen
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def finished(process, code=0):
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == code, err
+    return out, err
+
+
+def trainer_of(process):
+    """The process that trains, among the children's children."""
+    listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listing.splitlines()[1:]]
+    family = {str(process.pid)}
+    while grown := {pid for pid, parent, _ in rows if parent in family} - family:
+        family |= grown
+    return next((int(pid) for pid, _, args in rows if pid in family and args.endswith("-m worker.finetune")), None)
+
+
+def wait_for(look):
+    deadline = time.monotonic() + 200
+    while not (found := look()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return found
+
+
+def test_the_bundled_model_learns_to_end_its_answers(start, tmp_path):
+    adapter = tmp_path / "adapter"
+    process = start("finetune", EXAMPLES / "finetune.jsonl", "-o", "adapter", *WORDS)
+    wait_for((adapter / "checkpoints" / "checkpoint-20" / "trainer_state.json").is_file)
+    os.kill(trainer_of(process), signal.SIGKILL)
+    out, err = finished(process, code=1)
+    assert out == ""
+    assert "EOS is in the labels of" in err
+    assert "error: the training was killed by SIGKILL" in err
+    assert "called again, it goes on from its last checkpoint" in err
+
+    refused = start("finetune", EXAMPLES / "finetune.jsonl", "-o", "adapter", "--here", *WORDS, "--seed", 1)
+    assert "holds a fine-tuning with other data, another model or other options" in finished(refused, code=2)[1]
+
+    out, err = finished(start("finetune", EXAMPLES / "finetune.jsonl", "-o", "adapter", "--here", *WORDS))
+    assert out == f"{adapter}\n"
+    assert "going on from step 20 of 45" in err or "going on from step 30 of 45" in err
+    assert "evaluating the model as it is" not in err
+    assert "natural EOS" in err
+    evaluation = json.loads((adapter / "evaluation.json").read_text())
+    before, after = evaluation["before"], evaluation["after"]
+    assert before["prompts"] == after["prompts"] == 24
+    assert before["natural_eos"] < 0.75
+    assert after["natural_eos"] > 0.95
+    assert after["perplexity_with_eos"] < before["perplexity_with_eos"]
+    assert after["perplexity"] < 1.02 * before["perplexity"]
+    manifest = json.loads((adapter / "manifest.json").read_text())
+    assert manifest["base"]["model"] == "demo"
+    assert manifest["seed"] == 0
+    with (adapter / "loss.csv").open(newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, 46))
+    assert (adapter / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert not (adapter / "checkpoints").exists()
+    _use(start, tmp_path)
+
+
+def _use(start, tmp_path):
+    """Run a job with the adapter; see it refused on another model."""
+    lines = (EXAMPLES / "finetune.jsonl").read_text(encoding="utf-8").splitlines()
+    asked = [json.loads(line)["messages"][0]["content"] for line in lines]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": item}) + "\n" for item in asked[:20]))
+    finished(start("run", "prompts.jsonl", "-o", "results.csv", "--adapter", "adapter", "--max-new-tokens", 160))
+    with (tmp_path / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sum(row["eos_source"] == "natural" for row in rows) >= 19
+    _, err = finished(start("submit", "prompts.jsonl", "--model", "some/other", "--adapter", "adapter"), code=2)
+    assert "was trained on `demo`, not on `some/other`" in err
+
+
+def test_a_dataset_that_cannot_teach_is_refused_before_anything_starts(start, tmp_path):
+    (tmp_path / "bad.csv").write_text("prompt,answer\nHi,\n")
+    _, err = finished(start("finetune", "bad.csv", "-o", "adapter"), code=2)
+    assert "bad.csv:2: column `answer` is empty" in err
+    assert not (tmp_path / "adapter").exists()
