@@ -114,3 +114,18 @@ workers = Table(
     Column("tokens_per_second", Float(53), nullable=False),
     Column("heartbeat", Float(53), nullable=False),
 )
+finetunings = Table(
+    "finetunings",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("spec", Text, nullable=False),  # JSON
+    Column("state", String(16), nullable=False),
+    Column("fence", Integer, nullable=False, server_default="0"),
+    Column("lease_until", Float(53)),
+    Column("worker", Text),
+    Column("progress", Text),  # JSON
+    Column("error", Text),
+    Column("created_at", Float(53), nullable=False),
+    Column("updated_at", Float(53), nullable=False),
+)
