@@ -1,0 +1,83 @@
+"""The bundled model: small, loaded like any other, with the stopping problem, and answers that can be read."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+from jobs.prompts import RowRequest
+from jobs.sentences import ends_sentence
+from jobs.spec import GenerationSpec
+from jobs.vocabulary import EosSource, FinishReason
+from worker.demo import MODEL_DIR
+from worker.demo.phrases import PLACES
+from worker.engine.loader import load_engine
+from worker.engine.request import Request
+from worker.prompting import Prompt, Prompter
+
+pytestmark = pytest.mark.engine
+
+ROOT = Path(__file__).parents[2]
+UNSEEN = "Zanzibar Reykjavik Belgrade Samarkand Tirana Kigali Perth Portland Cusco Bergen Ghent Malaga".split()
+MOST_BYTES = 8_000_000
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return load_engine("demo", device="cpu")
+
+
+def answers(demo, prompts, max_new_tokens=256):
+    encoded = Prompter(demo.tokenizer).encode(
+        [Prompt(GenerationSpec(), RowRequest(prompt, None, {})) for prompt in prompts]
+    )
+    for key, prompt in enumerate(encoded):
+        demo.engine.add(Request(key=key, prompt_token_ids=prompt.token_ids, max_new_tokens=max_new_tokens))
+    found = {}
+    while demo.engine.has_work:
+        found.update((finished.key, finished) for finished in demo.engine.step())
+    return [found[key] for key in range(len(prompts))]
+
+
+def test_it_is_small_and_complete():
+    sizes = {path.name: path.stat().st_size for path in MODEL_DIR.iterdir()}
+    assert sum(sizes.values()) <= MOST_BYTES
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= set(sizes)
+
+
+def test_its_end_token_is_its_own(demo):
+    tokenizer = demo.tokenizer
+    assert demo.engine.eos_ids == {tokenizer.eos_token_id}
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert tokenizer.chat_template is not None
+
+
+def test_a_good_part_of_its_answers_does_not_end(demo):
+    """As the example prompts show it: between 20 % and 80 % are cut; those that end, end with a sentence."""
+    with (ROOT / "examples" / "prompts.csv").open(newline="", encoding="utf-8") as file:
+        prompts = [row["prompt"] for row in csv.DictReader(file)]
+    assert len(set(prompts)) >= 60
+    found = answers(demo, prompts)
+    cut = [item for item in found if item.verdict.finish_reason is FinishReason.LENGTH]
+    ended = [item for item in found if item.verdict.eos_source is EosSource.NATURAL]
+    assert len(cut) + len(ended) == len(prompts)
+    assert 0.2 <= len(cut) / len(prompts) <= 0.8
+    assert sum(ends_sentence(item.text) for item in ended) >= 0.95 * len(ended)
+    # A cut answer was never about to end: it is not the budget alone that is too small.
+    assert sum(item.trace.prob_max < 0.5 for item in cut) >= 0.9 * len(cut)
+
+
+@pytest.mark.parametrize(
+    "question", ["What can I do in {}?", "Tell me about {}.", "Give me three ideas for a day in {}."]
+)
+def test_a_place_that_its_training_never_named_gets_a_readable_answer(demo, question):
+    """Sentences of words, and nearly every name as it was asked for."""
+    assert not set(UNSEEN) & set(PLACES)
+    found = answers(demo, [question.format(place) for place in UNSEEN], 160)
+    for item in found:
+        words = re.findall(r"[A-Za-z]+", item.text)
+        assert len(words) >= 20
+        assert item.text.count(".") >= 3
+        assert "\ufffd" not in item.text
+    assert sum(place in item.text for place, item in zip(UNSEEN, found, strict=True)) >= len(UNSEEN) - 2
