@@ -27,6 +27,7 @@ class WorkerOptions:
     trust_remote_code: bool = False
     grace: float = 30.0  # seconds that a drain gives the rows that run
     stall: float = 300.0  # seconds that one step of the engine may take
+    metrics_port: int | None = None  # of the first process; each further one takes the next
     lease: float = 90.0  # seconds after which what a dead worker held is taken up again
 
     def arguments(self) -> list[str]:
@@ -35,6 +36,8 @@ class WorkerOptions:
         words += ["--grace", str(self.grace), "--stall", str(self.stall), "--lease", str(self.lease)]
         if self.adapter is not None:
             words += ["--adapter", self.adapter]
+        if self.metrics_port is not None:
+            words += ["--metrics-port", str(self.metrics_port)]
         return [*words, "--trust-remote-code"] if self.trust_remote_code else words
 
 

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from jobs.broker import Broker, ensure_broker
 from jobs.errors import EndmarkError
@@ -12,7 +13,7 @@ from worker.gpus import choose_gpus
 from worker.logs import log_to_stderr
 from worker.options import Arguments, parse
 from worker.parent import when_parent_ends
-from worker.supervisor import Supervisor, child_specs, drain_on_signals
+from worker.supervisor import ChildSpec, Supervisor, child_specs, drain_on_signals
 
 _MARGIN = 30.0  # seconds a child may take beyond its grace to store what it has
 
@@ -50,7 +51,8 @@ def _supervise(arguments: Arguments, settings: Settings, broker: Broker) -> int:
         if broker.revive():
             log.warning("the broker had died and was started again")
 
-    supervisor = Supervisor(child_specs(command, environment, gpus), grace=options.grace + _MARGIN, chore=revive)
+    specs = _with_ports(child_specs(command, environment, gpus), options.metrics_port)
+    supervisor = Supervisor(specs, grace=options.grace + _MARGIN, chore=revive)
     drain_on_signals(supervisor)
     if arguments.with_parent:
         when_parent_ends(supervisor.stop_now)
@@ -61,6 +63,17 @@ def _supervise(arguments: Arguments, settings: Settings, broker: Broker) -> int:
     if said is None:
         _say_failure(arguments, "; ".join(failures), "the log above says what happened before")
     return 1
+
+
+def _with_ports(specs: Sequence[ChildSpec], first: int | None) -> Sequence[ChildSpec]:
+    """Give each child a port for its metrics, counting up from the first."""
+    if first is None:
+        return specs
+    ports = map(str, range(first, first + len(specs)))
+    return [
+        replace(spec, command=[*spec.command, "--metrics-port", port])
+        for spec, port in zip(specs, ports, strict=True)
+    ]
 
 
 def _say_failure(arguments: Arguments, message: str, hint: str | None) -> None:

@@ -123,16 +123,24 @@ def _load_service(arguments: Arguments, name: str, store: Store, broker_url: str
         about.device,
         about.kv_tokens,
     )
-    return Service(
+    identity = WorkerReport(name, about.device, options.model, options.adapter, about.weights, 0.0)
+    service = Service(
         loaded.engine,
         Prompter(loaded.tokenizer),
         store,
-        WorkerReport(name, about.device, options.model, options.adapter, about.weights, 0.0),
+        identity,
         rows_at_once=loaded.engine.runner.max_rows,
         ring=lambda keys: ring(broker_url, options, keys),
         fatal=lambda: os._exit(EXIT_ENGINE_BROKE),
         pace=Pace.of(options.lease, options.stall),
     )
+    if options.metrics_port is not None:
+        from worker.metrics import WorkerMetrics, serve_metrics
+
+        metrics = WorkerMetrics(loaded.engine, service.meter, service.lease_age, store, identity)
+        serve_metrics(metrics, options.metrics_port)
+        log.info("metrics on port %d", options.metrics_port)
+    return service
 
 
 def ring(broker_url: str, options: WorkerOptions, keys: Sequence[ShardKey]) -> None:

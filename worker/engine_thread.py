@@ -10,6 +10,7 @@ from typing import Protocol
 from jobs.errors import PromptTooLong
 from jobs.vocabulary import EosTrace, FinishReason, Verdict
 from worker.engine.request import Finished, Request
+from worker.meter import Meter
 
 _IDLE = 1.0  # seconds between looks when there is nothing to run
 
@@ -46,6 +47,7 @@ class EngineThread:
         engine: the engine, touched by this thread alone from `start` on.
         deliver: takes the attempts that a step ended; must not block.
         broken: called on this thread when a step raises, which leaves the engine unusable.
+        meter: counts the steps.
     """
 
     def __init__(
@@ -53,10 +55,12 @@ class EngineThread:
         engine: EngineLike,
         deliver: Callable[[Sequence[Finished]], None],
         broken: Callable[[], None],
+        meter: Meter | None = None,
     ) -> None:
         self._engine = engine
         self._deliver = deliver
         self._broken = broken
+        self._meter = meter or Meter()
         self._inbox: deque[Request | frozenset[int]] = deque()
         self._changed = threading.Condition()
         self._waiting = 0  # rows in the inbox or without a slot
@@ -111,9 +115,10 @@ class EngineThread:
                 self._take(block=not engine.has_work)
                 if not engine.has_work:
                     continue
-                self._step_began = time.monotonic()
+                began = self._step_began = time.monotonic()
                 finished = engine.step()
                 self._step_began = None
+                self._meter.step(time.monotonic() - began)
                 if finished:
                     self._deliver(finished)
         except Exception:

@@ -37,6 +37,7 @@ def parse(words: Sequence[str]) -> Arguments:
     parser.add_argument(
         "--stall", type=float, default=_DEFAULT.stall, help="seconds that one step of the engine may take"
     )
+    parser.add_argument("--metrics-port", type=int, help="answer Prometheus there; each further GPU on the next")
     parser.add_argument("--lease", type=float, default=_DEFAULT.lease, help=argparse.SUPPRESS)
     parser.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--report", type=Path, help=argparse.SUPPRESS)
@@ -51,5 +52,6 @@ def parse(words: Sequence[str]) -> Arguments:
         grace=values.grace,
         stall=values.stall,
         lease=values.lease,
+        metrics_port=values.metrics_port,
     )
     return Arguments(options, with_parent=values.with_parent, report=values.report, device=values.device)

@@ -13,6 +13,7 @@ from jobs.vocabulary import ShardKey, WorkerReport
 from worker.engine_thread import EngineLike, EngineThread, failed
 from worker.feeder import Feeder
 from worker.in_flight import InFlight, ShardRun
+from worker.meter import Meter
 from worker.periodic import Periodic
 from worker.prompting import Prompter
 from worker.speed import Speed
@@ -81,8 +82,12 @@ class Service:
         self._claiming = threading.Lock()
         self._draining = threading.Event()
         self._hurrying = threading.Event()
-        self._engine = EngineThread(engine, lambda finished: self._writer.deliver(finished), self._broken)
-        self._writer = Writer(store, self._in_flight, prompter, self._engine.submit, self._lose)
+        self.meter = Meter()
+        self._prolonged = 0.0  # when the leases were last
+        self._engine = EngineThread(
+            engine, lambda finished: self._writer.deliver(finished), self._broken, self.meter
+        )
+        self._writer = Writer(store, self._in_flight, prompter, self._engine.submit, self._lose, self.meter)
         self._watchdog = Watchdog(lambda: self._engine.step_began, self._pace.stall)
         self._speed = Speed(lambda: self._engine.row_steps)
         self._periodic = [
@@ -143,6 +148,11 @@ class Service:
         """Whether a drain has begun."""
         return self._draining.is_set()
 
+    def lease_age(self) -> float:
+        """Return the seconds since the lease was claimed or prolonged for which that is longest; 0 without any."""
+        held = self._in_flight.shards()
+        return max((time.monotonic() - max(shard.began, self._prolonged) for shard in held), default=0.0)
+
     def hurry(self) -> None:
         """End the grace of a drain that is under way, or of the next."""
         self._hurrying.set()
@@ -164,6 +174,7 @@ class Service:
         )
         if lease is None:
             return None
+        self.meter.reaped += lease.attempts > 1
         shard = ShardRun(lease)
         try:
             self._feed(shard)
@@ -212,6 +223,7 @@ class Service:
         if held:
             leases = [shard.lease for shard in held]
             lost = shards.heartbeat(self._store, leases, lease_seconds=self._pace.lease)
+            self._prolonged = time.monotonic()
             for shard in held:
                 if shard.lease.key in lost:
                     self._lose(shard)

@@ -13,6 +13,7 @@ from jobs.errors import LeaseLost, StoreError
 from jobs.vocabulary import FinishReason, Outcome
 from worker.engine.request import Finished, Request
 from worker.in_flight import InFlight, ShardRun
+from worker.meter import Meter
 from worker.prompting import Prompter
 from worker.rows import RowRun
 
@@ -33,6 +34,7 @@ class Writer:
         prompter: makes the prompt of an attempt that follows another.
         submit: hands such an attempt to the engine.
         lost: called with a shard whose lease another worker holds now.
+        meter: counts the rows that are stored.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class Writer:
         prompter: Prompter,
         submit: Callable[[Sequence[Request]], None],
         lost: Callable[[ShardRun], None],
+        meter: Meter | None = None,
     ) -> None:
         self._store = store
         self._in_flight = in_flight
         self._prompter = prompter
         self._submit = submit
         self._lost = lost
+        self._meter = meter or Meter()
         self._finished: queue.SimpleQueue[Sequence[Finished] | None] = queue.SimpleQueue()
         self._buffers: dict[ShardRun, list[tuple[int, Outcome]]] = {}
         self._oldest = 0.0  # when the oldest outcome in the buffers came
@@ -116,7 +120,9 @@ class Writer:
     def _store_part(self, shard: ShardRun, part: list[tuple[int, Outcome]]) -> bool:
         """Commit outcomes of one shard, finishing it with its last; return whether it is still held."""
         try:
-            self._persist(shard, lambda: commit(self._store, shard.lease, [outcome for _, outcome in part]))
+            outcomes = [outcome for _, outcome in part]
+            self._persist(shard, lambda: commit(self._store, shard.lease, outcomes))
+            self._meter.stored(outcomes)
             if self._in_flight.settle(shard, [key for key, _ in part]):
                 self._persist(shard, lambda: finish(self._store, shard.lease))
                 self._in_flight.close(shard)

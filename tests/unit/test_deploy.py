@@ -95,10 +95,12 @@ def test_services_wait_for_what_they_need_and_are_looked_after():
         if name.startswith("worker"):
             assert service["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
             assert service["depends_on"]["broker"]["condition"] == "service_healthy"
+            port = re.search(r"--metrics-port (\d+)", service["command"])[1]
+            assert f"127.0.0.1:{port}/metrics" in service["healthcheck"]["test"][-1]
         assert "ports" not in service or all(port.startswith("127.0.0.1:") for port in service["ports"])
         for volume in service.get("volumes", ()):
             assert volume.partition(":")[0] in COMPOSE["volumes"]
-    for name in ("broker", "postgres"):
+    for name in ("broker", "postgres", "worker-gpu0", "worker-gpu1", "worker-cpu"):
         assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
 
 

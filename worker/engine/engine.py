@@ -44,6 +44,11 @@ class Engine:
         return len(self._scheduler.running)
 
     @property
+    def pages(self) -> tuple[int, int]:
+        """KV pages in use, and in all."""
+        return self._scheduler.pages
+
+    @property
     def preemptions(self) -> int:
         """Rows sent back because no page was left."""
         return self._scheduler.preemptions

@@ -34,6 +34,11 @@ class Scheduler:
         """Rows without a slot."""
         return len(self._window) + len(self._incoming)
 
+    @property
+    def pages(self) -> tuple[int, int]:
+        """Pages in use, and in all."""
+        return self._pool.num_pages - self._pool.free, self._pool.num_pages
+
     def rows(self) -> Iterator[RowState]:
         """Return all rows, running or waiting."""
         yield from self.running

@@ -1,0 +1,90 @@
+"""What a worker tells Prometheus, by its own parser; and what `--metrics-port` says when it cannot."""
+
+import socket
+import time
+import urllib.request
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from db.connection import open_store
+from db.progress import job_status
+from db.shards import claim
+from jobs.processes import WorkerOptions, start_worker
+from jobs.settings import Settings
+from tests.integration.service_fixtures import submit, wait_until
+from tests.integration.tiny_model import save_tiny_model
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(tmp_path / "home", f"sqlite:///{tmp_path / 'home' / 'endmark.db'}", None)
+
+
+def read(port):
+    """Return the samples by name and labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    families = list(text_string_to_metric_families(text))
+    assert all(family.documentation and family.type != "unknown" for family in families)
+    return {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for item in families
+        for sample in item.samples
+    }
+
+
+def test_a_worker_tells_what_it_has_done(settings, tmp_path):
+    model = str(save_tiny_model(tmp_path / "tiny"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with open_store(settings.database_url) as store:
+        job = submit(
+            store, [f"Question {row}?" for row in range(20)], model=model, shard_size=10, max_new_tokens=12
+        )
+        dead = claim(store, worker="dead", model=model, adapter=None, lease_seconds=0.01)
+        assert dead.first_row == 0
+        options = WorkerOptions(model=model, gpus="cpu", metrics_port=port, lease=2.0)
+        worker = start_worker(settings, options)
+        try:
+            wait_until(lambda: job_status(store, job).state.is_final, 120)
+            status = job_status(store, job)
+            found = read(port)
+        finally:
+            worker.stop()
+    finished = {key[1:]: value for key, value in found.items() if key[0] == "endmark_rows_finished_total"}
+    assert sum(finished.values()) == 20
+    assert finished.get(("", "length"), 0) == status.finish_reasons.get("length", 0)
+    assert sum(value for key, value in finished.items() if "eos" in key) == status.ended_with_eos
+    assert found["endmark_tokens_total", "completion"] == status.completion_tokens
+    assert found["endmark_tokens_total", "prompt"] == status.prompt_tokens
+    assert found["endmark_tokens_sampled_total",] >= status.completion_tokens
+    assert found["endmark_step_seconds_count",] == found["endmark_step_seconds_bucket", "+Inf"] > 0
+    assert found["endmark_step_seconds_sum",] > 0
+    assert found["endmark_reaped_shards_total",] == 1
+    assert found["endmark_running_rows",] == found["endmark_waiting_rows",] == 0
+    assert found["endmark_kv_pages",] > found["endmark_kv_pages_used",] == 0
+    assert found["endmark_lease_age_seconds",] < 5
+    assert ("endmark_rows", "failed") in found
+    assert next(value for key, value in found.items() if key[0] == "endmark_worker_info" and "cpu" in key) == 1
+
+
+def test_a_port_that_is_taken_is_said(settings, tmp_path):
+    model = str(save_tiny_model(tmp_path / "tiny"))
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        worker = start_worker(settings, WorkerOptions(model=model, gpus="cpu", metrics_port=port))
+        deadline = time.monotonic() + 120
+        while worker.alive and time.monotonic() < deadline:
+            time.sleep(0.1)
+        try:
+            message, hint = worker.failure()
+            assert f"cannot serve metrics on port {port}" in message
+            assert "--metrics-port" in hint
+        finally:
+            worker.stop()
