@@ -39,7 +39,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "rows",
-        sa.Column("job_id", sa.String(16), sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("job_id", sa.String(16), primary_key=True),
         sa.Column("row", sa.BigInteger, primary_key=True),
         _count("round"),
         sa.Column("cells", sa.Text, nullable=False),
