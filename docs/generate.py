@@ -1,28 +1,42 @@
-"""Write the parts of the docs that the code already says: the README's file tree, from the module docstrings.
+"""Write the parts of the docs that the code already says: the README's file tree, and every command's help.
 
 `python docs/generate.py` rewrites them; a test checks that they are as written.
 """
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
+
+import click
+
+from cli.main import endmark
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- tree: made by docs/generate.py -->\n```\n", "```\n<!-- /tree -->"
-PACKAGES = ("jobs", "db", "worker", "cli")
+FOLDERS = ("jobs", "db", "worker", "cli", "benchmarks", "docs")
+_WIDTH = 24  # of the names
 
 
 def tree() -> str:
-    """Return every module with the first sentence of its docstring, a line each."""
-    lines = []
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py"), key=_order):
-            if "versions" in path.parts:
-                continue
-            name = path.relative_to(ROOT)
+    """Return every module with the first sentence of its docstring, a line each, under its folder."""
+    lines: list[str] = []
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*.py"), key=_order):
             docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            label = f"{name.parent}/" if name.name == "__init__.py" else f"  {name}"
-            lines.append(f"{label:<38} {docstring.splitlines()[0] if docstring else ''}".rstrip())
+            first = docstring.partition("\n")[0]
+            inside = str(path.parent.relative_to(ROOT)) + "/"
+            if path.name == "__init__.py":
+                lines.append(f"{inside:<{_WIDTH}} {first}".rstrip())
+                continue
+            if not lines or _folder_of(lines) != inside:
+                lines.append(inside)
+            lines.append(f"  {path.name:<{_WIDTH - 2}} {first}".rstrip())
     return "\n".join(lines) + "\n"
+
+
+def _folder_of(lines: list[str]) -> str:
+    """Return the folder that the last line stands in."""
+    return next(line for line in reversed(lines) if not line.startswith(" ")).split()[0]
 
 
 def _order(path: Path) -> tuple[str, bool, str]:
@@ -37,6 +51,26 @@ def with_tree(readme: str) -> str:
     return before + BEGIN + tree() + END + after
 
 
+def command_pages() -> str:
+    """Return the page of all commands' help."""
+    pages = [f"## {' '.join(words)}\n\n```\n{text}\n```\n" for words, text in _help_of(endmark, ("endmark",))]
+    return "# Commands\n\nMade by `python docs/generate.py` from `endmark COMMAND --help`.\n\n" + "\n".join(pages)
+
+
+def _help_of(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield a command's words and help, then those of its sub-commands."""
+    with click.Context(command, info_name=" ".join(words), terminal_width=100, max_content_width=100) as context:
+        context.help_option_names = ["-h", "--help"]
+        text = command.get_help(context)
+        yield words, "\n".join(line.rstrip() for line in text.splitlines())
+        if isinstance(command, click.Group):
+            for name in command.list_commands(context):
+                found = command.get_command(context, name)
+                assert found is not None
+                yield from _help_of(found, (*words, name))
+
+
 if __name__ == "__main__":
     target = ROOT / "README.md"
     target.write_text(with_tree(target.read_text(encoding="utf-8")), encoding="utf-8")
+    (ROOT / "docs" / "commands.md").write_text(command_pages(), encoding="utf-8")
