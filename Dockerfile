@@ -8,7 +8,7 @@ COPY jobs jobs
 COPY db db
 COPY worker worker
 COPY cli cli
-RUN /opt/endmark/bin/pip install --constraint constraints.txt '.[postgres,parquet,metrics]'
+RUN /opt/endmark/bin/pip install --constraint constraints.txt '.[postgres,parquet,metrics,serve]'
 
 FROM python:3.11-slim
 # Triton builds the launchers of its kernels with a C compiler, at the first step of a GPU worker.

@@ -3,14 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test check slow clean
+.PHONY: install demo test check docs slow clean
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,postgres,parquet,metrics,finetune]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,postgres,parquet,metrics,serve,finetune]'
 	touch $(STAMP)
 
 demo: install
@@ -27,6 +27,9 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf .venv results.csv

@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "resume": ("cli.control:resume", "Let a paused or interrupted job go on."),
     "retry": ("cli.retry:retry", "Ask truncated or failed rows of an ended job again."),
     "worker": ("cli.worker:worker", "Run the jobs of one model, a process for each GPU."),
+    "serve": ("cli.serve.command:serve", "Serve the OpenAI Batch API over the same jobs."),
     "finetune": ("cli.finetune:finetune", "Train an adapter on answers that end with EOS."),
     "doctor": ("cli.doctor:doctor", "Say why a model would not stop, with the evidence and the fix."),
     "strategies": ("cli.strategies:strategies", "List the strategies with their parameters."),

@@ -11,6 +11,7 @@ import yaml
 from sqlalchemy import make_url
 
 from cli.main import endmark
+from cli.serve.command import TOKENS
 from jobs.ping import parse_address
 from jobs.settings import Settings
 
@@ -52,7 +53,7 @@ def test_the_settings_read_what_compose_sets(tmp_path):
         values = {key: filled(value) for key, value in service["environment"].items()}
         environ = Recorded({**values, "ENDMARK_HOME": str(tmp_path / name)})
         settings = Settings.load(environ)
-        assert {key for key in values if key.startswith("ENDMARK_")} <= environ.asked
+        assert {key for key in values if key.startswith("ENDMARK_")} <= environ.asked | {TOKENS}
         database, broker = make_url(settings.database_url), parse_address(settings.broker_url)
         postgres = SERVICES[database.host]["environment"]
         assert (database.username, database.database) == (postgres["POSTGRES_USER"], postgres["POSTGRES_DB"])
@@ -100,7 +101,7 @@ def test_services_wait_for_what_they_need_and_are_looked_after():
         assert "ports" not in service or all(port.startswith("127.0.0.1:") for port in service["ports"])
         for volume in service.get("volumes", ()):
             assert volume.partition(":")[0] in COMPOSE["volumes"]
-    for name in ("broker", "postgres", "worker-gpu0", "worker-gpu1", "worker-cpu"):
+    for name in ("broker", "postgres", "worker-gpu0", "worker-gpu1", "worker-cpu", "serve"):
         assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
 
 

@@ -1,0 +1,216 @@
+"""`endmark serve` asked by the official `openai` client; a real worker answers."""
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import openai
+import pytest
+from openai.types import Completion
+from openai.types.chat import ChatCompletion
+
+from cli.main import main
+from cli.serve.command import is_loopback
+from jobs.processes import WorkerOptions, start_worker
+from jobs.settings import Settings
+from tests.integration.tiny_model import save_tiny_model
+
+pytestmark = pytest.mark.integration
+
+ENDMARK = Path(sys.executable).with_name("endmark")
+TOKEN = "a-token-of-sufficient-length"
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """A service with a token and limits, and a worker of its model; yields its port, model and home."""
+    folder = tmp_path_factory.mktemp("serve")
+    model = str(save_tiny_model(folder / "tiny"))
+    settings = Settings(folder / "home", f"sqlite:///{folder / 'home' / 'endmark.db'}", None)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ENDMARK_")}
+    environment |= {**settings.environment(), "ENDMARK_TOKENS": TOKEN}
+    limits = ["--max-file-mb", "1", "--max-requests", "1200", "--max-new-tokens", "4"]
+    process = subprocess.Popen(
+        [ENDMARK, "serve", "--model", model, "--port", str(port), *limits], env=environment, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+            break
+        except urllib.error.URLError:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    worker = start_worker(settings, WorkerOptions(model=model, gpus="cpu"))
+    yield port, model, folder
+    worker.stop()
+    process.terminate()
+    assert process.wait(30) == 0, process.stderr.read()
+    process.stderr.close()
+
+
+@pytest.fixture
+def client(service):
+    with openai.OpenAI(api_key=TOKEN, base_url=f"http://127.0.0.1:{service[0]}/v1", max_retries=0) as made:
+        yield made
+
+
+def requests(model, count, url=CHAT, **body):
+    asked = {"messages": [{"role": "user", "content": "Hi"}]} if url == CHAT else {"prompt": "Once"}
+    lines = [
+        {"custom_id": f"r{row}", "method": "POST", "url": url, "body": {"model": model, **asked, **body}}
+        for row in range(count)
+    ]
+    return io.BytesIO("".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def submit(client, content, endpoint=CHAT, **options):
+    file = client.files.create(file=("batch.jsonl", content), purpose="batch")
+    return client.batches.create(
+        input_file_id=file.id, endpoint=endpoint, completion_window="24h", metadata={"why": "test"}, **options
+    )
+
+
+def poll(client, batch, *wanted, seconds=120):
+    deadline = time.monotonic() + seconds
+    while (batch := client.batches.retrieve(batch.id)).status not in wanted:
+        assert batch.status in ("validating", "in_progress", "finalizing", "cancelling"), batch
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return batch
+
+
+def lines(client, file_id):
+    return [json.loads(line) for line in client.files.content(file_id).text.splitlines()]
+
+
+def test_a_thousand_requests_come_back_under_their_ids(client, service):
+    model = service[1]
+    assert [item.id for item in client.models.list()] == [model]
+    batch = submit(client, requests(model, 1000, max_tokens=2, temperature=0.5, stop=["§"]))
+    batch = poll(client, batch, "completed")
+    assert (batch.request_counts.total, batch.request_counts.completed, batch.request_counts.failed) == (
+        1000,
+        1000,
+        0,
+    )
+    assert batch.error_file_id is None
+    assert batch.metadata == {"why": "test"}
+    assert batch.created_at <= batch.in_progress_at <= batch.finalizing_at <= batch.completed_at
+    found = lines(client, batch.output_file_id)
+    assert [line["custom_id"] for line in found] == [f"r{row}" for row in range(1000)]
+    answers = [ChatCompletion.model_validate(line["response"]["body"], strict=True) for line in found]
+    assert all(answer.usage.completion_tokens <= 2 for answer in answers)
+    assert client.files.retrieve(batch.output_file_id).purpose == "batch_output"
+
+
+def test_a_batch_is_cancelled_in_the_middle_and_keeps_what_is_done(client, service):
+    batch = submit(client, requests(service[1], 1100, max_completion_tokens=60))
+    deadline = time.monotonic() + 60
+    while not client.batches.retrieve(batch.id).request_counts.completed:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert client.batches.cancel(batch.id).status == "cancelling"
+    batch = poll(client, batch, "cancelled")
+    done = batch.request_counts.completed
+    assert 0 < done < 1100
+    assert len(lines(client, batch.output_file_id)) == done
+    errors = lines(client, batch.error_file_id)
+    assert len(errors) == 1100 - done
+    assert {line["error"]["code"] for line in errors} == {"batch_cancelled"}
+    with pytest.raises(openai.BadRequestError, match="the batch is cancelled"):
+        client.batches.cancel(batch.id)
+
+
+def test_a_bad_file_fails_with_its_lines_and_stores_nothing(client, service):
+    model = service[1]
+    content = requests(model, 1).getvalue() + b"no json\n" + requests("gpt-4", 1).getvalue()
+    content += requests(model, 1, "/v1/completions").getvalue() + requests(model, 1, tools=[{}]).getvalue()
+    batch = poll(client, submit(client, io.BytesIO(content)), "failed")
+    assert [error.line for error in batch.errors.data] == [2, 3, 4, 5]
+    said = [error.message for error in batch.errors.data]
+    assert "is not JSON" in said[0]
+    assert f"not `{model}`" in said[1]
+    assert "the batch's endpoint" in said[2]
+    assert "`body.tools` is not supported" in said[3]
+    assert batch.request_counts.total == 0
+    many = poll(client, submit(client, requests(model, 1201)), "failed")
+    assert "more than 1,200 requests" in many.errors.data[0].message
+
+
+def test_completions_are_raw_and_failed_rows_are_in_the_error_file(client, service):
+    content = requests(service[1], 2, "/v1/completions").getvalue()
+    content += requests(service[1], 1, "/v1/completions", prompt="x" * 2000).getvalue().replace(b"r0", b"r2")
+    batch = poll(client, submit(client, io.BytesIO(content), "/v1/completions"), "completed")
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (2, 1)
+    bodies = [Completion.model_validate(line["response"]["body"]) for line in lines(client, batch.output_file_id)]
+    assert bodies[0].usage.prompt_tokens == len("Once") == bodies[1].usage.prompt_tokens
+    (failed,) = lines(client, batch.error_file_id)
+    assert failed["custom_id"] == "r2"
+
+
+def test_files_and_batches_are_listed_in_pages_and_deleted(client, service):
+    one = client.files.create(file=("one.jsonl", b"x"), purpose="batch")
+    assert client.files.content(one.id).text == "x"
+    assert client.files.delete(one.id).deleted
+    with pytest.raises(openai.NotFoundError, match="there is no file"):
+        client.files.retrieve(one.id)
+    made = [submit(client, io.BytesIO(b"{}")).id for _ in range(3)]
+    assert [batch.id for batch in client.batches.list(limit=1)][:3] == made[::-1]
+    with pytest.raises(openai.NotFoundError):
+        client.batches.retrieve("batch_../../etc")
+    with pytest.raises(openai.BadRequestError, match="`endpoint`"):
+        client.batches.create(input_file_id=one.id, endpoint="/v1/embeddings", completion_window="24h")
+
+
+def test_who_has_no_token_and_what_is_too_large_is_refused(client, service):
+    with (
+        openai.OpenAI(api_key="another-token-of-that-length", base_url=client.base_url, max_retries=0) as stranger,
+        pytest.raises(openai.AuthenticationError),
+    ):
+        stranger.models.list()
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.files.create(file=("big.jsonl", b"x" * 2 * 2**20), purpose="batch")
+    assert caught.value.status_code == 413
+    with pytest.raises(openai.BadRequestError, match="`purpose`"):
+        client.files.create(file=("x.jsonl", b"x"), purpose="fine-tune")
+
+    def chunks():
+        for _ in range(40):
+            yield b"x" * 2**16
+
+    url = f"http://127.0.0.1:{service[0]}/v1/files"
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "multipart/form-data; boundary=b"}
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(url, chunks(), headers, method="POST"), timeout=20)
+    refused.value.close()
+    assert refused.value.code in (400, 413)
+    assert not list((service[2] / "home" / "serve" / "files").glob("*.part"))
+
+
+def test_tokens_are_required_where_others_can_reach_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("ENDMARK_TOKENS", raising=False)
+    assert main(["serve", "--host", "0.0.0.0"]) == 2
+    assert "there are no tokens" in capsys.readouterr().err
+    (tmp_path / "tokens").write_text("short\n")
+    assert main(["serve", "--token-file", str(tmp_path / "tokens")]) == 2
+    assert "fewer than 16" in capsys.readouterr().err
+    assert [is_loopback(host) for host in ("127.0.0.2", "::1", "localhost", "0.0.0.0", "example.org")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
