@@ -11,11 +11,18 @@ from jobs.adapters import check_base, local_folder
 from jobs.errors import SpecError
 from jobs.settings import DEMO_MODEL
 from jobs.spec import GenerationSpec, Sampling
-from jobs.strategies import build_strategies
+from jobs.strategies import REGISTRY, build_strategies
 from jobs.strategies.parsing import parse_strategies
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _DEFAULTS = Sampling()
+
+
+def strategy_names(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    """Return the strategies whose names begin so, for shell completion."""
+    del context, parameter
+    return [name for name in REGISTRY if name.startswith(begun)]
+
 
 _MODEL = [
     click.option("--model", metavar="MODEL", help="Hub id or folder.  [default: the bundled demo model]"),
@@ -28,6 +35,7 @@ _SPEC = [
         "strategies",
         metavar="NAME[:key=value,…]",
         multiple=True,
+        shell_complete=strategy_names,
         help="How answers are made to end; may be repeated. `endmark strategies` lists them.  [default: baseline]",
     ),
     click.option(

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from cli.advice import worker_hint
-from cli.options import adapter_folder, model_name, model_options
+from cli.options import adapter_folder, model_name, model_options, strategy_names
 from cli.ringing import ring
 from cli.session import opened
 from cli.terminal import hint, note
@@ -31,7 +31,14 @@ Examples:
   ENDMARK_TOKENS=$(openssl rand -hex 24) endmark serve --host 0.0.0.0 --model meta-llama/Llama-2-7b-chat-hf""",
 )
 @model_options
-@click.option("--strategy", "strategies", multiple=True, metavar="NAME[:key=value,…]", help="As of `endmark run`.")
+@click.option(
+    "--strategy",
+    "strategies",
+    multiple=True,
+    metavar="NAME[:key=value,…]",
+    shell_complete=strategy_names,
+    help="As of `endmark run`.",
+)
 @click.option("--max-new-tokens", type=int, default=256, show_default=True, help="Where a request gives no limit.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Where to listen.")
