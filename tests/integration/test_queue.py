@@ -1,11 +1,14 @@
 """The queue's names and messages, through a real broker."""
 
+import contextlib
 import json
+import random
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from kombu import Consumer, Exchange, Queue
 
 from jobs.broker import ensure_broker
 from jobs.errors import BrokerError, MessageRefused
@@ -13,6 +16,7 @@ from jobs.ping import command, parse_address
 from jobs.queue import MESSAGE_VERSION, TASK_NAME, decode_message, make_app, queue_name, send_shards
 from jobs.settings import Settings
 from jobs.vocabulary import ShardKey
+from worker import channel
 
 pytestmark = pytest.mark.integration
 
@@ -98,17 +102,73 @@ def test_any_other_message_is_refused_with_its_reason(args, kwargs, reason):
 
 
 _json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=8,
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=3,
 )
+_arguments = _json | st.tuples(st.text(max_size=4), st.integers())
+_options = _json | st.just({"version": MESSAGE_VERSION})
 
 
-@given(_json | st.tuples(st.text(max_size=4), st.integers()), _json | st.just({"version": 1}))
-def test_no_message_crashes_the_decoder(args, kwargs):
+def check_decoder(args, kwargs):
     json.dumps([args, kwargs])
     try:
         key = decode_message(args, kwargs)
     except MessageRefused:
         return
     assert (key.job_id, key.shard) == tuple(args)
+
+
+@given(_arguments, _options)
+@settings(max_examples=1000, deadline=None)
+def test_no_message_crashes_the_decoder(args, kwargs):
+    check_decoder(args, kwargs)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@given(_arguments, _options)
+@settings(max_examples=100_000, deadline=None)
+def test_no_message_crashes_the_decoder_in_a_hundred_thousand(args, kwargs):
+    check_decoder(args, kwargs)
+
+
+def test_items_that_are_no_messages_never_end_a_consumer(broker_url):
+    """Whatever others push onto the queue, the messages behind it arrive."""
+    channel.install()
+    name = queue_name(MODEL, None)
+    rng = random.Random(5)
+    send_shards(broker_url, MODEL, None, [ShardKey("job", 0)])
+    with make_app(broker_url, name).connection_for_read() as connection:
+        client = connection.default_channel.client
+        (whole,) = client.lrange(f"endmark:{name}", 0, 0)
+        for _ in range(300):
+            item = bytearray(whole)
+            for _ in range(rng.randrange(1, 6)):
+                at = rng.randrange(len(item))
+                item[at : at + rng.randrange(1, 30)] = rng.randbytes(rng.randrange(3))
+            client.lpush(name, bytes(item))
+        send_shards(broker_url, MODEL, None, [ShardKey("job", 1)])
+        seen, refused = [], []
+        queue = Queue(name, Exchange(""), routing_key=name)
+
+        def take(payload, message):
+            message.ack()
+            try:
+                args, kwargs, _ = payload
+                seen.append(decode_message(args, kwargs))
+            except (MessageRefused, TypeError, ValueError) as error:
+                refused.append(error)
+
+        def drop(message, error):
+            message.ack()
+            refused.append(error)
+
+        with Consumer(connection, [queue], callbacks=[take], on_decode_error=drop, accept=["json"]):
+            deadline = time.monotonic() + 60
+            while ShardKey("job", 1) not in seen and time.monotonic() < deadline:
+                with contextlib.suppress(TimeoutError):
+                    connection.drain_events(timeout=1)
+    assert seen[0] == ShardKey("job", 0)
+    assert ShardKey("job", 1) in seen
+    assert refused

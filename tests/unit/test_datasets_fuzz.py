@@ -1,0 +1,112 @@
+"""Any bytes whatever are read as rows, or refused with an error that names the line; nothing else ever comes."""
+
+import io
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jobs.datasets import FORMATS, checked_rows, settle
+from jobs.datasets.base import Source
+from jobs.errors import DatasetError, SpecError
+from jobs.spec import GenerationSpec
+
+pytestmark = pytest.mark.unit
+
+_cell = st.text(max_size=6) | st.sampled_from(
+    ["1", "0.7", "-1", "nan", '"', '""', 'a "b"', "é🏁", "\x00", " ", "["]
+)
+_value = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | _cell,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+_turns = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "user", "assistant", "x"]), "content": st.text(max_size=4) | st.none()}
+    ),
+    max_size=3,
+)
+_name = st.sampled_from(
+    ["prompt", "id", "custom_id", "messages", "temperature", "max_new_tokens", "seed", "x", "body"]
+)
+_csv = st.tuples(
+    st.lists(_name | st.text(max_size=4), max_size=4), st.lists(st.lists(_cell, max_size=4), max_size=5)
+).map(lambda table: "\n".join(",".join(line) for line in [table[0], *table[1]]).encode(errors="surrogatepass"))
+_jsonl = st.lists(
+    st.dictionaries(_name | st.text(max_size=4), _value | _turns, max_size=4).map(json.dumps)
+    | _value.map(json.dumps)
+    | st.text(max_size=8),
+    max_size=5,
+).map(lambda lines: "\n".join(lines).encode(errors="surrogatepass"))
+_deep = st.integers(1, 200_000).map(lambda depth: b'{"prompt": ' + b"[" * depth)
+_bytes = st.binary(max_size=60) | _csv | _jsonl | _deep
+
+
+@st.composite
+def _damaged(draw):
+    """A dataset of which some bytes may have been changed, doubled or lost."""
+    data = bytearray(draw(_bytes))
+    for _ in range(draw(st.integers(0, 2))):
+        if data:
+            at = draw(st.integers(0, len(data) - 1))
+            data[at : at + draw(st.integers(0, 2))] = draw(st.binary(max_size=2))
+    return bytes(data)
+
+
+_specs = st.sampled_from([GenerationSpec(model="m"), GenerationSpec(model="m", template="Say {x} and {prompt}")])
+
+
+def read(data, format, spec, skip):
+    """Read a dataset as `endmark submit` does; return its rows and what was left out."""
+    found, left_out = [], []
+    try:
+        with FORMATS[format](Source("data", io.BufferedReader(io.BytesIO(data)))) as dataset:
+            settled = settle(spec, dataset, skip_bad_rows=skip)
+            reject = (lambda problem, raw: left_out.append((problem, raw))) if skip else None
+            for batch in checked_rows(dataset, settled, on_bad=reject):
+                found += batch
+            width = len(dataset.columns)
+    except (DatasetError, SpecError) as error:
+        refusal = error
+    else:
+        refusal = None
+    if refusal is not None:
+        assert str(refusal)
+        if isinstance(refusal, DatasetError):
+            assert refusal.count >= len(refusal.problems) >= 1
+            assert all(str(problem).startswith("data") and problem.reason for problem in refusal.problems)
+        return None
+    for row in found:
+        cells = json.loads(row)
+        assert isinstance(cells, list)
+        assert len(cells) <= width
+        row.encode()
+        assert not {"\n", "\t", "\0"} & set(row)  # as COPY needs it
+    assert all(problem.line > 0 for problem, _ in left_out)
+    return found
+
+
+def check(data, format, spec):
+    whole = read(data, format, spec, skip=False)
+    good = read(data, format, spec, skip=True)
+    if whole is not None:
+        assert good == whole
+
+
+_names = st.sampled_from(sorted(set(FORMATS) & {"csv", "jsonl", "openai"}))
+
+
+@given(_damaged(), _names, _specs)
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_bytes_are_rows_or_a_clear_error(data, format, spec):
+    check(data, format, spec)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@given(_damaged(), _names, _specs)
+@settings(max_examples=100_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_bytes_are_rows_or_a_clear_error_a_hundred_thousand_times(data, format, spec):
+    check(data, format, spec)
