@@ -106,9 +106,11 @@ def test_a_killed_run_goes_on_and_comes_to_the_same(base, tmp_path, packing):
         run(halved, kill_at=5)
     half_written = tmp_path / "halved" / "checkpoints" / "checkpoint-5"
     half_written.mkdir()
+    (half_written / "trainer_state.json").write_text('{"global_step": 5, ')
     assert last_checkpoint(tmp_path / "halved").endswith("checkpoint-4")
     assert not half_written.exists()
     assert [progress.step for progress in run(halved)] == [5, 6]
+    assert run(halved) == []  # killed behind the last step
 
     whole = load_file(tmp_path / "whole" / "adapter_model.safetensors")
     again = load_file(tmp_path / "halved" / "adapter_model.safetensors")

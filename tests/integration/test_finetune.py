@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def test_the_bundled_model_learns_to_end_its_answers(start, tmp_path):
 
     out, err = finished(start("finetune", EXAMPLES / "finetune.jsonl", "-o", "adapter", "--here", *WORDS))
     assert out == f"{adapter}\n"
-    assert "going on from step 20 of 45" in err or "going on from step 30 of 45" in err
+    assert re.search(r"going on from step [234]0 of 45", err)
     assert "evaluating the model as it is" not in err
     assert "natural EOS" in err
     evaluation = json.loads((adapter / "evaluation.json").read_text())

@@ -1,5 +1,6 @@
 """The training itself: peft's LoRA on the NF4 model, under TRL's SFTTrainer."""
 
+import json
 import math
 import shutil
 import time
@@ -120,11 +121,20 @@ def last_checkpoint(output: Path) -> str | None:
     """Return the folder of the last checkpoint, or None; what a killed process left half written is removed."""
     found: list[tuple[int, Path]] = []
     for folder in (output / CHECKPOINTS).glob("checkpoint-*"):
-        if (folder / _STATE).is_file():
+        if _is_whole(folder):
             found.append((int(folder.name.rpartition("-")[2]), folder))
         else:
             shutil.rmtree(folder)
     return str(max(found)[1]) if found else None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end."""
+    try:
+        json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _records(examples: Sequence[Labelled], spec: FinetuneSpec) -> list[dict[str, list[int]]]:

@@ -1,0 +1,94 @@
+"""Fine-tunings in the ledger on both databases: one holder at a time, taken up again when it dies."""
+
+import pytest
+
+from db.finetunings import (
+    add_finetuning,
+    cancel_finetuning,
+    claim_finetuning,
+    due_finetuning,
+    end_finetuning,
+    finetuning_status,
+    release_finetuning,
+    report_finetuning,
+)
+from jobs.errors import JobNotFound, LeaseLost, MessageRefused
+from jobs.finetuning import FinetuneProgress, FinetuneSpec
+from jobs.queue import MESSAGE_VERSION, decode_finetuning
+
+pytestmark = pytest.mark.integration
+SPEC = FinetuneSpec(dataset="/d.jsonl", output="/o", model="m")
+
+
+def claim(store, finetuning, worker="w", **options):
+    return claim_finetuning(store, finetuning, model="m", worker=worker, **options)
+
+
+def test_one_worker_holds_it_until_it_is_done(store):
+    finetuning = add_finetuning(store, SPEC)
+    assert finetuning_status(store, finetuning).due
+    assert due_finetuning(store, "m") == finetuning
+    assert due_finetuning(store, "other") is None
+    assert claim_finetuning(store, finetuning, model="other", worker="w") is None
+    lease = claim(store, finetuning)
+    assert lease.spec == SPEC
+    assert claim(store, finetuning, "another") is None
+    assert due_finetuning(store, "m") is None
+    progress = FinetuneProgress("training", 2, 9, 0.5, 7.0, ("note",))
+    report_finetuning(store, lease, progress)
+    report_finetuning(store, lease, None)
+    status = finetuning_status(store, finetuning)
+    assert (status.state, status.due, status.progress) == ("running", False, progress)
+    end_finetuning(store, lease, None)
+    assert finetuning_status(store, finetuning).state == "completed"
+    assert claim(store, finetuning) is None
+
+
+def test_what_a_dead_worker_held_is_taken_up_and_its_late_word_is_refused(store):
+    finetuning = add_finetuning(store, SPEC)
+    dead = claim(store, finetuning, lease_seconds=-1)
+    assert due_finetuning(store, "m") == finetuning
+    lease = claim(store, finetuning, "another")
+    for late in (
+        lambda: report_finetuning(store, dead, FinetuneProgress("training")),
+        lambda: end_finetuning(store, dead, None),
+        lambda: release_finetuning(store, dead),
+    ):
+        with pytest.raises(LeaseLost):
+            late()
+    release_finetuning(store, lease)
+    again = claim(store, finetuning)
+    end_finetuning(store, again, {"message": "no", "hint": None, "code": 2})
+    status = finetuning_status(store, finetuning)
+    assert status.state == "failed"
+    assert status.is_final
+    assert status.error == {"message": "no", "hint": None, "code": 2}
+
+
+def test_one_that_is_cancelled_is_nobodys(store):
+    finetuning = add_finetuning(store, SPEC)
+    lease = claim(store, finetuning)
+    cancel_finetuning(store, finetuning)
+    with pytest.raises(LeaseLost):
+        report_finetuning(store, lease, None)
+    assert finetuning_status(store, finetuning).state == "cancelled"
+    assert due_finetuning(store, "m") is None
+    with pytest.raises(JobNotFound):
+        finetuning_status(store, "none")
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        (("id", 1), {"version": MESSAGE_VERSION}),
+        ((7,), {"version": MESSAGE_VERSION}),
+        (("a b",), {"version": MESSAGE_VERSION}),
+        (("id",), {}),
+        (("id",), {"version": 0}),
+        ("id", {"version": MESSAGE_VERSION}),
+    ],
+)
+def test_a_message_of_another_kind_is_refused(args, kwargs):
+    assert decode_finetuning(("id",), {"version": MESSAGE_VERSION}) == "id"
+    with pytest.raises(MessageRefused):
+        decode_finetuning(args, kwargs)
