@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 from workload import Row, mixed_rows
 
 from worker.engine.engine import Engine
-from worker.engine.loader import expand, load_engine, load_model, model_path
+from worker.engine.loader import load_engine, load_model, model_path
 from worker.engine.request import Request
+from worker.engine.weights import expand
 
 GENERATE_BATCH = 32
 _SCALE = 0.5  # of the workload's lengths: a few minutes in all

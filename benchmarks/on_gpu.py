@@ -13,9 +13,9 @@ from jobs.strategies import build_strategies
 from worker.engine.attention import PLAIN
 from worker.engine.cuda.runner import CudaRunner
 from worker.engine.engine import Engine
-from worker.engine.loader import expand
 from worker.engine.request import Request
 from worker.engine.text import Vocabulary
+from worker.engine.weights import expand
 
 RECORDED = {"vLLM 0.24.0, NF4 (recorded)": 6505.0, "vLLM 0.24.0, bf16 (recorded)": 9644.0}
 _FLOOR_BYTES, _FLOOR_FLOPS = 4.3e12, 750e12  # a second: the card's copy speed, its speed in large products
@@ -145,10 +145,12 @@ class Bench:
         ]
         torch.cuda.synchronize()
         started = time.perf_counter()
-        if not in_order:
-            for request in waiting:
-                engine.add(request)
-        fed = iter(waiting) if in_order else iter(())
+        for request in waiting:
+            engine.add(request)
+        if in_order:
+            scheduler = engine._scheduler
+            scheduler._window.extend(scheduler._incoming)
+            scheduler._incoming.clear()
         done, tokens, waited = 0, 0, 0.0
         read = self._runner.read
 
@@ -161,11 +163,6 @@ class Bench:
 
         self._runner.read = timed  # type: ignore[method-assign]
         while done < len(waiting):
-            while in_order and engine.waiting < 1:
-                request = next(fed, None)
-                if request is None:
-                    break
-                engine.add(request)
             for finished in engine.step():
                 done += 1
                 tokens += finished.completion_tokens

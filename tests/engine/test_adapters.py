@@ -12,7 +12,8 @@ from jobs.adapters import check_base, fingerprint
 from jobs.errors import ModelError, SpecError
 from tests.integration.tiny_model import save_tiny_model
 from worker.engine.adapters import LowRankLinear, apply_adapter
-from worker.engine.loader import expand, load_engine, load_model
+from worker.engine.loader import load_engine, load_model
+from worker.engine.weights import expand
 
 # transformers itself still sets an option that it calls deprecated
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::FutureWarning")]

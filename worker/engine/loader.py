@@ -1,31 +1,24 @@
 """Loading a model in 4 bits (NF4, double quantisation) and building the engine around it."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn.modules import Linear4bit, Params4bit
-from torch import nn
+from bitsandbytes.nn.modules import Linear4bit
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from jobs.errors import ModelError
-from jobs.sentences import tabulate
 from jobs.settings import DEMO_MODEL
 from worker.demo import MODEL_DIR
 from worker.engine.adapters import apply_adapter
 from worker.engine.attention import PLAIN
+from worker.engine.building import Shape, build_runner
 from worker.engine.engine import Engine
-from worker.engine.plain_runner import PlainRunner
 from worker.engine.text import Vocabulary
-
-_CPU_ROWS = 64
-_CPU_CACHE_BYTES = 1 << 30
-_PAGE_SIZE = 16
+from worker.engine.weights import apply_weights_mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +28,7 @@ class Description:
     model: str
     adapter: str | None
     device: str
-    weights: str  # packed or expanded
+    weights: str  # packed, expanded, or how many layers are
     weight_bytes: int
     kv_tokens: int  # tokens that the KV cache holds
 
@@ -61,6 +54,7 @@ def load_engine(
     device: str = "cpu",
     weights: str = "auto",
     max_rows: int | None = None,
+    kv_cache: str = "auto",
     trust_remote_code: bool = False,
 ) -> LoadedEngine:
     """Load a model in NF4 and build its engine.
@@ -71,6 +65,7 @@ def load_engine(
         device: `cpu` or `cuda`.
         weights: `packed`, `expanded` or `auto`.
         max_rows: rows in one batch; by default what suits the device.
+        kv_cache: `auto`: the model's type, or `fp8`, which takes half the room and changes results a little.
 
     Raises:
         ModelError: the model is not there, or it or the adapter is of a kind that cannot run.
@@ -79,36 +74,21 @@ def load_engine(
     path = model_path(model)
     tokenizer = load_tokenizer(tokenizer_folder(path, adapter), trust_remote_code=trust_remote_code)
     network = load_model(path, device=device, trust_remote_code=trust_remote_code)
-    chosen = _choose_weights(network, weights)
-    if chosen == "expanded":
-        expand(network)
+    shape = Shape.of(network, max_rows, kv_cache)
+    chosen = apply_weights_mode(network, weights, shape.reserve)
     if adapter is not None:
         apply_adapter(network, adapter, model=model, path=path)
     eos_ids = end_token_ids(network.generation_config, network.config, tokenizer)
     vocabulary = Vocabulary.of(tokenizer)
-    rows = max_rows or _CPU_ROWS
-    context = _context(network)
-    token_bytes = _kv_bytes(network)
-    pages = max(1, min(_CPU_CACHE_BYTES // token_bytes, rows * context) // _PAGE_SIZE)
-    runner = PlainRunner(
-        network,
-        eos_ids,
-        num_pages=pages,
-        page_size=_PAGE_SIZE,
-        max_rows=rows,
-        prefill_tokens=4 * context,
-        context=context,
-        sentence_table=torch.tensor(
-            [list(row) for row in tabulate(_padded(vocabulary.token_bytes, network))], dtype=torch.uint8
-        ),
-    )
+    weight_bytes = sum(item.numel() * item.element_size() for item in network.parameters())
+    runner = build_runner(network, eos_ids, vocabulary, shape, kv_cache)
     description = Description(
         model=model,
         adapter=adapter,
         device=device,
         weights=chosen,
-        weight_bytes=sum(item.numel() * item.element_size() for item in network.parameters()),
-        kv_tokens=pages * _PAGE_SIZE,
+        weight_bytes=weight_bytes,
+        kv_tokens=runner.num_pages * runner.page_size,
     )
     return LoadedEngine(Engine(runner, vocabulary, eos_ids), tokenizer, description)
 
@@ -197,47 +177,6 @@ def end_token_ids(*sources: Any) -> frozenset[int]:  # noqa: ANN401
     if not found:
         raise ModelError("the model names no end token", hint="set eos_token_id in its generation_config.json")
     return frozenset(found)
-
-
-def expand(network: nn.Module) -> None:
-    """Replace every NF4 layer by a plain one that holds the same, dequantised values."""
-    for name, module in list(network.named_modules()):
-        if not isinstance(module, Linear4bit):
-            continue
-        packed = module.weight
-        assert isinstance(packed, Params4bit)
-        weight = dequantize_4bit(packed.data, packed.quant_state)
-        plain = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
-        plain.weight = nn.Parameter(weight.to(module.compute_dtype or weight.dtype), requires_grad=False)
-        plain.bias = module.bias
-        network.set_submodule(name, plain)
-
-
-def _choose_weights(network: PreTrainedModel, weights: str) -> str:
-    """Return packed or expanded; `auto` expands where the plain weights take at most half the free memory."""
-    if weights != "auto":
-        return weights
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    return "expanded" if network.num_parameters() * network.dtype.itemsize * 2 <= free else "packed"
-
-
-def _context(network: PreTrainedModel) -> int:
-    """Return how many tokens a row may have, prompt and answer."""
-    return int(network.config.get_text_config().max_position_embeddings)
-
-
-def _kv_bytes(network: PreTrainedModel) -> int:
-    """Return the cache's bytes a token."""
-    config = network.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * size * network.dtype.itemsize)
-
-
-def _padded(token_bytes: tuple[bytes, ...], network: PreTrainedModel) -> list[bytes]:
-    """Return the bytes of as many tokens as the model has scores for."""
-    missing = int(network.config.get_text_config().vocab_size) - len(token_bytes)
-    return [*token_bytes, *([b""] * max(0, missing))]
 
 
 def _check_folder(path: str) -> None:

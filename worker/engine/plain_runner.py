@@ -13,7 +13,15 @@ from jobs.sentences import ENDED
 from worker.engine.attention import PagedBatch, Span
 from worker.engine.plan import FORCED, HIDDEN, NATURAL, DecodePlan, PrefillPlan, PrefillRow, StepResult, Ticket
 from worker.engine.sampler import Draw, choose, stream_key
-from worker.engine.scores import AFTER_SENTENCE, NUMBERS, as_floats, eos_statistics, forced_rows, shape_scores
+from worker.engine.scores import (
+    AFTER_SENTENCE,
+    NUMBERS,
+    as_floats,
+    changed_rows,
+    eos_statistics,
+    forced_rows,
+    shape_scores,
+)
 
 _LENGTH_SPREAD = 1.5  # decode rows are grouped so that no row's cache is padded beyond this
 _CPU_GROUP_BYTES = 1 << 20  # keys of a group on a CPU: gathered copies that stay in its caches cost a third
@@ -66,7 +74,6 @@ class PlainRunner:
         self._numbers = torch.zeros(max_rows, NUMBERS, device=self._device)
         self._floats = torch.zeros(max_rows, 2, device=self._device)  # temperature, top_p
         self._draws = torch.zeros(max_rows, 2, dtype=torch.int64, device=self._device)  # top_k, key
-        self._shaped = torch.zeros(max_rows, dtype=torch.bool, device=self._device)
 
     @torch.inference_mode()
     def launch(self, plan: PrefillPlan | DecodePlan) -> Ticket:
@@ -157,20 +164,21 @@ class PlainRunner:
         draw = Draw(
             self._floats[slots, 0], self._draws[slots, 0], self._floats[slots, 1], self._draws[slots, 1], positions
         )
-        shaped = self._shaped[slots]
+        numbers, sentence = self._numbers[slots], self._sentence[slots]
+        ended = sentence == ENDED
+        shaped = changed_rows(numbers, steps, ended)
+        rows = shaped.nonzero().squeeze(-1)
         scores = logits
-        if bool(shaped.any()):
-            rows = shaped.nonzero().squeeze(-1)
-            ended = self._sentence[slots[rows]] == ENDED
+        if len(rows) == len(slots):
+            scores = shape_scores(logits, self._eos_ids, numbers, steps, ended)
+        elif len(rows):
             scores = logits.clone()
-            scores[rows] = shape_scores(
-                logits[rows], self._eos_ids, self._numbers[slots[rows]], steps[rows], ended
-            )
+            scores[rows] = shape_scores(logits[rows], self._eos_ids, numbers[rows], steps[rows], ended[rows])
         tokens, hidden = choose(scores, draw, self._eos_ids)
-        flags = self._flags(logits, tokens, draw, shaped, forced_rows(self._numbers[slots], steps))
+        flags = self._flags(logits, tokens, draw, shaped, forced_rows(numbers, steps))
         self._last[slots] = tokens
-        if self._sentence_table is not None and bool((self._numbers[slots, AFTER_SENTENCE] > 0).any()):
-            self._sentence[slots] = self._sentence_table[self._sentence[slots], tokens].long()
+        if self._sentence_table is not None and bool((numbers[:, AFTER_SENTENCE] > 0).any()):
+            self._sentence[slots] = self._sentence_table[sentence, tokens].long()
         return StepResult(
             tokens.tolist(), probs.tolist(), ranks.tolist(), (flags + hidden.long() * HIDDEN).tolist()
         )
@@ -191,7 +199,6 @@ class PlainRunner:
         self._floats[slot] = torch.tensor([row.sampling.temperature, row.sampling.top_p])
         self._draws[slot] = torch.tensor([row.sampling.top_k, stream_key(row.sampling.seed, row.stream)])
         self._numbers[slot] = torch.tensor(as_floats(row.numbers))
-        self._shaped[slot] = not row.numbers.is_neutral
         self._sentence[slot] = row.sentence_state
 
     def _ints(self, values: Sequence[int] | Sequence[list[int]]) -> Tensor:

@@ -53,8 +53,12 @@ def shape_scores(logits: Tensor, eos_ids: Tensor, numbers: Tensor, steps: Tensor
     column = numbers.unbind(-1)
     n = steps.to(logits.dtype)
     ratio = column[RATIO].unsqueeze(-1)
-    scores = torch.where(ratio.isnan(), logits, _published(_published(logits, ratio), torch.ones_like(ratio)))
-    eos = torch.where(ratio.isnan(), logits[:, eos_ids], 100.0)
+    plain = ratio.isnan()
+    if bool(plain.all()):
+        scores, eos = logits.clone(), logits[:, eos_ids]
+    else:
+        scores = torch.where(plain, logits, _published(logits, ratio))
+        eos = torch.where(plain, logits[:, eos_ids], 100.0)
 
     exponent = (n - column[START]).clamp(min=0.0)
     growth = column[FACTOR].pow(exponent).clamp(max=_LARGEST_GROWTH)
@@ -68,16 +72,28 @@ def shape_scores(logits: Tensor, eos_ids: Tensor, numbers: Tensor, steps: Tensor
     lift = ((best_other + column[MARGIN]).unsqueeze(-1) - eos).clamp(min=0.0)
     eos = eos + torch.where(ramp.unsqueeze(-1) > 0, ramp.unsqueeze(-1) * lift, 0.0)
 
-    scores = torch.where(forced_rows(numbers, steps).unsqueeze(-1), -torch.inf, scores)
+    forced = forced_rows(numbers, steps)
+    if bool(forced.any()):
+        scores[forced] = -torch.inf
     scores[:, eos_ids] = eos
     return scores
 
 
 def _published(scores: Tensor, ratio: Tensor) -> Tensor:
-    """Return the scores after one pass of the published arithmetic, its products in the printed order."""
-    # Two constants and not torch.exp, whose last digit differs between devices.
-    c = torch.where(scores > 0, 1 / math.e, torch.where(scores < 0, math.e, 1.0))
-    return scores * ratio * 10 * c
+    """Return the scores after both passes of the published arithmetic, their products in the printed order."""
+    # Two constants and not torch.exp, whose last digit differs between devices. No product changes a sign, so
+    # both passes have the same c; a product with 0 is 0 whatever c is, and one with the second ratio, 1, is exact.
+    c = torch.where(scores > 0, 1 / math.e, math.e)
+    return (scores * ratio).mul_(10).mul_(c).mul_(10).mul_(c)
+
+
+def changed_rows(numbers: Tensor, steps: Tensor, ended: Tensor) -> Tensor:
+    """Return (R,) bool: the rows whose scores `shape_scores` would change at this step; arguments as there."""
+    column = numbers.unbind(-1)
+    later = steps > column[START]
+    ramp = (column[FULL] > column[START]) & (ended | (column[AFTER_SENTENCE] == 0))
+    decay = column[FACTOR] != 1.0
+    return (later & (ramp | decay)) | ~column[RATIO].isnan() | forced_rows(numbers, steps)
 
 
 def forced_rows(numbers: Tensor, steps: Tensor) -> Tensor:

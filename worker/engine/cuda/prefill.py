@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.engine.cuda.kernels.prefill_attention import TILE, Tiles
@@ -76,16 +77,8 @@ class PrefillInputs:
             at += length
             if piece.is_last:
                 ends.append((at - 1, row.slot, row.step, row.position))
-        flat = [
-            packed.ravel(),
-            np.array(tiles, np.int32).T.ravel(),
-            np.array(ends or [(0,) * 4], np.int32).T.ravel(),
-        ]
-        sent = to_device(np.concatenate(flat), device)
-        tokens, positions, slots = sent[: 3 * total].view(3, total)
-        count = 4 * len(tiles)
-        tile_rows = sent[3 * total : 3 * total + count].view(4, -1)
-        last, *rows = sent[3 * total + count :].view(4, -1)
+        sent = _send([packed, np.array(tiles, np.int32).T, np.array(ends or [(0,) * 4], np.int32).T], device)
+        (tokens, positions, slots), tile_rows, (last, *rows) = sent
         return cls(
             tokens=tokens.long(),
             positions64=positions.long(),
@@ -96,3 +89,13 @@ class PrefillInputs:
             rows=(rows[0], rows[1], rows[2]),
             sampled=len(ends),
         )
+
+
+def _send(blocks: Sequence[NDArray[np.int32]], device: torch.device) -> list[list[Tensor]]:
+    """Return the rows of each block on the device, copied as one.
+
+    Every row begins at a multiple of 16 bytes: Triton would compile a kernel once more for each that does not.
+    """
+    rows = [np.pad(row, (0, -len(row) % 4)) for block in blocks for row in block]
+    sent = iter(to_device(np.concatenate(rows), device).split([len(row) for row in rows]))
+    return [[next(sent)[: block.shape[1]] for _ in block] for block in blocks]

@@ -3,11 +3,13 @@
 Products are rounded to the model's type before they are added, as transformers' own rotary function does it.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 _HEADS = 8  # that one program handles
+_LIMITS = {torch.float8_e4m3fn: 448.0}  # beyond which a narrow type has no numbers
 
 
 @triton.jit
@@ -22,10 +24,19 @@ def _rotate(ptr, place, mask, cos1, cos2, sin1, sin2, half):
 
 
 @triton.jit
+def _put(pool, cell, x, mask, LIMIT: tl.constexpr):
+    """Store in the cache's type, held within its range where that is narrow."""
+    if LIMIT > 0:
+        x = tl.minimum(tl.maximum(x.to(tl.float32), -LIMIT), LIMIT)
+    tl.store(pool + cell, x.to(pool.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def _write(
     q_ptr, k_ptr, v_ptr, cos_ptr, sin_ptr, q_out, keys, values, tables, slots, positions,
     q_token, q_head, k_token, k_head, v_token, v_head, table_width, heads, kv_heads, q_blocks,
     HALF: tl.constexpr, BLOCK_H: tl.constexpr, PAGE: tl.constexpr, HEADS: tl.constexpr, ROTARY: tl.constexpr,
+    LIMIT: tl.constexpr,
 ):  # fmt: skip
     """Some heads of one token: the first programs of a token take the query's, the others keys and values."""
     token = tl.program_id(0).to(tl.int64)
@@ -64,13 +75,13 @@ def _write(
         else:
             y1 = tl.load(k_ptr + place, mask=mask)
             y2 = tl.load(k_ptr + place + HALF, mask=mask)
-        tl.store(keys + cell, y1.to(keys.dtype.element_ty), mask=mask)
-        tl.store(keys + cell + HALF, y2.to(keys.dtype.element_ty), mask=mask)
+        _put(keys, cell, y1, mask, LIMIT)
+        _put(keys, cell + HALF, y2, mask, LIMIT)
         place = token * v_token + head[:, None] * v_head + offs[None, :]
         v1 = tl.load(v_ptr + place, mask=mask)
         v2 = tl.load(v_ptr + place + HALF, mask=mask)
-        tl.store(values + cell, v1.to(values.dtype.element_ty), mask=mask)
-        tl.store(values + cell + HALF, v2.to(values.dtype.element_ty), mask=mask)
+        _put(values, cell, v1, mask, LIMIT)
+        _put(values, cell + HALF, v2, mask, LIMIT)
 
 
 def write_cache(
@@ -107,6 +118,6 @@ def write_cache(
         query.stride(0), query.stride(1), key.stride(0), key.stride(1), value.stride(0), value.stride(1),
         tables.shape[1], heads, kv_heads, q_blocks,
         HALF=size // 2, BLOCK_H=triton.next_power_of_2(size // 2), PAGE=page, HEADS=_HEADS,
-        ROTARY=rotary is not None, num_warps=2,
+        ROTARY=rotary is not None, LIMIT=_LIMITS.get(keys.dtype, 0.0), num_warps=2,
     )  # fmt: skip
     return out

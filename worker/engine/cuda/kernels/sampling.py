@@ -148,6 +148,72 @@ def _draw(
 
 
 @triton.jit
+def _is_eos(token, ids_ptr, E: tl.constexpr):
+    """Whether a token is one of the EOS ids."""
+    found = token == tl.load(ids_ptr)
+    for index in tl.static_range(1, E):
+        found = found | (token == tl.load(ids_ptr + index))
+    return found
+
+
+@triton.jit
+def _best_eos(row_ptr, V, ids_ptr, best_other, growth, ramp, margin, published, E: tl.constexpr):
+    """Return the best score of an EOS id after the strategies, and which id has it."""
+    best, best_token = -float("inf"), V
+    for index in tl.static_range(E):
+        token = tl.load(ids_ptr + index)
+        score = _eos(tl.load(row_ptr + token).to(tl.float32), best_other, growth, ramp, margin, published)
+        first = (score > best) | ((score == best) & (token < best_token))
+        best_token = tl.where(first, token, best_token)
+        best = tl.maximum(best, score)
+    return best, best_token
+
+
+@triton.jit
+def _scan(row_ptr, V, ids_ptr, eos_best, E: tl.constexpr, BLOCK: tl.constexpr):
+    """Read a row's scores once.
+
+    Returns:
+        The highest, the sum of exp(score - highest), how many are above the best EOS, the best score that is no
+        EOS, and its token.
+    """
+    lanes = tl.arange(0, BLOCK)
+    top = tl.full([BLOCK], -1e38, tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    rank = tl.zeros([BLOCK], tl.int32)
+    best = tl.full([BLOCK], -float("inf"), tl.float32)
+    chosen = tl.full([BLOCK], 0, tl.int32)
+    for begin in range(0, V, BLOCK):
+        offs = begin + lanes
+        x = tl.load(row_ptr + offs, mask=offs < V, other=-float("inf")).to(tl.float32)
+        higher = tl.maximum(top, x)
+        total = total * tl.exp(top - higher) + tl.exp(x - higher)
+        top = higher
+        rank += (x > eos_best).to(tl.int32)
+        others = tl.where(_is_eos(offs, ids_ptr, E), -float("inf"), x)
+        better = others > best
+        best = tl.where(better, others, best)
+        chosen = tl.where(better, offs, chosen)
+    highest = tl.max(top, 0)
+    mass = tl.sum(total * tl.exp(top - highest), 0)
+    best_raw = tl.max(best, 0)
+    return highest, mass, tl.sum(rank, 0), best_raw, tl.min(tl.where(best == best_raw, chosen, V), 0)
+
+
+@triton.jit
+def _strength(numbers, slot, n, after_sentence, state):
+    """Return by what the strategies raise EOS at this step: growth and ramp."""
+    start = tl.load(numbers + slot * 8 + 0)
+    span = tl.load(numbers + slot * 8 + 1) - start
+    power = tl.load(numbers + slot * 8 + 2)
+    factor = tl.load(numbers + slot * 8 + 5)
+    growth = tl.minimum(tl.exp2(tl.log2(factor) * tl.maximum(n - start, 0.0)), _LARGEST_GROWTH)
+    rise = tl.minimum(tl.maximum((n - start) / tl.maximum(span, 1e-9), 0.0), 1.0)
+    ramp = tl.where(rise > 0, tl.exp2(tl.log2(tl.where(rise > 0, rise, 1.0)) * power), 0.0)
+    return growth, tl.where((span > 0) & ((state == _ENDED) | (after_sentence == 0.0)), ramp, 0.0)
+
+
+@triton.jit(do_not_specialize=["columns", "first_column"])
 def _finish_step(
     logits, stride, V, ids_ptr, slots, steps, positions, numbers, floats, draws,
     last, sentence, sentence_table, result, columns, first_column,
@@ -158,88 +224,34 @@ def _finish_step(
     row_ptr = logits + row.to(tl.int64) * stride
     slot = tl.load(slots + row).to(tl.int64)
     n = tl.load(steps + row).to(tl.float32)
-    start = tl.load(numbers + slot * 8 + 0)
-    full = tl.load(numbers + slot * 8 + 1)
-    power = tl.load(numbers + slot * 8 + 2)
     margin = tl.load(numbers + slot * 8 + 3)
     after_sentence = tl.load(numbers + slot * 8 + 4)
-    factor = tl.load(numbers + slot * 8 + 5)
     ratio = tl.load(numbers + slot * 8 + 6)
     forced = tl.load(numbers + slot * 8 + 7) == n
     temperature = tl.load(floats + slot * 2)
-    top_p = tl.load(floats + slot * 2 + 1)
-    top_k = tl.load(draws + slot * 3)
-    key = tl.load(draws + slot * 3 + 1).to(tl.uint32, bitcast=True)
     shaped = tl.load(draws + slot * 3 + 2) != 0
     published = ratio == ratio
     state = tl.load(sentence + slot)
 
-    eos_best, eos_first = -float("inf"), V
-    for index in tl.static_range(E):
-        token = tl.load(ids_ptr + index)
-        raw = tl.load(row_ptr + token).to(tl.float32)
-        eos_first = tl.where((raw > eos_best) | ((raw == eos_best) & (token < eos_first)), token, eos_first)
-        eos_best = tl.maximum(eos_best, raw)
-
-    lanes = tl.arange(0, BLOCK)
-    top = tl.full([BLOCK], -1e38, tl.float32)
-    total = tl.zeros([BLOCK], tl.float32)
-    rank = tl.zeros([BLOCK], tl.int32)
-    best = tl.full([BLOCK], -float("inf"), tl.float32)
-    chosen = tl.full([BLOCK], 0, tl.int32)
-    for begin in range(0, V, BLOCK):
-        offs = begin + lanes
-        mask = offs < V
-        x = tl.load(row_ptr + offs, mask=mask, other=-float("inf")).to(tl.float32)
-        higher = tl.maximum(top, x)
-        total = total * tl.exp(top - higher) + tl.exp(x - higher)
-        top = higher
-        rank += (x > eos_best).to(tl.int32)
-        others = x
-        for index in tl.static_range(E):
-            others = tl.where(offs == tl.load(ids_ptr + index), -float("inf"), others)
-        better = others > best
-        best = tl.where(better, others, best)
-        chosen = tl.where(better, offs, chosen)
-    highest = tl.max(top, 0)
-    mass = tl.sum(total * tl.exp(top - highest), 0)
-    best_raw = tl.max(best, 0)
-    # The published arithmetic keeps the order of scores, so the best other token is the same after it.
-    best_other_token = tl.min(tl.where(best == best_raw, chosen, V), 0)
+    eos_raw, eos_first = _best_eos(row_ptr, V, ids_ptr, 0.0, 1.0, 0.0, 0.0, False, E)
+    highest, mass, rank, best_raw, other_token = _scan(row_ptr, V, ids_ptr, eos_raw, E, BLOCK)
     eos_mass = 0.0
     for index in tl.static_range(E):
         eos_mass += tl.exp(tl.load(row_ptr + tl.load(ids_ptr + index)).to(tl.float32) - highest)
 
-    growth = 1.0
-    ramp = 0.0
-    best_other = best_raw
-    if shaped:
-        exponent = tl.maximum(n - start, 0.0)
-        growth = tl.minimum(tl.exp2(tl.log2(factor) * exponent), _LARGEST_GROWTH)
-        span = full - start
-        rise = tl.minimum(tl.maximum((n - start) / tl.maximum(span, 1e-9), 0.0), 1.0)
-        ramp = tl.where(rise > 0, tl.exp2(tl.log2(tl.where(rise > 0, rise, 1.0)) * power), 0.0)
-        ramp = tl.where((span > 0) & ((state == _ENDED) | (after_sentence == 0.0)), ramp, 0.0)
-        if published:
-            best_other = _published_pass(_published_pass(best_raw, ratio), 1.0)
-
-    eos_score, eos_token = -float("inf"), V
-    for index in tl.static_range(E):
-        token = tl.load(ids_ptr + index)
-        raw = tl.load(row_ptr + token).to(tl.float32)
-        score = _eos(raw, best_other, growth, ramp, margin, published)
-        eos_token = tl.where((score > eos_score) | ((score == eos_score) & (token < eos_token)), token, eos_token)
-        eos_score = tl.maximum(eos_score, score)
-
-    hidden = False
+    growth, ramp = _strength(numbers, slot, n, after_sentence, state)
+    # The published arithmetic keeps the order of scores, so the best other token is the same after it.
+    best_other = tl.where(published, _published_pass(_published_pass(best_raw, ratio), 1.0), best_raw)
+    eos_score, eos_token = _best_eos(row_ptr, V, ids_ptr, best_other, growth, ramp, margin, published, E)
     other_score = tl.where(forced, -float("inf"), best_other)
-    token = tl.where(
-        (eos_score > other_score) | ((eos_score == other_score) & (eos_token < best_other_token)),
-        eos_token,
-        best_other_token,
-    )
-    natural = (eos_best > best_raw) | ((eos_best == best_raw) & (eos_first < best_other_token))
+    eos_wins = (eos_score > other_score) | ((eos_score == other_score) & (eos_token < other_token))
+    token = tl.where(eos_wins, eos_token, other_token)
+    natural = (eos_raw > best_raw) | ((eos_raw == best_raw) & (eos_first < other_token))
+    hidden = False
     if temperature > 0:
+        top_p = tl.load(floats + slot * 2 + 1)
+        top_k = tl.load(draws + slot * 3)
+        key = tl.load(draws + slot * 3 + 1).to(tl.uint32, bitcast=True)
         position = tl.load(positions + row)
         peak = tl.math.div_rn(tl.maximum(eos_score, other_score), temperature)
         token, floor = _draw(
@@ -247,23 +259,15 @@ def _finish_step(
             best_other, growth, ramp, margin, peak, E, BLOCK,
         )  # fmt: skip
         hidden = _ordered(tl.math.div_rn(eos_score, temperature)) < floor
-        is_eos = False
-        for index in tl.static_range(E):
-            is_eos = is_eos | (token == tl.load(ids_ptr + index))
-        if shaped & is_eos:
+        if shaped & _is_eos(token, ids_ptr, E):
             without, floor = _draw(
-                row_ptr, V, ids_ptr, temperature, top_k, top_p, key, position, 1.0, False, False,
-                best_raw, 1.0, 0.0, 0.0, tl.math.div_rn(highest, temperature), E, BLOCK,
+                row_ptr, V, ids_ptr, temperature, top_k, top_p, key, position, ratio, published & False,
+                forced & False, best_raw, 1.0, 0.0, 0.0, tl.math.div_rn(highest, temperature), E, BLOCK,
             )  # fmt: skip
-            natural = False
-            for index in tl.static_range(E):
-                natural = natural | (without == tl.load(ids_ptr + index))
+            natural = _is_eos(without, ids_ptr, E)
 
-    ended = False
-    for index in tl.static_range(E):
-        ended = ended | (token == tl.load(ids_ptr + index))
     by_strategy = tl.where(natural, _NATURAL, tl.where(forced, _FORCED, 0))
-    flags = tl.where(shaped, tl.where(ended, by_strategy, 0), _NATURAL) + tl.where(hidden, _HIDDEN, 0)
+    flags = tl.where(shaped, tl.where(_is_eos(token, ids_ptr, E), by_strategy, 0), _NATURAL)
     tl.store(last + slot, token)
     if SENTENCES:
         if after_sentence > 0:
@@ -272,8 +276,8 @@ def _finish_step(
     prob = eos_mass / mass
     tl.store(out, token)
     tl.store(out + columns, prob.to(tl.int32, bitcast=True))
-    tl.store(out + 2 * columns, tl.sum(rank, 0))
-    tl.store(out + 3 * columns, flags)
+    tl.store(out + 2 * columns, rank)
+    tl.store(out + 3 * columns, flags + tl.where(hidden, _HIDDEN, 0))
 
 
 def finish_step(
@@ -310,7 +314,7 @@ def finish_step(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _begin_step(inputs, rows, tables, table_width, last, tokens, positions_out):
     """One row: its new page into its table, its last token and position into the model's input."""
     row = tl.program_id(0)
