@@ -13,7 +13,7 @@ MANIFEST = "manifest.json"  # written by `endmark finetune`
 ADAPTER_CONFIG = "adapter_config.json"  # written by peft
 _SAMPLES, _SAMPLE_BYTES = 64, 4096  # of each weight file
 _PASSING_KEYS = frozenset(("_name_or_path", "transformers_version"))  # of a config, which any new save may change
-_BUNDLED = Path(__file__).resolve().parent.parent / "worker" / "demo" / "model"
+BUNDLED = Path(__file__).resolve().parent.parent / "worker" / "demo" / "model"  # the demo model
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Base:
 
 def local_folder(model: str) -> Path | None:
     """Return the folder of a model if it is one on this machine; the bundled model has one."""
-    folder = _BUNDLED if model == DEMO_MODEL else Path(model)
+    folder = BUNDLED if model == DEMO_MODEL else Path(model)
     return folder if (folder / "config.json").is_file() else None
 
 

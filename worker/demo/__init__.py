@@ -1,5 +1,5 @@
 """The bundled demo model: small, trained by the project itself, and with the stopping problem on purpose."""
 
-from pathlib import Path
+from jobs.adapters import BUNDLED
 
-MODEL_DIR = Path(__file__).parent / "model"  # an ordinary Hugging Face folder
+MODEL_DIR = BUNDLED  # an ordinary Hugging Face folder

@@ -46,10 +46,34 @@ def build_trainer(
         examples: at least one.
         report: called after each step.
     """
+    network.set_attn_implementation("sdpa")  # the engine's own needs its pages
+    trainer = SFTTrainer(
+        network,
+        _arguments(spec, device),
+        data_collator=Collator(
+            tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        ),
+        train_dataset=Dataset.from_list(_records(examples, spec)),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(
+            r=spec.rank,
+            lora_alpha=spec.alpha,
+            lora_dropout=spec.dropout,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        ),
+        callbacks=[_Reporter(report)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    _learn_in_fp32(trainer.model)
+    return trainer
+
+
+def _arguments(spec: FinetuneSpec, device: str) -> SFTConfig:
+    """Return the trainer's settings."""
     on_gpu = device != "cpu"
     dtype = compute_dtype(device)
-    network.set_attn_implementation("sdpa")  # the engine's own needs its pages
-    arguments = SFTConfig(
+    return SFTConfig(
         output_dir=str(Path(spec.output) / CHECKPOINTS),
         max_steps=spec.steps,
         per_device_train_batch_size=spec.batch_size,
@@ -74,26 +98,6 @@ def build_trainer(
         report_to="none",
         disable_tqdm=True,
     )
-    trainer = SFTTrainer(
-        network,
-        arguments,
-        data_collator=Collator(
-            tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        ),
-        train_dataset=Dataset.from_list(_records(examples, spec)),
-        processing_class=tokenizer,
-        peft_config=LoraConfig(
-            r=spec.rank,
-            lora_alpha=spec.alpha,
-            lora_dropout=spec.dropout,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        ),
-        callbacks=[_Reporter(report)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    _learn_in_fp32(trainer.model)
-    return trainer
 
 
 def check_eos(trainer: Any, eos_ids: Collection[int]) -> str:  # noqa: ANN401
