@@ -50,7 +50,7 @@ class LoopWatcher:
         while self._seen < len(answer.token_ids):
             self._take(answer.token_ids, self._seen)
             self._seen += 1
-        for period, run in sorted(self._runs.items()):
+        for period, run in sorted(self._runs.items()) if self._runs else ():
             if run >= (self._times - 1) * period and run + period >= self._tokens:
                 return _cut(answer, self._seen - run, period)
         return None
@@ -58,7 +58,8 @@ class LoopWatcher:
     def _take(self, tokens: Sequence[int], at: int) -> None:
         """Update the runs with the token at `at`."""
         token = tokens[at]
-        self._runs = {period: run + 1 for period, run in self._runs.items() if tokens[at - period] == token}
+        if self._runs:
+            self._runs = {period: run + 1 for period, run in self._runs.items() if tokens[at - period] == token}
         gram = tuple(tokens[max(0, at + 1 - _GRAM) : at + 1])
         before = self._last_at.get(gram)
         self._last_at[gram] = at

@@ -79,24 +79,27 @@ class StopWatcher:
 
     def see(self, answer: TextSoFar, *, last: bool) -> Ending | None:
         """Return an ending at the earliest stop, as soon as no earlier one can follow."""
-        found = [*self._texts_in(answer), *self._sequences_in(answer)]
-        self._best = min(found if self._best is None else [self._best, *found], default=None)
-        best = self._best
-        if best is None or (not last and self._may_begin_before(best, answer)):
+        found = self._texts_in(answer)
+        if self._sequences:
+            found += self._sequences_in(answer)
+        if self._best is not None:
+            found.append(self._best)
+        if not found:
+            return None
+        best = self._best = min(found)
+        if not last and self._may_begin_before(best, answer):
             return None
         verdict = Verdict(FinishReason.STOP_SEQUENCE, stop_sequence=best.stop)
         return Ending(verdict, best.position, best.token_count)
 
-    def _texts_in(self, answer: TextSoFar) -> Iterator[Match]:
+    def _texts_in(self, answer: TextSoFar) -> list[Match]:
         """Return the first match of each stop string in the new text."""
+        text = answer.text
         begin = max(0, self._searched - self._overlap)
-        self._searched = len(answer.text)
-        for stop in self._texts:
-            position = answer.text.find(stop, begin)
-            if position >= 0:
-                end = bisect_left(answer.lengths, position + len(stop))
-                count = bisect_left(answer.lengths, position) + 1 if position else 0
-                yield Match(position, end, len(stop), count, stop)
+        self._searched = len(text)
+        return [
+            _match(answer, stop, position) for stop in self._texts if (position := text.find(stop, begin)) >= 0
+        ]
 
     def _sequences_in(self, answer: TextSoFar) -> Iterator[Match]:
         """Return the token sequences that a new token completes, the end token among them."""
@@ -125,6 +128,13 @@ class StopWatcher:
             ):
                 return True
         return False
+
+
+def _match(answer: TextSoFar, stop: str, position: int) -> Match:
+    """Return the match of a stop string that begins at a character."""
+    end = bisect_left(answer.lengths, position + len(stop))
+    count = bisect_left(answer.lengths, position) + 1 if position else 0
+    return Match(position, end, len(stop), count, stop)
 
 
 def _with_end(answer: TextSoFar) -> Sequence[int]:
