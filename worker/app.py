@@ -160,7 +160,8 @@ def consume(service: Service, broker_url: str, arguments: Arguments, orphaned: O
         concurrency=service.shards_at_once,
         without_gossip=True,
         without_mingle=True,
-        without_heartbeat=True,
+        task_events=True,  # for Flower
+        hostname=f"worker-{os.getpid()}@{socket.gethostname()}",
     )
     service.start()
     draining = threading.Thread(target=_drain, args=(service, options.grace), name="drain", daemon=True)

@@ -1,6 +1,7 @@
-"""What a worker tells Prometheus, by its own parser; and what `--metrics-port` says when it cannot."""
+"""What a worker tells Prometheus, by its own parser, and Flower; and what `--metrics-port` says when it cannot."""
 
 import socket
+import threading
 import time
 import urllib.request
 
@@ -10,8 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from db.connection import open_store
 from db.progress import job_status
 from db.shards import claim
+from jobs.broker import ensure_broker
 from jobs.processes import WorkerOptions, start_worker
+from jobs.queue import make_app, send_shards
 from jobs.settings import Settings
+from jobs.vocabulary import ShardKey
 from tests.integration.service_fixtures import submit, wait_until
 from tests.integration.tiny_model import save_tiny_model
 
@@ -21,6 +25,26 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def settings(tmp_path):
     return Settings(tmp_path / "home", f"sqlite:///{tmp_path / 'home' / 'endmark.db'}", None)
+
+
+class Watcher(threading.Thread):
+    """Collects the events that Flower lives on."""
+
+    def __init__(self, broker_url):
+        super().__init__(name="watcher")
+        self.seen = []
+        self._app = make_app(broker_url, "endmark")
+        self._connection = self._app.connection_for_read()
+        self._receiver = self._app.events.Receiver(self._connection, handlers={"*": self.seen.append})
+
+    def run(self):
+        self._receiver.capture(limit=None, timeout=None, wakeup=False)
+
+    def end(self):
+        self._receiver.should_stop = True
+        self.join(10)
+        self._connection.close()
+        self._app.close()
 
 
 def read(port):
@@ -48,13 +72,21 @@ def test_a_worker_tells_what_it_has_done(settings, tmp_path):
         dead = claim(store, worker="dead", model=model, adapter=None, lease_seconds=0.01)
         assert dead.first_row == 0
         options = WorkerOptions(model=model, gpus="cpu", metrics_port=port, lease=2.0)
+        broker = ensure_broker(settings)
+        watcher = Watcher(broker.url)
+        watcher.start()
         worker = start_worker(settings, options)
         try:
             wait_until(lambda: job_status(store, job).state.is_final, 120)
             status = job_status(store, job)
             found = read(port)
+            send_shards(broker.url, model, None, [ShardKey(job, 0)])
+            wanted = {"task-succeeded", "worker-heartbeat"}
+            wait_until(lambda: wanted <= {event["type"] for event in watcher.seen})
         finally:
             worker.stop()
+            watcher.end()
+            broker.release()
     finished = {key[1:]: value for key, value in found.items() if key[0] == "endmark_rows_finished_total"}
     assert sum(finished.values()) == 20
     assert finished.get(("", "length"), 0) == status.finish_reasons.get("length", 0)
@@ -69,6 +101,9 @@ def test_a_worker_tells_what_it_has_done(settings, tmp_path):
     assert found["endmark_kv_pages",] > found["endmark_kv_pages_used",] == 0
     assert found["endmark_lease_age_seconds",] < 5
     assert ("endmark_rows", "failed") in found
+    names = {event["hostname"] for event in watcher.seen}
+    assert len(names) == 1
+    assert names.pop().startswith("worker-")
     assert next(value for key, value in found.items() if key[0] == "endmark_worker_info" and "cpu" in key) == 1
 
 
