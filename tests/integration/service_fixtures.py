@@ -103,7 +103,7 @@ class Worker:
         self.service.drain(grace)
 
 
-def wait_until(condition, seconds=15.0):
+def wait_until(condition, seconds=60.0):
     """Wait for a condition that must come true."""
     deadline = time.monotonic() + seconds
     while not condition():
