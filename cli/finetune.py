@@ -28,7 +28,7 @@ def _number(option: str, field: str, help: str) -> Callable[[Command], Command]:
     short_help="Train an adapter on answers that end with EOS.",
     epilog="""\b
 Examples:
-  endmark finetune examples/finetune.jsonl -o my-adapter --learning-rate 0.002
+  endmark finetune examples/finetune.jsonl -o my-adapter --here
   endmark finetune guanaco.jsonl -o guanaco-adapter --model meta-llama/Llama-2-7b-hf --packing
   endmark run prompts.csv -o results.csv --model meta-llama/Llama-2-7b-hf --adapter guanaco-adapter""",
 )
