@@ -9,6 +9,7 @@ import pytest
 from jobs.prompts import RowRequest
 from jobs.sentences import ends_sentence
 from jobs.spec import GenerationSpec
+from jobs.strategies import build_strategies
 from jobs.vocabulary import EosSource, FinishReason
 from worker.demo import MODEL_DIR
 from worker.demo.phrases import PLACES
@@ -28,16 +29,28 @@ def demo():
     return load_engine("demo", device="cpu")
 
 
-def answers(demo, prompts, max_new_tokens=256):
+def answers(demo, prompts, max_new_tokens=256, strategies=()):
     encoded = Prompter(demo.tokenizer).encode(
         [Prompt(GenerationSpec(), RowRequest(prompt, None, {})) for prompt in prompts]
     )
     for key, prompt in enumerate(encoded):
-        demo.engine.add(Request(key=key, prompt_token_ids=prompt.token_ids, max_new_tokens=max_new_tokens))
+        demo.engine.add(
+            Request(
+                key=key,
+                prompt_token_ids=prompt.token_ids,
+                max_new_tokens=max_new_tokens,
+                strategies=build_strategies(strategies),
+            )
+        )
     found = {}
     while demo.engine.has_work:
         found.update((finished.key, finished) for finished in demo.engine.step())
     return [found[key] for key in range(len(prompts))]
+
+
+def example_prompts():
+    with (ROOT / "examples" / "prompts.csv").open(newline="", encoding="utf-8") as file:
+        return [row["prompt"] for row in csv.DictReader(file)]
 
 
 def test_it_is_small_and_complete():
@@ -55,8 +68,7 @@ def test_its_end_token_is_its_own(demo):
 
 def test_a_good_part_of_its_answers_does_not_end(demo):
     """As the example prompts show it: between 20 % and 80 % are cut; those that end, end with a sentence."""
-    with (ROOT / "examples" / "prompts.csv").open(newline="", encoding="utf-8") as file:
-        prompts = [row["prompt"] for row in csv.DictReader(file)]
+    prompts = example_prompts()
     assert len(set(prompts)) >= 60
     found = answers(demo, prompts)
     cut = [item for item in found if item.verdict.finish_reason is FinishReason.LENGTH]
@@ -66,6 +78,18 @@ def test_a_good_part_of_its_answers_does_not_end(demo):
     assert sum(ends_sentence(item.text) for item in ended) >= 0.95 * len(ended)
     # A cut answer was never about to end: it is not the budget alone that is too small.
     assert sum(item.trace.prob_max < 0.5 for item in cut) >= 0.9 * len(cut)
+
+
+def test_soft_landing_gives_the_most_complete_answers_of_the_score_strategies(demo):
+    """As `benchmarks/strategies.py` measures it: ended by EOS where a sentence ends."""
+    prompts = example_prompts()[::2]
+    complete = {}
+    for name in ("soft-landing", "eos-reward", "exp-decay"):
+        found = answers(demo, prompts, 96, [name])
+        ended = [item for item in found if item.verdict.ended_with_eos]
+        complete[name] = sum(ends_sentence(item.text) for item in ended) / len(prompts)
+    assert complete["soft-landing"] >= 0.95
+    assert complete["soft-landing"] >= max(complete["eos-reward"], complete["exp-decay"]) + 0.1
 
 
 @pytest.mark.parametrize(
