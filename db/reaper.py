@@ -101,8 +101,9 @@ def _split(connection: Connection, found: Any, middle: int) -> None:  # noqa: AN
     """Cut a shard in two before a row; both are suspects."""
     connection.execute(
         text(
-            "INSERT INTO shards (job_id, shard, first_row, end_row, state, attempts) SELECT job_id, max(shard) + 1,"
-            " :first, :end, 'queued', :attempts FROM shards WHERE job_id = :job GROUP BY job_id"
+            "INSERT INTO shards (job_id, shard, first_row, end_row, state, attempts)"
+            " SELECT job_id, max(shard) + 1, :first, :end, 'queued', :attempts FROM shards"
+            " WHERE job_id = :job GROUP BY job_id"
         ),
         {"job": found.job_id, "first": middle, "end": found.end_row, "attempts": SUSPECT_AFTER},
     )

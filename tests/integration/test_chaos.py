@@ -31,8 +31,8 @@ def undisturbed(tmp_path_factory, model):
         chaos.close()
 
 
-def check(folder, model, undisturbed, seed):
-    chaos = Chaos(folder, model, seed)
+def check(folder, model, undisturbed, seed, **database):
+    chaos = Chaos(folder, model, seed, **database)
     try:
         chaos.wait_for_workers()
         job = chaos.submit(ROWS, **OPTIONS)
@@ -55,6 +55,20 @@ def check(folder, model, undisturbed, seed):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_row_is_lost_or_done_twice(tmp_path, model, undisturbed, seed):
     check(tmp_path, model, undisturbed, seed)
+
+
+def test_no_row_is_lost_though_postgres_is_restarted_too(
+    tmp_path, model, undisturbed, postgres, postgres_template
+):
+    restarted = []
+
+    def restart_database():
+        restarted.append(True)
+        postgres.restart("immediate")
+
+    url = postgres.create(postgres_template)
+    check(tmp_path, model, undisturbed, seed=11, database_url=url, restart_database=restart_database)
+    assert restarted
 
 
 @pytest.mark.slow
