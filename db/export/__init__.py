@@ -87,8 +87,13 @@ def _beside(files: ExitStack, path: Path, ending: str) -> IO[str]:
 def _target(path: Path | None, *, binary: bool = False) -> Iterator[IO[Any]]:
     """Open the file beside its place, and move it there once it is whole."""
     if path is None:
-        yield _standard_output(binary)
-        sys.stdout.flush()
+        try:
+            yield _standard_output(binary)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise  # the reader has had enough, which is no error
+        except OSError as error:
+            raise _unwritable("standard output", error) from error
         return
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -98,9 +103,14 @@ def _target(path: Path | None, *, binary: bool = False) -> Iterator[IO[Any]]:
             os.fsync(handle.fileno())
         beside.replace(path)
     except OSError as error:
-        raise UsageError(f"cannot write `{path}`: {error.strerror}") from error
+        raise _unwritable(f"`{path}`", error) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _unwritable(what: str, error: OSError) -> UsageError:
+    """Return the error for a target that does not take the results."""
+    return UsageError(f"cannot write {what}: {error.strerror}", hint="make room, or name another place")
 
 
 def _standard_output(binary: bool) -> IO[Any]:

@@ -238,6 +238,15 @@ def test_a_reader_that_has_had_enough_is_no_error(call):
     assert "Exception" not in done.stderr
 
 
+def test_a_full_disk_is_said_with_the_fix(call):
+    job = submitted(call)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([ENDMARK, "export", job, "-o", "-"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert "cannot write standard output: No space left on device" in done.stderr
+    assert "hint: make room" in done.stderr
+
+
 def test_data_cannot_control_the_terminal(call):
     job = submitted(call, "prompt\nx\x1b]0;title\x07\n")
     reader, terminal = pty.openpty()
