@@ -1,5 +1,6 @@
 """The systems of the throughput benchmark on a GPU: a 7B-shape model with random weights on the fixed workload."""
 
+import gc
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -107,6 +108,7 @@ class Bench:
     def prepare(self, *, expanded: bool, cache_type: torch.dtype | None = None, kv_gib: float = 70) -> None:
         """Build the runner; expanding cannot be undone."""
         self._runner = None
+        gc.collect()
         torch.cuda.empty_cache()
         started = time.monotonic()
         if expanded:
@@ -125,7 +127,10 @@ class Bench:
             sentence_table=table,
             cache_type=cache_type,
         )
-        print(f"prepared in {time.monotonic() - started:.0f} s, {self._runner._fused}", flush=True)
+        print(f"{'expanded' if expanded else 'packed'} prepared in {time.monotonic() - started:.0f} s", flush=True)
+        everything, self.rows = self.rows, self.rows[:260]
+        self.engine("kernels of prefill compiled")
+        self.rows = everything
 
     def engine(self, name: str, *, mixed: bool = False, in_order: bool = False) -> Outcome:
         """The engine; rows of mixed strategies or none, the largest budget first or in order."""
@@ -168,7 +173,7 @@ class Bench:
                 tokens += finished.completion_tokens
         torch.cuda.synchronize()
         seconds = time.perf_counter() - started
-        self._runner.read = read  # type: ignore[method-assign]
+        del self._runner.read
         notes = {
             "steps": engine.steps,
             "rows/step": engine.row_steps / engine.steps,
@@ -210,3 +215,45 @@ class Bench:
         kernels = sorted(profiler.key_averages(), key=lambda item: -item.device_time_total)
         for item in kernels[:14]:
             yield f"{item.key[:60]} x{item.count // 5}", item.device_time_total / 5e3
+
+
+SYSTEMS = ("generate", "packed", "expanded", "mixed", "in-order", "fp8")
+
+
+def measure(systems: Sequence[str], rows: int) -> Iterator[Outcome]:
+    """Yield what each system does with the first rows of the workload, one after the other on one model."""
+    bench = Bench(rows)
+    if "generate" in systems:
+        yield bench.generate(64, min(64, rows))
+    if "packed" in systems:
+        bench.prepare(expanded=False)
+        yield bench.engine("engine, packed")
+    if {"expanded", "mixed", "in-order"} & set(systems):
+        bench.prepare(expanded=True)
+        yield bench.engine("engine, expanded")
+    if "mixed" in systems:
+        yield bench.engine("engine, expanded, mixed strategies", mixed=True)
+        yield bench.engine("engine, expanded, again")
+    if "in-order" in systems:
+        yield bench.engine("engine, expanded, rows in order", in_order=True)
+    if "fp8" in systems:
+        bench.prepare(expanded=True, cache_type=torch.float8_e4m3fn)
+        yield bench.engine("engine, expanded, fp8 KV cache")
+
+
+def report(systems: Sequence[str], rows: int) -> None:
+    """Measure and print."""
+    some = work(rows)
+    floor = sum(row.max_tokens for row in some) / floor_seconds(some)
+    print(f"{rows} rows, {sum(row.max_tokens for row in some):,} output tokens; floor {floor:,.0f} tokens/s")
+    outcomes = [Outcome(name, round(speed), 1.0) for name, speed in RECORDED.items()]
+    for outcome in (*outcomes, *measure(systems, rows)):
+        notes = ", ".join(f"{name} {value:,.1f}" for name, value in outcome.notes.items())
+        print(
+            f"{outcome.system:<42} {outcome.speed:>8,.0f} tokens/s {outcome.speed / floor:>6.1%}  {notes}",
+            flush=True,
+        )
+        if not outcome.notes and "recorded" not in outcome.system:
+            outcomes.append(outcome)
+        for peer in outcomes if outcome.notes else ():
+            print(f"    {outcome.speed / peer.speed:6.2f} x {peer.system}")

@@ -2,6 +2,7 @@
 
 `python benchmarks/throughput.py` takes 256 rows of mixed lengths through the bundled model on the CPU, by the
 engine and by left-padded `model.generate`, and prints both and the ratio: how often the engine is as fast.
+`--gpu` takes the published workload through a model of Llama-2-7B's shape with random weights, built in place.
 """
 
 import argparse
@@ -19,12 +20,21 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    parser.add_argument(
+        "--gpu", action="store_true", help="the 7B shape on CUDA; --rows 1000 is the published work"
+    )
+    parser.add_argument(
+        "--systems", default="generate,packed,expanded,mixed,in-order,fp8", help="with --gpu, which to run"
+    )
     options = parser.parse_args()
+    if options.gpu:
+        from on_gpu import report  # needs CUDA and Triton
+
+        report(options.systems.split(","), options.rows)
+        return
     torch.set_num_threads(options.threads)
     print(f"{options.rows} rows, seed {options.seed}, model `{options.model}`, {options.threads} threads, fp32")
-    print(
-        f"{'system':<52} {'tokens':>7} {'seconds':>8} {'tokens/s':>9} {'ratio':>6} {'CPU s':>12} {'ratio':>6}"
-    )
+    print(f"{'system':<52} {'tokens':>7} {'seconds':>8} {'tokens/s':>9} {'ratio':>6} {'CPU s':>12} {'ratio':>6}")
     first: Measured | None = None
     for measured in measure(options.model, options.rows, options.seed):
         first = first or measured

@@ -34,6 +34,13 @@ Examples:
     help="Keep the 4-bit weights packed, expand them to 16 bits, or as many as fit.",
 )
 @click.option(
+    "--kv-cache",
+    type=click.Choice(["auto", "fp8"]),
+    default=_DEFAULT.kv_cache,
+    show_default=True,
+    help="Type of the KV cache: the model's, or fp8, which is faster and changes answers a little.",
+)
+@click.option(
     "--grace", type=float, default=_DEFAULT.grace, show_default=True, help="Seconds that running rows get to end."
 )
 @click.option(
@@ -55,6 +62,7 @@ def worker(
     adapter: str | None,
     gpus: str,
     weights: str,
+    kv_cache: str,
     grace: float,
     stall: float,
     metrics_port: int | None,
@@ -72,6 +80,7 @@ def worker(
         adapter=adapter_folder(adapter, model),
         gpus=gpus,
         weights=weights,
+        kv_cache=kv_cache,
         trust_remote_code=trust_remote_code,
         grace=grace,
         stall=stall,

@@ -24,6 +24,7 @@ class WorkerOptions:
     adapter: str | None = None
     gpus: str = "all"  # `all`, `cpu`, or numbers joined by commas
     weights: str = "auto"  # `auto`, `packed` or `expanded`
+    kv_cache: str = "auto"  # `auto` or `fp8`
     trust_remote_code: bool = False
     grace: float = 30.0  # seconds that a drain gives the rows that run
     stall: float = 300.0  # seconds that one step of the engine may take
@@ -33,6 +34,7 @@ class WorkerOptions:
     def arguments(self) -> list[str]:
         """Return these options as `python -m worker` reads them."""
         words = ["--model", self.model, "--gpus", self.gpus, "--weights", self.weights]
+        words += ["--kv-cache", self.kv_cache]
         words += ["--grace", str(self.grace), "--stall", str(self.stall), "--lease", str(self.lease)]
         if self.adapter is not None:
             words += ["--adapter", self.adapter]

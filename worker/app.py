@@ -113,14 +113,16 @@ def _load_service(arguments: Arguments, name: str, store: Store, broker_url: str
         adapter=options.adapter,
         device=arguments.device,
         weights=options.weights,
+        kv_cache=options.kv_cache,
         trust_remote_code=options.trust_remote_code,
     )
     about = loaded.description
     log.info(
-        "loaded %s (%s weights) on %s, KV cache of %d tokens",
+        "loaded %s on %s: %s weights of %.1f GB, KV cache of %d tokens",
         about.model,
-        about.weights,
         about.device,
+        about.weights,
+        about.weight_bytes / 1e9,
         about.kv_tokens,
     )
     identity = WorkerReport(name, about.device, options.model, options.adapter, about.weights, 0.0)

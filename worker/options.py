@@ -29,6 +29,7 @@ def parse(words: Sequence[str]) -> Arguments:
     )
     parser.add_argument("--adapter", help="a folder with an adapter for the model")
     parser.add_argument("--gpus", default=_DEFAULT.gpus, help="`all`, `cpu`, or numbers joined by commas")
+    parser.add_argument("--kv-cache", default=_DEFAULT.kv_cache, choices=("auto", "fp8"))
     parser.add_argument("--weights", default=_DEFAULT.weights, choices=("auto", "packed", "expanded"))
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
     parser.add_argument(
@@ -48,6 +49,7 @@ def parse(words: Sequence[str]) -> Arguments:
         adapter=values.adapter,
         gpus=values.gpus,
         weights=values.weights,
+        kv_cache=values.kv_cache,
         trust_remote_code=values.trust_remote_code,
         grace=values.grace,
         stall=values.stall,

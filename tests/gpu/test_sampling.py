@@ -82,8 +82,8 @@ def test_a_step_ends_as_on_the_plain_path(vocabulary, eos, seed):
 
     state = tuple(part.to(DEVICE) for part in state)
     result = torch.full((4, rows + 3), -7, dtype=torch.int32, device=DEVICE)
-    ints = [part.to(DEVICE, torch.int32) for part in (torch.tensor(eos), slots, steps, steps + 3)]
-    finish_step(logits.to(DEVICE), *ints, state, table.to(DEVICE), result, first_column=2)
+    ids, *ints = (part.to(DEVICE, torch.int32) for part in (torch.tensor(eos), slots, steps, steps + 3))
+    finish_step(logits.to(DEVICE), ids, tuple(ints), state, table.to(DEVICE), result, first_column=2)
 
     got = result.cpu()[:, 2 : 2 + rows]
     for index, name in ((0, "token"), (2, "rank"), (3, "flags")):

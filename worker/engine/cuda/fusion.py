@@ -56,6 +56,7 @@ class _First(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Return the first projection and keep the others."""
+        first: Tensor
         first, *self.pieces = self.product(hidden_states).split(self.widths, -1)
         return first
 
@@ -70,7 +71,8 @@ class _Next(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Return the projection of the same input."""
         del hidden_states
-        return self._first[0].pieces.pop(0)
+        pieces: list[Tensor] = self._first[0].pieces
+        return pieces.pop(0)
 
 
 def fuse(network: PreTrainedModel) -> Fused:
@@ -141,7 +143,7 @@ def _merge_projections(module: nn.Module) -> int:
     return 1
 
 
-def _merge_gate(module: nn.Module) -> int:
+def _merge_gate(module: Any) -> int:  # noqa: ANN401 - a gated block of any model
     """Merge gate and up of a gated block and fuse its activation; return 1 if it was done."""
     parts = [module.gate_proj, module.up_proj]
     kind = _activation_kind(getattr(module, "act_fn", None))

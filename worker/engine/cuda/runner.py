@@ -1,7 +1,7 @@
 """The fast device path: packed prefill, decode steps as captured CUDA graphs, the host one step behind."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -111,9 +111,11 @@ class CudaRunner:
         tiles = inputs.tiles if inputs is not None else None
         return DeviceBatch(self._keys, self._values, self._slots.tables, slots, positions, tiles)
 
-    def sample(self, logits: Tensor, rows: Sequence[Tensor], result: Tensor, first_column: int = 0) -> None:
+    def sample(
+        self, logits: Tensor, rows: tuple[Tensor, Tensor, Tensor], result: Tensor, first_column: int = 0
+    ) -> None:
         """Draw tokens; `rows` are slots, steps and positions, (R,) int32 each."""
-        finish_step(logits, self._eos_ids, *rows, self._slots.state, self._table, result, first_column)
+        finish_step(logits, self._eos_ids, rows, self._slots.state, self._table, result, first_column)
 
     def _prefill(self, plan: PrefillPlan) -> Tensor:
         """Set the rows' slots and compute their tokens; return (4, R) int32 of what was sampled."""

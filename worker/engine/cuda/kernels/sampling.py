@@ -283,10 +283,8 @@ def _finish_step(
 def finish_step(
     logits: Tensor,
     eos_ids: Tensor,
-    slots: Tensor,
-    steps: Tensor,
-    positions: Tensor,
-    state: "tuple[Tensor, Tensor, Tensor, Tensor, Tensor]",
+    rows: tuple[Tensor, Tensor, Tensor],
+    state: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
     sentence_table: Tensor | None,
     result: Tensor,
     first_column: int = 0,
@@ -296,13 +294,14 @@ def finish_step(
     Args:
         logits: (R, V) raw, of the model's type, rows contiguous.
         eos_ids: (E,) int32.
-        slots: (R,) int32, as `steps` and `positions` of the plan.
+        rows: slots, steps and positions of the plan, (R,) int32 each.
         state: by slot: score numbers (S, 8) fp32, temperature and top-p (S, 2) fp32, top-k, key and whether a
             strategy changes scores (S, 3) int32, last token (S,) int32, sentence state (S,) int32. The last two
             are written.
         sentence_table: (STATES, V) uint8.
         result: (4, C) int32: token, EOS probability's bits, EOS rank, flags; written from `first_column` on.
     """
+    slots, steps, positions = rows
     numbers, floats, draws, last, sentence = state
     vocabulary = logits.shape[1]
     _finish_step[(len(logits),)](
