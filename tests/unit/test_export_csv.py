@@ -11,7 +11,9 @@ from db.export.as_csv import quoted
 
 pytestmark = pytest.mark.unit
 
-_cells = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=2, max_size=5)
+_cells = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=2, max_size=5
+)
 
 
 @given(_cells | st.lists(st.text('",\r\n a'), min_size=2, max_size=5))
