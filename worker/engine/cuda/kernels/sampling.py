@@ -1,8 +1,7 @@
 """The end of a step in one launch: strategies, sampling, EOS statistics and the next input.
 
-One program a row. A greedy row reads its scores once; a sampled one once more; top-k and top-p find their
-thresholds by bisection over the bits of the scores, which stay in the card's cache. The arithmetic is that of
-`worker.engine.scores` and the random numbers those of `worker.engine.sampler`, bit for bit.
+One program a row. A greedy row reads its scores once, a sampled one once more, and as often as `drawing` says
+where it has top-k or top-p.
 """
 
 import triton
@@ -10,141 +9,11 @@ import triton.language as tl
 from torch import Tensor
 
 from jobs.sentences import ENDED
+from worker.engine.cuda.kernels.drawing import draw, ordered, published_pass, raised_eos
 from worker.engine.plan import FORCED, HIDDEN, NATURAL
 
 _ENDED, _NATURAL, _FORCED, _HIDDEN = (tl.constexpr(value) for value in (ENDED, NATURAL, FORCED, HIDDEN))
 _LARGEST_GROWTH = tl.constexpr(1e30)
-_E, _INVERSE_E = tl.constexpr(2.718281828459045), tl.constexpr(0.36787944117144233)
-
-
-@triton.jit
-def _mix(value):
-    """Scramble 32 bits (the finaliser of MurmurHash3)."""
-    value = (value ^ (value >> 16)) * 0x85EBCA6B
-    value = (value ^ (value >> 13)) * 0xC2B2AE35
-    return value ^ (value >> 16)
-
-
-@triton.jit
-def _gumbel(key, position, tokens):
-    """Return the noise of some tokens at a position of a row."""
-    row = _mix(key + position.to(tl.uint32) * 0x9E3779B9)
-    bits = _mix(_mix(row ^ (tokens.to(tl.uint32) * 0x9E3779B1)) ^ key)
-    uniform = ((bits >> 8).to(tl.float32) + 0.5) * 5.9604644775390625e-08
-    return -tl.log(-tl.log(uniform))
-
-
-@triton.jit
-def _published_pass(x, ratio):
-    """One pass of the published arithmetic, its products in the printed order."""
-    constant = tl.where(x > 0, _INVERSE_E, tl.where(x < 0, _E, 1.0))
-    return x * ratio * 10 * constant
-
-
-@triton.jit
-def _other(x, ratio, published, forced):
-    """Return the scores of tokens that are no EOS, after the strategies."""
-    if published:
-        x = _published_pass(_published_pass(x, ratio), 1.0)
-    return tl.where(forced, -float("inf"), x)
-
-
-@triton.jit
-def _eos(raw, best_other, growth, ramp, margin, published):
-    """Return the score of an EOS id after the strategies; `best_other` before any forcing."""
-    score = tl.where(published, 100.0, raw)
-    score = score + tl.abs(score) * (growth - 1.0)
-    lift = tl.maximum(best_other + margin - score, 0.0)
-    return score + tl.where(ramp > 0, ramp * lift, 0.0)
-
-
-@triton.jit
-def _ordered(x):
-    """Return fp32 as unsigned integers of the same order."""
-    bits = x.to(tl.int32, bitcast=True)
-    flipped = tl.where(bits < 0, ~bits, bits ^ -2147483648)
-    return flipped.to(tl.uint32, bitcast=True)
-
-
-@triton.jit
-def _kept_scores(
-    row_ptr, offs, mask, ids_ptr, temperature, ratio, published, forced,
-    best_other, growth, ramp, margin, E: tl.constexpr,
-):  # fmt: skip
-    """Return a block of scores over temperature."""
-    x = tl.load(row_ptr + offs, mask=mask, other=-float("inf")).to(tl.float32)
-    scores = _other(x, ratio, published, forced)
-    for index in tl.static_range(E):
-        token = tl.load(ids_ptr + index)
-        scores = tl.where(offs == token, _eos(x, best_other, growth, ramp, margin, published), scores)
-    return tl.where(mask, tl.math.div_rn(scores, temperature), -float("inf"))
-
-
-@triton.jit
-def _draw(
-    row_ptr, V, ids_ptr, temperature, top_k, top_p, key, position, ratio, published, forced,
-    best_other, growth, ramp, margin, highest, E: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Return the token drawn from the kept set, and the set's lowest score over temperature."""
-    lanes = tl.arange(0, BLOCK)
-    floor = tl.full([], 0, tl.uint32)
-    if top_k > 0:
-        wanted = tl.minimum(top_k, V)
-        bit = tl.full([], 0x80000000, tl.uint32)
-        for _ in range(32):
-            candidate = floor | bit
-            bit = bit >> 1
-            count = tl.zeros([BLOCK], tl.int32)
-            for start in range(0, V, BLOCK):
-                offs = start + lanes
-                s = _kept_scores(
-                    row_ptr, offs, offs < V, ids_ptr, temperature, ratio, published, forced,
-                    best_other, growth, ramp, margin, E,
-                )  # fmt: skip
-                count += ((_ordered(s) >= candidate) & (offs < V)).to(tl.int32)
-            if tl.sum(count, 0) >= wanted:
-                floor = candidate
-    if top_p < 1.0:
-        mass = tl.zeros([BLOCK], tl.float32)
-        for start in range(0, V, BLOCK):
-            offs = start + lanes
-            s = _kept_scores(
-                row_ptr, offs, offs < V, ids_ptr, temperature, ratio, published, forced,
-                best_other, growth, ramp, margin, E,
-            )  # fmt: skip
-            mass += tl.where((_ordered(s) >= floor) & (offs < V), tl.exp(s - highest), 0.0)
-        wanted_mass = top_p * tl.sum(mass, 0)
-        above = tl.full([], 0, tl.uint32)  # the highest bits above which at least the wanted mass lies
-        bit = tl.full([], 0x80000000, tl.uint32)
-        for _ in range(32):
-            candidate = above | bit
-            bit = bit >> 1
-            mass = tl.zeros([BLOCK], tl.float32)
-            for start in range(0, V, BLOCK):
-                offs = start + lanes
-                s = _kept_scores(
-                    row_ptr, offs, offs < V, ids_ptr, temperature, ratio, published, forced,
-                    best_other, growth, ramp, margin, E,
-                )  # fmt: skip
-                order = _ordered(s)
-                mass += tl.where((order > candidate) & (order >= floor) & (offs < V), tl.exp(s - highest), 0.0)
-            if tl.sum(mass, 0) >= wanted_mass:
-                above = candidate
-        floor = tl.maximum(floor, above + 1)
-    best = tl.full([BLOCK], -float("inf"), tl.float32)
-    chosen = tl.zeros([BLOCK], tl.int32)
-    for start in range(0, V, BLOCK):
-        offs = start + lanes
-        s = _kept_scores(
-            row_ptr, offs, offs < V, ids_ptr, temperature, ratio, published, forced,
-            best_other, growth, ramp, margin, E,
-        )  # fmt: skip
-        s = tl.where(_ordered(s) >= floor, s + _gumbel(key, position, offs), -float("inf"))
-        better = s > best
-        best = tl.where(better, s, best)
-        chosen = tl.where(better, offs, chosen)
-    top = tl.max(best, 0)
-    return tl.min(tl.where(best == top, chosen, V), 0), floor
 
 
 @triton.jit
@@ -162,7 +31,7 @@ def _best_eos(row_ptr, V, ids_ptr, best_other, growth, ramp, margin, published, 
     best, best_token = -float("inf"), V
     for index in tl.static_range(E):
         token = tl.load(ids_ptr + index)
-        score = _eos(tl.load(row_ptr + token).to(tl.float32), best_other, growth, ramp, margin, published)
+        score = raised_eos(tl.load(row_ptr + token).to(tl.float32), best_other, growth, ramp, margin, published)
         first = (score > best) | ((score == best) & (token < best_token))
         best_token = tl.where(first, token, best_token)
         best = tl.maximum(best, score)
@@ -201,6 +70,15 @@ def _scan(row_ptr, V, ids_ptr, eos_best, E: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _eos_mass(row_ptr, ids_ptr, highest, E: tl.constexpr):
+    """Return the sum of exp(score - highest) over the EOS ids."""
+    mass = 0.0
+    for index in tl.static_range(E):
+        mass += tl.exp(tl.load(row_ptr + tl.load(ids_ptr + index)).to(tl.float32) - highest)
+    return mass
+
+
+@triton.jit
 def _strength(numbers, slot, n, after_sentence, state):
     """Return by what the strategies raise EOS at this step: growth and ramp."""
     start = tl.load(numbers + slot * 8 + 0)
@@ -235,13 +113,10 @@ def _finish_step(
 
     eos_raw, eos_first = _best_eos(row_ptr, V, ids_ptr, 0.0, 1.0, 0.0, 0.0, False, E)
     highest, mass, rank, best_raw, other_token = _scan(row_ptr, V, ids_ptr, eos_raw, E, BLOCK)
-    eos_mass = 0.0
-    for index in tl.static_range(E):
-        eos_mass += tl.exp(tl.load(row_ptr + tl.load(ids_ptr + index)).to(tl.float32) - highest)
-
+    eos_mass = _eos_mass(row_ptr, ids_ptr, highest, E)
     growth, ramp = _strength(numbers, slot, n, after_sentence, state)
     # The published arithmetic keeps the order of scores, so the best other token is the same after it.
-    best_other = tl.where(published, _published_pass(_published_pass(best_raw, ratio), 1.0), best_raw)
+    best_other = tl.where(published, published_pass(published_pass(best_raw, ratio), 1.0), best_raw)
     eos_score, eos_token = _best_eos(row_ptr, V, ids_ptr, best_other, growth, ramp, margin, published, E)
     other_score = tl.where(forced, -float("inf"), best_other)
     eos_wins = (eos_score > other_score) | ((eos_score == other_score) & (eos_token < other_token))
@@ -254,13 +129,13 @@ def _finish_step(
         key = tl.load(draws + slot * 3 + 1).to(tl.uint32, bitcast=True)
         position = tl.load(positions + row)
         peak = tl.math.div_rn(tl.maximum(eos_score, other_score), temperature)
-        token, floor = _draw(
+        token, floor = draw(
             row_ptr, V, ids_ptr, temperature, top_k, top_p, key, position, ratio, published, forced,
             best_other, growth, ramp, margin, peak, E, BLOCK,
         )  # fmt: skip
-        hidden = _ordered(tl.math.div_rn(eos_score, temperature)) < floor
+        hidden = ordered(tl.math.div_rn(eos_score, temperature)) < floor
         if shaped & _is_eos(token, ids_ptr, E):
-            without, floor = _draw(
+            without, floor = draw(
                 row_ptr, V, ids_ptr, temperature, top_k, top_p, key, position, ratio, published & False,
                 forced & False, best_raw, 1.0, 0.0, 0.0, tl.math.div_rn(highest, temperature), E, BLOCK,
             )  # fmt: skip
@@ -273,9 +148,8 @@ def _finish_step(
         if after_sentence > 0:
             tl.store(sentence + slot, tl.load(sentence_table + state.to(tl.int64) * V + token).to(tl.int32))
     out = result + first_column + row
-    prob = eos_mass / mass
     tl.store(out, token)
-    tl.store(out + columns, prob.to(tl.int32, bitcast=True))
+    tl.store(out + columns, (eos_mass / mass).to(tl.int32, bitcast=True))
     tl.store(out + 2 * columns, rank)
     tl.store(out + 3 * columns, flags + tl.where(hidden, _HIDDEN, 0))
 
