@@ -6,6 +6,7 @@ from typing import Any
 
 from jobs.errors import SpecError
 from jobs.settings import DEMO_MODEL
+from jobs.spec import check_range
 
 SPEC_VERSION = 1  # of the JSON form
 _RANGES = {
@@ -48,9 +49,7 @@ class FinetuneSpec:
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if not low <= value <= high:  # NaN is refused too
-                raise SpecError(f"{name} is {value:g}: must be from {low:g} to {high:g}")
+            check_range(name, getattr(self, name), low, high)
         if not 0.0 <= self.dropout < 1.0:
             raise SpecError(f"dropout is {self.dropout:g}: must be from 0 to less than 1")
         for name in ("dataset", "output", "model"):

@@ -12,10 +12,19 @@ from jobs.strategies import Strategy, build_strategies, combine, write_strategie
 SPEC_VERSION = 1  # of the JSON form in the database
 
 
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    """Refuse a value outside the range, NaN too."""
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a value outside the range, NaN too.
+
+    Raises:
+        SpecError: the value is outside.
+    """
     if not low <= value <= high:
-        raise SpecError(f"{name} is {value:g}: must be from {low:g} to {high:g}")
+        raise SpecError(f"{name} is {_plain(value)}: must be from {_plain(low)} to {_plain(high)}")
+
+
+def _plain(value: float) -> str:
+    """Return a number as a user would write it."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +37,9 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_range("temperature", self.temperature, 0.0, 100.0)
-        _check_range("top_k", self.top_k, 0, 2**31 - 1)
-        _check_range("seed", self.seed, 0, 2**63 - 1)
+        check_range("temperature", self.temperature, 0.0, 100.0)
+        check_range("top_k", self.top_k, 0, 2**31 - 1)
+        check_range("seed", self.seed, 0, 2**63 - 1)
         if not 0.0 < self.top_p <= 1.0:
             raise SpecError(f"top_p is {self.top_p:g}: must be above 0 and at most 1")
 
@@ -51,7 +60,7 @@ class GenerationSpec:
     trace: bool = False  # keep the EOS probability of every step
 
     def __post_init__(self) -> None:
-        _check_range("max_new_tokens", self.max_new_tokens, 1, 2**20)
+        check_range("max_new_tokens", self.max_new_tokens, 1, 2**20)
         if not self.model:
             raise SpecError("the model is empty")
         if self.raw and self.system is not None:
@@ -121,7 +130,7 @@ def parse_override(column: str, text: str, base: Sequence[Strategy] = ()) -> tup
         kind = "a whole number" if _NUMBERS[column] is int else "a number"
         raise SpecError(f"column `{column}`: `{text}` is not {kind}") from error
     if column == "max_new_tokens":
-        _check_range(column, value, 1, 2**20)
+        check_range(column, value, 1, 2**20)
     else:
         changes: dict[str, Any] = {column: value}
         replace(Sampling(), **changes)

@@ -114,7 +114,8 @@ class _RowCheck:
                 raise self._refusal
             self._plan.read(cells)
         except SpecError as error:
-            return Problem(self._dataset.source, line, str(error))
+            reason = f"{error}; {error.hint}" if error.hint else str(error)
+            return Problem(self._dataset.source, line, reason)
         if self._id is None:
             return None
         return self._check_id(line, cells[self._id])
@@ -127,7 +128,7 @@ class _RowCheck:
         key = hash(text)
         if key in self._ids:
             column = self._dataset.columns[self._id or 0]
-            return Problem(self._dataset.source, line, f"column `{column}`: `{text}` stands in a row before")
+            return Problem(self._dataset.source, line, f"column `{column}`: `{text}` stands in an earlier row")
         self._ids.add(key)
         return None
 

@@ -135,7 +135,7 @@ def test_bad_rows_are_left_out_on_request(call, store):
         ["line", "reason", "content"],
         ["3", "column `prompt` is empty", "2,"],
         ["4", "is not UTF-8: byte 0xff at column 3", "3,\udcff"],
-        ["5", "column `id`: `1` stands in a row before", "1,again"],
+        ["5", "column `id`: `1` stands in an earlier row", "1,again"],
     ]
 
 

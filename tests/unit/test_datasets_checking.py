@@ -46,11 +46,21 @@ def test_every_bad_row_is_named(check, tmp_path):
     source = tmp_path / "data.csv"
     assert str(caught.value).splitlines() == [
         f"{source}:3: column `prompt` is empty",
-        f"{source}:4: column `id`: `1` stands in a row before",
+        f"{source}:4: column `id`: `1` stands in an earlier row",
         f"{source}:5: column `seed`: `many` is not a whole number",
         f"{source}:6: has 1 cell, the header has 3",
     ]
     assert "--skip-bad-rows" in caught.value.hint
+
+
+def test_a_bad_row_is_told_how_to_mend_it_in_the_users_own_numbers(check):
+    """`max_new_tokens must be from 1 to 1.04858e+06`, and no word of the near strategy, helped nobody."""
+    rejected = []
+    check("prompt,strategy,max_new_tokens\na,,\nb,soft-landng,\nc,,2000000\n", skip=rejected)
+    assert [reason for _, reason, _ in rejected] == [
+        "unknown strategy `soft-landng`; did you mean `soft-landing`?",
+        "max_new_tokens is 2000000: must be from 1 to 1048576",
+    ]
 
 
 def test_the_first_twenty_are_shown_and_the_rest_counted(check):
@@ -85,7 +95,7 @@ def test_a_row_left_out_does_not_take_its_id(check):
 
 def test_custom_ids_and_ids_of_other_types(check):
     text = '{"custom_id": 1, "prompt": "a"}\n{"custom_id": "2", "prompt": "b"}\n{"custom_id": 1, "prompt": "c"}\n'
-    with pytest.raises(DatasetError, match="3: column `custom_id`: `1` stands in a row before"):
+    with pytest.raises(DatasetError, match="3: column `custom_id`: `1` stands in an earlier row"):
         check(text, name="x.jsonl")
     assert check('{"id": null, "prompt": "a"}\n{"prompt": "b"}\n', name="x.jsonl") == [
         ['[null,"a"]', '[null,"b"]']
@@ -119,7 +129,7 @@ def test_a_row_without_the_prompt_key_is_left_out_alone(check):
     text = '{}\n{"id": 1, "text": "x"}\n{"prompt": "a"}\n{"id": 2}\n'
     assert check(text, name="x.jsonl", skip=skipped) == [['[null,null,"a"]']]
     assert [line for line, _, _ in skipped] == [1, 2, 4]
-    assert skipped[1][1] == "no column `prompt`; there are `id`, `text`"
+    assert skipped[1][1].startswith("no column `prompt`; there are `id`, `text`; name the column with")
 
 
 def test_rows_of_chat_turns_and_of_prompts_mix(check):

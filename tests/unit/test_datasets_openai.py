@@ -111,7 +111,7 @@ def test_the_whole_file_is_checked_before_anything_is_stored(tmp_path):
     with open_dataset(str(path)) as dataset, pytest.raises(DatasetError) as caught:
         list(checked_rows(dataset, settle(GenerationSpec(), dataset, skip_bad_rows=False)))
     assert str(caught.value).splitlines() == [
-        f"{path}:2: column `custom_id`: `a` stands in a row before",
+        f"{path}:2: column `custom_id`: `a` stands in an earlier row",
         f"{path}:3: temperature is -1: must be from 0 to 100",
         f"{path}:4: column `messages` is not a list of chat turns",
     ]
