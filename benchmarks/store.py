@@ -9,10 +9,12 @@ import csv
 import json
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ ENDMARK = Path(sys.executable).with_name("endmark")
 WORDS = "a day in the old town by the river with bread, wine and a long walk under plane trees".split()
 WRITERS = 4
 STATUS_RUNS = 9
+_LOOK_EVERY = 0.02  # seconds between looks at a process's memory
 _FILL = """
 INSERT INTO attempts (job_id, row, attempt, round, final, text, finish_reason, eos_source, prompt_tokens,
                       completion_tokens, eos_prob_max, eos_step_max, eos_rank_max, eos_hidden_steps, strategies)
@@ -59,13 +62,29 @@ def run(*words: object, url: str, home: Path) -> Run:
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    assert process.stdout is not None
-    out = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    peaks = [0.0]
+    watcher = threading.Thread(target=watch_memory, args=(process.pid, peaks))
+    watcher.start()
+    out, _ = process.communicate()
+    seconds = time.perf_counter() - began
+    watcher.join()
     if process.returncode:
         raise SystemExit(f"{words} ended with {process.returncode}")
-    return Run(out, time.perf_counter() - began, usage.ru_maxrss / 1024)
+    return Run(out, seconds, peaks[-1])
+
+
+def watch_memory(process: int, peaks: list[float]) -> None:
+    """Note a process's peak memory until it ends; what `wait4` tells begins with the peak of whoever forked it."""
+    while True:
+        try:
+            status = Path(f"/proc/{process}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        found = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
+        if found is None:  # it has ended
+            return
+        peaks.append(int(found[1]) / 1000)
+        time.sleep(_LOOK_EVERY)
 
 
 def write_dataset(path: Path, rows: int, characters: int) -> None:
