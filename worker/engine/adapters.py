@@ -45,11 +45,31 @@ class LowRankLinear(nn.Module):
         )
 
 
+def check_folder(path: str) -> None:
+    """Name a missing folder before a hub is asked for it.
+
+    Raises:
+        ModelError: it is missing.
+    """
+    if (path.startswith((".", "/", "~")) or path.count("/") > 1) and not Path(path).is_dir():
+        raise ModelError(f"there is no model folder `{path}`", hint="check `--model`: a folder or a hub id")
+
+
 def model_folder(path: str) -> Path:
-    """Return the folder that holds a model's files: its own, or the hub's copy on this machine."""
+    """Return the folder that holds a model's files: its own, or the hub's copy on this machine.
+
+    Raises:
+        ModelError: there is neither.
+    """
+    check_folder(path)
     if Path(path).is_dir():
         return Path(path)
-    found = cached_file(path, "config.json")
+    try:
+        found = cached_file(path, "config.json")
+    except OSError as error:
+        raise ModelError(
+            f"cannot load the model `{path}`: {error}", hint="give a folder or a hub id with safetensors weights"
+        ) from error
     assert found is not None
     return Path(found).parent
 

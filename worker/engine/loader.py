@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 from jobs.errors import ModelError
 from jobs.settings import DEMO_MODEL
 from worker.demo import MODEL_DIR
-from worker.engine.adapters import apply_adapter
+from worker.engine.adapters import apply_adapter, check_folder
 from worker.engine.attention import PLAIN
 from worker.engine.building import Shape, build_runner
 from worker.engine.engine import Engine
@@ -104,7 +104,7 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:  # noq
     Raises:
         ModelError: it is not there, or has no fast form.
     """
-    _check_folder(path)
+    check_folder(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
@@ -122,7 +122,7 @@ def load_model(path: str, *, device: str, trust_remote_code: bool = False) -> Pr
     Raises:
         ModelError: it is not there or cannot be loaded.
     """
-    _check_folder(path)
+    check_folder(path)
     transformers_logging.disable_progress_bar()
     dtype = compute_dtype(device)
     quantization = BitsAndBytesConfig(
@@ -177,9 +177,3 @@ def end_token_ids(*sources: Any) -> frozenset[int]:  # noqa: ANN401
     if not found:
         raise ModelError("the model names no end token", hint="set eos_token_id in its generation_config.json")
     return frozenset(found)
-
-
-def _check_folder(path: str) -> None:
-    """Name a missing folder before a hub is asked for it."""
-    if (path.startswith((".", "/", "~")) or path.count("/") > 1) and not Path(path).is_dir():
-        raise ModelError(f"there is no model folder `{path}`", hint="check `--model`: a folder or a hub id")

@@ -3,9 +3,14 @@
 import json
 import os
 import sys
+import traceback
+from pathlib import Path
+
+from safetensors import SafetensorError
 
 from jobs.errors import EndmarkError
 from jobs.finetuning import FinetuneProgress, FinetuneSpec
+from worker.finetune.holding import disk_error
 from worker.parent import when_parent_ends
 
 
@@ -26,7 +31,14 @@ def main() -> int:
 
         from worker.finetune.run import fine_tune
 
-        fine_tune(spec, report, device="cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            fine_tune(spec, report, device="cuda" if torch.cuda.is_available() else "cpu")
+        except (OSError, RuntimeError, SafetensorError) as error:
+            found = disk_error(error, Path(spec.output))
+            if found is None:
+                raise
+            traceback.print_exc()  # to the log
+            raise found from error
     except EndmarkError as error:
         lines.write(json.dumps({"error": str(error), "hint": error.hint, "code": error.exit_code}) + "\n")
         return error.exit_code

@@ -3,7 +3,7 @@
 import gc
 import math
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from jobs.chats import Chat
-from jobs.errors import ModelError
+from jobs.errors import ModelError, PromptTooLong, SpecError
 from jobs.finetuning import FinetuneSpec
 from jobs.prompts import RowRequest
 from jobs.spec import GenerationSpec
@@ -31,6 +31,7 @@ class Endings:
     natural_eos: float  # share of them
     truncated: float
     mean_tokens: float
+    too_long: int  # prompts left out, since the model's context holds no answer to them
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,8 @@ def held_out_endings(spec: FinetuneSpec, chats: Sequence[Chat], *, adapter: str 
     """Answer the last turn of each chat anew and count how the answers end.
 
     Raises:
-        ModelError: the model cannot be loaded, or a prompt does not fit it.
+        ModelError: the model cannot be loaded, or its template refuses a prompt.
+        SpecError: no prompt fits the model's context.
     """
     with _engine(spec.model, adapter, device) as loaded:
         if loaded.tokenizer.chat_template is None:
@@ -56,11 +58,14 @@ def held_out_endings(spec: FinetuneSpec, chats: Sequence[Chat], *, adapter: str 
         )
         finished = _answers(loaded, prompts, spec.max_new_tokens)
     count = len(finished)
+    if not count:
+        raise SpecError("no held-out prompt fits the model's context", hint="shorten the prompts of the dataset")
     return Endings(
         prompts=count,
         natural_eos=sum(item.verdict.eos_source is EosSource.NATURAL for item in finished) / count,
         truncated=sum(item.verdict.truncated for item in finished) / count,
         mean_tokens=sum(item.completion_tokens for item in finished) / count,
+        too_long=len(prompts) - count,
     )
 
 
@@ -78,11 +83,12 @@ def _engine(model: str, adapter: str | None, device: str) -> Iterator[LoadedEngi
 
 
 def _answers(loaded: LoadedEngine, prompts: Sequence[Prompt], budget: int) -> list[Finished]:
-    """Run the prompts, all at once."""
+    """Run the prompts that fit the model's context, all at once."""
     for key, prompt in enumerate(prompts):
         if prompt.error is not None:
             raise ModelError(f"a held-out prompt cannot be used: {prompt.error}")
-        loaded.engine.add(Request(key=key, prompt_token_ids=prompt.token_ids, max_new_tokens=budget))
+        with suppress(PromptTooLong):
+            loaded.engine.add(Request(key=key, prompt_token_ids=prompt.token_ids, max_new_tokens=budget))
     finished: list[Finished] = []
     while loaded.engine.has_work:
         finished += loaded.engine.step()
@@ -141,7 +147,8 @@ def table(before: dict[str, float], after: dict[str, float]) -> list[str]:
         ("perplexity of the answers", "perplexity", "{:.3f}"),
         ("… with their EOS", "perplexity_with_eos", "{:.3f}"),
     ]
-    lines = [f"{before['prompts']} held-out prompts, `baseline`, greedy"]
+    left_out = f" ({before['too_long']} more do not fit the model's context)" if before.get("too_long") else ""
+    lines = [f"{before['prompts']} held-out prompts, `baseline`, greedy{left_out}"]
     lines.append(f"{'':28}{'before':>10}{'after':>10}")
     lines += [
         f"{title:28}{form.format(before[key]):>10}{form.format(after[key]):>10}" for title, key, form in rows

@@ -15,6 +15,7 @@ from jobs.errors import SpecError
 from jobs.finetuning import FinetuneSpec
 from worker.engine.adapters import model_fingerprint
 from worker.engine.loader import model_path
+from worker.finetune.holding import LOCK
 
 EVALUATION = "evaluation.json"
 _RUN = "run.json"  # while it is not done
@@ -44,12 +45,11 @@ def describe(spec: FinetuneSpec) -> dict[str, Any]:
 
 
 def begin_run(output: Path, description: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the folder for a run; return the evaluation as far as the same run, called before, has come.
+    """Take a folder, held, for a run; return the evaluation as far as the same run, called before, has come.
 
     Raises:
         SpecError: the folder holds something else.
     """
-    output.mkdir(parents=True, exist_ok=True)
     run, manifest = output / _RUN, output / MANIFEST
     if run.exists() or manifest.exists():
         before = json.loads((manifest if manifest.exists() else run).read_text(encoding="utf-8"))
@@ -58,7 +58,7 @@ def begin_run(output: Path, description: Mapping[str, Any]) -> dict[str, Any]:
                 f"`{output}` holds a fine-tuning with other data, another model or other options",
                 hint="call it as before to go on with it, choose another folder with `-o`, or remove this one",
             )
-    elif any(output.iterdir()):
+    elif any(path.name != LOCK for path in output.iterdir()):
         raise SpecError(f"the folder `{output}` is not empty", hint="choose a new folder with `-o`")
     else:
         write_json(run, description)

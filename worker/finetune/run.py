@@ -1,6 +1,7 @@
 """A fine-tuning from the dataset to the finished adapter; a killed one, called again, goes on where it was."""
 
 import gc
+import json
 import random
 import shutil
 import time
@@ -10,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 
 from jobs.chats import Chat, read_chats
-from jobs.errors import SpecError
+from jobs.errors import DatasetError, Problem, SpecError
 from jobs.finetuning import FinetuneProgress, FinetuneSpec
 from worker.engine.loader import end_token_ids, load_model, load_tokenizer, model_path
 from worker.finetune.curve import write_curve
 from worker.finetune.evaluation import as_record, held_out_endings, held_out_perplexity, table
+from worker.finetune.holding import held
 from worker.finetune.labels import LLAMA_2_TEMPLATE, Labelled, Labeller
 from worker.finetune.manifest import EVALUATION, begin_run, describe, end_run, is_done, write_json
 from worker.finetune.training import CHECKPOINTS, build_trainer, check_eos, last_checkpoint, train
 
-_HELD_OUT_SHARE = 5  # at most one in so many examples is held out
+_HELD_OUT_SHARE = 5  # at most one in so many different prompts is held out
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,13 @@ def fine_tune(spec: FinetuneSpec, report: Callable[[FinetuneProgress], None], *,
         SpecError: the dataset or the folder does not serve.
         ModelError: the model cannot be loaded.
     """
+    waiting = FinetuneProgress("waiting for another process that trains into the folder")
+    with held(Path(spec.output), lambda: report(waiting)):
+        _fine_tune(spec, report, device)
+
+
+def _fine_tune(spec: FinetuneSpec, report: Callable[[FinetuneProgress], None], device: str) -> None:
+    """Do the same in a folder that this process holds."""
     output = Path(spec.output)
     report(FinetuneProgress("reading the dataset"))
     split = _split(
@@ -91,8 +101,8 @@ class _Training:
         network = load_model(path, device=device)
         self._eos_ids = end_token_ids(network.generation_config, network.config, self._tokenizer)
         labeller = Labeller(self._tokenizer, self._eos_ids, spec.max_length)
-        self._held_out = [item for item in map(labeller.label, (c.turns for c in split.held_out)) if item.learns]
-        examples, said = _learnable([labeller.label(chat.turns) for chat in split.train])
+        self._held_out, _ = _learnable(_labelled(labeller, split.held_out, spec))
+        examples, said = _learnable(_labelled(labeller, split.train, spec))
         torch.manual_seed(spec.seed)
         self._trainer = build_trainer(network, self._tokenizer, examples, spec, device=device, report=report)
         checked = check_eos(self._trainer, self._eos_ids)
@@ -137,22 +147,39 @@ class _Training:
 
 
 def _split(chats: Sequence[Chat], spec: FinetuneSpec) -> _Split:
-    """Hold some chats out, by the seed; none of them is learned from, nor another with the same prompt.
+    """Hold some prompts out, by the seed, each once; no chat with one of them is learned from.
 
     Raises:
         SpecError: too few are left.
     """
-    count = max(1, min(spec.held_out, len(chats) // _HELD_OUT_SHARE))
-    chosen = sorted(random.Random(spec.seed).sample(range(len(chats)), min(count, len(chats))))
-    held_out = [chats[index] for index in chosen]
-    prompts = [chat.turns[:-1] for chat in held_out]
-    train = [chat for chat in chats if chat.turns[:-1] not in prompts]
+    by_prompt: dict[str, list[Chat]] = {}
+    for chat in chats:
+        by_prompt.setdefault(json.dumps(chat.turns[:-1]), []).append(chat)
+    count = max(1, min(spec.held_out, len(by_prompt) // _HELD_OUT_SHARE))
+    chosen = set(random.Random(spec.seed).sample(list(by_prompt), count))
+    train = [chat for prompt, found in by_prompt.items() if prompt not in chosen for chat in found]
     if not train:
         raise SpecError(
             f"the dataset `{spec.dataset}` has too few different prompts",
             hint="some are held out for the evaluation, so at least 2 are needed",
         )
-    return _Split(train, held_out)
+    return _Split(train, [found[0] for prompt, found in by_prompt.items() if prompt in chosen])
+
+
+def _labelled(labeller: Labeller, chats: Sequence[Chat], spec: FinetuneSpec) -> list[Labelled]:
+    """Return the chats as token ids and labels.
+
+    Raises:
+        DatasetError: the model's chat template refuses one.
+    """
+    found = []
+    for chat in chats:
+        try:
+            found.append(labeller.label(chat.turns))
+        except TemplateError as error:
+            problem = Problem(spec.dataset, chat.line, f"the model's chat template refuses it: {error}")
+            raise DatasetError([problem], 1, hint="mend this row or take it out") from error
+    return found
 
 
 def _learnable(examples: Sequence[Labelled]) -> tuple[list[Labelled], list[str]]:
