@@ -7,6 +7,8 @@ from jobs.strategies.base import Ending, Parameter, Place, Strategy, TextSoFar, 
 from jobs.vocabulary import FinishReason, Verdict
 
 _GRAM = 8  # tokens whose return suggests a period
+_TOKEN_BITS = 32
+_GRAM_MASK = (1 << _GRAM * _TOKEN_BITS) - 1
 
 
 class NoLoops(Strategy):
@@ -41,7 +43,8 @@ class LoopWatcher:
         self._times = times
         self._tokens = tokens
         self._seen = 0
-        self._last_at: dict[tuple[int, ...], int] = {}  # where each stretch of _GRAM tokens last ended
+        self._gram = 0  # the last _GRAM tokens as one number, which is made and looked up faster than a tuple
+        self._last_at: dict[int, int] = {}  # where each stretch of _GRAM tokens last ended
         self._runs: dict[int, int] = {}  # tokens that equal the one a period before them, by period
 
     def see(self, answer: TextSoFar, *, last: bool) -> Ending | None:
@@ -60,10 +63,12 @@ class LoopWatcher:
         token = tokens[at]
         if self._runs:
             self._runs = {period: run + 1 for period, run in self._runs.items() if tokens[at - period] == token}
-        gram = tuple(tokens[max(0, at + 1 - _GRAM) : at + 1])
+        gram = self._gram = (self._gram << _TOKEN_BITS | token) & _GRAM_MASK
+        if at + 1 < _GRAM:
+            return
         before = self._last_at.get(gram)
         self._last_at[gram] = at
-        if before is None or at - before in self._runs or len(gram) < _GRAM:
+        if before is None or at - before in self._runs:
             return
         period, run = at - before, _GRAM
         while run + period <= at and tokens[at - run] == tokens[at - run - period]:
