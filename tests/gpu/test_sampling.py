@@ -15,9 +15,12 @@ from worker.engine.plan import FORCED, HIDDEN, NATURAL
 from worker.engine.sampler import Draw, choose, stream_key
 from worker.engine.scores import AFTER_SENTENCE, NUMBERS, as_floats, eos_statistics, forced_rows, shape_scores
 
-pytestmark = pytest.mark.gpu
+# the number that stands for "no published arithmetic" is NaN, of which the interpreter's NumPy warns
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")]
 
-DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+LARGE = [] if INTERPRETED else [(32000, [2]), (40_000, [5, 39_999])]
 STRATEGIES = [
     [],
     ["eos-reward"],
@@ -64,10 +67,8 @@ def random_state(rng, slots):
     return numbers, floats, draws, torch.zeros(slots, dtype=torch.int32), sentence
 
 
-@pytest.mark.parametrize(
-    ("vocabulary", "eos"), [(999, [1]), (1500, [1, 7]), (5000, [1, 998]), (32000, [2]), (40_000, [5, 39_999])]
-)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("vocabulary", "eos"), [(999, [1]), (1500, [1, 7]), (5000, [1, 998]), *LARGE])
+@pytest.mark.parametrize("seed", range(1 if INTERPRETED else 3))
 def test_a_step_ends_as_on_the_plain_path(vocabulary, eos, seed):
     rng, rows = random.Random(seed), 24
     torch.manual_seed(seed)

@@ -137,7 +137,7 @@ class CudaRunner:
             tokens = sum(piece.end - piece.begin for piece in pieces)
             if tokens <= self.page_size:
                 raise
-            self._limit = max(self.page_size, tokens // 2)
+            self._limit = max(self.page_size, min(self._limit, tokens // 2))
             log.warning("the card has no room to prefill %d tokens at once: %d from now on", tokens, self._limit)
             torch.cuda.empty_cache()
         else:

@@ -1,0 +1,32 @@
+"""The Triton kernels on the CPU, by Triton's interpreter, against the same few lines of PyTorch as on a GPU."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(sys.platform != "linux", reason="Triton is for Linux alone"),
+]
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_kernel_gives_the_numbers_of_its_oracle():
+    """In a process of its own: whether kernels are interpreted is settled when they are imported."""
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rs",
+         "tests/gpu/test_kernels.py", "tests/gpu/test_sampling.py"],
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=550,
+        check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
+    assert "skipped" not in run.stdout, run.stdout[-2000:]
+    assert re.search(r"[.]{50,}", run.stdout), "most tests did not run"
