@@ -9,6 +9,7 @@ from jobs.vocabulary import EosSource, FinishReason, Verdict
 from worker.doctor import checks
 from worker.doctor.checks import CHECKS, Level, examine
 from worker.doctor.evidence import Evidence, ModelFacts, RowEvidence
+from worker.doctor.table import summary
 
 pytestmark = pytest.mark.unit
 
@@ -192,6 +193,13 @@ SILENT = {
 @pytest.mark.parametrize("case", list(SILENT))
 def test_nothing_is_found_where_nothing_is_wrong(case):
     assert examine(SILENT[case]) == ()
+
+
+def test_the_sample_in_one_sentence():
+    assert summary(evidence(ENDED, CUT, CUT)) == (
+        "of 3 answers 2 ran out of 256 tokens and 1 ended by the model's own EOS (temperature 0)"
+    )
+    assert summary(evidence(CUT)).startswith("of 1 answer 1 ran out of 256 tokens and 0 ended")
 
 
 def test_every_check_has_a_case():

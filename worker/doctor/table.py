@@ -20,9 +20,14 @@ def summary(evidence: Evidence) -> str:
         else "temperature 0"
     )
     return (
-        f"{len(evidence.ended)} of {len(evidence.rows)} answers ended by themselves, {len(evidence.cut)} were cut "
-        f"after {evidence.budget} tokens ({how})"
+        f"of {_counted(len(evidence.rows), 'answer')} {len(evidence.cut)} ran out of "
+        f"{_counted(evidence.budget, 'token')} and {len(evidence.ended)} ended by the model's own EOS ({how})"
     )
+
+
+def _counted(count: int, word: str) -> str:
+    """Return a number with its word."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def print_table(evidence: Evidence, findings: tuple[Finding, ...], console: Console) -> None:
