@@ -268,9 +268,15 @@ def _block_forward(layer: Any, following: FusedNorm, normed: _Normed) -> Callabl
     return forward
 
 
+# parts of an attention block that all act before the rotation, or after the attention
+_ROTATED_LAST = {"q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"}
+
+
 def _delay_rotary(network: PreTrainedModel) -> RotaryDelay | None:
     """Put the model's rotary function off to the kernel that writes the cache, if it is the common one."""
     attention = next((module for name, module in network.named_modules() if name.endswith("self_attn")), None)
+    if attention is None or not {name for name, _ in attention.named_children()} <= _ROTATED_LAST:
+        return None  # a norm after the rotation, as Hunyuan has it, would come before it
     size = getattr(attention, "head_dim", None)
     source = sys.modules.get(type(attention).__module__)
     plain = getattr(source, "apply_rotary_pos_emb", None)
