@@ -17,11 +17,11 @@ from cli.report import check_page
 from cli.reporting import build_report, table, write_report
 from cli.ringing import ring
 from cli.session import opened
-from cli.submission import Submission, bad_rows, dataset_name, store_job
+from cli.submission import Submission, bad_rows, dataset_name, settled, store_job
 from cli.terminal import counted, note
 from cli.waiting import ended_like_by_ctrl_c, pause, wait_for
 from db.connection import Store
-from jobs.datasets import checked_rows, open_dataset, settle
+from jobs.datasets import checked_rows, open_dataset
 from jobs.errors import EndmarkError, Interrupted, UsageError
 from jobs.settings import Settings
 from jobs.spec import GenerationSpec
@@ -105,7 +105,7 @@ def _draw(path: str, spec: GenerationSpec, size: int, options: dict[str, Any], o
     """
     skip = options["skip_bad_rows"]
     with open_dataset(path, options["format"]) as dataset, bad_rows(path, skip=skip) as reject:
-        spec = settle(spec, dataset, skip_bad_rows=skip)
+        spec = settled(spec, dataset, skip_bad_rows=skip)
         rows, whole = _reservoir(checked_rows(dataset, spec, on_bad=reject), size, on_progress)
         return Sample(rows, dataset.columns, whole, spec, options["priority"])
 

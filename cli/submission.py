@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli.terminal import counted, note
+from cli.terminal import counted, note, one_line
 from db.connection import Store
 from db.jobs import add_rows, begin_job, discard_submission, finish_submission
-from jobs.datasets import STDIN, checked_rows, open_dataset, settle
+from jobs.datasets import STDIN, Dataset, checked_rows, open_dataset, settle
 from jobs.errors import Problem, UsageError
 from jobs.shards import shard_size
 from jobs.spec import GenerationSpec
@@ -50,7 +50,7 @@ def submit_dataset(
     """
     skip = options["skip_bad_rows"]
     with open_dataset(path, options["format"]) as dataset:
-        spec = settle(spec, dataset, skip_bad_rows=skip)
+        spec = settled(spec, dataset, skip_bad_rows=skip)
         with bad_rows(path, skip=skip) as reject:
             return store_job(
                 store,
@@ -61,6 +61,17 @@ def submit_dataset(
                 priority=options["priority"],
                 on_progress=on_progress,
             )
+
+
+def settled(spec: GenerationSpec, dataset: Dataset, *, skip_bad_rows: bool) -> GenerationSpec:
+    """Return the spec with the dataset's own prompt column, as `settle` does, and say so where it was not named.
+
+    A file without a header would else lose its first prompt unnoticed.
+    """
+    found = settle(spec, dataset, skip_bad_rows=skip_bad_rows)
+    if found.prompt_column != spec.prompt_column:
+        note(f"prompts are read from the only column, `{one_line(found.prompt_column)}`")
+    return found
 
 
 def dataset_name(path: str) -> str:

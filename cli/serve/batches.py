@@ -102,7 +102,7 @@ class Batches:
         except DatasetError as error:
             self._refuse(batch, [_error(problem) for problem in error.problems])
             return
-        except EndmarkError as error:
+        except (EndmarkError, OSError) as error:
             self._refuse(batch, [{"code": "invalid_request", "message": str(error), "line": None, "param": None}])
             return
         with self._shelf.lock:

@@ -105,6 +105,7 @@ def _listen(
                 uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, server_header=False)
         finally:
             batches.close()
+            shelf.close()
 
 
 def read_tokens(path: str | None) -> list[str]:

@@ -1,8 +1,10 @@
 """What the service keeps on disk: uploaded and finished files, and a record of each batch, under one folder.
 
-A file is there whole or not at all; a record is replaced in one step. One service uses a folder at a time.
+A file is there whole or not at all; a record is replaced in one step. One service uses a folder at a time, and
+the folder's lock sees to it.
 """
 
+import fcntl
 import json
 import re
 import secrets
@@ -12,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from jobs.errors import UsageError
 
 _FILE_ID = re.compile(r"file-[0-9a-f]{24}")
 _BATCH_ID = re.compile(r"batch_[0-9a-f]{24}")
@@ -54,15 +58,32 @@ class BatchRecord:
 
 
 class Shelf:
-    """The folder. Safe to use from every thread."""
+    """The folder. Safe to use from every thread.
+
+    Raises:
+        UsageError: another service uses it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._files, self._batches = folder / "files", folder / "batches"
         for item in (self._files, self._batches):
             item.mkdir(parents=True, exist_ok=True)
+        self._taken = (folder / "lock").open("ab")
+        try:
+            fcntl.flock(self._taken, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._taken.close()
+            raise UsageError(
+                f"another `endmark serve` uses `{folder}`",
+                hint="end it, or give this one an `ENDMARK_HOME` of its own",
+            ) from None
         self.lock = threading.RLock()
         for left in self._files.glob("*.part"):
             left.unlink()
+
+    def close(self) -> None:
+        """Leave the folder to another service."""
+        self._taken.close()
 
     def new_file(self) -> tuple[str, Path]:
         """Return the id of a file to be, and where to write it until `keep_file`."""

@@ -28,7 +28,7 @@ def write(handle: IO[str], export: Export) -> None:
 
     A row without a result yet is in neither.
     """
-    errors: IO[str] | None = None
+    errors = handle if export.beside is None else export.beside(ERRORS)
     created = int(time.time())
     for result in export.rows():
         values = dict(zip(COLUMNS, result.values, strict=True))
@@ -37,8 +37,6 @@ def write(handle: IO[str], export: Export) -> None:
         if values["finish_reason"] in _REASONS:
             handle.write(json.dumps(_answer(export, result, values, created), ensure_ascii=False) + "\n")
             continue
-        if errors is None:
-            errors = handle if export.beside is None else export.beside(ERRORS)
         errors.write(json.dumps(_error(export, result, values), ensure_ascii=False) + "\n")
 
 

@@ -26,6 +26,16 @@ _CLASSES: tuple[type[Dataset], ...] = (CsvDataset, JsonlDataset, ParquetDataset,
 _BY_CONTENT = (OpenAIDataset, ParquetDataset, CsvDataset, JsonlDataset)  # the surest signs first
 FORMATS: Mapping[str, type[Dataset]] = {item.name: item for item in _CLASSES}
 _HEAD = 4096  # bytes looked at to tell the format
+_FOREIGN = (  # first bytes of files that are no dataset, what they are, and what to do
+    (b"\xff\xfe", "is UTF-16 text", "save it as UTF-8"),
+    (b"\xfe\xff", "is UTF-16 text", "save it as UTF-8"),
+    (
+        b"\x1f\x8b",
+        "is compressed by gzip",
+        "let its name end in `.gz`, or pipe it in: `zcat FILE | endmark submit -`",
+    ),
+    (b"PK\x03\x04", "is a spreadsheet or a zip archive", "save it as CSV in UTF-8"),
+)
 
 
 def open_dataset(path: str, format: str | None = None) -> Dataset:
@@ -87,7 +97,7 @@ def _peek(stream: io.BufferedReader, name: str) -> bytes:
     """Return the first bytes, which stay unread.
 
     Raises:
-        DatasetError: there are none, or they are not UTF-8 text.
+        DatasetError: there are none, or they are those of another kind of file.
     """
     try:
         head = stream.peek(_HEAD)[:_HEAD]
@@ -95,7 +105,10 @@ def _peek(stream: io.BufferedReader, name: str) -> bytes:
         raise DatasetError([Problem(name, 0, f"cannot be read: {error}")], 1) from error
     if not head:
         raise DatasetError([Problem(name, 0, "is empty")], 1, hint="a dataset has a header or keys, and rows")
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+    for sign, what, hint in _FOREIGN:
+        if head.startswith(sign):
+            raise DatasetError([Problem(name, 0, what)], 1, hint=hint)
+    if b"\0" in head[:2]:  # without a mark before it
         raise DatasetError([Problem(name, 0, "is UTF-16 text")], 1, hint="save it as UTF-8")
     return head
 

@@ -38,5 +38,5 @@ def histogram(arm: Arm, longest: int) -> str:
         f'<svg class="lengths" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
         f'<line class="grid" x1="0" x2="{WIDTH}" y1="{HEIGHT - _BOTTOM}" y2="{HEIGHT - _BOTTOM}"/>{"".join(bars)}'
         f'<text x="0" y="{HEIGHT - 4}">0</text>'
-        f'<text x="{WIDTH}" y="{HEIGHT - 4}" text-anchor="end">{longest} tokens</text></svg>'
+        f'<text x="{WIDTH}" y="{HEIGHT - 4}" text-anchor="end">{width * _BARS} tokens</text></svg>'
     )

@@ -22,6 +22,7 @@ function fits(answer, wanted) {
   if (!answer) return false;
   if (wanted === "cut") return isCut(answer);
   if (wanted === "complete") return answer.complete;
+  if (wanted === "middle") return answer.answered && !answer.whole;
   return !wanted || answer.ending === wanted;
 }
 
@@ -78,7 +79,8 @@ function card(answer, arm) {
   made.querySelector(".ending").textContent = facts.join(", ");
   const mark = document.createElement("mark");
   const stop = answer.stop === null ? "" : ` ${JSON.stringify(answer.stop)}`;
-  mark.textContent = `${isCut(answer) ? "✂" : "■"} ${endings[answer.ending]}${stop}`;
+  const amid = answer.answered && !answer.whole ? ", amid a sentence" : "";
+  mark.textContent = `${isCut(answer) ? "✂" : "■"} ${endings[answer.ending]}${stop}${amid}`;
   made.querySelector("pre").append(answer.error ?? answer.text, " ", mark);
   draw(made, answer);
   return made;

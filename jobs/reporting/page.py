@@ -208,7 +208,7 @@ def _browser(report: Report) -> str:
     return f"""<form id="filters">
 <label>Contains <input id="words" type="search" autocomplete="off"></label>
 <label>Ended <select id="ending"><option value="">any way</option><option value="cut">truncated</option>
-<option value="complete">complete</option>{endings}</select></label>
+<option value="complete">complete</option><option value="middle">amid a sentence</option>{endings}</select></label>
 <label>Under <select id="arm"><option value="">any</option>{arms}</select></label>
 <label><input id="differ" type="checkbox"> Ended differently</label>
 </form>
@@ -258,6 +258,7 @@ def _answer(row: ShownRow, index: int) -> Mapping[str, object] | None:
         "text": answer.text,
         "ending": answer.ending,
         "complete": answer.complete,
+        "whole": answer.at_sentence_end,
         "answered": answer.ending not in NO_ANSWER,
         "tokens": answer.tokens,
         "attempts": answer.attempts,

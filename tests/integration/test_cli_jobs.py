@@ -272,3 +272,10 @@ def test_a_database_that_is_not_there_names_the_setting(call, monkeypatch):
     assert code == 1
     assert "ENDMARK_DATABASE_URL" in err
     assert "secret" not in err
+
+
+def test_a_file_without_a_header_says_what_it_takes_for_one(call):
+    code, _, err = call("submit", dataset("What can I do in Paris?\nTell me about Rome.\n"))
+    assert code == 0
+    assert "prompts are read from the only column, `What can I do in Paris?`" in err
+    assert "only column" not in call("submit", dataset("prompt\nTell me about Rome.\n"))[2]

@@ -75,6 +75,17 @@ def test_openai_lines_are_what_its_own_client_reads(store, tmp_path):
     assert not list(tmp_path.glob(".*part"))
 
 
+def test_an_export_without_failures_leaves_no_errors_of_the_one_before(store, tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"prompt": "a"}\n')
+    job = submit(store, path)
+    finish(store, answer(store, VERDICTS[:1]))
+    (tmp_path / "out.errors.jsonl").write_text("of the export before\n")
+    export_job(store, job, tmp_path / "out.jsonl", format="openai")
+    assert (tmp_path / "out.errors.jsonl").read_text() == ""
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1
+
+
 def test_parquet_keeps_types_and_says_where_there_are_none(store, tmp_path):
     path = tmp_path / "data.jsonl"
     values = [{"prompt": "a", "n": 1, "x": 1, "mixed": "one"}, {"prompt": "b", "n": None, "x": 1.5, "mixed": [2]}]

@@ -18,6 +18,7 @@ from openai.types.chat import ChatCompletion
 
 from cli.main import main
 from cli.serve.command import is_loopback
+from cli.serve.shelf import Shelf
 from jobs.processes import WorkerOptions, start_worker
 from jobs.settings import Settings
 from tests.integration.tiny_model import save_tiny_model
@@ -198,6 +199,34 @@ def test_who_has_no_token_and_what_is_too_large_is_refused(client, service):
     refused.value.close()
     assert refused.value.code in (400, 413)
     assert not list((service[2] / "home" / "serve" / "files").glob("*.part"))
+
+
+def test_a_second_service_on_the_same_home_is_refused(service, monkeypatch, capsys):
+    folder = service[2] / "home"
+    monkeypatch.setenv("ENDMARK_HOME", str(folder))
+    monkeypatch.delenv("ENDMARK_TOKENS", raising=False)
+    assert main(["serve", "--model", service[1]]) == 2
+    assert f"another `endmark serve` uses `{folder / 'serve'}`" in capsys.readouterr().err
+
+
+def test_a_shelf_left_is_free_for_the_next(tmp_path):
+    shelf = Shelf(tmp_path)
+    file_id, part = shelf.new_file()
+    part.write_bytes(b"x")
+    shelf.keep_file(file_id, "x.jsonl", "batch")
+    shelf.close()
+    again = Shelf(tmp_path)
+    assert again.file(file_id).bytes == 1
+    again.close()
+
+
+def test_a_batch_whose_file_has_gone_fails_and_says_so(service, client, tmp_path):
+    """Its check ended in silence once, and the batch stayed in validation for ever."""
+    file = client.files.create(file=("gone.jsonl", requests(service[1], 1)), purpose="batch")
+    (service[2] / "home" / "serve" / "files" / f"{file.id}.jsonl").rename(tmp_path / "gone")
+    (service[2] / "home" / "serve" / "files" / f"{file.id}.jsonl").symlink_to("/proc/self/mem")
+    batch = client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+    assert poll(client, batch, "failed").errors.data[0].message
 
 
 def test_tokens_are_required_where_others_can_reach_it(monkeypatch, tmp_path, capsys):

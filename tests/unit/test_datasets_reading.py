@@ -103,6 +103,10 @@ def test_other_separators_are_seen_in_the_header(read, mark):
         (b"pr\xf6mpt\n1\n", 1, "header is not UTF-8: byte 0xf6 at column 3"),
         (b'"prompt\n1\n', 1, "header: unexpected end of data"),
         ("prompt\nä\n".encode("utf-16"), 0, "is UTF-16 text"),
+        ("prompt\nä\n".encode("utf-16-le"), 0, "is UTF-16 text"),
+        ("prompt\nä\n".encode("utf-16-be"), 0, "is UTF-16 text"),
+        (gzip.compress(b"prompt\nHi\n"), 0, "is compressed by gzip"),
+        (b"PK\x03\x04 as xlsx and zip begin", 0, "is a spreadsheet or a zip archive"),
     ],
 )
 def test_files_that_cannot_be_read(read, data, line, reason):

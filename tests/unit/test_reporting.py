@@ -10,6 +10,7 @@ import pytest
 from jobs.reporting.advice import recommend
 from jobs.reporting.arms import Answer, Arm, Ending
 from jobs.reporting.curves import LEVELS, encoded
+from jobs.reporting.histogram import histogram
 from jobs.reporting.intervals import mean_of, paired_p, wilson
 from jobs.reporting.page import Report, ShownRow, span, write_page
 from jobs.reporting.table import cells, headings
@@ -136,6 +137,13 @@ def test_nothing_hostile_leaves_its_place():
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
     assert data["rows"][0]["prompt"] == HOSTILE
     assert data["rows"][0]["answers"][1] is None
+    assert data["rows"][0]["answers"][0]["whole"] is False
+
+
+def test_the_edge_of_a_histogram_is_where_its_last_bar_ends():
+    drawn = histogram(arm("x", [answer(0, tokens=60)]), 60)
+    assert "60 to 62 tokens: 1" in drawn
+    assert ">72 tokens</text>" in drawn  # 24 bars of 3
 
 
 def test_curves_are_a_letter_a_step():
