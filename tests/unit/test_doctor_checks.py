@@ -211,6 +211,13 @@ def test_without_its_template_a_model_is_not_said_to_have_learned_nothing():
     assert "EOS never learned" in {finding.check for finding in examine(evidence(CUT))}
 
 
+def test_a_model_that_closes_with_another_token_is_not_said_to_have_learned_nothing():
+    """A wrong end id was once answered with the advice to train the model."""
+    found = {finding.check: finding for finding in examine(evidence(CUT, turn_end=9))}
+    assert "EOS never learned" not in found
+    assert "generation_config.json" in found["end ids disagree"].fix
+
+
 def test_causes_come_first():
     given = evidence(CUT, CUT, pad=2, turn_end=9)
     levels = [finding.level for finding in examine(given)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import mean, median
 
-from worker.doctor.evidence import Evidence
+from worker.doctor.evidence import Evidence, ModelFacts
 
 NEVER = 0.05  # an EOS probability that stays below this was not learned
 FIRM = 0.5  # one that reaches this is chosen at temperature 0
@@ -123,7 +123,7 @@ def end_ids_disagree(evidence: Evidence) -> Finding | None:
     """Files that name different end tokens, or none of them the one that closes a turn."""
     facts = evidence.facts
     listed = ", ".join(facts.name(item) for item in facts.generation_eos) or "none"
-    if facts.turn_end is not None and facts.turn_end not in facts.used_eos:
+    if facts.turn_end is not None and _ends_elsewhere(facts):
         return Finding(
             "end ids disagree",
             Level.CAUSE,
@@ -194,9 +194,13 @@ def eos_hidden(evidence: Evidence) -> Finding | None:
 
 
 def eos_not_learned(evidence: Evidence) -> Finding | None:
-    """EOS stays improbable where answers should end; without its chat template a model cannot tell where."""
-    cut = evidence.cut
-    if not cut or (evidence.facts.has_chat_template and not evidence.templated):
+    """EOS stays improbable where answers should end.
+
+    A model asked without its chat template cannot tell where, and one that closes with a token which no file names
+    may know it well.
+    """
+    cut, facts = evidence.cut, evidence.facts
+    if not cut or (facts.has_chat_template and not evidence.templated) or _ends_elsewhere(facts):
         return None
     best = max(row.prob_max for row in cut)
     after = [prob for row in cut for prob in row.sentence_probs]
@@ -274,6 +278,11 @@ def examine(evidence: Evidence) -> tuple[Finding, ...]:
     """Return what the checks found, causes first."""
     found = [finding for check in CHECKS if (finding := check(evidence)) is not None]
     return tuple(sorted(found, key=lambda finding: finding.level is not Level.CAUSE))
+
+
+def _ends_elsewhere(facts: ModelFacts) -> bool:
+    """Whether the chat template closes an answer with a token at which nothing ends."""
+    return facts.turn_end is not None and facts.turn_end not in facts.used_eos
 
 
 def _share(evidence: Evidence) -> str:
