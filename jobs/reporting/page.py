@@ -69,7 +69,7 @@ def write_page(report: Report) -> str:
 <div class="wide">{_table(report)}</div>
 <p class="key">Shares of all rows, with 95 % intervals by Wilson's formula. A <i>complete</i> answer was not
 truncated and ends where a sentence ends. <i>Boosted</i> and <i>forced</i> ends are a strategy's doing,
-<i>natural</i> ones the model's own.</p>
+<i>natural</i> ones the model's own. The speed is one measurement, and so has no interval.</p>
 <h2>Lengths</h2>
 <p class="key"><b class="ended">Complete answers</b> and <b class="cut">the others</b>, by tokens.</p>
 <div class="arms">{_histograms(report)}</div>
