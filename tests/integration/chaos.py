@@ -52,6 +52,7 @@ class Chaos:
         self.faults = [self.kill_worker, self.stop_worker, self.lose_messages, self.kill_broker]
         if restart_database is not None:
             self.faults.append(restart_database)
+        self._next: list[Callable[[], None]] = []
         self.done: list[str] = []
 
     def submit(self, rows: int, **options) -> str:
@@ -70,7 +71,7 @@ class Chaos:
         """Let faults happen while the job runs, then leave it alone; return its results."""
         while len(self.done) < count and not self._is_final(job):
             time.sleep(self.random.uniform(0.2, 1.5))
-            fault = self.random.choice(self.faults)
+            fault = self._draw()
             self.done.append(fault.__name__)
             fault()
         self._wait(lambda: self._is_final(job), seconds)
@@ -110,6 +111,12 @@ class Chaos:
     def log(self) -> str:
         """What the workers logged."""
         return "\n".join(worker.tail(60) for worker in self.workers)
+
+    def _draw(self) -> Callable[[], None]:
+        """Return a fault at random; none comes again before every other has."""
+        if not self._next:
+            self._next = self.random.sample(self.faults, len(self.faults))
+        return self._next.pop()
 
     def _hit(self, number: signal.Signals) -> int | None:
         """Send a signal to one of the worker processes."""

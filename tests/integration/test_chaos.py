@@ -57,24 +57,36 @@ def test_no_row_is_lost_or_done_twice(tmp_path, model, undisturbed, seed):
     check(tmp_path, model, undisturbed, seed)
 
 
-def test_no_row_is_lost_though_postgres_is_restarted_too(
-    tmp_path, model, undisturbed, postgres, postgres_template
-):
-    restarted = []
+@pytest.fixture
+def server(postgres, postgres_template):
+    """A database on Postgres and how its server crashes, as `check` takes them, with a note of each crash."""
+    crashes = []
 
     def restart_database():
-        restarted.append(True)
+        crashes.append(True)
         postgres.restart("immediate")
 
     url = postgres.create(postgres_template)
-    check(tmp_path, model, undisturbed, seed=11, database_url=url, restart_database=restart_database)
-    assert restarted
+    return {"database_url": url, "restart_database": restart_database}, crashes
+
+
+def test_no_row_is_lost_though_postgres_is_restarted_too(tmp_path, model, undisturbed, server):
+    database, crashes = server
+    check(tmp_path, model, undisturbed, seed=5, **database)  # its first fault is the crash
+    assert crashes
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3, 23))
 def test_no_row_is_lost_or_done_twice_in_many_runs(tmp_path, model, undisturbed, seed):
     check(tmp_path, model, undisturbed, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(23, 43))
+def test_no_row_is_lost_on_postgres_in_many_runs(tmp_path, model, undisturbed, server, seed):
+    database, _ = server
+    check(tmp_path, model, undisturbed, seed, **database)
 
 
 def test_the_rows_of_a_killed_worker_are_done_within_two_leases(tmp_path, model):
