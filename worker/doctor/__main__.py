@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from logging import ERROR, getLogger
 from pathlib import Path
 
 from jobs.errors import EndmarkError, UsageError
@@ -80,7 +79,6 @@ def _run(options: argparse.Namespace) -> None:
     from worker.doctor.traced import read_traced
 
     logging.disable_progress_bar()
-    getLogger("bitsandbytes").setLevel(ERROR)  # it warns of an optional kernel that Endmark does not use
     device = "cuda" if torch.cuda.is_available() else "cpu"
     evidence = (
         read_traced(options.trace, limit=options.rows, model=options.model)
