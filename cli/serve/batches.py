@@ -1,4 +1,8 @@
-"""Batches: a file of requests checked and stored as a job, looked at while it runs, its files written last."""
+"""Batches: a file of requests checked and stored as a job, looked at while it runs, its files written last.
+
+The job bears its batch's id as its name: where the record of a batch does not say which job is its own, as when
+the service was killed between the two, the ledger does.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +17,7 @@ from cli.submission import store_job
 from db.connection import Store
 from db.export import export_job
 from db.export.as_openai import ERRORS
-from db.jobs import cancel_job
+from db.jobs import cancel_job, find_job
 from db.progress import job_status
 from jobs.datasets import Dataset, checked_rows, settle
 from jobs.datasets.base import Source
@@ -46,14 +50,14 @@ class Batches:
         self._terms = terms
         self._ring = ring
         self._checking = ThreadPoolExecutor(1, "check")
-        for batch in shelf.batches():  # of a service that was ended while it checked them
-            if batch.validating:
-                self._checking.submit(self._check, batch)
+        for batch in shelf.batches():  # of a service that was ended before it had seen to them
+            if batch.unsettled:
+                self._checking.submit(self._check, batch.id)
 
     def create(self, **values: Any) -> dict[str, Any]:  # noqa: ANN401
         """Record a batch and check its file in the background; return it as the API describes it."""
         batch = self._shelf.new_batch(**values)
-        self._checking.submit(self._check, batch)
+        self._checking.submit(self._check, batch.id)
         return self.describe(batch)
 
     def cancel(self, batch: BatchRecord) -> dict[str, Any]:
@@ -95,32 +99,37 @@ class Batches:
         """End the checks; those that are broken off begin anew with the next service."""
         self._checking.shutdown(wait=True, cancel_futures=True)
 
-    def _check(self, batch: BatchRecord) -> None:
-        """Check a batch's file and store its requests as a job; or say what is wrong with it."""
-        try:
-            spec, keys, job_id = self._stored(batch)
-        except DatasetError as error:
-            self._refuse(batch, [_error(problem) for problem in error.problems])
-            return
-        except (EndmarkError, OSError) as error:
-            self._refuse(batch, [{"code": "invalid_request", "message": str(error), "line": None, "param": None}])
+    def _check(self, batch_id: str) -> None:
+        """Check a batch's file and store its requests as a job, or say what is wrong; may be done again."""
+        batch = self._shelf.batch(batch_id)
+        assert batch is not None
+        job_id, rung = batch.job_id or find_job(self._store, batch_id), None
+        if job_id is None and not batch.cancelled:
+            try:
+                job_id, rung = self._stored(batch)
+            except DatasetError as error:
+                self._refuse(batch, [_error(problem) for problem in error.problems])
+            except (EndmarkError, OSError) as error:
+                refusal = {"code": "invalid_request", "message": str(error), "line": None, "param": None}
+                self._refuse(batch, [refusal])
+        if job_id is None:
             return
         with self._shelf.lock:
-            batch = self._shelf.change(batch.id, job_id=job_id, times=_at(batch, "in_progress_at"))
+            batch = self._shelf.change(batch_id, job_id=job_id, times=_at(batch, "in_progress_at"))
         if batch.cancelled:  # while it was checked
             self.cancel(batch)
-        else:
-            self._ring(spec, keys)
+        elif rung is not None:
+            self._ring(*rung)
 
-    def _stored(self, batch: BatchRecord) -> tuple[GenerationSpec, list[ShardKey], str]:
-        """Store a batch's requests as a job, whole or not at all."""
+    def _stored(self, batch: BatchRecord) -> tuple[str, tuple[GenerationSpec, list[ShardKey]]]:
+        """Store a batch's requests as a job, whole or not at all; return its id, and what is to be rung for."""
         path = self._shelf.content(batch.input_file_id)
         spec = replace(self._terms.spec, raw=batch.endpoint == COMPLETION)
         with _Requests(path, batch.endpoint, spec.model) as dataset:
             spec = settle(spec, dataset, skip_bad_rows=False)
             batches = self._limited(dataset, checked_rows(dataset, spec))
             job = store_job(self._store, batches, spec, columns=lambda: dataset.columns, name=batch.id)
-        return spec, job.keys, job.job_id
+        return job.job_id, (spec, job.keys)
 
     def _limited(self, dataset: Dataset, batches: Any) -> Any:  # noqa: ANN401 - an iterator of lists of rows
         """Pass rows on, up to the most that are taken."""

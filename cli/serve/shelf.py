@@ -56,6 +56,11 @@ class BatchRecord:
         """Whether its file is still to be checked."""
         return self.job_id is None and not self.errors and not self.cancelled
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether its job is still to be made, found or cancelled."""
+        return not self.closed and not self.errors and (self.job_id is None or self.cancelled)
+
 
 class Shelf:
     """The folder. Safe to use from every thread.
