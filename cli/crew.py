@@ -10,7 +10,6 @@ from jobs.errors import WorkerFailed
 from jobs.processes import WorkerOptions, WorkerProcess, start_worker
 from jobs.settings import Settings
 from jobs.spec import GenerationSpec
-from jobs.vocabulary import JobStatus
 
 _LOG_LINES = 12
 
@@ -32,7 +31,7 @@ class Crew:
             BrokerError: there is no broker, and none can be started.
         """
         self._broker = ensure_broker(self._settings)
-        if not self._served():
+        if not self.served():
             try:
                 self._start_worker()
             except BaseException:
@@ -62,9 +61,13 @@ class Crew:
         """Whether the worker that was started still runs; true if none was."""
         return self._worker is None or self._worker.alive
 
-    def look_after(self, status: JobStatus) -> None:
-        """Start a worker if the one that was there has gone."""
-        if self._worker is None and not status.workers:
+    def served(self) -> bool:
+        """Whether a worker of the job's model is alive."""
+        return any((item.model, item.adapter) == self._spec.queue for item in list_workers(self._store))
+
+    def look_after(self, *, served: bool) -> None:
+        """Start a worker if none was started and the one that was there has gone."""
+        if self._worker is None and not served:
             note("the worker that served this model is gone")
             self._start_worker()
 
@@ -85,10 +88,6 @@ class Crew:
         """Return where the whole log is."""
         assert self._worker is not None
         return f"its log is `{self._worker.log_path}`"
-
-    def _served(self) -> bool:
-        """Whether a worker of the job's model is alive."""
-        return any((item.model, item.adapter) == self._spec.queue for item in list_workers(self._store))
 
     def _start_worker(self) -> None:
         """Start a worker of the job's model."""

@@ -14,6 +14,7 @@ from jobs.spec import GenerationSpec
 
 _POLL = 0.3  # seconds between looks
 _RING_EVERY = 20.0  # seconds, while no worker has taken it
+_WORKER_AWAY = 60.0  # seconds without a worker; one that makes room for the training is away for a few
 
 
 def train_in_worker(spec: FinetuneSpec) -> None:
@@ -46,6 +47,7 @@ def _wait(store: Store, finetuning: str, model: str, crew: Crew, show: Show) -> 
         EndmarkError: it has failed, or the worker that was started has.
     """
     rung_at, shown = 0.0, 0
+    served_at = time.monotonic()
     while True:
         alive = crew.alive  # asked first: a worker may end right after its work
         status = finetuning_status(store, finetuning)
@@ -59,6 +61,11 @@ def _wait(store: Store, finetuning: str, model: str, crew: Crew, show: Show) -> 
         if status.due and time.monotonic() - rung_at > _RING_EVERY:
             rung_at = time.monotonic()
             _ring(crew.broker_url, model, finetuning)
+        now = time.monotonic()
+        if not status.due or crew.served():
+            served_at = now
+        elif now - served_at > _WORKER_AWAY:
+            crew.look_after(served=False)
         time.sleep(_POLL)
 
 

@@ -30,7 +30,7 @@ def wait_for(store: Store, job_id: str, crew: Crew, show: Show) -> JobStatus:
             return status
         if not alive:
             raise crew.failure()
-        crew.look_after(status)
+        crew.look_after(served=bool(status.workers))
         time.sleep(_POLL)
 
 

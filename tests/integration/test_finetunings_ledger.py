@@ -1,7 +1,10 @@
 """Fine-tunings in the ledger on both databases: one holder at a time, taken up again when it dies."""
 
+import time
+
 import pytest
 
+from cli.finetune_queued import _wait
 from db.finetunings import (
     add_finetuning,
     cancel_finetuning,
@@ -12,7 +15,7 @@ from db.finetunings import (
     release_finetuning,
     report_finetuning,
 )
-from jobs.errors import JobNotFound, LeaseLost, MessageRefused
+from jobs.errors import EndmarkError, JobNotFound, LeaseLost, MessageRefused
 from jobs.finetuning import FinetuneProgress, FinetuneSpec
 from jobs.queue import MESSAGE_VERSION, decode_finetuning
 
@@ -92,3 +95,29 @@ def test_a_message_of_another_kind_is_refused(args, kwargs):
     assert decode_finetuning(("id",), {"version": MESSAGE_VERSION}) == "id"
     with pytest.raises(MessageRefused):
         decode_finetuning(args, kwargs)
+
+
+class Crew:
+    """A crew whose worker has gone: it counts the looks, and raises where another would be started."""
+
+    alive, broker_url = True, "redis://127.0.0.1:1/0"
+    looks = 0
+
+    def served(self):
+        self.looks += 1
+        return self.looks < 3
+
+    def look_after(self, *, served):
+        assert not served
+        raise EndmarkError("another worker starts here")
+
+
+def test_a_command_whose_worker_has_gone_starts_another(store, monkeypatch):
+    """The worker that ran already was killed before it took the training, and the command waited for ever."""
+    monkeypatch.setattr("cli.finetune_queued._WORKER_AWAY", 0.5)
+    crew, finetuning = Crew(), add_finetuning(store, SPEC)
+    began = time.monotonic()
+    with pytest.raises(EndmarkError, match="another worker starts here"):
+        _wait(store, finetuning, "m", crew, lambda progress: None)
+    assert crew.looks > 3
+    assert time.monotonic() - began > 0.5
