@@ -179,4 +179,5 @@ def sentence_table(vocabulary: Vocabulary, size: int) -> Tensor:
     """Return (STATES, V) uint8 of `jobs.sentences.tabulate`, for as many tokens as the model has scores for."""
     known = vocabulary.token_bytes
     padded = [*known, *([b""] * max(0, size - len(known)))]
-    return torch.tensor([list(row) for row in tabulate(padded)], dtype=torch.uint8)
+    rows = bytearray(b"".join(tabulate(padded)))
+    return torch.frombuffer(rows, dtype=torch.uint8).view(-1, len(padded))

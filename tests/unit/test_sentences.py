@@ -1,0 +1,117 @@
+"""Where a sentence ends: on the host over text, and on the device over a table of tokens, with one answer."""
+
+import random
+
+import pytest
+
+from jobs.sentences import ENDED, MID, STATES, advance, ends_sentence, tabulate
+
+pytestmark = pytest.mark.unit
+
+ENDS = [
+    "Take the tram.",
+    "Really?! ",
+    "Wait...",
+    "He said “yes.”\n\n",
+    "**Enjoy it!**",
+    "行きましょう。」",
+    "यह अच्छा है।",
+    "هل هذا جيد؟",
+    "នេះ។",
+    "Τι είναι αυτό\u037e",
+]
+GOES_ON = [
+    "Take the tram",
+    "Take the tram,",
+    "First, second;",
+    "Menu:\n",
+    "St",
+    "",
+    "1.",
+    "See\n12. ",
+    "Pi is 3.",
+    "J. ",
+]
+
+
+@pytest.mark.parametrize("text", ENDS)
+def test_a_terminator_of_any_script_ends_a_sentence(text):
+    assert ends_sentence(text)
+
+
+@pytest.mark.parametrize("text", GOES_ON)
+def test_what_is_open_list_numbers_decimals_and_initials_end_none(text):
+    assert not ends_sentence(text)
+
+
+@pytest.mark.parametrize("name", ["Dr", "Mr", "Mrs", "Ms", "Mt", "St", "Prof", "Ph", "vs", "approx", "e.g", "i.e"])
+def test_an_answer_is_not_landed_on_an_abbreviation(name):
+    """`soft-landing` ended answers with “… and then visit St.”, as if the saint were a sentence."""
+    for before in ("", "Then visit ", "It is open. ", "(", "“", "**", "町へ。"):
+        assert not ends_sentence(f"{before}{name}.")
+        assert not ends_sentence(f"{before}{name}. ")
+        assert ends_sentence(f"{before}{name}. Mark’s.")
+
+
+@pytest.mark.parametrize(
+    "text", ["The best.", "A forest.", "Ends.", "A pro.", "Profs.", "Five ms.", "Apps.", "It is in the East."]
+)
+def test_a_word_that_only_holds_an_abbreviation_ends_its_sentence(text):
+    assert ends_sentence(text)
+
+
+@pytest.mark.parametrize("text", ["Is it free? No.", "Museums, parks, etc.", "Built by Sims & Sons Inc."])
+def test_what_a_whole_answer_may_well_end_with_is_an_end(text):
+    assert ends_sentence(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Paris (France).",
+        "It is **free**.",
+        'They say "yes".',
+        "You can't.",
+        "You can’t.",
+        "As told in [1].",
+        "All 100%.",
+    ],
+)
+def test_closing_signs_between_the_word_and_its_full_stop_change_nothing(text):
+    """`(France).` was taken for a sentence still open, as the full stop stood behind a sign and not a word."""
+    assert ends_sentence(text)
+
+
+def test_a_year_may_end_a_sentence_and_a_price_or_a_list_number_does_not():
+    assert ends_sentence("It opened in 1889.")
+    assert not ends_sentence("It costs $100.")  # may go on with 50
+    assert not ends_sentence("\n100. ")
+
+
+def test_the_table_over_tokens_says_what_the_text_says_wherever_tokens_are_cut():
+    """Tokens may end amid a character; a special token, without bytes, leaves the text as it is."""
+    rng = random.Random(5)
+    text = "".join(f"{part} Ask Prof. Li – “now” (é, 猫). " for part in (*ENDS, *GOES_ON))
+    data = text.encode()
+    for _ in range(20):
+        cuts = sorted(rng.sample(range(len(data)), 90))
+        tokens = [data[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+        tokens.insert(rng.randrange(len(tokens)), b"")
+        table = tabulate(tokens)
+        state, read = MID, b""
+        for token, piece in enumerate(tokens):
+            state, read = table[state][token], read + piece
+            assert state == advance(MID, read)
+            if not 0x80 <= data[len(read) % len(data)] < 0xC0:  # at the edge of a character
+                assert (state == ENDED) == ends_sentence(read.decode())
+
+
+def test_every_state_has_its_row_and_fits_the_devices_byte():
+    """Bytes that are no UTF-8 too: a byte vocabulary can make any."""
+    tokens = [bytes((byte,)) for byte in range(256)]
+    table = tabulate(tokens)
+    assert len(table) == STATES <= 256
+    assert all(
+        table[state][byte] == advance(state, tokens[byte]) for state in range(STATES) for byte in range(256)
+    )
+    assert max(map(max, table)) < STATES
