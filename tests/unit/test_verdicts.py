@@ -19,10 +19,10 @@ VOCABULARY = Vocabulary(TOKENS)
 PROMPT = [80, 81]
 
 
-def finish(tokens, budget=10, strategies=(), *, overlaps=False, trace=False, answer=(), fill=46):
+def finish(tokens, budget=10, strategies=(), *, overlaps=False, trace=False, answer=(), fill=46, prompt=PROMPT):
     """Run one row whose answer is scripted; behind the script comes `fill`."""
     script = [item if isinstance(item, Sampled) else Sampled(item) for item in tokens]
-    before = len(PROMPT) + len(answer)
+    before = len(prompt) + len(answer)
 
     def say(so_far):
         step = len(so_far) - before
@@ -32,7 +32,7 @@ def finish(tokens, budget=10, strategies=(), *, overlaps=False, trace=False, ans
     engine.add(
         Request(
             key=5,
-            prompt_token_ids=PROMPT,
+            prompt_token_ids=prompt,
             max_new_tokens=budget,
             strategies=build_strategies(strategies),
             trace=trace,
@@ -228,3 +228,29 @@ def test_a_stop_that_began_in_the_attempt_before():
     finished = finish(letters("#c"), 10, ["stop:text=##"], answer=tuple(letters("ab#")))
     assert finished.text == "ab"
     assert finished.completion_tokens == 0
+
+
+PROMPTS_TAIL = {
+    "the stop straddles prompt and answer": ("Go on:\n#", "## one", "stop:text=###"),
+    "all of it but its last character": ("Go on:\n##", "# one", "stop:text=###"),
+    "the prompt ends with the whole stop": ("Q: why?\nA:", " one", 'stop:text="A:"'),
+    "the prompt is the stop twice": ("######", " one", "stop:text=###"),
+    "a sequence of tokens that the prompt begins": ("Go on:\n##", "# one", "stop:tokens=35-35-35"),
+    "several stops, each begun by the prompt": ("END of STO", "P it", "stop:text=STOP,text=O,text=END"),
+}
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("case", PROMPTS_TAIL)
+def test_a_stop_in_the_tail_of_the_prompt_ends_no_row(case, overlaps):
+    """A criterion that sees the ids of prompt and answer as one ends such a row before it has begun."""
+    prompt, answer, stop = PROMPTS_TAIL[case]
+    finished = finish([*letters(answer), eos()], 20, [stop], prompt=letters(prompt), overlaps=overlaps)
+    assert finished.text == answer
+    assert finished.verdict == Verdict(FinishReason.EOS, EosSource.NATURAL)
+
+
+def test_a_stop_of_the_answer_s_own_is_found_behind_one_that_straddles():
+    finished = finish(letters("## one\n###"), 20, ["stop:text=###"], prompt=letters("Go on:\n#"))
+    assert finished.text == "## one\n"
+    assert finished.verdict == Verdict(FinishReason.STOP_SEQUENCE, stop_sequence="###")
