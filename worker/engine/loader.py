@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from jobs.errors import ModelError
@@ -17,6 +17,7 @@ from worker.engine.adapters import apply_adapter, check_folder
 from worker.engine.attention import PLAIN
 from worker.engine.building import Shape, build_runner
 from worker.engine.engine import Engine
+from worker.engine.support import check_attention, check_kind
 from worker.engine.text import Vocabulary
 from worker.engine.weights import apply_weights_mode
 
@@ -75,6 +76,13 @@ def load_engine(
     tokenizer = load_tokenizer(tokenizer_folder(path, adapter), trust_remote_code=trust_remote_code)
     network = load_model(path, device=device, trust_remote_code=trust_remote_code)
     shape = Shape.of(network, max_rows, kv_cache)
+    check_attention(
+        network,
+        layers=shape.layers,
+        kv_heads=shape.kv_heads,
+        head_size=shape.head_size,
+        context=shape.context,
+    )
     chosen = apply_weights_mode(network, weights, shape.reserve)
     if adapter is not None:
         apply_adapter(network, adapter, model=model, path=path)
@@ -120,7 +128,7 @@ def load_model(path: str, *, device: str, trust_remote_code: bool = False) -> Pr
     """Load a model's weights as NF4 with double quantisation, in fp32 on CPU and 16 bits on CUDA.
 
     Raises:
-        ModelError: it is not there or cannot be loaded.
+        ModelError: it is not there, cannot be loaded, or is of a kind that the engine cannot run.
     """
     check_folder(path)
     transformers_logging.disable_progress_bar()
@@ -132,6 +140,10 @@ def load_model(path: str, *, device: str, trust_remote_code: bool = False) -> Pr
         bnb_4bit_compute_dtype=dtype,
     )
     try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        check_kind(skeleton)  # before gigabytes of weights are read
         network = AutoModelForCausalLM.from_pretrained(
             path,
             quantization_config=quantization,
