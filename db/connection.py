@@ -30,10 +30,11 @@ class Store:
     """The ledger, open. Safe to share between threads, not between processes."""
 
     def __init__(self, url: URL) -> None:
-        self.url = url
-        self.dialect = url.get_backend_name()
-        self.reader = _engine(url, writes=False)
-        self.writer = _engine(url, writes=True)
+        self.url = url  # as its user has given it, for messages
+        driven = url if url.get_backend_name() == "sqlite" else url.set(drivername="postgresql+psycopg")
+        self.dialect = driven.get_backend_name()
+        self.reader = _engine(driven, writes=False)
+        self.writer = _engine(driven, writes=True)
 
     @property
     def now(self) -> str:
@@ -96,7 +97,7 @@ def upgrade(url: str) -> None:
 
 
 def _parse(url: str) -> URL:
-    """Return the URL with the driver that Endmark uses; check the place of a SQLite file."""
+    """Return the URL of a database that Endmark can use; check the place of a SQLite file."""
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
@@ -113,7 +114,7 @@ def _parse(url: str) -> URL:
         import psycopg  # noqa: F401
     except ImportError as error:
         raise MissingDependency("Postgres", "postgres") from error
-    return parsed.set(drivername="postgresql+psycopg")
+    return parsed
 
 
 def _check_place(url: URL) -> None:

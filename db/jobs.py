@@ -28,7 +28,6 @@ __all__ = [
     "resolve_job",
     "resume_job",
     "retry_rows",
-    "set_priority",
 ]
 _UNDER_WAY = (JobState.QUEUED, JobState.RUNNING)
 
@@ -172,22 +171,6 @@ def resume_job(store: Store, job_id: str) -> list[ShardKey]:
     return write(store, work)
 
 
-def set_priority(store: Store, job_id: str, priority: int) -> None:
-    """Change a job's priority; higher goes first.
-
-    Raises:
-        JobNotFound: there is none of that id.
-    """
-
-    def work(connection: Connection) -> None:
-        lock_job(store, connection, job_id)
-        connection.execute(
-            text("UPDATE jobs SET priority = :priority WHERE id = :job"), {"job": job_id, "priority": priority}
-        )
-
-    write(store, work)
-
-
 def _expect(
     store: Store, connection: Connection, job_id: str, allowed: Collection[JobState], wanted: str
 ) -> JobState:
@@ -195,7 +178,8 @@ def _expect(
     state = lock_job(store, connection, job_id)
     if state not in allowed:
         fix = f"endmark export {job_id} -o FILE" if state.is_final else f"endmark resume {job_id}"
-        raise JobStateError(f"job `{job_id}` is {state} and cannot be {wanted}", hint=f"`{fix}`")
+        problem = "already" if state == wanted else f"and cannot be {wanted}"
+        raise JobStateError(f"job `{job_id}` is {state} {problem}", hint=f"`{fix}`")
     return state
 
 

@@ -104,9 +104,15 @@ def test_cancelled_rows_can_be_asked_again(store):
 def test_what_cannot_be_done_is_refused_with_the_fix(store):
     job = submit(store, ["x"])
     pause_job(store, job)
-    with pytest.raises(JobStateError, match="is paused and cannot be paused") as caught:
+    with pytest.raises(JobStateError, match="is paused already") as caught:
         pause_job(store, job)
     assert "endmark resume" in caught.value.hint
+    ended = submit(store, ["x"])
+    cancel_job(store, ended)
+    with pytest.raises(JobStateError, match="is cancelled already"):
+        cancel_job(store, ended)
+    with pytest.raises(JobStateError, match="is cancelled and cannot be paused"):
+        pause_job(store, ended)
     resume_job(store, job)
     resume_job(store, job)  # one that was interrupted is resumed too
     answer_all(store)
