@@ -15,7 +15,7 @@ from db.connection import Store
 from db.jobs import resolve_job
 from db.progress import all_statuses, job_status
 from jobs.broker import find_broker
-from jobs.errors import BrokerError
+from jobs.errors import BrokerError, StoreError
 from jobs.ping import mask, why_silent
 from jobs.settings import Settings
 from jobs.vocabulary import JobState, JobStatus
@@ -72,11 +72,16 @@ def _print(found: Sequence[JobStatus], single: bool, json_wanted: bool) -> None:
 
 
 def _care(settings: Settings, store: Store) -> None:
-    """Put back what dead workers held, and ring for what waits; say if the broker is down."""
+    """Put back what dead workers held, and ring for what waits; say what of it cannot be done."""
     url, problem = _broker(settings)
     if problem:
         note(f"the broker does not answer: {problem}; workers look into the database by themselves")
-    reap_and_ring(store, url)
+    try:
+        reap_and_ring(store, url)
+    except StoreError as error:  # a full disk, say: what is stored can be read all the same
+        note(f"cannot put back what dead workers held: {error}")
+        if error.hint:
+            hint(error.hint)
 
 
 def _broker(settings: Settings) -> tuple[str | None, str | None]:

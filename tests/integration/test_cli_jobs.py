@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pty
+import resource
 import signal
 import subprocess
 import sys
@@ -181,6 +182,22 @@ def test_status_puts_expired_leases_back(call, store):
     job = submitted(call)
     assert claim(store, worker="gone:1", model="demo", adapter=None, lease_seconds=-1.0) is not None
     assert json.loads(call("status", job, "--json")[1])["running"] == 0
+
+
+def test_status_shows_what_is_there_though_nothing_can_be_written(call, store):
+    job = submitted(call)
+    assert claim(store, worker="gone:1", model="demo", adapter=None, lease_seconds=-1.0) is not None
+    for words in (["status"], ["status", job]):
+        done = subprocess.run(
+            [ENDMARK, *words],
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1)),  # no file takes another byte
+        )
+        assert done.returncode == 0, done.stderr
+        assert job in done.stdout
+        assert "cannot put back what dead workers held: the database `sqlite:///" in done.stderr
+        assert "hint: " in done.stderr
 
 
 def test_pause_resume_and_cancel(call, store):
