@@ -4,6 +4,7 @@ The job bears its batch's id as its name: where the record of a batch does not s
 the service was killed between the two, the ledger does.
 """
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from typing import Any
 
 from cli.serve.shelf import BatchRecord, Shelf
 from cli.submission import store_job
+from cli.terminal import note
 from db.connection import Store
 from db.export import export_job
 from db.export.as_openai import ERRORS
@@ -22,7 +24,7 @@ from db.progress import job_status
 from jobs.datasets import Dataset, checked_rows, settle
 from jobs.datasets.base import Source
 from jobs.datasets.openai import COMPLETION, OpenAIDataset
-from jobs.errors import DatasetError, EndmarkError, JobStateError, Problem
+from jobs.errors import DatasetError, EndmarkError, JobStateError, Problem, StoreError
 from jobs.spec import GenerationSpec
 from jobs.vocabulary import JobState, JobStatus, ShardKey
 
@@ -42,13 +44,16 @@ class Batches:
 
     Args:
         ring: sends messages for a stored job.
+        again: seconds until a check is tried again that the ledger or the disk did not let through.
     """
 
-    def __init__(self, store: Store, shelf: Shelf, terms: Terms, ring: Ring) -> None:
+    def __init__(self, store: Store, shelf: Shelf, terms: Terms, ring: Ring, *, again: float = 5.0) -> None:
         self._store = store
         self._shelf = shelf
         self._terms = terms
         self._ring = ring
+        self._again = again
+        self._ending = threading.Event()
         self._checking = ThreadPoolExecutor(1, "check")
         for batch in shelf.batches():  # of a service that was ended before it had seen to them
             if batch.unsettled:
@@ -97,9 +102,23 @@ class Batches:
 
     def close(self) -> None:
         """End the checks; those that are broken off begin anew with the next service."""
+        self._ending.set()
         self._checking.shutdown(wait=True, cancel_futures=True)
 
     def _check(self, batch_id: str) -> None:
+        """See a batch through its check; as long as the ledger is away, or the disk is full, try again."""
+        told = False
+        while not self._ending.is_set():
+            try:
+                self._settle(batch_id)
+                return
+            except (StoreError, OSError) as error:
+                if not told:
+                    note(f"batch {batch_id} waits: {error}")
+                told = True
+            self._ending.wait(self._again)
+
+    def _settle(self, batch_id: str) -> None:
         """Check a batch's file and store its requests as a job, or say what is wrong; may be done again."""
         batch = self._shelf.batch(batch_id)
         assert batch is not None
@@ -107,6 +126,8 @@ class Batches:
         if job_id is None and not batch.cancelled:
             try:
                 job_id, rung = self._stored(batch)
+            except StoreError:
+                raise
             except DatasetError as error:
                 self._refuse(batch, [_error(problem) for problem in error.problems])
             except (EndmarkError, OSError) as error:

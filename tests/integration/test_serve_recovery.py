@@ -1,4 +1,4 @@
-"""Batches whose service was killed while it checked their files."""
+"""Batches whose service was killed, or whose ledger was away, while their files were checked."""
 
 import json
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ def service(store, shelf):
     """The batches of a service; yields them with what they rang for."""
     rung = []
     terms = Terms(GenerationSpec(model="m"), max_requests=100)
-    made = Batches(store, shelf, terms, lambda spec, keys: rung.append(keys))
+    made = Batches(store, shelf, terms, lambda spec, keys: rung.append(keys), again=0.05)
     try:
         yield made, rung
     finally:
@@ -88,3 +88,24 @@ def test_a_batch_cancelled_before_it_was_stored_is_never_stored(store, shelf):
         job_id = settled(shelf, after)
         assert batches.describe(shelf.batch(batch.id))["status"] == "cancelled"
     assert [job.id for job in all_statuses(store)] == [job_id]
+
+
+@pytest.mark.parametrize("dialect", ["postgres"])
+def test_a_batch_waits_while_the_ledger_is_away(store, shelf, postgres, capfd):
+    """It failed for good, though nothing was wrong with its file; a bad file fails all the same."""
+    with service(store, shelf) as (batches, rung):
+        postgres.stop()
+        try:
+            batch_id = batches.create(**upload(shelf))["id"]
+            said = []
+            wait_until(lambda: said.append(capfd.readouterr().err) or f"batch {batch_id} waits" in "".join(said))
+            assert batches.describe(shelf.batch(batch_id))["status"] == "validating"
+        finally:
+            postgres.start()
+        job_id = settled(shelf, batch_id)
+        wait_until(lambda: rung)
+        assert job_status(store, job_id).total == 3
+        bad = batches.create(**upload(shelf, "no json\n"))["id"]
+        wait_until(lambda: shelf.batch(bad).errors)
+        assert batches.describe(shelf.batch(bad))["status"] == "failed"
+    assert len(all_statuses(store)) == 1
