@@ -155,7 +155,7 @@ def test_a_prefill_without_room_is_halved(monkeypatch):
 
     monkeypatch.setattr(model, "forward", small)
     done = run(engine, requests)
-    assert engine.runner._limit <= 70
+    assert engine.runner._passes.limit <= 70
     plain = run(build_engine(PlainRunner, build_model("llama-64", PLAIN)), requests)
     assert {key: item.token_ids for key, item in done.items()} == {
         key: item.token_ids for key, item in plain.items()

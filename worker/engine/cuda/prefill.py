@@ -1,6 +1,7 @@
-"""Cutting a prefill into forward passes, and a pass into the kernels' tiles."""
+"""Cutting a prefill into forward passes that the memory suffices for, and a pass into the kernels' tiles."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor
 from worker.engine.cuda.kernels.prefill_attention import TILE, Tiles
 from worker.engine.cuda.staging import to_device
 from worker.engine.plan import PrefillRow
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +30,48 @@ class Piece:
         return self.end == len(self.row.token_ids)
 
 
-def cut(pieces: Iterable[Piece], limit: int) -> Iterator[list[Piece]]:
-    """Cut pieces into forward passes of at most `limit` tokens, in order; one that is longer goes in several."""
-    group: list[Piece] = []
-    room = limit
-    for piece in pieces:
-        begin = piece.begin
-        while begin < piece.end:
-            if room == 0:
-                yield group
-                group, room = [], limit
-            end = min(piece.end, begin + room)
-            group.append(Piece(piece.row, begin, end))
-            room -= end - begin
-            begin = end
-    if group:
-        yield group
+@dataclass(slots=True)
+class Passes:
+    """Runs prefills in forward passes of at most `limit` tokens: halved where the memory does not suffice."""
+
+    limit: int
+    least: int  # tokens that must fit
+
+    def run(self, pieces: Iterable[Piece], compute: Callable[[list[Piece], int], int]) -> None:
+        """Compute all pieces, in order.
+
+        Args:
+            compute: runs one pass; takes its pieces and the rows ended before, and returns how many it ended.
+
+        Raises:
+            torch.OutOfMemoryError: there is no room for `least` tokens.
+        """
+        rest, done = list(pieces), 0
+        while rest:
+            group, after = _split(rest, self.limit)
+            try:
+                done += compute(group, done)
+            except torch.OutOfMemoryError:
+                tokens = sum(piece.end - piece.begin for piece in group)
+                if tokens <= self.least:
+                    raise
+                self.limit = max(self.least, tokens // 2)
+                log.warning("no room to prefill %d tokens at once: %d from now on", tokens, self.limit)
+                torch.cuda.empty_cache()
+            else:
+                rest = after
+
+
+def _split(pieces: Sequence[Piece], limit: int) -> tuple[list[Piece], list[Piece]]:
+    """Return the pieces of the first `limit` tokens, the last of them cut where they end, and the others."""
+    for index, piece in enumerate(pieces):
+        size = piece.end - piece.begin
+        if size > limit:
+            middle = piece.begin + limit
+            first = [Piece(piece.row, piece.begin, middle)] if limit else []
+            return [*pieces[:index], *first], [Piece(piece.row, middle, piece.end), *pieces[index + 1 :]]
+        limit -= size
+    return list(pieces), []
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """The fast device path: packed prefill, decode steps as captured CUDA graphs, the host one step behind."""
 
-import logging
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,12 +10,10 @@ from transformers import PreTrainedModel
 from worker.engine.cuda.attention import PAGED, DeviceBatch
 from worker.engine.cuda.fusion import Fused, fuse
 from worker.engine.cuda.kernels.sampling import begin_step, finish_step
-from worker.engine.cuda.prefill import Piece, PrefillInputs, cut
+from worker.engine.cuda.prefill import Passes, Piece, PrefillInputs
 from worker.engine.cuda.slots import SlotState
 from worker.engine.cuda.staging import Download, Upload
 from worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket
-
-log = logging.getLogger(__name__)
 
 _FINE, _COARSE = (1, 2, 4, 8, 16, 24, 32), 16  # batch sizes with a graph of their own: these, then every 16
 
@@ -62,7 +59,7 @@ class CudaRunner:
         self._eos_ids = torch.tensor(sorted(eos_ids), dtype=torch.int32, device=self._device)
         self._table = sentence_table.to(self._device) if sentence_table is not None else None
         self._slots = SlotState(max_rows, -(-context // page_size) + 1, self._device, spare_page=num_pages)
-        self._limit = prefill_tokens  # tokens in one forward pass; halved when the memory does not suffice
+        self._passes = Passes(prefill_tokens, least=page_size)
         self._steps: dict[int, _DecodeStep] = {}
         self._sizes = _bucket_sizes(max_rows)
         self._pool = torch.cuda.graph_pool_handle()
@@ -121,32 +118,19 @@ class CudaRunner:
         """Set the rows' slots and compute their tokens; return (4, R) int32 of what was sampled."""
         self._slots.admit(plan.rows)
         result = torch.empty(4, len(plan.rows), dtype=torch.int32, device=self._device)
-        done = 0
-        for pieces in cut([Piece(row, row.cached, len(row.token_ids)) for row in plan.rows], self._limit):
-            done = self._compute(pieces, result, done)
+        pieces = [Piece(row, row.cached, len(row.token_ids)) for row in plan.rows]
+        self._passes.run(pieces, lambda group, done: self._compute(group, result, done))
         return result
 
     def _compute(self, pieces: list[Piece], result: Tensor, done: int) -> int:
-        """Run one forward pass; where memory runs out, in halves from then on. Return the rows done so far."""
-        try:
-            inputs = PrefillInputs.of(pieces, self._device)
-            logits = self.forward(
-                inputs.tokens, inputs.positions64, self.batch(inputs.slots, inputs.positions, inputs), inputs.keep
-            )
-        except torch.OutOfMemoryError:
-            tokens = sum(piece.end - piece.begin for piece in pieces)
-            if tokens <= self.page_size:
-                raise
-            self._limit = max(self.page_size, min(self._limit, tokens // 2))
-            log.warning("the card has no room to prefill %d tokens at once: %d from now on", tokens, self._limit)
-            torch.cuda.empty_cache()
-        else:
-            if inputs.sampled:
-                self.sample(logits, inputs.rows, result, done)
-            return done + inputs.sampled
-        for part in cut(pieces, self._limit):
-            done = self._compute(part, result, done)
-        return done
+        """Run one forward pass; return how many rows it has sampled for, behind those `done`."""
+        inputs = PrefillInputs.of(pieces, self._device)
+        logits = self.forward(
+            inputs.tokens, inputs.positions64, self.batch(inputs.slots, inputs.positions, inputs), inputs.keep
+        )
+        if inputs.sampled:
+            self.sample(logits, inputs.rows, result, done)
+        return inputs.sampled
 
 
 class _DecodeStep:
