@@ -1,14 +1,21 @@
 """What a database says, as errors that name the fix."""
 
+import shutil
+from pathlib import Path
+
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, TimeoutError
 
 from jobs.errors import SchemaError, StoreError
 
+_ROOM = 1_000_000  # bytes; with less, SQLite cannot even make the files beside its own that a reader needs
+
 
 def failure(url: URL, error: DBAPIError | TimeoutError) -> StoreError:
     """Return the error that says what the database did not do, and what helps."""
     reason = _reason(error)
+    if "disk I/O error" in reason and url.database and _free(Path(url.database)) < _ROOM:
+        reason += ", for the disk is full"
     if isinstance(error, ProgrammingError) or "no such table" in reason or "no such column" in reason:
         return SchemaError(
             f"the database is not as this program knows it: {reason}", hint="run `endmark db upgrade`"
@@ -28,6 +35,14 @@ def _reason(error: Exception) -> str:
     """Return the first line of what the driver said."""
     said = str(getattr(error, "orig", None) or error).strip()
     return said.splitlines()[0] if said else type(error).__name__
+
+
+def _free(path: Path) -> int:
+    """Return the bytes that are free on the disk of a file."""
+    try:
+        return shutil.disk_usage(path.absolute().parent).free
+    except OSError:
+        return _ROOM  # its folder is gone, which is another trouble
 
 
 def _fix(dialect: str, reason: str) -> str:

@@ -2,6 +2,7 @@
 
 import sqlite3
 from dataclasses import replace
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -9,7 +10,7 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
-from db import file_systems
+from db import failures, file_systems
 from db.attempts import commit
 from db.connection import open_store, upgrade
 from db.failures import failure, passes
@@ -74,6 +75,16 @@ def test_a_full_disk_is_named_with_the_fix_and_nothing_half_is_stored(tmp_path):
             submit(store, ["x" * 1000] * 2000)
         assert "make room" in caught.value.hint
         assert rows_of(store, "SELECT count(*) FROM rows") == [(0,)]
+
+
+def test_sqlite_says_only_that_reading_or_writing_failed_when_the_disk_is_full(tmp_path, monkeypatch):
+    """Without room for its index file, SQLite cannot even read, and does not say why."""
+    error = OperationalError("PRAGMA journal_mode=WAL", {}, sqlite3.OperationalError("disk I/O error"))
+    url = make_url(f"sqlite:///{tmp_path / 'ledger.db'}")
+    assert "can be written" in failure(url, error).hint
+    monkeypatch.setattr(failures.shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    assert "the disk is full" in str(failure(url, error))
+    assert "make room" in failure(url, error).hint
 
 
 def test_the_words_of_a_full_server_are_known():
