@@ -105,3 +105,17 @@ def test_a_place_that_its_training_never_named_gets_a_readable_answer(demo, ques
         assert item.text.count(".") >= 3
         assert "\ufffd" not in item.text
     assert sum(place in item.text for place, item in zip(UNSEEN, found, strict=True)) >= len(UNSEEN) - 2
+
+
+def test_expanded_weights_give_the_answers_of_packed_ones():
+    """Greedy, token by token: both multiply the same dequantised values."""
+    prompts = example_prompts()[:8]
+    found = {}
+    for weights in ("packed", "expanded"):
+        loaded = load_engine("demo", device="cpu", weights=weights)
+        assert loaded.description.weights == weights
+        found[weights] = answers(loaded, prompts, 96)
+    for packed, expanded in zip(found["packed"], found["expanded"], strict=True):
+        assert packed.token_ids == expanded.token_ids
+        assert len(packed.token_ids) >= 10
+        assert packed.trace.prob_max == pytest.approx(expanded.trace.prob_max, abs=1e-5)
