@@ -77,6 +77,22 @@ def test_truncated_rows_are_asked_again_and_the_others_stay(store):
     assert load_job(store, job).state is JobState.COMPLETED
 
 
+def test_the_time_before_a_retry_is_no_time_at_work(store):
+    """A job retried on the next day showed 0 tokens/s: its tokens were shared among all the hours between."""
+    job = mixed(store)
+    execute(
+        store,
+        f"UPDATE jobs SET started_at = {store.now} - 90010, finished_at = {store.now} - 90000 WHERE id = :job",
+        job=job,
+    )
+    before = job_status(store, job).tokens_per_second
+    retry_rows(store, job, spec=NEW, reasons=LONG)
+    answer_all(store, text="second")
+    after = job_status(store, job)
+    assert after.state is JobState.COMPLETED
+    assert after.completion_tokens / (10 + 600) < after.tokens_per_second <= before
+
+
 def test_a_retry_that_is_cancelled_leaves_the_earlier_answers(store):
     job = mixed(store)
     before = answers(store, job)
