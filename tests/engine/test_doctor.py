@@ -84,14 +84,14 @@ def test_facts_and_findings_of_a_folder(faulty):
     assert found["end ids disagree"].level == "cause"
     assert "2 (`<|end|>`)" in found["end ids disagree"].evidence
     assert found["pad is EOS"].level == "risk"
-    assert "EOS never learned" not in found  # it may know `<|end|>` well
+    assert not found.keys() & {"EOS never learned", "budget too short to tell"}  # it may know `<|end|>` well
     assert "chat template not used" not in found
 
 
 def test_a_folder_without_these_faults(tmp_path):
     model = save_model(tmp_path, template=TEMPLATE.replace("<|end|>", "</s>"), pad="<s>")
     found = {finding.check for finding in examine(diagnose(model))}
-    assert "EOS never learned" in found
+    assert "budget too short to tell" in found  # 24 tokens
     assert not found & {"end ids disagree", "pad is EOS", "BOS doubled", "base model"}
 
 

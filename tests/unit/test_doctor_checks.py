@@ -42,6 +42,7 @@ CUT = RowEvidence(
     sentence_probs=(0.01, 0.02),
     rank_max=7,
 )
+CUT_SHORT = replace(CUT, tokens=24)
 
 
 def evidence(*rows, templated=True, sampling=Sampling(), **facts):
@@ -145,6 +146,13 @@ FOUND = {
         "highest probability was 2.00%, after the 4 sentence ends 1.50% on average",
         "endmark finetune",
     ),
+    "EOS not seen in short answers": (
+        checks.eos_not_learned,
+        evidence(replace(CUT, tokens=40), CUT_SHORT),
+        Level.CAUSE,
+        "the longest was cut after 40 tokens",
+        "--max-new-tokens 256",
+    ),
     "EOS weakly learned": (
         checks.eos_not_learned,
         evidence(weak(0.3), weak(0.4), ENDED),
@@ -209,6 +217,13 @@ def test_every_check_has_a_case():
 def test_without_its_template_a_model_is_not_said_to_have_learned_nothing():
     assert [finding.check for finding in examine(evidence(CUT, templated=False))] == ["chat template not used"]
     assert "EOS never learned" in {finding.check for finding in examine(evidence(CUT))}
+
+
+def test_a_model_cut_early_or_that_ended_other_answers_is_not_said_to_have_learned_nothing():
+    """The demo model was, at 40 tokens; with 80 it ended one of the same answers at an EOS probability of 73 %."""
+    assert "budget too short to tell" in {finding.check for finding in examine(evidence(CUT_SHORT))}
+    assert "EOS never learned" not in {finding.check for finding in examine(evidence(CUT_SHORT))}
+    assert "EOS weakly learned" in {finding.check for finding in examine(evidence(CUT, CUT, ENDED))}
 
 
 def test_a_model_that_closes_with_another_token_is_not_said_to_have_learned_nothing():

@@ -14,6 +14,7 @@ from worker.doctor.evidence import Evidence, ModelFacts
 
 NEVER = 0.05  # an EOS probability that stays below this was not learned
 FIRM = 0.5  # one that reaches this is chosen at temperature 0
+_TELLING = 100  # tokens of an answer at the end of which most good models would have thought of ending
 _LOOPING = 0.1  # share of answers in a loop that makes it a cause
 _CHAT_NAME = re.compile(r"chat|instruct|assistant|(?<![a-z])(?:it|rlhf|dpo|sft)(?![a-z])", re.IGNORECASE)
 
@@ -196,8 +197,7 @@ def eos_hidden(evidence: Evidence) -> Finding | None:
 def eos_not_learned(evidence: Evidence) -> Finding | None:
     """EOS stays improbable where answers should end.
 
-    A model asked without its chat template cannot tell where, and one that closes with a token which no file names
-    may know it well.
+    Asked without its template, cut early, or closing with a token that no file names, a model may know it well.
     """
     cut, facts = evidence.cut, evidence.facts
     if not cut or (facts.has_chat_template and not evidence.templated) or _ends_elsewhere(facts):
@@ -206,7 +206,16 @@ def eos_not_learned(evidence: Evidence) -> Finding | None:
     after = [prob for row in cut for prob in row.sentence_probs]
     seen = f"in {len(cut)} cut answers its highest probability was {best:.2%}"
     seen += f", after the {len(after)} sentence ends {mean(after):.2%} on average" if after else ""
-    if best < NEVER:
+    longest = max(row.tokens for row in cut)
+    if best < NEVER and not evidence.ended and longest < _TELLING:
+        return Finding(
+            "budget too short to tell",
+            Level.CAUSE,
+            "EOS was never probable, but a model that knows how to end might not have wanted to yet",
+            f"{seen}; the longest was cut after {longest} tokens",
+            "look again with `--max-new-tokens 256`; if it stays so, `endmark finetune`",
+        )
+    if best < NEVER and not evidence.ended:
         return Finding(
             "EOS never learned",
             Level.CAUSE,
