@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cli.advice import worker_command
+from cli.advice import retry_command, worker_command
 from cli.crew import Crew
 from cli.export import check_output, write_results
 from cli.options import build_spec, spec_options
@@ -53,6 +53,8 @@ def run(dataset: str, output: str, **options: Any) -> int:  # noqa: ANN401
     click.echo(summary(status, output), err=True)
     if status.state is JobState.CANCELLED:
         raise EndmarkError(f"job {job.job_id} was cancelled", hint="the rows that had a result are exported")
+    if status.truncated:
+        hint(f"`{retry_command(job.job_id, spec)}` asks for the answers again that were cut")
     if status.failed:
         hint(f"`endmark export {job.job_id} -o - --only failed` shows why rows failed")
         return _FAILED_ROWS

@@ -60,7 +60,8 @@ def test_truncated_rows_asked_again_and_the_trace_of_a_job(endmark, tmp_path):
     with (tmp_path / "prompts.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["prompt"], *([prompt] for prompt in PROMPTS)])
     cut, again, trace = tmp_path / "cut.csv", tmp_path / "again.csv", tmp_path / "trace.jsonl"
-    endmark("run", "prompts.csv", "-o", cut, "--max-new-tokens", SHORT, "--trace", code=3)
+    _, err = endmark("run", "prompts.csv", "-o", cut, "--max-new-tokens", SHORT, "--trace", code=3)
+    assert "--truncated --strategy soft-landing` asks" in err
     before = results(cut)
     assert [row["finish_reason"] for row in before] == ["length"] * 3 + ["error"]
 

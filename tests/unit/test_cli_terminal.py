@@ -4,13 +4,15 @@ import io
 
 import pytest
 
-from cli.advice import worker_command
+from cli.advice import retry_command, worker_command
 from cli.failures import report
 from cli.progress import describe, duration, percent, what_it_does
 from cli.status_view import as_json, one_job, table_of_jobs
 from cli.summary import summary
 from cli.terminal import TerminalText, one_line, printable
 from jobs.errors import DatasetError, Interrupted, Problem, StoreError
+from jobs.spec import GenerationSpec
+from jobs.strategies import build_strategies
 from jobs.vocabulary import JobState, JobStatus, WorkerInfo
 
 pytestmark = pytest.mark.unit
@@ -116,6 +118,21 @@ def test_the_summary():
 def test_commands_are_quoted_for_the_shell():
     assert worker_command("demo", None) == "endmark worker"
     assert worker_command("/my models/a", "/b") == "endmark worker --model '/my models/a' --adapter /b"
+
+
+@pytest.mark.parametrize(
+    ("before", "change"),
+    [
+        ("baseline", "--strategy soft-landing"),
+        ('concise;stop:text="a b"', "--strategy 'concise;stop:text=a b;soft-landing'"),
+        ("soft-landing:firm=0.9", "--max-new-tokens 80"),
+        ("no-loops;escalate", "--max-new-tokens 80"),
+    ],
+)
+def test_what_is_advised_for_answers_that_were_cut(before, change):
+    """A run whose answers were all cut once ended with that figure and not a word of what to do about it."""
+    spec = GenerationSpec(model="m", max_new_tokens=40, strategies=build_strategies([before]))
+    assert retry_command("3f2a", spec) == f"endmark retry 3f2a --truncated {change}"
 
 
 @pytest.mark.parametrize(
