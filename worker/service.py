@@ -210,7 +210,7 @@ class Service:
         keys = self._in_flight.close(shard)
         if keys is not None:
             self._engine.cancel(keys)
-            log.warning("%s: lease lost, %d rows are dropped", shard, len(keys))
+            log.warning("%s: paused, cancelled or taken by another worker; %d rows are dropped", shard, len(keys))
 
     def _broken(self) -> None:
         """End the process, whose engine is of no use; what it has finished is stored first."""
