@@ -1,6 +1,7 @@
 """JSONL: one JSON object a line, whose keys are the columns."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, ClassVar, NoReturn
 
@@ -22,7 +23,7 @@ class JsonlDataset(Dataset):
         self._lines = TextLines(source)
         self._raw = ""
         self._places: dict[str, int] = {}
-        self._decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+        self._decode = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeats).decode
         self._rows = self._read()
         # The columns are to be known before anything is stored.
         self._ahead: list[tuple[str, Line]] = []
@@ -107,6 +108,15 @@ class JsonlDataset(Dataset):
 def _refuse_constant(name: str) -> NoReturn:
     """Refuse NaN and Infinity, which Python reads and JSON does not have."""
     raise ValueError(f"is not JSON: `{name}` is no JSON number")
+
+
+def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object with the same key twice, of which Python would take the last."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"has the key {name!r} twice")
+    return record
 
 
 def _refuse_escapes(record: dict[str, Any]) -> None:

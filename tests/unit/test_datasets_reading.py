@@ -132,6 +132,8 @@ def test_jsonl_columns_grow(read):
         ("null", "is null, not a JSON object"),
         ('{"a": ' + "[" * 200_000, "is nested too deeply"),
         ('{"a": "\\ud83d"}', "has half of a surrogate pair: \\ud83d"),
+        ('{"a": 3, "b": 1, "a": 4}', "has the key 'a' twice"),  # the last one was taken, without a word
+        ('{"a": [{"é": 1, "\\u00e9" : 1}]}', "has the key 'é' twice"),
         ('{"a": [{"b\\u0000": 1}]}', "contains a NUL character"),
         ('{"a": ' + "1" * 5000 + "}", "Exceeds the limit"),
     ],
