@@ -13,7 +13,7 @@ from worker.gpus import choose_gpus
 from worker.logs import log_to_stderr
 from worker.options import Arguments, parse
 from worker.parent import when_parent_ends
-from worker.supervisor import ChildSpec, Supervisor, child_specs, drain_on_signals
+from worker.supervisor import ChildSpec, RestartPolicy, Supervisor, child_specs, drain_on_signals
 
 _MARGIN = 30.0  # seconds a child may take beyond its grace to store what it has
 
@@ -52,7 +52,9 @@ def _supervise(arguments: Arguments, settings: Settings, broker: Broker) -> int:
             log.warning("the broker had died and was started again")
 
     specs = _with_ports(child_specs(command, environment, gpus), options.metrics_port)
-    supervisor = Supervisor(specs, grace=options.grace + _MARGIN, chore=revive)
+    # A row that kills its worker comes back when its lease has run out: its deaths are never quick ones.
+    policy = RestartPolicy(quick=options.lease * 2 / 3)
+    supervisor = Supervisor(specs, policy=policy, grace=options.grace + _MARGIN, chore=revive)
     drain_on_signals(supervisor)
     if arguments.with_parent:
         when_parent_ends(supervisor.stop_now)

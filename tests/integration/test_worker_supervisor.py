@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ class Run:
     """A supervisor running in a thread."""
 
     def __init__(self, *specs, **options):
-        self.supervisor = Supervisor(specs, policy=QUICKLY, **options)
+        self.supervisor = Supervisor(specs, **{"policy": QUICKLY, **options})
         self.failures = None
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
@@ -85,6 +86,13 @@ def test_one_that_keeps_dying_is_given_up_with_the_reason(caplog):
     (failure,) = Run(child("import os; os.kill(os.getpid(), 9)", name="gpu 3")).wait()
     assert failure == "gpu 3: it was killed by SIGKILL, for the 4th time in a row"
     assert caplog.text.count("starting it again") == 3
+
+
+def test_one_that_dies_now_and_then_is_never_given_up(tmp_path):
+    log = tmp_path / "log"
+    code = "import os, sys; f = open(sys.argv[1], 'a'); f.write('x'); f.flush(); f.tell() < 8 and os.abort()"
+    assert Run(child(code, log), policy=replace(QUICKLY, quick=0.0)).wait(60) == []
+    assert log.read_text() == "x" * 8
 
 
 def test_one_that_says_it_cannot_start_is_not_tried_again(tmp_path):
