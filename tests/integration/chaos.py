@@ -31,6 +31,7 @@ class Chaos:
         seed: of the choice of faults and moments.
         database_url: the ledger; by default a SQLite file.
         restart_database: restarts its server, where it has one.
+        lease: seconds of the workers' leases.
     """
 
     def __init__(
@@ -41,13 +42,15 @@ class Chaos:
         *,
         database_url: str | None = None,
         restart_database: Callable[[], None] | None = None,
+        lease: float = LEASE,
     ) -> None:
+        self.lease = lease
         self.random = random.Random(seed)
         self.model = model
         self.settings = Settings(home, database_url or f"sqlite:///{home / 'ledger.db'}", None)
         self.store = open_store(self.settings.database_url, upgrade=True)
         self.broker = ensure_broker(self.settings)
-        options = WorkerOptions(model, gpus="cpu", lease=LEASE, grace=5.0)
+        options = WorkerOptions(model, gpus="cpu", lease=lease, grace=5.0)
         self.workers = [start_worker(self.settings, options) for _ in range(2)]
         self.faults = [self.kill_worker, self.stop_worker, self.lose_messages, self.kill_broker]
         if restart_database is not None:
@@ -85,7 +88,7 @@ class Chaos:
         """Stop one worker process for longer than its leases, then let it go on as if nothing had been."""
         pid = self._hit(signal.SIGSTOP)
         if pid is not None:
-            time.sleep(1.5 * LEASE)
+            time.sleep(1.5 * self.lease)
             os.kill(pid, signal.SIGCONT)
 
     def lose_messages(self) -> None:
