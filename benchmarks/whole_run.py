@@ -2,7 +2,8 @@
 
 A model of Llama-2-7B's shape with random weights is written to a folder, `endmark worker` loads it, and `endmark
 run` takes a CSV of the published workload through broker, Celery, tokeniser, SQLite and back to a CSV. Its time is
-the command's own, from start to exit; the engine alone gets the same rows, tokenised, in this process before.
+the command's own, from start to exit; the engine alone gets the same rows, tokenised, in a process before. Where
+there are more GPUs than one, the job runs on the first and then on all, and the ratio is printed.
 """
 
 import argparse
@@ -20,6 +21,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from workload import Row, mixed_rows
 
+from worker.gpus import visible_gpus
+
+_LONGEST_START = 300  # seconds
 _BIN = [sys.executable, "-c", "from cli.main import main; main()"]
 
 
@@ -78,7 +82,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--part", choices=["model", "engine", "run"], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    folder, rows = options.folder, mixed_rows(2000, 7, 32000)[: options.rows]
+    folder, rows = options.folder, mixed_rows(options.rows, 7, 32000)
     if options.part == "model":
         save_model(folder / "model", options.layers, options.device)
     elif options.part == "engine":
@@ -87,49 +91,47 @@ def main() -> None:
     else:
         for part in ("model", "engine"):  # in processes of their own, which give their memory back
             subprocess.run([sys.executable, *sys.argv, "--part", part], check=True)
-        whole_run(folder, rows, options.device)
+        found = len(visible_gpus())
+        counts = [0] if options.device == "cpu" else [1, found] if found > 1 else [1]
+        speeds = [whole_run(folder, rows, count) for count in counts]
+        seconds, tokens = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
+        print(f"engine alone {tokens / seconds:,.0f} tokens/s ({tokens:,} in {seconds:.1f} s)")
+        print(f"endmark run  {speeds[0]:,.0f} tokens/s, {speeds[0] * seconds / tokens:.3f} of it")
+        for count, speed in zip(counts[1:], speeds[1:], strict=True):
+            print(f"on {count} GPUs   {speed:,.0f} tokens/s, {speed / speeds[0]:.2f} times one")
 
 
-def whole_run(folder: Path, rows: list[Row], device: str) -> None:
-    """Start a worker, run the command and print both figures."""
+def whole_run(folder: Path, rows: list[Row], gpus: int) -> float:
+    """Start a worker on the first GPUs (0: on the CPU), run the command and return its tokens a second."""
     environment = {**os.environ, "ENDMARK_HOME": str(folder / "home")}
     model = ["--model", str(folder / "model")]
-    write_dataset(folder / "warm.csv", rows[:100])
+    write_dataset(folder / "warm.csv", rows[: 260 * max(1, gpus)])
     write_dataset(folder / "rows.csv", rows)
     started = time.monotonic()
-    gpus = "cpu" if device == "cpu" else "all"
-    with (folder / "worker.log").open("w") as log:
-        worker = subprocess.Popen([*_BIN, "worker", *model, "--gpus", gpus], env=environment, stderr=log)
+    chosen = ",".join(map(str, range(gpus))) or "cpu"
+    log = folder / "worker.log"
+    with log.open("w") as errors:
+        worker = subprocess.Popen([*_BIN, "worker", *model, "--gpus", chosen], env=environment, stderr=errors)
     try:
+        while log.read_text(encoding="utf-8").count(" loaded ") < max(1, gpus):
+            if worker.poll() is not None or time.monotonic() - started > _LONGEST_START:
+                sys.exit("the worker has not loaded the model")
+            time.sleep(0.2)
+        print(f"worker on {chosen}: loaded after {time.monotonic() - started:.0f} s", flush=True)
         for name in ("warm", "rows"):
-            command = [
-                *_BIN,
-                "run",
-                str(folder / f"{name}.csv"),
-                "-o",
-                str(folder / f"{name}.out.csv"),
-                "--raw",
-                *model,
-            ]
+            files = [str(folder / f"{name}.csv"), "-o", str(folder / f"{name}.out.csv")]
+            shown = None if name == "rows" else subprocess.DEVNULL
             begun = time.monotonic()
-            subprocess.run(
-                command, env=environment, check=True, stderr=None if name == "rows" else subprocess.DEVNULL
-            )
+            subprocess.run([*_BIN, "run", *files, "--raw", *model], env=environment, check=True, stderr=shown)
             seconds = time.monotonic() - begun
-            if name == "warm":
-                print(
-                    f"worker and first {min(100, len(rows))} rows: {time.monotonic() - started:.0f} s", flush=True
-                )
     finally:
         worker.terminate()
         worker.wait()
-        print((folder / "worker.log").read_text()[-1500:])
+        print(log.read_text(encoding="utf-8")[-1500:])
     with (folder / "rows.out.csv").open(newline="", encoding="utf-8") as handle:
         tokens = sum(int(row["completion_tokens"]) for row in csv.DictReader(handle))
-    alone_seconds, alone_tokens = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
-    alone, whole = alone_tokens / alone_seconds, tokens / seconds
-    print(f"engine alone {alone:,.0f} tokens/s ({alone_tokens:,} in {alone_seconds:.1f} s)")
-    print(f"endmark run  {whole:,.0f} tokens/s ({tokens:,} in {seconds:.1f} s), {whole / alone:.3f} of it")
+    print(f"worker on {chosen}: {tokens:,} tokens in {seconds:.1f} s", flush=True)
+    return tokens / seconds
 
 
 if __name__ == "__main__":

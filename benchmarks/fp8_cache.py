@@ -1,0 +1,84 @@
+"""What an fp8 KV cache changes in the bundled model's greedy answers: `python benchmarks/fp8_cache.py` on a GPU.
+
+The same prompts run with the cache in 16 bits and in fp8. Steps count as long as both answers have the same text
+before them: how often both choose the same token, and how far their EOS probabilities are apart.
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from jobs.settings import DEMO_MODEL
+from worker.engine.loader import load_engine
+from worker.engine.request import Request
+
+PROMPTS = Path(__file__).parents[1] / "examples" / "prompts.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A greedy answer: the token chosen at each step, the end token too, and the EOS probability before it."""
+
+    tokens: tuple[int, ...]
+    probs: tuple[float, ...]
+
+
+def answers(model: str, kv_cache: str, prompts: Sequence[str], budget: int, device: str = "cuda") -> list[Answer]:
+    """Return the answers with one kind of cache, in the prompts' order."""
+    loaded = load_engine(model, device=device, weights="expanded", kv_cache=kv_cache)
+    for key, prompt in enumerate(prompts):
+        turns = [{"role": "user", "content": prompt}]
+        text = loaded.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+        loaded.engine.add(Request(key=key, prompt_token_ids=ids, max_new_tokens=budget, trace=True))
+    found = {}
+    while loaded.engine.has_work:
+        for item in loaded.engine.step():
+            end = (-1,) if item.verdict.ended_with_eos else ()
+            found[item.key] = Answer((*item.token_ids, *end), item.trace.probs or ())
+    return [found[key] for key in range(len(prompts))]
+
+
+def compare(pairs: Iterable[tuple[Answer, Answer]]) -> str:
+    """Return the figures of answers with 16 bits and with fp8."""
+    equal, rows, same = 0, 0, 0
+    apart: list[float] = []
+    for usual, small in pairs:
+        rows += 1
+        equal += usual.tokens == small.tokens
+        steps = zip(usual.tokens, small.tokens, usual.probs, small.probs, strict=False)
+        for token, other, prob, near in steps:
+            apart.append(abs(prob - near))
+            same += token == other
+            if token != other:
+                break
+    return (
+        f"{same:,} of {len(apart):,} steps choose the same token ({same / len(apart):.3%}); EOS probability apart "
+        f"by {sum(apart) / len(apart):.2e} on average, {max(apart):.2e} at most; {equal} of {rows} answers equal"
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=DEMO_MODEL)
+    parser.add_argument("--max-new-tokens", type=int, default=256)
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("it needs a GPU that has the fp8 type")
+    with PROMPTS.open(newline="", encoding="utf-8") as handle:
+        prompts = [row["prompt"] for row in csv.DictReader(handle)]
+    usual, again, small = (
+        answers(options.model, kind, prompts, options.max_new_tokens) for kind in ("auto", "auto", "fp8")
+    )
+    print(f"16 bits twice:     {compare(zip(usual, again, strict=True))}")
+    print(f"16 bits and fp8:   {compare(zip(usual, small, strict=True))}")
+
+
+if __name__ == "__main__":
+    main()
