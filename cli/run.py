@@ -69,11 +69,9 @@ def _completed(settings: Settings, store: Store, job: Submission, output: str) -
             with job_progress() as show:
                 return wait_for(store, job.job_id, crew, show)
     except KeyboardInterrupt:
-        done = pause(store, job.job_id)
-        raise Interrupted(f"job {job.job_id} is paused, {done}", hint=_to_go_on(job, output)) from None
+        raise Interrupted(pause(store, job.job_id), hint=_to_go_on(job, output)) from None
     except EndmarkError as error:
-        done = pause(store, job.job_id)
-        error.hint = f"{error.hint or 'mend it'}\njob {job.job_id} is paused, {done}: {_to_go_on(job, output)}"
+        error.hint = f"{error.hint or 'mend it'}\n{pause(store, job.job_id)}: {_to_go_on(job, output)}"
         raise
 
 

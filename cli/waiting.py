@@ -7,10 +7,11 @@ from contextlib import contextmanager, suppress
 
 from cli.crew import Crew
 from cli.progress import Show, what_it_does
+from cli.watching import patiently
 from db.connection import Store
 from db.jobs import pause_job
 from db.progress import job_status
-from jobs.errors import JobStateError
+from jobs.errors import JobStateError, StoreError
 from jobs.vocabulary import JobStatus
 
 _POLL = 0.3  # seconds between looks
@@ -21,10 +22,11 @@ def wait_for(store: Store, job_id: str, crew: Crew, show: Show) -> JobStatus:
 
     Raises:
         WorkerFailed: the worker ended before it.
+        StoreError: the database stays away.
     """
     while True:
         alive = crew.alive  # asked first: a worker may end right after its last row
-        status = job_status(store, job_id)
+        status = patiently(lambda: job_status(store, job_id))
         show(status, "loading the model" if not status.workers else what_it_does(status))
         if status.state.is_final:
             return status
@@ -35,11 +37,14 @@ def wait_for(store: Store, job_id: str, crew: Crew, show: Show) -> JobStatus:
 
 
 def pause(store: Store, job_id: str) -> str:
-    """Pause a job, so that no other worker takes it up unasked; say how far it is."""
-    with suppress(JobStateError):  # it ended at the last moment, or was paused already
-        pause_job(store, job_id)
-    status = job_status(store, job_id)
-    return f"{status.succeeded + status.failed:,} of {status.total:,} rows done"
+    """Pause a job, so that no other worker takes it up unasked; say so, and how far it is."""
+    try:
+        with suppress(JobStateError):  # it ended at the last moment, or was paused already
+            pause_job(store, job_id)
+        status = job_status(store, job_id)
+    except StoreError as error:
+        return f"job {job_id} could not be paused, and any worker may go on with it: {error}"
+    return f"job {job_id} is paused, {status.succeeded + status.failed:,} of {status.total:,} rows done"
 
 
 @contextmanager

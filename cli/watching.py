@@ -4,18 +4,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from cli.progress import describe, what_it_does
 from cli.terminal import note
-from jobs.errors import Interrupted
+from jobs.errors import Interrupted, SchemaError, StoreError
 from jobs.vocabulary import JobStatus
 
 _REDRAW = 0.5  # seconds
 _LINES_EVERY = 10.0
 _CARE_EVERY = 15.0
+_AWAY = 180.0  # that a database may be away
 
 View = Callable[[Sequence[JobStatus]], str]
 Show = Callable[[Sequence[JobStatus]], None]
+Result = TypeVar("Result")
 
 
 def watched(read: Callable[[], list[JobStatus]], view: View, care: Callable[[], None]) -> list[JobStatus]:
@@ -33,7 +36,7 @@ def watched(read: Callable[[], list[JobStatus]], view: View, care: Callable[[], 
     try:
         with _redrawn(view) if sys.stderr.isatty() else _lines() as show:
             while True:
-                found = read()
+                found = patiently(read)
                 if all(item.state.is_final for item in found):
                     return found
                 show(found)
@@ -43,6 +46,27 @@ def watched(read: Callable[[], list[JobStatus]], view: View, care: Callable[[], 
                     care()
     except KeyboardInterrupt:
         raise Interrupted("no longer watching; the jobs go on") from None
+
+
+def patiently(read: Callable[[], Result]) -> Result:
+    """Return what `read` gives; wait some minutes for a database that is away, for it may be restarting.
+
+    Raises:
+        StoreError: it stays away.
+    """
+    deadline: float | None = None
+    while True:
+        try:
+            return read()
+        except SchemaError:
+            raise
+        except StoreError as error:
+            if deadline is None:
+                deadline = time.monotonic() + _AWAY
+                note(f"{error}; waiting for it: {error.hint}")
+            elif time.monotonic() > deadline:
+                raise
+        time.sleep(_REDRAW)
 
 
 @contextmanager
