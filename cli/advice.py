@@ -22,6 +22,19 @@ def retry_command(job_id: str, spec: GenerationSpec) -> str:
     return shlex.join([*words, "--strategy", write_strategies([*kept, *build_strategies(["soft-landing"])])])
 
 
+def spec_options_of(spec: GenerationSpec) -> str:
+    """Return the options that ask for what a job asks for, but for its strategies, which its label names."""
+    sampling = spec.sampling
+    words = ["--model", spec.model, *(["--adapter", spec.adapter] if spec.adapter is not None else [])]
+    words += ["--max-new-tokens", str(spec.max_new_tokens), "--temperature", str(sampling.temperature)]
+    words += ["--top-k", str(sampling.top_k), "--top-p", str(sampling.top_p), "--seed", str(sampling.seed)]
+    for option, value in (("--system", spec.system), ("--template", spec.template)):
+        words += [option, value] if value is not None else []
+    if spec.template is None and spec.prompt_column != GenerationSpec().prompt_column:
+        words += ["--prompt-column", spec.prompt_column]
+    return shlex.join([*words, *(["--raw"] if spec.raw else [])])
+
+
 def worker_hint(model: str, adapter: str | None) -> str:
     """Return the hint for a job that no worker serves."""
     return f"no worker serves the model of this job; start one with `{worker_command(model, adapter)}`"

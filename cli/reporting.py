@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cli.advice import spec_options_of
 from cli.terminal import one_line
 from db.connection import Store
 from db.export import stream_results
@@ -80,7 +81,8 @@ def _read_arm(
     """Return a job's figures, and the prompts and answers of the rows that are kept."""
     status = job_status(store, job.id)
     spec = job.spec
-    arm = Arm(label, job.id, spec.model, spec.adapter, spec.max_new_tokens, status.tokens_per_second)
+    speed, options = status.tokens_per_second, spec_options_of(spec)
+    arm = Arm(label, job.id, spec.model, spec.adapter, spec.max_new_tokens, speed, options)
     plan = PromptPlan(job.columns, spec)
     prompts: dict[int, str] = {}
     answers: dict[int, Answer] = {}

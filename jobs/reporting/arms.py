@@ -79,6 +79,7 @@ class Arm:
     adapter: str | None
     budget: int  # of new tokens
     tokens_per_second: float
+    options: str = ""  # by which it is asked for again, its strategies apart
     endings: Counter[Ending] = field(default_factory=Counter)
     lengths: dict[bool, Counter[int]] = field(default_factory=lambda: {True: Counter(), False: Counter()})
     complete_rows: set[int] = field(default_factory=set)

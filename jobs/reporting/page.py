@@ -64,12 +64,14 @@ def write_page(report: Report) -> str:
 <body>
 <h1>{escape(report.title)}</h1>
 <p class="soft">{escape(_facts(report))}</p>
+{_options(report)}
 {_advice(report)}
 <h2>How the answers ended</h2>
 <div class="wide">{_table(report)}</div>
 <p class="key">Shares of all rows, with 95 % intervals by Wilson's formula. A <i>complete</i> answer was not
 truncated and ends where a sentence ends. <i>Boosted</i> and <i>forced</i> ends are a strategy's doing,
-<i>natural</i> ones the model's own. The speed is one measurement, and so has no interval.</p>
+<i>natural</i> ones the model's own. The speed is one measurement: how much another run would differ cannot be seen
+in this one, and so it has no interval.</p>
 <h2>Lengths</h2>
 <p class="key"><b class="ended">Complete answers</b> and <b class="cut">the others</b>, by tokens.</p>
 <div class="arms">{_histograms(report)}</div>
@@ -102,6 +104,15 @@ def _facts(report: Report) -> str:
         rows = f"a sample of {report.total:,} of {report.whole:,} rows"
     jobs = ", ".join(arm.job_id for arm in report.arms)
     return f"Model {', '.join(models)}; {rows}; job{'s' if len(report.arms) > 1 else ''} {jobs}. {report.made}"
+
+
+def _options(report: Report) -> str:
+    """Return the options by which the jobs can be run again: once, or for each arm where they differ."""
+    arms = [arm for arm in report.arms if arm.options]
+    if len({arm.options for arm in arms}) > 1:
+        lines = [f"<li>{escape(arm.label)}: <code>{escape(arm.options)}</code></li>" for arm in arms]
+        return f'<ul class="soft">{"".join(lines)}</ul>'
+    return f'<p class="soft">Run with <code>{escape(arms[0].options)}</code></p>' if arms else ""
 
 
 def _advice(report: Report) -> str:

@@ -77,6 +77,13 @@ def test_the_same_rows_ran_as_jobs_of_their_own(compared):
     assert any(line.startswith("24 rows  ") for line in lines)
 
 
+def test_who_has_only_the_page_can_run_the_same_again(compared):
+    """It told neither the budget nor how tokens were drawn."""
+    page = (compared[0] / "report.html").read_text(encoding="utf-8")
+    options = "--model demo --max-new-tokens 60 --temperature 0.0 --top-k 0 --top-p 1.0 --seed 0"
+    assert f"Run with <code>{options}</code>" in page
+
+
 def test_the_page_is_browsed_and_filtered(compared, opened):
     page = opened(compared[0] / "report.html")
     assert page.title() == "Strategies on data.csv"

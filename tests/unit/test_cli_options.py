@@ -1,9 +1,12 @@
 """From the options of a command line to the spec of a job."""
 
+import shlex
+
 import click
 import pytest
 from click.testing import CliRunner
 
+from cli.advice import spec_options_of
 from cli.options import build_spec, model_name, spec_options
 from jobs.errors import SpecError
 from jobs.settings import DEMO_MODEL
@@ -98,3 +101,17 @@ def test_wrong_options_are_refused(words):
     with pytest.raises(SpecError) as caught:
         spec_of(*words)
     assert str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--model", "some/one", "--raw", "--prompt-column", "ask me", "--seed", "9223372036854775807"],
+        ["--temperature", "0.1234567891", "--top-p", "0.9", "--top-k", "40", "--max-new-tokens", "7"],
+        ["--system", "Say 'no'.", "--template", "-{a}\n{b}"],
+    ],
+)
+def test_the_options_told_of_a_job_make_the_same_job(words):
+    spec, _ = spec_of(*words)
+    assert spec_of(*shlex.split(spec_options_of(spec)))[0] == spec
