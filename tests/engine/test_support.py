@@ -1,4 +1,4 @@
-"""A model that the engine would get wrong is refused when it is loaded, with the reason; the others run."""
+"""A model that cannot be loaded, or that the engine would get wrong, is refused with the reason; the others run."""
 
 import pytest
 import torch
@@ -105,3 +105,15 @@ def test_a_window_as_long_as_the_context_is_none(tmp_path):
     length = SHAPE["max_position_embeddings"]
     folder = save(PhimoeConfig(**SHAPE, **EXPERTS, sliding_window=length), tmp_path)
     assert load_engine(folder).engine.runner.context == length
+
+
+def test_a_damaged_or_missing_file_is_told_with_the_fix(tmp_path):
+    folder = save(RUN["llama"], tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="is damaged") as caught:
+        load_engine(folder)
+    assert "again" in caught.value.hint
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"no file named model\.safetensors"):
+        load_engine(folder)

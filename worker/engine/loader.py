@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -156,6 +157,10 @@ def load_model(path: str, *, device: str, trust_remote_code: bool = False) -> Pr
     except (OSError, ValueError) as error:
         raise ModelError(
             f"cannot load the model `{path}`: {error}", hint="give a folder or a hub id with safetensors weights"
+        ) from error
+    except SafetensorError as error:
+        raise ModelError(
+            f"a file of the model `{path}` is damaged: {error}", hint="copy or download the model again"
         ) from error
     for module in network.modules():
         if device == "cpu" and isinstance(module, Linear4bit):
