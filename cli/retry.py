@@ -50,9 +50,9 @@ def retry(job: str, failed: bool, truncated: bool, strategies: Sequence[str], ma
         raise UsageError("which rows are to be asked again?", hint="give `--truncated`, `--failed`, or both")
     with opened() as (settings, store):
         job_id = resolve_job(store, job)
-        before = load_job(store, job_id).spec
-        spec = _changed(before, strategies, max_new_tokens)
-        if truncated and spec == before:
+        before = load_job(store, job_id)
+        spec = _changed(before.spec, strategies, max_new_tokens)
+        if truncated and spec == before.spec and before.state.is_final:
             raise UsageError(
                 "the same prompt with the same spec would be cut again",
                 hint="give a `--strategy`, such as `soft-landing`, or a larger `--max-new-tokens`",

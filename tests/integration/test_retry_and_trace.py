@@ -97,6 +97,8 @@ def test_truncated_rows_asked_again_and_the_trace_of_a_job(endmark, tmp_path):
     _, err = endmark("retry", "latest", "--truncated", "--strategy", "eos-reward", "--max-new-tokens", 40)
     assert "3 rows of job" in err
     assert "`endmark worker`" in err
+    _, err = endmark("retry", "latest", "--truncated", "--strategy", "eos-reward", "--max-new-tokens", 40, code=1)
+    assert "is queued: its rows can be asked again when it has ended" in err
     status = work_until_done(endmark, "latest")
     assert (status["state"], status["succeeded"], status["failed"]) == ("completed_with_errors", 3, 1)
     endmark("export", "latest", "-o", again)
