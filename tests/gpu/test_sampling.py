@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; these tests are for GPU machines")
 
-from jobs.sentences import ENDED
+from jobs.sentences import ENDED, STATES
 from jobs.strategies import build_strategies, score_numbers
 from worker.engine.cuda.kernels.sampling import finish_step
 from worker.engine.plan import FORCED, HIDDEN, NATURAL
@@ -77,7 +77,7 @@ def test_a_step_ends_as_on_the_plain_path(vocabulary, eos, seed):
     state = random_state(rng, rows + 1)
     slots = torch.randperm(rows + 1)[:rows]
     steps = torch.tensor([rng.choice([0, 50, 81, 90, 98, 99]) for _ in range(rows)])
-    table = torch.randint(0, 43, (43, vocabulary)).to(torch.uint8)
+    table = torch.randint(0, STATES, (STATES, vocabulary)).to(torch.uint8)
     before = state[4].clone()
     want = plain(logits, torch.tensor(eos), slots, steps, steps + 3, state)
 
