@@ -1,4 +1,4 @@
-"""A model that cannot be loaded, or that the engine would get wrong, is refused with the reason; the others run."""
+"""A model that cannot be loaded, or that the engine would get wrong, is refused with the reason; others run."""
 
 import pytest
 import torch
