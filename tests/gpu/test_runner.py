@@ -19,6 +19,7 @@ from transformers import (
 
 pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; these tests are for GPU machines")
 
+from jobs.sentences import STATES
 from jobs.spec import Sampling
 from jobs.strategies import build_strategies
 from worker.demo import MODEL_DIR
@@ -67,7 +68,7 @@ def build_model(name, attention):
 
 def build_engine(kind, model, eos=2, **options):
     defaults = {"num_pages": 96, "page_size": 16, "max_rows": 24, "prefill_tokens": 256, "context": 200}
-    table = torch.zeros(43, model.config.vocab_size, dtype=torch.uint8)
+    table = torch.zeros(STATES, model.config.vocab_size, dtype=torch.uint8)
     return Engine(kind(model, {eos}, sentence_table=table, **{**defaults, **options}), VOCABULARY, {eos})
 
 
