@@ -18,13 +18,14 @@ from cli.reporting import build_report, table, write_report
 from cli.ringing import ring
 from cli.session import opened
 from cli.submission import Submission, bad_rows, dataset_name, settled, store_job
-from cli.terminal import counted, note
+from cli.terminal import note
 from cli.waiting import ended_like_by_ctrl_c, pause, wait_for
 from db.connection import Store
 from jobs.datasets import checked_rows, open_dataset
 from jobs.errors import EndmarkError, Interrupted, UsageError
 from jobs.settings import Settings
 from jobs.spec import GenerationSpec
+from jobs.spelling import counted
 
 _DEFAULT = ("baseline", "soft-landing", "eos-reward")
 

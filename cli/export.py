@@ -9,12 +9,13 @@ import click
 
 from cli.progress import counting
 from cli.session import opened
-from cli.terminal import TerminalText, counted, hint, note
+from cli.terminal import TerminalText, hint, note
 from db.connection import Store
 from db.export import FORMATS, Only, export_job, export_traces
 from db.jobs import load_job, resolve_job
 from db.progress import job_status
 from jobs.errors import UsageError
+from jobs.spelling import counted
 
 STDOUT = "-"
 _UNKNOWN = ("xlsx", "ods")  # whoever asks for one of these by name must not get CSV in it

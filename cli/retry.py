@@ -8,12 +8,13 @@ import click
 from cli.advice import worker_hint
 from cli.ringing import ring_if_reachable
 from cli.session import opened
-from cli.terminal import counted, hint, note
+from cli.terminal import hint, note
 from db.jobs import load_job, resolve_job
 from db.progress import job_status
 from db.retry import retry_rows
 from jobs.errors import UsageError
 from jobs.spec import GenerationSpec
+from jobs.spelling import counted
 from jobs.strategies import build_strategies
 from jobs.vocabulary import FinishReason
 

@@ -14,11 +14,12 @@ from cli.ringing import ring
 from cli.session import opened
 from cli.submission import Submission, submit_dataset
 from cli.summary import summary
-from cli.terminal import counted, hint, note
+from cli.terminal import hint, note
 from cli.waiting import ended_like_by_ctrl_c, pause, wait_for
 from db.connection import Store
 from jobs.errors import EndmarkError, Interrupted
 from jobs.settings import Settings
+from jobs.spelling import counted
 from jobs.vocabulary import JobState, JobStatus
 
 _FAILED_ROWS = 3  # exit code

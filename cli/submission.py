@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli.terminal import counted, note, one_line
+from cli.terminal import note, one_line
 from db.connection import Store
 from db.jobs import add_rows, begin_job, discard_submission, finish_submission
 from jobs.datasets import STDIN, Dataset, checked_rows, open_dataset, settle
 from jobs.errors import Problem, UsageError
 from jobs.shards import shard_size
 from jobs.spec import GenerationSpec
+from jobs.spelling import counted
 from jobs.vocabulary import ShardKey
 
 

@@ -10,8 +10,9 @@ from cli.progress import counting
 from cli.ringing import ring_if_reachable
 from cli.session import opened
 from cli.submission import submit_dataset
-from cli.terminal import counted, hint, note
+from cli.terminal import hint, note
 from db.workers import list_workers
+from jobs.spelling import counted
 
 
 @click.command(

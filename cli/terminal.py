@@ -27,11 +27,6 @@ def one_line(text: str, width: int | None = None) -> str:
     return line if width is None or len(line) <= width else line[: width - 1] + "…"
 
 
-def counted(count: int, noun: str) -> str:
-    """Return a number of things, such as `1 row` or `2 rows`."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
 def note(text: str) -> None:
     """Write a line for eyes."""
     click.echo(printable(text), err=True)

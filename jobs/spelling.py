@@ -1,4 +1,4 @@
-"""The nearest known word, for hints."""
+"""Words in messages: the nearest known one, and nouns behind their numbers."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,3 +9,8 @@ def nearest(word: str, known: Iterable[str], otherwise: str) -> str:
     spellings = {item.lower(): item for item in known}
     near = difflib.get_close_matches(word.lower(), spellings, n=1, cutoff=0.5)
     return f"did you mean `{spellings[near[0]]}`?" if near else otherwise
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number of things, such as `1 row` or `2 rows`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jobs.spelling import counted
 from worker.doctor.checks import Finding, Level
 from worker.doctor.evidence import Evidence
 
@@ -20,14 +21,9 @@ def summary(evidence: Evidence) -> str:
         else "temperature 0"
     )
     return (
-        f"of {_counted(len(evidence.rows), 'answer')} {len(evidence.cut)} ran out of "
-        f"{_counted(evidence.budget, 'token')} and {len(evidence.ended)} ended by the model's own EOS ({how})"
+        f"of {counted(len(evidence.rows), 'answer')} {len(evidence.cut)} ran out of "
+        f"{counted(evidence.budget, 'token')} and {len(evidence.ended)} ended by the model's own EOS ({how})"
     )
-
-
-def _counted(count: int, word: str) -> str:
-    """Return a number with its word."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def print_table(evidence: Evidence, findings: tuple[Finding, ...], console: Console) -> None:
