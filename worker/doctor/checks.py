@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import mean, median
 
-from worker.doctor.evidence import Evidence, ModelFacts
+from worker.doctor.evidence import Evidence
 
 NEVER = 0.05  # an EOS probability that stays below this was not learned
 FIRM = 0.5  # one that reaches this is chosen at temperature 0
@@ -124,13 +124,13 @@ def end_ids_disagree(evidence: Evidence) -> Finding | None:
     """Files that name different end tokens, or none of them the one that closes a turn."""
     facts = evidence.facts
     listed = ", ".join(facts.name(item) for item in facts.generation_eos) or "none"
-    if facts.turn_end is not None and _ends_elsewhere(facts):
+    if facts.unnamed_end is not None:
         return Finding(
             "end ids disagree",
             Level.CAUSE,
             "The chat template closes an answer with a token that no file names as an end token",
-            f"it closes with {facts.name(facts.turn_end)}; the generation config ends with {listed}",
-            f"add {facts.turn_end} to `eos_token_id` in generation_config.json (a list is allowed)",
+            f"it closes with {facts.name(facts.unnamed_end)}; the generation config ends with {listed}",
+            f"add {facts.unnamed_end} to `eos_token_id` in generation_config.json (a list is allowed)",
         )
     missing = [
         item
@@ -200,14 +200,16 @@ def eos_not_learned(evidence: Evidence) -> Finding | None:
     Asked without its template, cut early, or closing with a token that no file names, a model may know it well.
     """
     cut, facts = evidence.cut, evidence.facts
-    if not cut or (facts.has_chat_template and not evidence.templated) or _ends_elsewhere(facts):
+    blind = facts.has_chat_template and not evidence.templated
+    if not cut or blind or facts.unnamed_end is not None:
         return None
     best = max(row.prob_max for row in cut)
     after = [prob for row in cut for prob in row.sentence_probs]
     seen = f"in {len(cut)} cut answers its highest probability was {best:.2%}"
     seen += f", after the {len(after)} sentence ends {mean(after):.2%} on average" if after else ""
     longest = max(row.tokens for row in cut)
-    if best < NEVER and not evidence.ended and longest < _TELLING:
+    never = best < NEVER and not evidence.ended
+    if never and longest < _TELLING:
         return Finding(
             "budget too short to tell",
             Level.CAUSE,
@@ -215,7 +217,7 @@ def eos_not_learned(evidence: Evidence) -> Finding | None:
             f"{seen}; the longest was cut after {longest} tokens",
             "look again with `--max-new-tokens 256`; if it stays so, `endmark finetune`",
         )
-    if best < NEVER and not evidence.ended:
+    if never:
         return Finding(
             "EOS never learned",
             Level.CAUSE,
@@ -287,11 +289,6 @@ def examine(evidence: Evidence) -> tuple[Finding, ...]:
     """Return what the checks found, causes first."""
     found = [finding for check in CHECKS if (finding := check(evidence)) is not None]
     return tuple(sorted(found, key=lambda finding: finding.level is not Level.CAUSE))
-
-
-def _ends_elsewhere(facts: ModelFacts) -> bool:
-    """Whether the chat template closes an answer with a token at which nothing ends."""
-    return facts.turn_end is not None and facts.turn_end not in facts.used_eos
 
 
 def _share(evidence: Evidence) -> str:

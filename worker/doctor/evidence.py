@@ -25,6 +25,11 @@ class ModelFacts:
     tokenizer_adds_bos: bool = False
     generation_top_k: int = 0  # that transformers' generate would use with its own settings
 
+    @property
+    def unnamed_end(self) -> int | None:
+        """The token with which the chat template closes an answer, if nothing ends at it."""
+        return None if self.turn_end in self.used_eos else self.turn_end
+
     def name(self, token_id: int) -> str:
         """Return a token id with its text."""
         text = self.token_names.get(token_id)
