@@ -58,10 +58,10 @@ def _wait(store: Store, finetuning: str, model: str, crew: Crew, show: Show) -> 
             return _raise_failure(status)
         if not alive:
             raise crew.failure()
-        if status.due and time.monotonic() - rung_at > _RING_EVERY:
-            rung_at = time.monotonic()
-            _ring(crew.broker_url, model, finetuning)
         now = time.monotonic()
+        if status.due and now - rung_at > _RING_EVERY:
+            rung_at = now
+            _ring(crew.broker_url, model, finetuning)
         if not status.due or crew.served():
             served_at = now
         elif now - served_at > _WORKER_AWAY:

@@ -5,6 +5,7 @@ To add one, write its module beside these and name its class in `_CLASSES`.
 
 import gzip
 import io
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,15 +27,14 @@ _CLASSES: tuple[type[Dataset], ...] = (CsvDataset, JsonlDataset, ParquetDataset,
 _BY_CONTENT = (OpenAIDataset, ParquetDataset, CsvDataset, JsonlDataset)  # the surest signs first
 FORMATS: Mapping[str, type[Dataset]] = {item.name: item for item in _CLASSES}
 _HEAD = 4096  # bytes looked at to tell the format
-_FOREIGN = (  # first bytes of files that are no dataset, what they are, and what to do
-    (b"\xff\xfe", "is UTF-16 text", "save it as UTF-8"),
-    (b"\xfe\xff", "is UTF-16 text", "save it as UTF-8"),
+_FOREIGN = (  # how files begin that are no dataset, what they are, and what to do
+    (rb"\xff\xfe|\xfe\xff|\0|.\0", "is UTF-16 text", "save it as UTF-8"),
     (
-        b"\x1f\x8b",
+        rb"\x1f\x8b",
         "is compressed by gzip",
         "let its name end in `.gz`, or pipe it in: `zcat FILE | endmark submit -`",
     ),
-    (b"PK\x03\x04", "is a spreadsheet or a zip archive", "save it as CSV in UTF-8"),
+    (rb"PK\x03\x04", "is a spreadsheet or a zip archive", "save it as CSV in UTF-8"),
 )
 
 
@@ -106,10 +106,8 @@ def _peek(stream: io.BufferedReader, name: str) -> bytes:
     if not head:
         raise DatasetError([Problem(name, 0, "is empty")], 1, hint="a dataset has a header or keys, and rows")
     for sign, what, hint in _FOREIGN:
-        if head.startswith(sign):
+        if re.match(sign, head, re.DOTALL):
             raise DatasetError([Problem(name, 0, what)], 1, hint=hint)
-    if b"\0" in head[:2]:  # without a mark before it
-        raise DatasetError([Problem(name, 0, "is UTF-16 text")], 1, hint="save it as UTF-8")
     return head
 
 

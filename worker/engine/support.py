@@ -122,7 +122,7 @@ def _refusal(
             return f"its {name} are {found}, where its config says {wanted[0]} of {wanted[1]}"
     if mask is not None:
         return "its attention works through a mask of its own"
-    if others.pop("is_causal", None) is False or getattr(module, "is_causal", True) is False:
+    if others.get("is_causal") is False or getattr(module, "is_causal", True) is False:
         return "its attention sees later tokens"
     if int(module.layer_idx) in trial.windows:  # type: ignore[arg-type]
         return "it attends more than once on one cache"
