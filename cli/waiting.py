@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 from cli.crew import Crew
 from cli.progress import Show, what_it_does
-from cli.watching import patiently
+from cli.watching import read_patiently
 from db.connection import Store
 from db.jobs import pause_job
 from db.progress import job_status
@@ -26,7 +26,7 @@ def wait_for(store: Store, job_id: str, crew: Crew, show: Show) -> JobStatus:
     """
     while True:
         alive = crew.alive  # asked first: a worker may end right after its last row
-        status = patiently(lambda: job_status(store, job_id))
+        status = read_patiently(lambda: job_status(store, job_id))
         show(status, "loading the model" if not status.workers else what_it_does(status))
         if status.state.is_final:
             return status

@@ -8,13 +8,13 @@ from typing import TypeVar
 
 from cli.progress import describe, what_it_does
 from cli.terminal import note
-from jobs.errors import Interrupted, SchemaError, StoreError
+from jobs.errors import EndmarkError, Interrupted
+from jobs.patience import patiently
 from jobs.vocabulary import JobStatus
 
 _REDRAW = 0.5  # seconds
 _LINES_EVERY = 10.0
 _CARE_EVERY = 15.0
-_AWAY = 180.0  # that a database may be away
 
 View = Callable[[Sequence[JobStatus]], str]
 Show = Callable[[Sequence[JobStatus]], None]
@@ -36,7 +36,7 @@ def watched(read: Callable[[], list[JobStatus]], view: View, care: Callable[[], 
     try:
         with _redrawn(view) if sys.stderr.isatty() else _lines() as show:
             while True:
-                found = patiently(read)
+                found = read_patiently(read)
                 if all(item.state.is_final for item in found):
                     return found
                 show(found)
@@ -48,25 +48,20 @@ def watched(read: Callable[[], list[JobStatus]], view: View, care: Callable[[], 
         raise Interrupted("no longer watching; the jobs go on") from None
 
 
-def patiently(read: Callable[[], Result]) -> Result:
-    """Return what `read` gives; wait some minutes for a database that is away, for it may be restarting.
+def read_patiently(read: Callable[[], Result]) -> Result:
+    """Return what `read` gives; say once that its database is away, and wait for it.
 
     Raises:
         StoreError: it stays away.
     """
-    deadline: float | None = None
-    while True:
-        try:
-            return read()
-        except SchemaError:
-            raise
-        except StoreError as error:
-            if deadline is None:
-                deadline = time.monotonic() + _AWAY
-                note(f"{error}; waiting for it: {error.hint}")
-            elif time.monotonic() > deadline:
-                raise
-        time.sleep(_REDRAW)
+    said: list[EndmarkError] = []
+
+    def say(error: EndmarkError) -> None:
+        if not said:
+            note(f"{error}; waiting for it: {error.hint}")
+        said.append(error)
+
+    return patiently(read, say, pause=_REDRAW)
 
 
 @contextmanager

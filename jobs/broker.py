@@ -16,6 +16,7 @@ from typing import IO
 
 from jobs.broker_server import Server
 from jobs.errors import BrokerError
+from jobs.locks import try_lock
 from jobs.ping import answers, mask, why_silent
 from jobs.settings import Settings
 
@@ -97,9 +98,7 @@ class Broker:
         if users is None or self.server is None:
             return
         with users, _alone(self.server):
-            try:
-                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not try_lock(users):
                 return  # others use it
             self.server.stop()
 
@@ -116,15 +115,11 @@ def _alone(server: Server) -> Iterator[None]:
     path: Path = server.folder / "start.lock"
     deadline = time.monotonic() + _LOCK_WAIT
     with path.open("ab") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise BrokerError(
-                        f"another process has held `{path}` for {_LOCK_WAIT:.0f} s",
-                        hint=f"end it (this is process {os.getpid()}), then try again",
-                    ) from None
-                time.sleep(0.05)
+        while not try_lock(lock):
+            if time.monotonic() > deadline:
+                raise BrokerError(
+                    f"another process has held `{path}` for {_LOCK_WAIT:.0f} s",
+                    hint=f"end it (this is process {os.getpid()}), then try again",
+                )
+            time.sleep(0.05)
         yield

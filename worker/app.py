@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,6 +22,7 @@ from celery.worker.worker import WorkController
 from db.connection import Store, open_store
 from jobs.broker import ensure_broker
 from jobs.errors import BrokerError, EndmarkError, MessageRefused, SchemaError, StoreError
+from jobs.patience import patiently
 from jobs.processes import WorkerOptions, write_failure
 from jobs.queue import (
     FINETUNE_TASK,
@@ -48,7 +48,7 @@ from worker.supervisor import EXIT_CANNOT_START
 EXIT_ENGINE_BROKE = 71
 EXIT_SERVER_AWAY = 75
 _MESSAGES_WAITING = 64  # any one of them wakes an idle worker
-_SERVER_WAIT, _SERVER_PAUSE = 180.0, 3.0  # seconds for a database or broker that is away at the start
+_SERVER_PAUSE = 3.0  # seconds between looks for a database or broker that is away at the start
 _CLOSE_WAIT = 10.0  # seconds for Celery to close its connections, once all rows are stored
 
 log = logging.getLogger("worker")
@@ -90,17 +90,12 @@ class Orphaned:
 
 def _patiently(reach: Callable[[], Reached]) -> Reached:
     """Return what a server gives, waiting for one that is away: it may be restarting, as this process is."""
-    deadline = time.monotonic() + _SERVER_WAIT
-    while True:
-        try:
-            return reach()
-        except SchemaError:
-            raise
-        except (BrokerError, StoreError) as error:
-            if time.monotonic() > deadline:
-                raise
-            log.warning("trying again: %s%s", error, f" (hint: {error.hint})" if error.hint else "")
-            time.sleep(_SERVER_PAUSE)
+    return patiently(reach, _say_away, pause=_SERVER_PAUSE)
+
+
+def _say_away(error: EndmarkError) -> None:
+    """Log that a server is away."""
+    log.warning("trying again: %s%s", error, f" (hint: {error.hint})" if error.hint else "")
 
 
 def _load_service(arguments: Arguments, name: str, store: Store, broker_url: str) -> Service:

@@ -4,7 +4,6 @@ A file is there whole or not at all; a record is replaced in one step. One servi
 the folder's lock sees to it.
 """
 
-import fcntl
 import json
 import re
 import secrets
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import UsageError
+from jobs.locks import try_lock
 
 _FILE_ID = re.compile(r"file-[0-9a-f]{24}")
 _BATCH_ID = re.compile(r"batch_[0-9a-f]{24}")
@@ -74,14 +74,12 @@ class Shelf:
         for item in (self._files, self._batches):
             item.mkdir(parents=True, exist_ok=True)
         self._taken = (folder / "lock").open("ab")
-        try:
-            fcntl.flock(self._taken, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(self._taken):
             self._taken.close()
             raise UsageError(
                 f"another `endmark serve` uses `{folder}`",
                 hint="end it, or give this one an `ENDMARK_HOME` of its own",
-            ) from None
+            )
         self.lock = threading.RLock()
         for left in self._files.glob("*.part"):
             left.unlink()

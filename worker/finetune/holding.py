@@ -1,7 +1,6 @@
 """One process at a time trains into a folder; what goes wrong with it is told with the fix."""
 
 import errno
-import fcntl
 import os
 import shutil
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from jobs.errors import EndmarkError, SpecError
+from jobs.locks import try_lock
 
 LOCK = "run.lock"  # in the folder while a process trains into it
 _PATIENCE = 30.0  # seconds: as long as a cancelled training may take to notice
@@ -63,12 +63,8 @@ def _try_lock(path: Path) -> BinaryIO | None:
         raise SpecError(
             f"cannot write to the folder `{path.parent}`: {error.strerror}", hint="choose another with `-o`"
         ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-            return lock
-    except BlockingIOError:
-        pass
+    if try_lock(lock) and path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+        return lock
     lock.close()  # held by another process, or removed by it just before it was locked here
     return None
 
