@@ -9,6 +9,7 @@ import torch
 from seven_b import build
 from workload import Row, mixed_rows
 
+from jobs.sentences import STATES
 from jobs.spec import Sampling
 from jobs.strategies import build_strategies
 from worker.engine.attention import PLAIN
@@ -115,7 +116,7 @@ class Bench:
             expand(self._network)
         item = cache_type.itemsize if cache_type is not None else 2
         pages = int(kv_gib * 2**30 / (2 * 32 * 4096 * item)) // _PAGE
-        table = torch.zeros(43, 32000, dtype=torch.uint8)
+        table = torch.zeros(STATES, 32000, dtype=torch.uint8)
         self._runner = CudaRunner(
             self._network,
             {2},

@@ -2,7 +2,8 @@
 
 The cache is laid out (pages, KV heads, page size, head size), so that what one program reads of a page is one
 contiguous piece. Where every head has its own keys a program is a single warp and multiplies without the matrix
-unit: the card's copy speed is the limit, and many small programs reach it.
+unit: the card's copy speed is the limit, and many small programs reach it. Programs start in the order of the
+rows: with the longest row first (`worker.engine.scheduler`) the card does not wait for it at the end.
 """
 
 import torch
@@ -21,8 +22,8 @@ def _attend_one(
     stride_q, table_width, kv_heads,
     D: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """One query head with keys of its own: program (row, head, split)."""
-    row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    """One query head with keys of its own: program (head, row, split)."""
+    head, row, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     slot = tl.load(slots + row).to(tl.int64)
     length = tl.load(lengths + row) + 1
     first = tl.maximum(length - window, 0)
@@ -44,12 +45,13 @@ def _attend_one(
     for index in range(begin, end):
         page = tl.load(tables + slot * table_width + index).to(tl.int64)
         base = (page * kv_heads + head) * (PAGE * D)
-        k = tl.load(keys + base + tile, mask=in_d[None, :], other=0.0).to(tl.float32)
-        v = tl.load(values + base + tile, mask=in_d[None, :], other=0.0).to(tl.float32)
+        at = index * PAGE + offs_n
+        mask = (at < length)[:, None] & in_d[None, :]
+        k = tl.load(keys + base + tile, mask=mask, other=0.0).to(tl.float32)
+        v = tl.load(values + base + tile, mask=mask, other=0.0).to(tl.float32)
         scores = tl.sum(k * q[None, :], 1)
         if softcap > 0:
             scores = softcap * (2.0 / (1.0 + tl.exp(-2.0 * scores / softcap)) - 1.0)
-        at = index * PAGE + offs_n
         scores = tl.where((at < length) & (at >= first), scores, -float("inf"))
         new_best = tl.maximum(best, tl.max(scores, 0))
         weights = tl.exp(scores - new_best)
@@ -57,7 +59,7 @@ def _attend_one(
         total = total * shrink + tl.sum(weights, 0)
         acc = acc * shrink + tl.sum(weights[:, None] * v, 0)
         best = new_best
-    place = (row.to(tl.int64) * tl.num_programs(1) + head) * SPLITS + split
+    place = (row.to(tl.int64) * tl.num_programs(0) + head) * SPLITS + split
     safe = tl.where(total > 0, total, 1.0)
     tl.store(out + place * D + offs_d, (acc / safe).to(out.dtype.element_ty), mask=in_d)
     if SPLITS > 1:
@@ -72,8 +74,8 @@ def _attend_group(
     G: tl.constexpr, BLOCK_G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     PAGE: tl.constexpr, BLOCK_N: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """The G query heads that share one head of keys, on the matrix unit: program (row, KV head, split)."""
-    row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    """The G query heads that share one head of keys, on the matrix unit: program (KV head, row, split)."""
+    head, row, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     slot = tl.load(slots + row).to(tl.int64)
     length = tl.load(lengths + row) + 1
     first = tl.maximum(length - window, 0)
@@ -185,7 +187,7 @@ def decode_attention(
     parts = query.new_empty((rows, heads, splits, size), dtype=torch.float32) if splits > 1 else out
     lse = query.new_empty((rows, heads, splits) if splits > 1 else (1,), dtype=torch.float32)
     block = triton.next_power_of_2(size)
-    grid = (rows, kv_heads, splits)
+    grid = (kv_heads, rows, splits)
     common = (query, keys, values, tables, slots, lengths, parts, lse)
     numbers = (scale, window or 2**30, float(softcap or 0.0), heads * size, tables.shape[1], kv_heads)
     if group == 1:
