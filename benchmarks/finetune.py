@@ -38,9 +38,7 @@ def main() -> None:
         times.append(time.monotonic())
         if progress.step % 25 == 0:
             loss = "" if progress.loss is None else f", loss {progress.loss:.3f}"
-            print(
-                f"step {progress.step} of {progress.steps}{loss}, {progress.seconds_left:.0f} s left", flush=True
-            )
+            print(f"step {progress.step} of {progress.steps}{loss}: {_taken(times, spec)}", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
         spec = FinetuneSpec(
@@ -62,14 +60,19 @@ def main() -> None:
         print(f"rank {spec.rank}: {learned:,} parameters are trained", flush=True)
         torch.cuda.reset_peak_memory_stats()
         train(trainer, spec)
+    whole = times[-1] - times[0]
+    print(f"{torch.cuda.get_device_name()}: {len(times)} steps in {whole:.0f} s; {_taken(times, spec)}")
+
+
+def _taken(times: list[float], spec: FinetuneSpec) -> str:
+    """Return the time of a step and the peak memory so far."""
     steps = [after - before for before, after in zip(times[_WARM_UP:], times[_WARM_UP + 1 :], strict=False)]
-    tokens = spec.batch_size * spec.max_length
     middle = statistics.median(steps)
-    print(
-        f"{torch.cuda.get_device_name()}: {len(times)} steps of {spec.batch_size} × {spec.max_length} tokens;"
-        f" a step takes {middle:.3f} s (median; longest {max(steps):.3f}), {tokens / middle:,.0f} tokens/s;"
+    return (
+        f"{spec.batch_size} × {spec.max_length} tokens take {middle:.3f} s (median; longest {max(steps):.3f}),"
+        f" {spec.batch_size * spec.max_length / middle:,.0f} tokens/s;"
         f" peak memory {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB allocated,"
-        f" {torch.cuda.max_memory_reserved() / 2**30:.2f} reserved; {times[-1] - times[0]:.0f} s in all"
+        f" {torch.cuda.max_memory_reserved() / 2**30:.2f} reserved"
     )
 
 
