@@ -120,10 +120,7 @@ def whole_run(folder: Path, rows: list[Row], gpus: int) -> float:
         print(f"worker on {chosen}: loaded after {time.monotonic() - started:.0f} s", flush=True)
         for name in ("warm", "rows"):
             files = [str(folder / f"{name}.csv"), "-o", str(folder / f"{name}.out.csv")]
-            shown = None if name == "rows" else subprocess.DEVNULL
-            begun = time.monotonic()
-            subprocess.run([*_BIN, "run", *files, "--raw", *model], env=environment, check=True, stderr=shown)
-            seconds = time.monotonic() - begun
+            seconds = timed([*_BIN, "run", *files, "--raw", *model], environment)
     finally:
         worker.terminate()
         worker.wait()
@@ -132,6 +129,18 @@ def whole_run(folder: Path, rows: list[Row], gpus: int) -> float:
         tokens = sum(int(row["completion_tokens"]) for row in csv.DictReader(handle))
     print(f"worker on {chosen}: {tokens:,} tokens in {seconds:.1f} s", flush=True)
     return tokens / seconds
+
+
+def timed(command: list[str], environment: dict[str, str]) -> float:
+    """Run a command, printing what it says with the seconds since its start; return how long it took."""
+    begun = time.monotonic()
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            print(f"  {time.monotonic() - begun:6.2f} s  {line}", end="", flush=True)
+    if process.returncode:
+        sys.exit(f"`{command[3]}` ended with {process.returncode}")
+    return time.monotonic() - begun
 
 
 if __name__ == "__main__":

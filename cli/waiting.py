@@ -14,7 +14,7 @@ from db.progress import job_status
 from jobs.errors import JobStateError, StoreError
 from jobs.vocabulary import JobStatus
 
-_POLL = 0.3  # seconds between looks
+_POLL, _POLL_AT_THE_END = 0.3, 0.1  # seconds between looks, and once the last rows run
 
 
 def wait_for(store: Store, job_id: str, crew: Crew, show: Show) -> JobStatus:
@@ -33,7 +33,7 @@ def wait_for(store: Store, job_id: str, crew: Crew, show: Show) -> JobStatus:
         if not alive:
             raise crew.failure()
         crew.look_after(served=bool(status.workers))
-        time.sleep(_POLL)
+        time.sleep(_POLL if status.pending else _POLL_AT_THE_END)
 
 
 def pause(store: Store, job_id: str) -> str:

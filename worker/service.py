@@ -53,6 +53,7 @@ class Service:
         store: the ledger.
         identity: which worker this is, and what it holds.
         rows_at_once: rows in one batch of the engine.
+        rows_ahead: rows that wait for a slot, below which a shard is claimed.
         ring: sends messages for shards that are due.
         fatal: ends the process, whose engine is broken.
         pace: the times.
@@ -66,6 +67,7 @@ class Service:
         identity: WorkerReport,
         *,
         rows_at_once: int,
+        rows_ahead: int,
         ring: Callable[[Sequence[ShardKey]], None],
         fatal: Callable[[], None],
         pace: Pace | None = None,
@@ -75,8 +77,8 @@ class Service:
         self._pace = pace or Pace()
         self._fatal = fatal
         self._ring = ring
-        self._low_water = max(1, rows_at_once // 2)  # rows waiting for a slot, below which a shard is claimed
-        self.shards_at_once = rows_at_once // _FEWEST_ROWS + 2  # `_low_water` alone shall bound the claims
+        self._rows_ahead = rows_ahead
+        self.shards_at_once = (rows_at_once + rows_ahead) // _FEWEST_ROWS + 2  # more than are claimed
         self._in_flight = InFlight()
         self._feeder = Feeder(store, prompter)
         self._claiming = threading.Lock()
@@ -159,7 +161,7 @@ class Service:
 
     def _claim(self) -> ShardRun | None:
         """Claim a shard and hand its rows to the engine."""
-        while not self._engine.wait_hungry(self._low_water, _TICK):
+        while not self._engine.wait_hungry(self._rows_ahead, _TICK):
             if self._draining.is_set():
                 return None
         if self._draining.is_set():

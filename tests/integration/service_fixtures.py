@@ -12,6 +12,7 @@ from jobs.spec import GenerationSpec
 from jobs.strategies import build_strategies
 from jobs.vocabulary import WorkerReport
 from tests.unit.byte_tokenizer import VOCABULARY_SIZE, ByteTokenizer
+from worker.app import rows_ahead
 from worker.engine.engine import Engine
 from worker.engine.scripted import ScriptedRunner
 from worker.engine.text import Vocabulary
@@ -82,7 +83,7 @@ def state_of(store, job):
 class Worker:
     """A service and the tasks that would run it, as threads."""
 
-    def __init__(self, store, *, script=answer_script, name="host:1", pace=QUICKLY, model="m", **options):
+    def __init__(self, store, *, script=answer_script, name="host:1", pace=QUICKLY, device="cpu", **options):
         options = {"max_rows": 8, "num_pages": 512, "context": 200, "prefill_tokens": 400, **options}
         engine = Engine(ScriptedRunner(script, **options), VOCABULARY, {0})
         self.rung = []
@@ -91,8 +92,9 @@ class Worker:
             engine,
             Prompter(ByteTokenizer()),
             store,
-            WorkerReport(name, "cpu", model, None, "packed", 0.0),
+            WorkerReport(name, device, "m", None, "packed", 0.0),
             rows_at_once=options["max_rows"],
+            rows_ahead=rows_ahead(options["max_rows"], device),
             ring=self.rung.extend,
             fatal=self.broken.set,
             pace=pace,

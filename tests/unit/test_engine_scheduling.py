@@ -7,7 +7,7 @@ import pytest
 from jobs.errors import PromptTooLong
 from jobs.vocabulary import FinishReason
 from worker.engine.engine import Engine
-from worker.engine.plan import PrefillPlan
+from worker.engine.plan import DecodePlan, PrefillPlan
 from worker.engine.request import Finished, Request
 from worker.engine.scripted import ScriptedRunner
 from worker.engine.text import Vocabulary
@@ -102,6 +102,14 @@ def test_a_common_prefix_is_computed_once():
         for row in plan.rows
     )
     assert computed == 41 + 5 * 1
+
+
+def test_a_decode_step_has_its_longest_rows_first():
+    """On a GPU the rows' attention starts in this order: a long row that started last would run on alone."""
+    _, _, runner = run(make_requests(30, 5), num_pages=20)
+    lengths = [list(plan.lengths) for plan in runner.plans if isinstance(plan, DecodePlan)]
+    assert max(len(set(step)) for step in lengths) > 3
+    assert all(step == sorted(step, reverse=True) for step in lengths)
 
 
 def test_a_prompt_that_fills_the_context_is_refused():

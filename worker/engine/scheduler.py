@@ -64,7 +64,7 @@ class Scheduler:
             rows, new_pages = self._grow()
             if not rows:
                 return None
-            rows.sort(key=lambda row: -row.prompt_length - row.launched)  # else the card ends with a long one alone
+            rows.sort(key=lambda row: -row.prompt_length - row.launched)  # or the card ends with one alone
             plan = DecodePlan(
                 slots=[row.slot for row in rows],
                 lengths=[row.prompt_length + row.launched - 1 for row in rows],
