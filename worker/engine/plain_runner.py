@@ -175,7 +175,7 @@ class PlainRunner:
             scores = logits.clone()
             scores[rows] = shape_scores(logits[rows], self._eos_ids, numbers[rows], steps[rows], ended[rows])
         tokens, hidden = choose(scores, draw, self._eos_ids)
-        flags = self._flags(logits, tokens, draw, shaped, forced_rows(numbers, steps))
+        flags = self._flags(logits, tokens, draw, shaped, forced_rows(numbers, steps), ranks)
         self._last[slots] = tokens
         if self._sentence_table is not None and bool((numbers[:, AFTER_SENTENCE] > 0).any()):
             self._sentence[slots] = self._sentence_table[sentence, tokens].long()
@@ -183,14 +183,17 @@ class PlainRunner:
             tokens.tolist(), probs.tolist(), ranks.tolist(), (flags + hidden.long() * HIDDEN).tolist()
         )
 
-    def _flags(self, logits: Tensor, tokens: Tensor, draw: Draw, shaped: Tensor, forced: Tensor) -> Tensor:
+    def _flags(
+        self, logits: Tensor, tokens: Tensor, draw: Draw, shaped: Tensor, forced: Tensor, ranks: Tensor
+    ) -> Tensor:
         """Return (R,) int64: where EOS came, whether it would have without the strategy, or had to."""
-        flags = torch.where(shaped, 0, NATURAL)
-        rows = (shaped & torch.isin(tokens, self._eos_ids)).nonzero().squeeze(-1)
+        came = shaped & torch.isin(tokens, self._eos_ids)
+        flags = torch.where(shaped, torch.where(came & forced, FORCED, 0), NATURAL)
+        # The best of a greedy row is not EOS where another token scores above it: nothing to look up.
+        rows = (came & ((ranks == 0) | (draw.temperature > 0))).nonzero().squeeze(-1)
         if rows.numel():
             without, _ = choose(logits[rows], draw.select(rows), self._eos_ids)
-            natural = torch.isin(without, self._eos_ids)
-            flags[rows] = torch.where(natural, NATURAL, torch.where(forced[rows], FORCED, 0))
+            flags[rows] = torch.where(torch.isin(without, self._eos_ids), NATURAL, flags[rows])
         return flags
 
     def _set_slot(self, slot: int, row: PrefillRow) -> None:

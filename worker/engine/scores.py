@@ -59,19 +59,18 @@ def shape_scores(logits: Tensor, eos_ids: Tensor, numbers: Tensor, steps: Tensor
         eos = torch.where(published, 100.0, eos)
         if not bool(published.all()):
             scores = torch.where(published, scores, logits)
-
-    exponent = (n - column[START]).clamp(min=0.0)
-    growth = column[FACTOR].pow(exponent).clamp(max=_LARGEST_GROWTH)
-    eos = eos + eos.abs() * (growth - 1.0).unsqueeze(-1)
-
-    scores[:, eos_ids] = -torch.inf
-    best_other = scores.amax(-1)
+    if bool((column[FACTOR] != 1.0).any()):
+        exponent = (n - column[START]).clamp(min=0.0)
+        growth = column[FACTOR].pow(exponent).clamp(max=_LARGEST_GROWTH)
+        eos = eos + eos.abs() * (growth - 1.0).unsqueeze(-1)
     span = column[FULL] - column[START]
-    ramp = ((n - column[START]) / span.clamp(min=1e-9)).clamp(0.0, 1.0).pow(column[POWER])
-    ramp = torch.where((span > 0) & (ended | (column[AFTER_SENTENCE] == 0)), ramp, 0.0)
-    lift = ((best_other + column[MARGIN]).unsqueeze(-1) - eos).clamp(min=0.0)
-    eos = eos + torch.where(ramp.unsqueeze(-1) > 0, ramp.unsqueeze(-1) * lift, 0.0)
-
+    if bool((span > 0).any()):
+        scores[:, eos_ids] = -torch.inf
+        best_other = scores.amax(-1)
+        ramp = ((n - column[START]) / span.clamp(min=1e-9)).clamp(0.0, 1.0).pow(column[POWER])
+        ramp = torch.where((span > 0) & (ended | (column[AFTER_SENTENCE] == 0)), ramp, 0.0)
+        lift = ((best_other + column[MARGIN]).unsqueeze(-1) - eos).clamp(min=0.0)
+        eos = eos + torch.where(ramp.unsqueeze(-1) > 0, ramp.unsqueeze(-1) * lift, 0.0)
     forced = forced_rows(numbers, steps)
     if bool(forced.any()):
         scores[forced] = -torch.inf
