@@ -83,10 +83,12 @@ class RowState:
         else:
             answer.append(token_id)
         endings = [ending for item in self._watchers if (ending := item.see(answer, last=last))]
-        if endings and not last:
+        if not endings:
+            return None
+        if not last:
             # The row ends here, so a watcher that was waiting for more must decide now.
             endings = [ending for item in self._watchers if (ending := item.see(answer, last=True))]
-        return min(endings, key=lambda ending: ending.text_length, default=None)
+        return min(endings, key=lambda ending: ending.text_length)
 
     def _cut(self, ending: Ending) -> Finished:
         """Finish where a watcher says, with no more than it keeps."""

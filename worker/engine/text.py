@@ -14,6 +14,7 @@ class Vocabulary:
 
     def __init__(self, token_bytes: Sequence[bytes], *, strip_first_space: bool = False) -> None:
         self.token_bytes = tuple(token_bytes)
+        self.token_texts = tuple(map(_text, self.token_bytes))  # None where a token holds parts of characters
         self.strip_first_space = strip_first_space  # sentencepiece: the space before the first word is no text
 
     @classmethod
@@ -58,6 +59,14 @@ class Vocabulary:
         return text.removeprefix(" ") if self.strip_first_space else text
 
 
+def _text(data: bytes) -> str | None:
+    """Return the text of a token that holds whole characters; else None."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
 def _flatten(decoder: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the single decoders of a tokeniser's decoder."""
     if decoder.get("type") == "Sequence":
@@ -98,13 +107,20 @@ class AnswerText:
         self.end_token_id: int | None = None  # set once it has been sampled
         self._vocabulary = vocabulary
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._begun = False  # whether the text ends in the middle of a character
         self._stripped = not vocabulary.strip_first_space
         for token_id in token_ids:
             self.append(token_id)
 
     def append(self, token_id: int) -> None:
         """Add a token to the answer."""
-        piece = self._decoder.decode(self._vocabulary.bytes_of(token_id))
+        known = self._vocabulary.token_texts
+        whole = known[token_id] if token_id < len(known) else ""
+        if whole is None or self._begun:
+            piece = self._decoder.decode(self._vocabulary.bytes_of(token_id))
+            self._begun = bool(self._decoder.getstate()[0])
+        else:
+            piece = whole
         if piece and not self._stripped:
             piece = piece.removeprefix(" ")
             self._stripped = True
