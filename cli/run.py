@@ -81,5 +81,6 @@ def _to_go_on(job: Submission, output: str) -> str:
     worker = worker_command(job.spec.model, job.spec.adapter)
     return (
         f"`endmark resume {job.job_id}` and `{worker}` go on with it,"
-        f" `endmark export {job.job_id} -o {shlex.quote(output)}` writes what is done"
+        f" `endmark export {job.job_id} -o {shlex.quote(output)}` writes what is done,"
+        f" `endmark cancel {job.job_id}` gives it up"
     )

@@ -10,7 +10,7 @@ from jobs.vocabulary import JobStatus, WorkerInfo
 
 _NAME_WIDTH = 32
 _JOB_HEADINGS = ("JOB", "NAME", "STATE", "ROWS", "EOS", "TRUNCATED", "FAILED", "TOKENS/S", "LEFT", "MODEL")
-_WORKER_HEADINGS = ("WORKER", "DEVICE", "WEIGHTS", "TOKENS/S", "SHARDS", "LAST HEARD")
+_WORKER_HEADINGS = ("WORKER", "DEVICE", "WEIGHTS", "KV CACHE", "TOKENS/S", "SHARDS", "LAST HEARD")
 
 
 def as_json(status: JobStatus) -> dict[str, Any]:
@@ -71,7 +71,8 @@ def _worker_cells(worker: WorkerInfo) -> tuple[str, ...]:
     return (
         one_line(worker.worker),
         one_line(worker.device),
-        worker.weights,
+        f"{worker.weights}, {worker.weight_bytes / 1e9:.1f} GB" if worker.weight_bytes else worker.weights,
+        f"{worker.kv_tokens:,} tokens" if worker.kv_tokens else "–",
         f"{worker.tokens_per_second:,.0f}",
         f"{worker.shards:,}",
         f"{max(0.0, worker.heartbeat_age):.0f} s ago",

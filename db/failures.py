@@ -20,8 +20,9 @@ def failure(url: URL, error: DBAPIError | TimeoutError) -> StoreError:
         return SchemaError(
             f"the database is not as this program knows it: {reason}", hint="run `endmark db upgrade`"
         )
+    shown = url.difference_update_query(["password"]).render_as_string()
     return StoreError(
-        f"the database `{url.render_as_string()}` cannot be used: {reason}",
+        f"the database `{shown}` cannot be used: {reason}",
         hint=_fix(url.get_backend_name(), reason),
     )
 

@@ -111,6 +111,8 @@ workers = Table(
     Column("adapter", Text),
     Column("device", Text, nullable=False),
     Column("weights", Text, nullable=False),
+    Column("weight_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("kv_tokens", BigInteger, nullable=False, server_default="0"),
     Column("tokens_per_second", Float(53), nullable=False),
     Column("heartbeat", Float(53), nullable=False),
 )

@@ -10,7 +10,9 @@ from jobs.vocabulary import WorkerInfo, WorkerReport
 
 ALIVE_SECONDS = 60.0  # since its last report, for a worker to count as alive
 _FORGOTTEN_AFTER = 3600.0
-_COLUMNS = ("worker", "model", "adapter", "device", "weights", "tokens_per_second")
+_COLUMNS = (
+    "worker", "model", "adapter", "device", "weights", "weight_bytes", "kv_tokens", "tokens_per_second"
+)  # fmt: skip
 
 
 def report_worker(store: Store, report: WorkerReport) -> None:

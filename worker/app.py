@@ -121,7 +121,16 @@ def _load_service(arguments: Arguments, name: str, store: Store, broker_url: str
         about.kv_tokens,
     )
     rows = loaded.engine.runner.max_rows
-    identity = WorkerReport(name, about.device, options.model, options.adapter, about.weights, 0.0)
+    identity = WorkerReport(
+        name,
+        about.device,
+        options.model,
+        options.adapter,
+        about.weights,
+        0.0,
+        weight_bytes=about.weight_bytes,
+        kv_tokens=about.kv_tokens,
+    )
     service = Service(
         loaded.engine,
         Prompter(loaded.tokenizer),

@@ -12,8 +12,8 @@ log = logging.getLogger(__name__)
 class Periodic:
     """Calls `action` every `interval` seconds until stopped, the first time at once.
 
-    An `EndmarkError` is logged, once while it stays the same, and tried again; any other error is a defect and
-    goes to `threading.excepthook`.
+    An error is logged, once while it stays the same, and the action tried again: one that is no `EndmarkError` is
+    a defect and is logged with its trace, for without a heartbeat the rows that run would be lost.
     """
 
     def __init__(self, name: str, interval: float, action: Callable[[], None]) -> None:
@@ -41,6 +41,10 @@ class Periodic:
             except EndmarkError as error:
                 if str(error) != said:
                     log.warning("%s: %s%s", self._name, error, f" ({error.hint})" if error.hint else "")
+                said = str(error)
+            except Exception as error:
+                if str(error) != said:
+                    log.exception("%s: a defect of Endmark", self._name)
                 said = str(error)
             else:
                 said = ""

@@ -106,6 +106,7 @@ def test_a_model_that_cannot_be_loaded_is_said_at_once(start, tmp_path):
     (status,) = statuses(start)
     assert status["state"] == "paused"
     assert f"`endmark resume {status['id']}`" in err
+    assert f"`endmark cancel {status['id']}` gives it up" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

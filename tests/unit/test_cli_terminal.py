@@ -21,7 +21,10 @@ CONTRACT = (
     "id name state model strategies total pending running succeeded failed cancelled finish_reasons ended_with_eos"
     " truncated prompt_tokens completion_tokens tokens_per_second eta_seconds workers"
 ).split()
-WORKER = WorkerInfo("host:12", "cpu", "demo", None, "packed", 120.5, heartbeat_age=3.2, shards=2)
+WORKER = WorkerInfo(
+    "host:12", "cuda", "demo", None, "expanded", 120.5, heartbeat_age=3.2, shards=2,
+    weight_bytes=13_476_839_424, kv_tokens=215_408,
+)  # fmt: skip
 
 
 def status(**changes):
@@ -96,6 +99,7 @@ def test_one_job_lists_its_workers_while_it_runs():
     assert "/adapters/a" in text
     assert "host:12" in text
     assert "3 s ago" in text
+    assert "expanded, 13.5 GB  215,408 tokens  12" in text
     assert "host:12" not in one_job(status(state=JobState.COMPLETED))
 
 

@@ -152,7 +152,15 @@ def test_time_in_which_the_process_was_stopped_does_not_count(monkeypatch):
     dog.stop()
 
 
-def test_what_is_done_every_so_often_goes_on_after_an_error(caplog):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (StoreError("no database", hint="start it"), "reaper: no database (start it)"),
+        (ZeroDivisionError("by zero"), "reaper: a defect of Endmark"),
+    ],
+)
+def test_what_is_done_every_so_often_goes_on_after_an_error(caplog, error, said):
+    """A defect too: it had ended the thread alone, and a worker without its heartbeat loses what it runs."""
     calls = []
     enough = threading.Event()
 
@@ -161,13 +169,14 @@ def test_what_is_done_every_so_often_goes_on_after_an_error(caplog):
         if len(calls) >= 6:
             enough.set()
         if 2 <= len(calls) <= 4:
-            raise StoreError("no database", hint="start it")
+            raise error
 
     periodic = Periodic("reaper", 0.001, action)
     periodic.start()
     assert enough.wait(5)
     periodic.stop()
-    assert [record.getMessage() for record in caplog.records] == ["reaper: no database (start it)"]
+    assert [record.getMessage() for record in caplog.records] == [said]
+    assert bool(caplog.records[0].exc_info) is not isinstance(error, StoreError)
 
 
 def test_speed_is_over_the_last_seconds():

@@ -145,8 +145,8 @@ def test_an_empty_server_is_told_from_one_that_is_away(postgres):
         open_store(postgres.create())
     assert "endmark db upgrade" in caught.value.hint
     with pytest.raises(StoreError, match="cannot be used") as gone:
-        open_store("postgres://me:secret@127.0.0.1:1/none")
-    assert "`postgres://me:***@127.0.0.1:1/none`" in str(gone.value)  # as it was given
+        open_store("postgres://me:secret@127.0.0.1:1/none?password=secret&connect_timeout=9")
+    assert "`postgres://me:***@127.0.0.1:1/none?connect_timeout=9`" in str(gone.value)  # as it was given
 
 
 def test_a_file_that_is_not_a_database_is_named(tmp_path):
