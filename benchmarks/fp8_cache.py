@@ -5,19 +5,16 @@ before them: how often both choose the same token, and how far their EOS probabi
 """
 
 import argparse
-import csv
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from prompts import encode, read_prompts
 
 from jobs.settings import DEMO_MODEL
 from worker.engine.loader import load_engine
 from worker.engine.request import Request
-
-PROMPTS = Path(__file__).parents[1] / "examples" / "prompts.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +28,8 @@ class Answer:
 def answers(model: str, kv_cache: str, prompts: Sequence[str], budget: int, device: str = "cuda") -> list[Answer]:
     """Return the answers with one kind of cache, in the prompts' order."""
     loaded = load_engine(model, device=device, weights="expanded", kv_cache=kv_cache)
-    for key, prompt in enumerate(prompts):
-        turns = [{"role": "user", "content": prompt}]
-        text = loaded.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
-        loaded.engine.add(Request(key=key, prompt_token_ids=ids, max_new_tokens=budget, trace=True))
+    for key, prompt in enumerate(encode(loaded, prompts)):
+        loaded.engine.add(Request(key=key, prompt_token_ids=prompt.token_ids, max_new_tokens=budget, trace=True))
     found = {}
     while loaded.engine.has_work:
         for item in loaded.engine.step():
@@ -71,8 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("it needs a GPU that has the fp8 type")
-    with PROMPTS.open(newline="", encoding="utf-8") as handle:
-        prompts = [row["prompt"] for row in csv.DictReader(handle)]
+    prompts = read_prompts()
     usual, again, small = (
         answers(options.model, kind, prompts, options.max_new_tokens) for kind in ("auto", "auto", "fp8")
     )

@@ -218,7 +218,7 @@ class Bench:
             yield f"{item.key[:60]} x{item.count // 5}", item.device_time_total / 5e3
 
 
-SYSTEMS = ("generate", "packed", "expanded", "mixed", "in-order", "fp8")
+_STEP_LENGTH = 335  # tokens of each row in the decode step that `step` looks into
 
 
 def measure(systems: Sequence[str], rows: int) -> Iterator[Outcome]:
@@ -229,9 +229,11 @@ def measure(systems: Sequence[str], rows: int) -> Iterator[Outcome]:
     if "packed" in systems:
         bench.prepare(expanded=False)
         yield bench.engine("engine, packed")
+        _look_into_step(bench, systems)
     if {"expanded", "mixed", "in-order"} & set(systems):
         bench.prepare(expanded=True)
         yield bench.engine("engine, expanded")
+        _look_into_step(bench, systems)
     if "mixed" in systems:
         yield bench.engine("engine, expanded, mixed strategies", mixed=True)
         yield bench.engine("engine, expanded, again")
@@ -240,6 +242,13 @@ def measure(systems: Sequence[str], rows: int) -> Iterator[Outcome]:
     if "fp8" in systems:
         bench.prepare(expanded=True, cache_type=torch.float8_e4m3fn)
         yield bench.engine("engine, expanded, fp8 KV cache")
+        _look_into_step(bench, systems)
+
+
+def _look_into_step(bench: Bench, systems: Sequence[str]) -> None:
+    """Print what one decode step of a full batch takes, kernel by kernel, if it is asked for."""
+    for name, milliseconds in bench.step_times(_STEP_LENGTH) if "step" in systems else ():
+        print(f"    {milliseconds:8.3f} ms  {name}", flush=True)
 
 
 def report(systems: Sequence[str], rows: int) -> None:

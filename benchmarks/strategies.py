@@ -8,7 +8,6 @@ their mean is what the others are compared with, and how far they are from it te
 """
 
 import argparse
-import csv
 import itertools
 import random
 import statistics
@@ -19,8 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from prompts import EXAMPLES, encode, read_prompts
 
-from jobs.prompts import RowRequest
 from jobs.sentences import ends_sentence
 from jobs.settings import DEMO_MODEL
 from jobs.spec import GenerationSpec, Sampling
@@ -30,7 +29,7 @@ from worker.engine.engine import Engine
 from worker.engine.loader import LoadedEngine, load_engine
 from worker.engine.plan import DecodePlan, PrefillPlan, Runner, StepResult, Ticket
 from worker.engine.request import Request
-from worker.prompting import Prompt, Prompter
+from worker.prompting import Prompter
 from worker.rows import RowRun
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,16 +66,10 @@ class Outcome:
     mean_tokens: float
 
 
-def read_prompts(path: Path) -> list[str]:
-    """Return the column `prompt` of a CSV file."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [row["prompt"] for row in csv.DictReader(file)]
-
-
 def run_rows(loaded: LoadedEngine, spec: GenerationSpec, prompts: Sequence[str]) -> list[Attempt]:
     """Run every prompt to its last attempt; return those, in order."""
     prompter, engine = Prompter(loaded.tokenizer), loaded.engine
-    encoded = prompter.encode([Prompt(spec, RowRequest(prompt, None, {})) for prompt in prompts])
+    encoded = encode(loaded, prompts, spec)
     rows = [RowRun(StoredRow(index, (), 0, 0), prompt) for index, prompt in enumerate(encoded)]
     for key, row in enumerate(rows):
         engine.add(row.first_request(key))
@@ -144,9 +137,7 @@ def time_steps(
     rng = random.Random(5)
     plain = [token for token, data in enumerate(engine.vocabulary.token_bytes) if data.isalpha()]
     tokens = [rng.choice(plain) for _ in range(9973)]
-    encoded = Prompter(loaded.tokenizer).encode(
-        [Prompt(GenerationSpec(), RowRequest(prompt, None, {})) for prompt in prompts[:_BATCH]]
-    )
+    encoded = encode(loaded, prompts[:_BATCH])
     taken: dict[str, list[list[float]]] = {text: [] for text in STRATEGIES}
     for _ in range(rounds + 1):
         for text in rng.sample(STRATEGIES, len(STRATEGIES)):
@@ -232,7 +223,7 @@ def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=DEMO_MODEL)
-    parser.add_argument("--dataset", type=Path, default=ROOT / "examples" / "prompts.csv")
+    parser.add_argument("--dataset", type=Path, default=EXAMPLES)
     parser.add_argument("--max-new-tokens", type=int, default=96)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--rounds", type=int, default=16, help="timed rounds; 0 leaves the speed out")
@@ -258,30 +249,25 @@ def main() -> None:
         f"`{options.model}` on {options.device}."
     )
     speeds: dict[str, Speed] = {}
+    noise = 0.0
     if options.rounds:
         rows = min(_BATCH, len(prompts))
         taken = time_steps(loaded, prompts[:rows], options.steps, options.rounds)
         speeds = compare_speeds(taken, rows * options.steps)
-        note += _speed_note(speeds, rows, options.steps, options.rounds)
+        noise = max(abs(speeds[text].ratio - 1) for text in _IDLE)
+        base = statistics.mean(speeds[text].tokens_per_second for text in _IDLE)
+        note += (
+            f" Speed: {rows} rows of {options.steps} tokens, each step as in the median of {options.rounds} rounds,"
+            f" relative to the mean of the {len(_IDLE)} strategies that do nothing in a step: {base:,.0f} tokens/s,"
+            f" {1e6 / base:.0f} µs a token. They are at most {noise:.1%} from it, which is the noise."
+        )
     table = make_table(outcomes, speeds)
     print(table)
     print(note)
-    noise = max((abs(speeds[text].ratio - 1) for text in _IDLE if speeds), default=0.0)
     if noise > _NOISE:
         sys.exit(f"the noise is {noise:.1%}: run it on a quieter machine, or with more --rounds")
     if options.write:
         write_table(table, note)
-
-
-def _speed_note(speeds: dict[str, Speed], rows: int, steps: int, rounds: int) -> str:
-    """Return how the speeds were measured, and how far they can be trusted."""
-    base = statistics.mean(speeds[text].tokens_per_second for text in _IDLE)
-    noise = max(abs(speeds[text].ratio - 1) for text in _IDLE)
-    return (
-        f" Speed: {rows} rows of {steps} tokens, each step as in the median of {rounds} rounds, relative to the "
-        f"mean of the {len(_IDLE)} strategies that do nothing in a step: {base:,.0f} tokens/s, "
-        f"{1e6 / base:.0f} µs a token. They are at most {noise:.1%} from it, which is the noise."
-    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ def main() -> None:
         "--gpu", action="store_true", help="the 7B shape on CUDA; --rows 1000 is the published work"
     )
     parser.add_argument(
-        "--systems", default="generate,packed,expanded,mixed,in-order,fp8", help="with --gpu, which to run"
+        "--systems",
+        default="generate,packed,expanded,mixed,in-order,fp8",
+        help="with --gpu, which to run; `step`, too: the kernels of a step",
     )
     options = parser.parse_args()
     if options.gpu:
