@@ -38,15 +38,18 @@ class Periodic:
         while True:
             try:
                 self._action()
-            except EndmarkError as error:
-                if str(error) != said:
-                    log.warning("%s: %s%s", self._name, error, f" ({error.hint})" if error.hint else "")
-                said = str(error)
             except Exception as error:
                 if str(error) != said:
-                    log.exception("%s: a defect of Endmark", self._name)
+                    self._say(error)
                 said = str(error)
             else:
                 said = ""
             if self._stopping.wait(self._interval):
                 return
+
+    def _say(self, error: Exception) -> None:
+        """Log an error."""
+        if isinstance(error, EndmarkError):
+            log.warning("%s: %s%s", self._name, error, f" ({error.hint})" if error.hint else "")
+        else:
+            log.error("%s: a defect of Endmark", self._name, exc_info=error)

@@ -94,16 +94,12 @@ class StopWatcher:
 
     def _texts_in(self, answer: TextSoFar) -> list[Match]:
         """Return the first match of each stop string in the new text."""
-        text, found = answer.text, []
-        begin = self._searched - self._overlap
-        if begin < 0:
-            begin = 0
+        text = answer.text
+        begin = max(0, self._searched - self._overlap)
         self._searched = len(text)
-        for stop in self._texts:
-            position = text.find(stop, begin)
-            if position >= 0:
-                found.append(_match(answer, stop, position))
-        return found
+        return [
+            _match(answer, stop, position) for stop in self._texts if (position := text.find(stop, begin)) >= 0
+        ]
 
     def _sequences_in(self, answer: TextSoFar) -> Iterator[Match]:
         """Return the token sequences that a new token completes, the end token among them."""

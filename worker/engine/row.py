@@ -49,6 +49,11 @@ class RowState:
         """Tokens of the answer that have been asked for, those of earlier attempts included."""
         return len(self.request.answer_token_ids) + self.launched
 
+    @property
+    def input_position(self) -> int:
+        """Where the last token asked for stands in the row: the next decode step takes it in."""
+        return self.prompt_length + self.launched - 1
+
     def sentence_state(self) -> int:
         """Return the state of the answer's text in the sentence automaton."""
         answer = self.token_ids[len(self.request.prompt_token_ids) :]

@@ -64,10 +64,10 @@ class Scheduler:
             rows, new_pages = self._grow()
             if not rows:
                 return None
-            rows.sort(key=lambda row: -row.prompt_length - row.launched)  # or the card ends with one alone
+            rows.sort(key=lambda row: -row.input_position)  # or the card ends with one alone
             plan = DecodePlan(
                 slots=[row.slot for row in rows],
-                lengths=[row.prompt_length + row.launched - 1 for row in rows],
+                lengths=[row.input_position for row in rows],
                 steps=[row.launched for row in rows],
                 positions=[row.position for row in rows],
                 new_pages=new_pages,
@@ -135,8 +135,7 @@ class Scheduler:
         for row in list(self.running):
             if row.slot < 0 or row.launched >= row.budget:
                 continue  # preempted just now, or its last token is in flight
-            length = row.prompt_length + row.launched - 1  # where this step's input token is written
-            if length // self._pool.page_size < len(row.pages):
+            if row.input_position // self._pool.page_size < len(row.pages):
                 rows.append(row)
                 continue
             pages = self._pool.take(1)
