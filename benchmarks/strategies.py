@@ -257,9 +257,9 @@ def main() -> None:
         noise = max(abs(speeds[text].ratio - 1) for text in _IDLE)
         base = statistics.mean(speeds[text].tokens_per_second for text in _IDLE)
         note += (
-            f" Speed: {rows} rows of {options.steps} tokens, each step as in the median of {options.rounds} rounds,"
-            f" relative to the mean of the {len(_IDLE)} strategies that do nothing in a step: {base:,.0f} tokens/s,"
-            f" {1e6 / base:.0f} µs a token. They are at most {noise:.1%} from it, which is the noise."
+            f" Speed: {rows} rows of {options.steps} tokens, each step as in the median of {options.rounds} "
+            f"rounds, relative to the mean of the {len(_IDLE)} strategies that do nothing in a step: {base:,.0f} "
+            f"tokens/s, {1e6 / base:.0f} µs a token. They are at most {noise:.1%} from it, which is the noise."
         )
     table = make_table(outcomes, speeds)
     print(table)
