@@ -112,6 +112,52 @@ def test_a_decode_step_has_its_longest_rows_first():
     assert all(step == sorted(step, reverse=True) for step in lengths)
 
 
+def admitted(runner) -> list[int]:
+    """The first tokens of the prompts, in the order in which they got a slot."""
+    return [row.token_ids[0] for plan in runner.plans if isinstance(plan, PrefillPlan) for row in plan.rows]
+
+
+def test_the_largest_budgets_begin_first_and_equal_ones_in_their_order():
+    """Else a batch ends with a few long rows that began last, while all other slots are empty."""
+    budgets = [3, 9, 5, 9, 1, 5]
+    requests = [
+        Request(key=k, prompt_token_ids=[k + 1], max_new_tokens=tokens) for k, tokens in enumerate(budgets)
+    ]
+    _, _, runner = run(requests, script=lambda tokens: 7, max_rows=1)
+    assert admitted(runner) == [2, 4, 3, 6, 1, 5]
+
+
+def test_a_preempted_row_is_the_next_whatever_its_budget():
+    runner = ScriptedRunner(
+        lambda tokens: 7, max_rows=2, num_pages=5, page_size=64, prefill_tokens=512, context=400
+    )
+    engine = Engine(runner, VOCABULARY, {EOS})
+    for key, budget in ((0, 70), (1, 69)):
+        engine.add(Request(key=key, prompt_token_ids=[key + 1] * 65, max_new_tokens=budget))
+    engine.step()
+    engine.step()
+    engine.add(Request(key=2, prompt_token_ids=[3] * 65, max_new_tokens=250))
+    while engine.has_work:
+        engine.step()
+    assert engine.preemptions == 1
+    assert admitted(runner) == [1, 2, 2, 3]
+
+
+def test_a_small_budget_is_not_overtaken_for_ever():
+    """Another job's rows of large budgets keep coming, as from an overnight job on the same worker."""
+    runner = ScriptedRunner(lambda tokens: 7, max_rows=2, context=400)
+    engine = Engine(runner, VOCABULARY, {EOS})
+    engine.add(Request(key=0, prompt_token_ids=[99], max_new_tokens=1))
+    key, order = 0, []
+    while 99 not in order and key < 100:
+        while engine.waiting < 4:
+            key += 1
+            engine.add(Request(key=key, prompt_token_ids=[1], max_new_tokens=300))
+        engine.step()
+        order = admitted(runner)
+    assert 7 < order.index(99) < 12  # 299 tokens more are 2.3 batches, and 4 rows were there at the same time
+
+
 def test_a_prompt_that_fills_the_context_is_refused():
     engine = Engine(ScriptedRunner(hash_script, context=32), VOCABULARY, {EOS})
     with pytest.raises(PromptTooLong, match="32 tokens and the model's context holds 32"):

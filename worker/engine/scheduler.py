@@ -1,27 +1,24 @@
 """Which rows run in the next step, and where their keys and values stand.
 
-Rows are taken in windows: what has come while the last window was being admitted is the next one, and in it the
-rows of the largest budget go first, so that the batch does not run out with a few long rows. Rows of equal budgets
-keep their order, and no row waits for more than the window before its own.
+Rows wait for a slot in the order of `worker.engine.waiting`, the largest budgets first.
 
-Pages are taken as rows grow. When none is left, the youngest row goes back to the front of the waiting list
-and is computed again later; its tokens are kept.
+Pages are taken as rows grow. When none is left, the youngest row goes back to be the next that is admitted,
+and is computed again; its tokens are kept.
 """
 
-from collections import deque
 from collections.abc import Iterator
 
 from worker.engine.pages import PagePool
 from worker.engine.plan import DecodePlan, PrefillPlan, PrefillRow, Runner
 from worker.engine.row import RowState
+from worker.engine.waiting import WaitingRows
 
 
 class Scheduler:
     """Plans steps; sees no token but through the rows it holds."""
 
     def __init__(self, runner: Runner) -> None:
-        self._window: deque[RowState] = deque()  # rows to be admitted, in this order
-        self._incoming: list[RowState] = []  # the next window
+        self._waiting = WaitingRows(runner.max_rows)
         self.running: list[RowState] = []  # oldest first
         self.preemptions = 0
         self._pool = PagePool(runner.num_pages, runner.page_size)
@@ -32,7 +29,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Rows without a slot."""
-        return len(self._window) + len(self._incoming)
+        return len(self._waiting)
 
     @property
     def pages(self) -> tuple[int, int]:
@@ -42,16 +39,15 @@ class Scheduler:
     def rows(self) -> Iterator[RowState]:
         """Return all rows, running or waiting."""
         yield from self.running
-        yield from self._window
-        yield from self._incoming
+        yield from self._waiting
 
     def add(self, row: RowState) -> None:
         """Let a row wait for its slot."""
-        self._incoming.append(row)
+        self._waiting.add(row)
 
     def drop(self, row: RowState) -> None:
         """Forget a row that waits."""
-        (self._window if row in self._window else self._incoming).remove(row)
+        self._waiting.drop(row)
 
     def schedule(self) -> tuple[PrefillPlan | DecodePlan, list[RowState]] | None:
         """Return the next step and its rows in the plan's order; None if there is nothing to run."""
@@ -81,8 +77,8 @@ class Scheduler:
         budget = self._prefill_tokens
         if self.running and len(self._slots) < min(self._refill, self.waiting):
             return  # a prefill of a row or two costs as much as one of many
-        while self._slots and self._next_window():
-            row = self._window[0]
+        while self._slots and self._waiting:
+            row = self._waiting.next
             if row.launched > row.generated:
                 return  # preempted with a step in flight: its last token is not known yet
             shared = self._pool.share_prefix(row.token_ids)
@@ -97,19 +93,12 @@ class Scheduler:
                 self._pool.release(shared)
                 return
             budget -= fresh
-            self._window.popleft()
+            self._waiting.admit()
             row.pages = shared + pages
             row.slot = self._slots.pop()
             self._pool.publish_prefix(row.request.prompt_token_ids, row.pages)
             self.running.append(row)
             yield self._prefill_row(row, cached), row
-
-    def _next_window(self) -> bool:
-        """Begin the next window where the last is done; return whether a row waits."""
-        if not self._window:
-            self._window.extend(sorted(self._incoming, key=lambda row: -row.budget))
-            self._incoming.clear()
-        return bool(self._window)
 
     @staticmethod
     def _prefill_row(row: RowState, cached: int) -> PrefillRow:
@@ -153,9 +142,9 @@ class Scheduler:
         return [row for row in rows if row.slot >= 0], new_pages
 
     def preempt(self, row: RowState) -> None:
-        """Send a running row back to the front of the waiting list."""
+        """Send a running row back to be the next that is admitted."""
         self.retire(row)
-        self._window.appendleft(row)
+        self._waiting.put_back(row)
         self.preemptions += 1
 
     def retire(self, row: RowState) -> None:
