@@ -2,6 +2,7 @@
 
 import gc
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +24,7 @@ RECORDED = {"vLLM 0.24.0, NF4 (recorded)": 6505.0, "vLLM 0.24.0, bf16 (recorded)
 _FLOOR_BYTES, _FLOOR_FLOPS = 4.3e12, 750e12  # a second: the card's copy speed, its speed in large products
 _MAX_ROWS = 256
 _PAGE = 16
+_LEFT_FREE = 8 * 2**30  # bytes of the card, beside the cache: for prefill, scores and graphs
 _MIXED = (
     ["eos-reward"],
     ["soft-landing"],
@@ -114,8 +116,10 @@ class Bench:
         started = time.monotonic()
         if expanded:
             expand(self._network)
+            torch.cuda.empty_cache()
         item = cache_type.itemsize if cache_type is not None else 2
-        pages = int(kv_gib * 2**30 / (2 * 32 * 4096 * item)) // _PAGE
+        room = min(kv_gib * 2**30, torch.cuda.mem_get_info()[0] - _LEFT_FREE)  # the former on an H200
+        pages = int(room / (2 * 32 * 4096 * item)) // _PAGE
         table = torch.zeros(STATES, 32000, dtype=torch.uint8)
         self._runner = CudaRunner(
             self._network,
@@ -138,7 +142,7 @@ class Bench:
         assert self._runner is not None
         engine = Engine(self._runner, self._vocabulary, frozenset())
         strategies = [tuple(build_strategies(words)) for words in _MIXED] if mixed else [()]
-        waiting = [
+        waiting = deque(
             Request(
                 key=key,
                 prompt_token_ids=row.prompt_token_ids,
@@ -148,15 +152,9 @@ class Bench:
                 stream=key,
             )
             for key, row in enumerate(self.rows)
-        ]
+        )
         torch.cuda.synchronize()
         started = time.perf_counter()
-        for request in waiting:
-            engine.add(request)
-        if in_order:
-            scheduler = engine._scheduler
-            scheduler._window.extend(scheduler._incoming)
-            scheduler._incoming.clear()
         done, tokens, waited = 0, 0, 0.0
         read = self._runner.read
 
@@ -168,7 +166,9 @@ class Bench:
             return result
 
         self._runner.read = timed  # type: ignore[method-assign]
-        while done < len(waiting):
+        while done < len(self.rows):
+            while waiting and (not in_order or engine.waiting < self._runner.refill):
+                engine.add(waiting.popleft())
             for finished in engine.step():
                 done += 1
                 tokens += finished.completion_tokens
