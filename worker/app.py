@@ -157,7 +157,7 @@ def rows_ahead(rows_at_once: int, device: str) -> int:
     Of more rows the engine can begin the largest budgets earlier, so that a job does not end with a few long
     rows; but no other worker can have those rows, which on a slow device would be its work of many minutes.
     """
-    return 2 * rows_at_once if device == "cuda" else max(1, rows_at_once // 2)
+    return 3 * rows_at_once if device == "cuda" else max(1, rows_at_once // 2)
 
 
 def ring(broker_url: str, options: WorkerOptions, keys: Sequence[ShardKey]) -> None:
