@@ -13,6 +13,7 @@ cd "$(dirname "$0")/.." || exit 1
 out=${1:-${OUT:-/tmp/gpu-session}}
 mkdir -p "$out"
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
+unset PYTHONDONTWRITEBYTECODE # where an image sets it, every command would compile all its modules again
 failed=0
 
 part() { # NAME SECONDS COMMAND…
