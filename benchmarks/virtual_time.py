@@ -1,7 +1,7 @@
 """How well the order of the rows keeps GPUs full, without one: `python benchmarks/virtual_time.py`.
 
 The engine's own scheduler runs the published workload in virtual time: its steps take what they took on an H100.
-Shards are claimed as workers claim them, one after the other, while fewer rows than `--ahead` wait. Printed are the
+Shards are claimed as workers claim them, one after the other, while fewer rows than `--ahead` wait. It prints the
 seconds of an engine that has all rows from the start, of one worker and of two.
 """
 
