@@ -159,8 +159,14 @@ def test_shards_without_a_message_are_rung_for_but_not_those_of_other_models(sto
 def test_the_ledger_away_for_a_while_costs_nothing_but_time(store, start, caplog, table):
     job = submit(store, [f"place {row}" for row in range(20)], shard_size=4)
     gate, script = gated()
-    start(script=script)
-    wait_until(lambda: any(state == "running" for state, _, _ in shards_of(store, job)))
+    begun = threading.Event()
+
+    def told(tokens):
+        begun.set()
+        return script(tokens)
+
+    start(script=told)
+    assert begun.wait(60)  # a shard is claimed before its rows are read, and the table must not go in between
     with store.writer.begin() as connection:
         connection.execute(text(f"ALTER TABLE {table} RENAME TO away"))
     gate.set()
