@@ -78,7 +78,7 @@ class Scheduler:
         if self.running and len(self._slots) < min(self._refill, self.waiting):
             return  # a prefill of a row or two costs as much as one of many
         while self._slots and self._waiting:
-            row = self._waiting.next
+            row = self._waiting.first
             if row.launched > row.generated:
                 return  # preempted with a step in flight: its last token is not known yet
             shared = self._pool.share_prefix(row.token_ids)

@@ -24,8 +24,7 @@ class WaitingRows:
 
     def __init__(self, batch: int) -> None:
         self._heap: list[tuple[float, int, RowState]] = []
-        self._arrivals = itertools.count()
-        self._returns = itertools.count(-1, -1)
+        self._order = itertools.count()
         self._admitted = 0
         self._per_row = _TOKENS_PER_BATCH / batch
 
@@ -38,19 +37,19 @@ class WaitingRows:
 
     def add(self, row: RowState) -> None:
         """Take in a row that has just come."""
-        heapq.heappush(self._heap, (self._admitted * self._per_row - row.budget, next(self._arrivals), row))
+        heapq.heappush(self._heap, (self._admitted * self._per_row - row.budget, next(self._order), row))
 
     def put_back(self, row: RowState) -> None:
-        """Take in a row that was preempted: it is the next."""
-        heapq.heappush(self._heap, (-math.inf, next(self._returns), row))
+        """Take in a row that was preempted: it is the first."""
+        heapq.heappush(self._heap, (-math.inf, -next(self._order), row))
 
     @property
-    def next(self) -> RowState:
+    def first(self) -> RowState:
         """The row that is to be admitted next."""
         return self._heap[0][2]
 
     def admit(self) -> None:
-        """Take out the next row."""
+        """Take out the first row."""
         heapq.heappop(self._heap)
         self._admitted += 1
 
