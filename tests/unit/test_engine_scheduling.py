@@ -9,8 +9,10 @@ from jobs.vocabulary import FinishReason
 from worker.engine.engine import Engine
 from worker.engine.plan import DecodePlan, PrefillPlan
 from worker.engine.request import Finished, Request
+from worker.engine.row import RowState
 from worker.engine.scripted import ScriptedRunner
 from worker.engine.text import Vocabulary
+from worker.engine.waiting import WaitingRows
 
 pytestmark = pytest.mark.unit
 
@@ -141,6 +143,22 @@ def test_a_preempted_row_is_the_next_whatever_its_budget():
         engine.step()
     assert engine.preemptions == 1
     assert admitted(runner) == [1, 2, 2, 3]
+
+
+def test_of_preempted_rows_the_older_comes_back_first():
+    """The youngest is preempted first, so the last that was is the oldest of them."""
+    waiting = WaitingRows(2)
+    newcomer, younger, older = (
+        RowState(Request(key=key, prompt_token_ids=[1], max_new_tokens=9), VOCABULARY, 9) for key in range(3)
+    )
+    waiting.add(newcomer)
+    waiting.put_back(younger)
+    waiting.put_back(older)
+    order = []
+    while waiting:
+        order.append(waiting.first)
+        waiting.admit()
+    assert order == [older, younger, newcomer]
 
 
 def test_a_small_budget_is_not_overtaken_for_ever():
