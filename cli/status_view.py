@@ -6,6 +6,7 @@ from typing import Any
 
 from cli.progress import describe, duration, percent, what_it_does
 from cli.terminal import one_line
+from jobs.spelling import size
 from jobs.vocabulary import JobStatus, WorkerInfo
 
 _NAME_WIDTH = 32
@@ -71,17 +72,12 @@ def _worker_cells(worker: WorkerInfo) -> tuple[str, ...]:
     return (
         one_line(worker.worker),
         one_line(worker.device),
-        f"{worker.weights}, {_size(worker.weight_bytes)}" if worker.weight_bytes else worker.weights,
+        f"{worker.weights}, {size(worker.weight_bytes)}" if worker.weight_bytes else worker.weights,
         f"{worker.kv_tokens:,} tokens" if worker.kv_tokens else "–",
         f"{worker.tokens_per_second:,.0f}",
         f"{worker.shards:,}",
         f"{max(0.0, worker.heartbeat_age):.0f} s ago",
     )
-
-
-def _size(count: int) -> str:
-    """Return a number of bytes."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Words in messages: the nearest known one, and nouns behind their numbers."""
+"""Words in messages: the nearest known one, nouns behind their numbers, and bytes."""
 
 import difflib
 from collections.abc import Iterable
@@ -14,3 +14,8 @@ def nearest(word: str, known: Iterable[str], otherwise: str) -> str:
 def counted(count: int, noun: str) -> str:
     """Return a number of things, such as `1 row` or `2 rows`."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def size(count: int) -> str:
+    """Return a number of bytes, such as `12.3 MB` or `13.5 GB`."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

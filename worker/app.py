@@ -35,6 +35,7 @@ from jobs.queue import (
     waiting_messages,
 )
 from jobs.settings import Settings
+from jobs.spelling import size
 from jobs.vocabulary import ShardKey, WorkerReport
 from worker import channel
 from worker.handover import HANDOVER
@@ -113,11 +114,11 @@ def _load_service(arguments: Arguments, name: str, store: Store, broker_url: str
     )
     about = loaded.description
     log.info(
-        "loaded %s on %s: %s weights of %.1f GB, KV cache of %d tokens",
+        "loaded %s on %s: %s weights of %s, KV cache of %d tokens",
         about.model,
         about.device,
         about.weights,
-        about.weight_bytes / 1e9,
+        size(about.weight_bytes),
         about.kv_tokens,
     )
     rows = loaded.engine.runner.max_rows
