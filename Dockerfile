@@ -8,6 +8,7 @@ COPY jobs jobs
 COPY db db
 COPY worker worker
 COPY cli cli
+COPY endmark endmark
 RUN /opt/endmark/bin/pip install --constraint constraints.txt '.[postgres,parquet,metrics,serve]'
 
 FROM python:3.11-slim

@@ -15,9 +15,9 @@ from seven_b import SHAPE, build
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from jobs.finetuning import FinetuneProgress, FinetuneSpec
-from worker.finetune.labels import IGNORED, Labelled
-from worker.finetune.training import build_trainer, check_eos, train
+from endmark.jobs.finetuning.request import FinetuneProgress, FinetuneSpec
+from endmark.worker.finetune.labels import IGNORED, Labelled
+from endmark.worker.finetune.training import build_trainer, check_eos, train
 
 _WARM_UP = 5  # steps not counted
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from prompts import encode, read_prompts
 
-from jobs.settings import DEMO_MODEL
-from worker.engine.loader import load_engine
-from worker.engine.request import Request
+from endmark.jobs.settings import DEMO_MODEL
+from endmark.worker.engine.request import Request
+from endmark.worker.models.loader import load_engine
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ import torch
 from transformers import PreTrainedModel
 from workload import Row, mixed_rows
 
-from worker.engine.engine import Engine
-from worker.engine.loader import load_engine, load_model, model_path
-from worker.engine.request import Request
-from worker.engine.weights import expand
+from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.request import Request
+from endmark.worker.models.loader import load_engine, load_model, model_path
+from endmark.worker.models.weights import expand
 
 GENERATE_BATCH = 32
 _SCALE = 0.5  # of the workload's lengths: a few minutes in all

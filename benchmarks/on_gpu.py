@@ -10,15 +10,15 @@ import torch
 from seven_b import build
 from workload import Row, mixed_rows
 
-from jobs.sentences import STATES
-from jobs.spec import Sampling
-from jobs.strategies import build_strategies
-from worker.engine.attention import PLAIN
-from worker.engine.cuda.runner import CudaRunner
-from worker.engine.engine import Engine
-from worker.engine.request import Request
-from worker.engine.text import Vocabulary
-from worker.engine.weights import expand
+from endmark.jobs.sentences import STATES
+from endmark.jobs.spec import Sampling
+from endmark.jobs.strategies import build_strategies
+from endmark.worker.engine.attention import PLAIN
+from endmark.worker.engine.cuda.runner import CudaRunner
+from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.request import Request
+from endmark.worker.engine.text import Vocabulary
+from endmark.worker.models.weights import expand
 
 RECORDED = {"vLLM 0.24.0, NF4 (recorded)": 6505.0, "vLLM 0.24.0, bf16 (recorded)": 9644.0}
 _FLOOR_BYTES, _FLOOR_FLOPS = 4.3e12, 750e12  # a second: the card's copy speed, its speed in large products
@@ -188,7 +188,7 @@ class Bench:
         """Yield the milliseconds of one decode step of a full batch, and of its kernels, at rows of one length."""
         from torch.profiler import ProfilerActivity, profile
 
-        from worker.engine.plan import DecodePlan
+        from endmark.worker.engine.plan import DecodePlan
 
         runner = self._runner
         assert runner is not None

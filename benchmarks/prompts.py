@@ -4,10 +4,10 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.prompts import RowRequest
-from jobs.spec import GenerationSpec
-from worker.engine.loader import LoadedEngine
-from worker.prompting import Prompt, Prompter
+from endmark.jobs.prompts import RowRequest
+from endmark.jobs.spec import GenerationSpec
+from endmark.worker.models.loader import LoadedEngine
+from endmark.worker.service.prompting import Prompt, Prompter
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "prompts.csv"
 

@@ -24,9 +24,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from db.connection import open_store  # noqa: E402
-from db.jobs import add_rows, begin_job, finish_submission  # noqa: E402
-from jobs.spec import GenerationSpec  # noqa: E402
+from endmark.db.connection import open_store  # noqa: E402
+from endmark.db.jobs import add_rows, begin_job, finish_submission  # noqa: E402
+from endmark.jobs.spec import GenerationSpec  # noqa: E402
 
 LOOPS = Path(__file__).with_name("store_loops.py")
 ENDMARK = Path(sys.executable).with_name("endmark")
@@ -231,7 +231,7 @@ def main() -> None:
 
 def measure_postgres(url: str | None, folder: Path, dataset: Path, rows: int) -> None:
     """Measure Postgres, on a server of our own if no URL is given."""
-    from db.connection import upgrade
+    from endmark.db.connection import upgrade
 
     if url is not None:
         upgrade(url)

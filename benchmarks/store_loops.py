@@ -89,11 +89,11 @@ def export(url: str, job: str, output: str) -> float:
 
 def write_for_ever(url: str, name: str) -> float:
     """Claim shards and commit answers, 32 at a time, until killed."""
-    from db.attempts import commit
-    from db.connection import open_store
-    from db.rows import unfinished_rows
-    from db.shards import claim, finish, heartbeat
-    from jobs.vocabulary import Attempt, EosSource, FinishReason, Outcome, Verdict
+    from endmark.db.attempts import commit
+    from endmark.db.connection import open_store
+    from endmark.db.rows import unfinished_rows
+    from endmark.db.shards import claim, finish, heartbeat
+    from endmark.jobs.vocabulary import Attempt, EosSource, FinishReason, Outcome, Verdict
 
     verdict = Verdict(FinishReason.EOS, eos_source=EosSource.NATURAL)
     with open_store(url) as store:

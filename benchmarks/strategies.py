@@ -20,17 +20,17 @@ from pathlib import Path
 import torch
 from prompts import EXAMPLES, encode, read_prompts
 
-from jobs.sentences import ends_sentence
-from jobs.settings import DEMO_MODEL
-from jobs.spec import GenerationSpec, Sampling
-from jobs.strategies import build_strategies
-from jobs.vocabulary import Attempt, EosSource, FinishReason, StoredRow
-from worker.engine.engine import Engine
-from worker.engine.loader import LoadedEngine, load_engine
-from worker.engine.plan import DecodePlan, PrefillPlan, Runner, StepResult, Ticket
-from worker.engine.request import Request
-from worker.prompting import Prompter
-from worker.rows import RowRun
+from endmark.jobs.sentences import ends_sentence
+from endmark.jobs.settings import DEMO_MODEL
+from endmark.jobs.spec import GenerationSpec, Sampling
+from endmark.jobs.strategies import build_strategies
+from endmark.jobs.vocabulary import Attempt, EosSource, FinishReason, StoredRow
+from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.plan import DecodePlan, PrefillPlan, Runner, StepResult, Ticket
+from endmark.worker.engine.request import Request
+from endmark.worker.models.loader import LoadedEngine, load_engine
+from endmark.worker.service.prompting import Prompter
+from endmark.worker.service.rows import RowRun
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "strategies.md"

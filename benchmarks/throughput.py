@@ -10,7 +10,7 @@ import argparse
 import torch
 from on_cpu import Measured, measure
 
-from jobs.settings import DEMO_MODEL
+from endmark.jobs.settings import DEMO_MODEL
 
 
 def main() -> None:

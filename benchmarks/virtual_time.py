@@ -11,12 +11,12 @@ from statistics import fmean
 
 from workload import Row, mixed_rows
 
-from jobs.shards import shard_size
-from worker.app import rows_ahead
-from worker.engine.engine import Engine
-from worker.engine.plan import NATURAL, DecodePlan, PrefillPlan, StepResult, Ticket
-from worker.engine.request import Request
-from worker.engine.text import Vocabulary
+from endmark.jobs.shards import shard_size
+from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.plan import NATURAL, DecodePlan, PrefillPlan, StepResult, Ticket
+from endmark.worker.engine.request import Request
+from endmark.worker.engine.text import Vocabulary
+from endmark.worker.service.app import rows_ahead
 
 _SLOTS = 256
 _PREFILL = (0.004, 0.00102)  # seconds of a prefill, and of each of its rows

@@ -21,10 +21,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from workload import Row, mixed_rows
 
-from worker.gpus import visible_gpus
+from endmark.worker.supervisor.gpus import visible_gpus
 
 _LONGEST_START = 300  # seconds
-_BIN = [sys.executable, "-c", "from cli.main import main; main()"]
+_BIN = [sys.executable, "-c", "from endmark.cli.main import main; main()"]
 
 
 def save_model(folder: Path, layers: int, device: str) -> None:
@@ -55,8 +55,8 @@ def write_dataset(path: Path, rows: list[Row]) -> None:
 
 def engine_alone(folder: Path, rows: list[Row], device: str) -> tuple[float, int]:
     """Return the seconds and tokens of the engine alone, its kernels compiled."""
-    from worker.engine.loader import load_engine
-    from worker.engine.request import Request
+    from endmark.worker.engine.request import Request
+    from endmark.worker.models.loader import load_engine
 
     started = time.monotonic()
     engine = load_engine(str(folder), device=device).engine

@@ -2,9 +2,9 @@
 
 import shlex
 
-from jobs.settings import DEMO_MODEL
-from jobs.spec import GenerationSpec
-from jobs.strategies import Place, build_strategies, write_strategies
+from endmark.jobs.settings import DEMO_MODEL
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.strategies import Place, build_strategies, write_strategies
 
 
 def worker_command(model: str, adapter: str | None) -> str:

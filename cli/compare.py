@@ -10,22 +10,22 @@ from typing import Any
 
 import click
 
-from cli.crew import Crew
-from cli.options import build_spec, spec_options
-from cli.progress import counting, job_progress
-from cli.report import check_page
-from cli.reporting import build_report, table, write_report
-from cli.ringing import ring
-from cli.session import opened
-from cli.submission import Submission, bad_rows, dataset_name, settled, store_job
-from cli.terminal import note
-from cli.waiting import ended_like_by_ctrl_c, pause, wait_for
-from db.connection import Store
-from jobs.datasets import checked_rows, open_dataset
-from jobs.errors import EndmarkError, Interrupted, UsageError
-from jobs.settings import Settings
-from jobs.spec import GenerationSpec
-from jobs.spelling import counted
+from endmark.cli.crew import Crew
+from endmark.cli.options import build_spec, spec_options
+from endmark.cli.progress import counting, job_progress
+from endmark.cli.report import check_page
+from endmark.cli.reporting import build_report, table, write_report
+from endmark.cli.ringing import ring
+from endmark.cli.session import opened
+from endmark.cli.submission import Submission, bad_rows, dataset_name, settled, store_job
+from endmark.cli.terminal import note
+from endmark.cli.waiting import ended_like_by_ctrl_c, pause, wait_for
+from endmark.db.connection import Store
+from endmark.jobs.datasets import checked_rows, open_dataset
+from endmark.jobs.errors import EndmarkError, Interrupted, UsageError
+from endmark.jobs.settings import Settings
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.spelling import counted
 
 _DEFAULT = ("baseline", "soft-landing", "eos-reward")
 

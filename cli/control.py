@@ -2,12 +2,12 @@
 
 import click
 
-from cli.advice import worker_hint
-from cli.ringing import ring_if_reachable
-from cli.session import opened
-from cli.terminal import hint, note
-from db.jobs import cancel_job, load_job, pause_job, resolve_job, resume_job
-from db.progress import job_status
+from endmark.cli.advice import worker_hint
+from endmark.cli.ringing import ring_if_reachable
+from endmark.cli.session import opened
+from endmark.cli.terminal import hint, note
+from endmark.db.jobs import cancel_job, load_job, pause_job, resolve_job, resume_job
+from endmark.db.progress import job_status
 
 
 @click.command(

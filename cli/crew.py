@@ -2,14 +2,14 @@
 
 from types import TracebackType
 
-from cli.terminal import note
-from db.connection import Store
-from db.workers import list_workers
-from jobs.broker import Broker, ensure_broker
-from jobs.errors import WorkerFailed
-from jobs.processes import WorkerOptions, WorkerProcess, start_worker
-from jobs.settings import Settings
-from jobs.spec import GenerationSpec
+from endmark.cli.terminal import note
+from endmark.db.connection import Store
+from endmark.db.workers import list_workers
+from endmark.jobs.broker.access import Broker, ensure_broker
+from endmark.jobs.errors import WorkerFailed
+from endmark.jobs.launch.workers import WorkerOptions, WorkerProcess, start_worker
+from endmark.jobs.settings import Settings
+from endmark.jobs.spec import GenerationSpec
 
 _LOG_LINES = 12
 

@@ -2,8 +2,8 @@
 
 import click
 
-from cli.terminal import note
-from jobs.settings import Settings
+from endmark.cli.terminal import note
+from endmark.jobs.settings import Settings
 
 
 @click.group(short_help="Look after the database.")
@@ -19,7 +19,7 @@ def upgrade() -> None:
     """Make the tables, or bring those of an older version up to date. A fresh SQLite file needs no such call."""
     from sqlalchemy.engine import make_url
 
-    from db.connection import upgrade as upgrade_schema
+    from endmark.db.connection import upgrade as upgrade_schema
 
     url = Settings.load().database_url
     upgrade_schema(url)

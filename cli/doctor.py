@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from endmark.jobs.launch.interpreter import module_command
+
 
 @click.command(
     "doctor",
@@ -39,7 +41,7 @@ def doctor(model: str | None, **options: Any) -> None:  # noqa: ANN401
     A small sample of prompts is run with no strategy, and the EOS probability of every step is kept. With
     `--trace` nothing is run: the rows are those of a job.
     """
-    process = subprocess.Popen([sys.executable, "-m", "worker.doctor", *_arguments(model, options)])
+    process = subprocess.Popen(module_command("endmark.worker.doctor", *_arguments(model, options)))
     try:
         code = process.wait()
     except KeyboardInterrupt:

@@ -7,15 +7,15 @@ from typing import cast, get_args
 
 import click
 
-from cli.progress import counting
-from cli.session import opened
-from cli.terminal import TerminalText, hint, note
-from db.connection import Store
-from db.export import FORMATS, Only, export_job, export_traces
-from db.jobs import load_job, resolve_job
-from db.progress import job_status
-from jobs.errors import UsageError
-from jobs.spelling import counted
+from endmark.cli.progress import counting
+from endmark.cli.session import opened
+from endmark.cli.terminal import TerminalText, hint, note
+from endmark.db.connection import Store
+from endmark.db.export import FORMATS, Only, export_job, export_traces
+from endmark.db.jobs import load_job, resolve_job
+from endmark.db.progress import job_status
+from endmark.jobs.errors import UsageError
+from endmark.jobs.spelling import counted
 
 STDOUT = "-"
 _UNKNOWN = ("xlsx", "ods")  # whoever asks for one of these by name must not get CSV in it

@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from cli.terminal import printable
-from jobs.errors import EndmarkError, Interrupted
+from endmark.cli.terminal import printable
+from endmark.jobs.errors import EndmarkError, Interrupted
 
 _INTERRUPTED = 130
 _USAGE = 2

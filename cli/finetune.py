@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from cli.options import Command, model_name
-from cli.training_progress import training_progress
-from jobs.chats import read_chats
-from jobs.errors import Interrupted, UsageError
-from jobs.finetune_process import check_extra, run_finetuning
-from jobs.finetuning import FinetuneSpec
-from jobs.settings import Settings
+from endmark.cli.options import Command, model_name
+from endmark.cli.training_progress import training_progress
+from endmark.jobs.errors import Interrupted, UsageError
+from endmark.jobs.finetuning.chats import read_chats
+from endmark.jobs.finetuning.request import FinetuneSpec
+from endmark.jobs.launch.finetunings import check_extra, run_finetuning
+from endmark.jobs.settings import Settings
 
 _DEFAULT = FinetuneSpec(dataset="-", output="-")
 
@@ -73,7 +73,7 @@ def finetune(dataset: str, output: str, here: bool, model: str | None, **options
     if here:
         _train_here(Settings.load(), spec)
     else:
-        from cli.finetune_queued import train_in_worker
+        from endmark.cli.finetune_queued import train_in_worker
 
         train_in_worker(spec)
     click.echo(spec.output)

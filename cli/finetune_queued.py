@@ -2,15 +2,15 @@
 
 import time
 
-from cli.crew import Crew
-from cli.session import opened
-from cli.terminal import note
-from cli.training_progress import Show, training_progress
-from db.connection import Store
-from db.finetunings import FinetuneStatus, add_finetuning, cancel_finetuning, finetuning_status
-from jobs.errors import BrokerError, EndmarkError, Interrupted
-from jobs.finetuning import FinetuneSpec
-from jobs.spec import GenerationSpec
+from endmark.cli.crew import Crew
+from endmark.cli.session import opened
+from endmark.cli.terminal import note
+from endmark.cli.training_progress import Show, training_progress
+from endmark.db.connection import Store
+from endmark.db.finetunings import FinetuneStatus, add_finetuning, cancel_finetuning, finetuning_status
+from endmark.jobs.errors import BrokerError, EndmarkError, Interrupted
+from endmark.jobs.finetuning.request import FinetuneSpec
+from endmark.jobs.spec import GenerationSpec
 
 _POLL = 0.3  # seconds between looks
 _RING_EVERY = 20.0  # seconds, while no worker has taken it
@@ -71,7 +71,7 @@ def _wait(store: Store, finetuning: str, model: str, crew: Crew, show: Show) -> 
 
 def _ring(broker_url: str, model: str, finetuning: str) -> None:
     """Send the message; workers that start later look for themselves."""
-    from jobs.queue import send_finetuning
+    from endmark.jobs.queue import send_finetuning
 
     try:
         send_finetuning(broker_url, model, finetuning)

@@ -9,26 +9,29 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from cli.failures import report
+from endmark.cli.failures import report
 
 # In the order of the help. Their modules cost up to a second to import, so the help has its own short texts.
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "run": ("cli.run:run", "Run a dataset: submit, work, wait, export."),
-    "submit": ("cli.submit:submit", "Store a dataset as a job for workers to run."),
-    "status": ("cli.status:status", "Show how far the jobs are, or one job."),
-    "export": ("cli.export:export", "Write a job's rows with their results to a file."),
-    "report": ("cli.report:report", "Show how a job's answers ended, as a page."),
-    "compare": ("cli.compare:compare", "Run the same rows under several strategies, and say which to take."),
-    "cancel": ("cli.control:cancel", "End a job; what is done is kept."),
-    "pause": ("cli.control:pause", "Stop a job, to be resumed."),
-    "resume": ("cli.control:resume", "Let a paused or interrupted job go on."),
-    "retry": ("cli.retry:retry", "Ask truncated or failed rows of an ended job again."),
-    "worker": ("cli.worker:worker", "Run the jobs of one model, a process for each GPU."),
-    "serve": ("cli.serve.command:serve", "Serve the OpenAI Batch API over the same jobs."),
-    "finetune": ("cli.finetune:finetune", "Train an adapter on answers that end with EOS."),
-    "doctor": ("cli.doctor:doctor", "Say why a model would not stop, with the evidence and the fix."),
-    "strategies": ("cli.strategies:strategies", "List the strategies with their parameters."),
-    "db": ("cli.database:db", "Look after the database."),
+    "run": ("endmark.cli.run:run", "Run a dataset: submit, work, wait, export."),
+    "submit": ("endmark.cli.submit:submit", "Store a dataset as a job for workers to run."),
+    "status": ("endmark.cli.status:status", "Show how far the jobs are, or one job."),
+    "export": ("endmark.cli.export:export", "Write a job's rows with their results to a file."),
+    "report": ("endmark.cli.report:report", "Show how a job's answers ended, as a page."),
+    "compare": (
+        "endmark.cli.compare:compare",
+        "Run the same rows under several strategies, and say which to take.",
+    ),
+    "cancel": ("endmark.cli.control:cancel", "End a job; what is done is kept."),
+    "pause": ("endmark.cli.control:pause", "Stop a job, to be resumed."),
+    "resume": ("endmark.cli.control:resume", "Let a paused or interrupted job go on."),
+    "retry": ("endmark.cli.retry:retry", "Ask truncated or failed rows of an ended job again."),
+    "worker": ("endmark.cli.worker:worker", "Run the jobs of one model, a process for each GPU."),
+    "serve": ("endmark.cli.serve.command:serve", "Serve the OpenAI Batch API over the same jobs."),
+    "finetune": ("endmark.cli.finetune:finetune", "Train an adapter on answers that end with EOS."),
+    "doctor": ("endmark.cli.doctor:doctor", "Say why a model would not stop, with the evidence and the fix."),
+    "strategies": ("endmark.cli.strategies:strategies", "List the strategies with their parameters."),
+    "db": ("endmark.cli.database:db", "Look after the database."),
 }
 
 
@@ -56,8 +59,8 @@ class CommandTable(click.Group):
         """Find the command that the arguments name, or refuse with the nearest name."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
-            from jobs.errors import UsageError
-            from jobs.spelling import nearest
+            from endmark.jobs.errors import UsageError
+            from endmark.jobs.spelling import nearest
 
             raise UsageError(f"no command `{name}`", hint=nearest(name, COMMANDS, "`endmark --help` lists them"))
         return super().resolve_command(ctx, args)

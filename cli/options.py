@@ -6,13 +6,13 @@ from typing import Any, TypeVar
 
 import click
 
-from cli.terminal import note
-from jobs.adapters import check_base, local_folder
-from jobs.errors import SpecError
-from jobs.settings import DEMO_MODEL
-from jobs.spec import GenerationSpec, Sampling
-from jobs.strategies import REGISTRY, build_strategies
-from jobs.strategies.parsing import parse_strategies
+from endmark.cli.terminal import note
+from endmark.jobs.errors import SpecError
+from endmark.jobs.finetuning.adapters import check_base, local_folder
+from endmark.jobs.settings import DEMO_MODEL
+from endmark.jobs.spec import GenerationSpec, Sampling
+from endmark.jobs.strategies import REGISTRY, build_strategies
+from endmark.jobs.strategies.parsing import parse_strategies
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _DEFAULTS = Sampling()

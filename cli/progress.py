@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import click
 
-from cli.terminal import note
-from jobs.vocabulary import JobState, JobStatus
+from endmark.cli.terminal import note
+from endmark.jobs.vocabulary import JobState, JobStatus
 
 _LINE_EVERY = 10.0  # seconds between plain lines
 _COUNT_EVERY = 0.1

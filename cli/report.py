@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
-from cli.export import check_output
-from cli.reporting import build_report, table, write_report
-from cli.session import opened
-from cli.terminal import note
-from db.connection import Store
-from db.jobs import load_job, resolve_job
-from db.progress import job_status
-from jobs.errors import UsageError
+from endmark.cli.export import check_output
+from endmark.cli.reporting import build_report, table, write_report
+from endmark.cli.session import opened
+from endmark.cli.terminal import note
+from endmark.db.connection import Store
+from endmark.db.jobs import load_job, resolve_job
+from endmark.db.progress import job_status
+from endmark.jobs.errors import UsageError
 
 
 @click.command(

@@ -7,20 +7,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cli.advice import spec_options_of
-from cli.terminal import one_line
-from db.connection import Store
-from db.export import stream_results
-from db.export.stream import COLUMNS
-from db.jobs import Job, load_job
-from db.progress import job_status
-from db.summaries import load_traces
-from jobs.errors import SpecError, UsageError
-from jobs.prompts import PromptPlan
-from jobs.reporting.advice import recommend
-from jobs.reporting.arms import Answer, Arm
-from jobs.reporting.page import Report, ShownRow, span, write_page
-from jobs.reporting.table import cells, headings
+from endmark.cli.advice import spec_options_of
+from endmark.cli.terminal import one_line
+from endmark.db.connection import Store
+from endmark.db.export import stream_results
+from endmark.db.export.stream import COLUMNS
+from endmark.db.jobs import Job, load_job
+from endmark.db.progress import job_status
+from endmark.db.summaries import load_traces
+from endmark.jobs.errors import SpecError, UsageError
+from endmark.jobs.prompts import PromptPlan
+from endmark.jobs.reporting.advice import recommend
+from endmark.jobs.reporting.arms import Answer, Arm
+from endmark.jobs.reporting.page import Report, ShownRow, span, write_page
+from endmark.jobs.reporting.table import cells, headings
 
 SHOWN = 500  # rows that a page holds
 

@@ -5,18 +5,18 @@ from dataclasses import replace
 
 import click
 
-from cli.advice import worker_hint
-from cli.ringing import ring_if_reachable
-from cli.session import opened
-from cli.terminal import hint, note
-from db.jobs import load_job, resolve_job
-from db.progress import job_status
-from db.retry import retry_rows
-from jobs.errors import UsageError
-from jobs.spec import GenerationSpec
-from jobs.spelling import counted
-from jobs.strategies import build_strategies
-from jobs.vocabulary import FinishReason
+from endmark.cli.advice import worker_hint
+from endmark.cli.ringing import ring_if_reachable
+from endmark.cli.session import opened
+from endmark.cli.terminal import hint, note
+from endmark.db.jobs import load_job, resolve_job
+from endmark.db.progress import job_status
+from endmark.db.retry import retry_rows
+from endmark.jobs.errors import UsageError
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.spelling import counted
+from endmark.jobs.strategies import build_strategies
+from endmark.jobs.vocabulary import FinishReason
 
 _TRUNCATED = (FinishReason.LENGTH, FinishReason.REPETITION)
 

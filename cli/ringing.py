@@ -3,21 +3,21 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from cli.terminal import note
-from db.connection import Store
-from db.shards import mark_sent, reap
-from jobs.broker import broker_reachable, find_broker
-from jobs.errors import BrokerError
-from jobs.settings import Settings
-from jobs.spec import GenerationSpec
-from jobs.vocabulary import ShardKey
+from endmark.cli.terminal import note
+from endmark.db.connection import Store
+from endmark.db.shards import mark_sent, reap
+from endmark.jobs.broker.access import broker_reachable, find_broker
+from endmark.jobs.errors import BrokerError
+from endmark.jobs.settings import Settings
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.vocabulary import ShardKey
 
 _ENOUGH = 64  # messages waiting on a queue; any one of them wakes an idle worker
 
 
 def ring(store: Store, broker_url: str, spec: GenerationSpec, keys: Sequence[ShardKey]) -> None:
     """Send messages for a job's shards. A broker that fails is no error: workers look into the database too."""
-    from jobs.queue import send_shards
+    from endmark.jobs.queue import send_shards
 
     try:
         send_shards(broker_url, spec.model, spec.adapter, keys)
@@ -46,7 +46,7 @@ def reap_and_ring(store: Store, broker_url: str | None) -> None:
     due = reap(store, window=_ENOUGH)
     if not due:
         return
-    from jobs.queue import send_shards, waiting_messages
+    from endmark.jobs.queue import send_shards, waiting_messages
 
     by_queue: dict[tuple[str, str | None], list[ShardKey]] = defaultdict(list)
     for key, model, adapter in due:

@@ -5,22 +5,22 @@ from typing import Any
 
 import click
 
-from cli.advice import retry_command, worker_command
-from cli.crew import Crew
-from cli.export import check_output, write_results
-from cli.options import build_spec, spec_options
-from cli.progress import counting, job_progress
-from cli.ringing import ring
-from cli.session import opened
-from cli.submission import Submission, submit_dataset
-from cli.summary import summary
-from cli.terminal import hint, note
-from cli.waiting import ended_like_by_ctrl_c, pause, wait_for
-from db.connection import Store
-from jobs.errors import EndmarkError, Interrupted
-from jobs.settings import Settings
-from jobs.spelling import counted
-from jobs.vocabulary import JobState, JobStatus
+from endmark.cli.advice import retry_command, worker_command
+from endmark.cli.crew import Crew
+from endmark.cli.export import check_output, write_results
+from endmark.cli.options import build_spec, spec_options
+from endmark.cli.progress import counting, job_progress
+from endmark.cli.ringing import ring
+from endmark.cli.session import opened
+from endmark.cli.submission import Submission, submit_dataset
+from endmark.cli.summary import summary
+from endmark.cli.terminal import hint, note
+from endmark.cli.waiting import ended_like_by_ctrl_c, pause, wait_for
+from endmark.db.connection import Store
+from endmark.jobs.errors import EndmarkError, Interrupted
+from endmark.jobs.settings import Settings
+from endmark.jobs.spelling import counted
+from endmark.jobs.vocabulary import JobState, JobStatus
 
 _FAILED_ROWS = 3  # exit code
 

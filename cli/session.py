@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from db.connection import Store, open_store
-from jobs.settings import Settings
+from endmark.db.connection import Store, open_store
+from endmark.jobs.settings import Settings
 
 
 @contextmanager

@@ -5,20 +5,20 @@ from collections.abc import Sequence
 
 import click
 
-from cli.advice import worker_hint
-from cli.ringing import reap_and_ring
-from cli.session import opened
-from cli.status_view import as_json, one_job, table_of_jobs
-from cli.terminal import hint, note
-from cli.watching import watched
-from db.connection import Store
-from db.jobs import resolve_job
-from db.progress import all_statuses, job_status
-from jobs.broker import find_broker
-from jobs.errors import BrokerError, StoreError
-from jobs.ping import mask, why_silent
-from jobs.settings import Settings
-from jobs.vocabulary import JobState, JobStatus
+from endmark.cli.advice import worker_hint
+from endmark.cli.ringing import reap_and_ring
+from endmark.cli.session import opened
+from endmark.cli.status_view import as_json, one_job, table_of_jobs
+from endmark.cli.terminal import hint, note
+from endmark.cli.watching import watched
+from endmark.db.connection import Store
+from endmark.db.jobs import resolve_job
+from endmark.db.progress import all_statuses, job_status
+from endmark.jobs.broker.access import find_broker
+from endmark.jobs.broker.ping import mask, why_silent
+from endmark.jobs.errors import BrokerError, StoreError
+from endmark.jobs.settings import Settings
+from endmark.jobs.vocabulary import JobState, JobStatus
 
 _FAILED_ROWS = 3  # exit code
 

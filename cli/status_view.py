@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from cli.progress import describe, duration, percent, what_it_does
-from cli.terminal import one_line
-from jobs.spelling import size
-from jobs.vocabulary import JobStatus, WorkerInfo
+from endmark.cli.progress import describe, duration, percent, what_it_does
+from endmark.cli.terminal import one_line
+from endmark.jobs.spelling import size
+from endmark.jobs.vocabulary import JobStatus, WorkerInfo
 
 _NAME_WIDTH = 32
 _JOB_HEADINGS = ("JOB", "NAME", "STATE", "ROWS", "EOS", "TRUNCATED", "FAILED", "TOKENS/S", "LEFT", "MODEL")

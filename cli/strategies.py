@@ -4,8 +4,8 @@ import textwrap
 
 import click
 
-from jobs.strategies import REGISTRY, Strategy
-from jobs.strategies.base import Value
+from endmark.jobs.strategies import REGISTRY, Strategy
+from endmark.jobs.strategies.base import Value
 
 _WIDTH = 100
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli.terminal import note, one_line
-from db.connection import Store
-from db.jobs import add_rows, begin_job, discard_submission, finish_submission
-from jobs.datasets import STDIN, Dataset, checked_rows, open_dataset, settle
-from jobs.errors import Problem, UsageError
-from jobs.shards import shard_size
-from jobs.spec import GenerationSpec
-from jobs.spelling import counted
-from jobs.vocabulary import ShardKey
+from endmark.cli.terminal import note, one_line
+from endmark.db.connection import Store
+from endmark.db.jobs import add_rows, begin_job, discard_submission, finish_submission
+from endmark.jobs.datasets import STDIN, Dataset, checked_rows, open_dataset, settle
+from endmark.jobs.errors import Problem, UsageError
+from endmark.jobs.shards import shard_size
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.spelling import counted
+from endmark.jobs.vocabulary import ShardKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,15 @@ from typing import Any
 
 import click
 
-from cli.advice import worker_hint
-from cli.options import build_spec, spec_options
-from cli.progress import counting
-from cli.ringing import ring_if_reachable
-from cli.session import opened
-from cli.submission import submit_dataset
-from cli.terminal import hint, note
-from db.workers import list_workers
-from jobs.spelling import counted
+from endmark.cli.advice import worker_hint
+from endmark.cli.options import build_spec, spec_options
+from endmark.cli.progress import counting
+from endmark.cli.ringing import ring_if_reachable
+from endmark.cli.session import opened
+from endmark.cli.submission import submit_dataset
+from endmark.cli.terminal import hint, note
+from endmark.db.workers import list_workers
+from endmark.jobs.spelling import counted
 
 
 @click.command(

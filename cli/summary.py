@@ -1,9 +1,9 @@
 """What came of a job, in a few lines."""
 
-from cli.export import named
-from cli.progress import percent
-from cli.terminal import one_line, printable
-from jobs.vocabulary import JobStatus
+from endmark.cli.export import named
+from endmark.cli.progress import percent
+from endmark.cli.terminal import one_line, printable
+from endmark.jobs.vocabulary import JobStatus
 
 
 def summary(status: JobStatus, output: str) -> str:

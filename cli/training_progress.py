@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from cli.progress import duration
-from cli.terminal import note
-from jobs.finetuning import FinetuneProgress
+from endmark.cli.progress import duration
+from endmark.cli.terminal import note
+from endmark.jobs.finetuning.request import FinetuneProgress
 
 _LINE_EVERY = 10.0  # seconds between plain lines
 

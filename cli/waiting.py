@@ -5,14 +5,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from cli.crew import Crew
-from cli.progress import Show, what_it_does
-from cli.watching import read_patiently
-from db.connection import Store
-from db.jobs import pause_job
-from db.progress import job_status
-from jobs.errors import JobStateError, StoreError
-from jobs.vocabulary import JobStatus
+from endmark.cli.crew import Crew
+from endmark.cli.progress import Show, what_it_does
+from endmark.cli.watching import read_patiently
+from endmark.db.connection import Store
+from endmark.db.jobs import pause_job
+from endmark.db.progress import job_status
+from endmark.jobs.errors import JobStateError, StoreError
+from endmark.jobs.vocabulary import JobStatus
 
 _POLL, _POLL_AT_THE_END = 0.3, 0.1  # seconds between looks, and once the last rows run
 

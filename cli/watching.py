@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from cli.progress import describe, what_it_does
-from cli.terminal import note
-from jobs.errors import EndmarkError, Interrupted
-from jobs.patience import patiently
-from jobs.vocabulary import JobStatus
+from endmark.cli.progress import describe, what_it_does
+from endmark.cli.terminal import note
+from endmark.jobs.errors import EndmarkError, Interrupted
+from endmark.jobs.patience import patiently
+from endmark.jobs.vocabulary import JobStatus
 
 _REDRAW = 0.5  # seconds
 _LINES_EVERY = 10.0

@@ -6,10 +6,10 @@ from importlib.util import find_spec
 
 import click
 
-from cli.options import adapter_folder, model_name, model_options
-from jobs.errors import MissingDependency
-from jobs.processes import WorkerOptions, worker_command, worker_environment
-from jobs.settings import Settings
+from endmark.cli.options import adapter_folder, model_name, model_options
+from endmark.jobs.errors import MissingDependency
+from endmark.jobs.launch.workers import WorkerOptions, worker_command, worker_environment
+from endmark.jobs.settings import Settings
 
 _DEFAULT = WorkerOptions(model="")
 

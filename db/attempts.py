@@ -7,13 +7,13 @@ from typing import Any
 
 from sqlalchemy import Connection, select, text
 
-from db.connection import Store
-from db.job_states import row_lock
-from db.schema import COUNTERS
-from db.schema import attempts as attempts_table
-from db.transactions import write
-from jobs.errors import LeaseLost
-from jobs.vocabulary import Attempt, EosSource, FinishReason, Lease, Outcome, ShardKey
+from endmark.db.connection import Store
+from endmark.db.job_states import row_lock
+from endmark.db.schema import COUNTERS
+from endmark.db.schema import attempts as attempts_table
+from endmark.db.transactions import write
+from endmark.jobs.errors import LeaseLost
+from endmark.jobs.vocabulary import Attempt, EosSource, FinishReason, Lease, Outcome, ShardKey
 
 _NAMES = [column.name for column in attempts_table.columns]
 _UPSERT = text(

@@ -8,10 +8,10 @@ from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from db.failures import failure
-from db.file_systems import network_file_system
-from db.migrations import HEAD, migrate
-from jobs.errors import MissingDependency, SchemaError, StoreError
+from endmark.db.failures import failure
+from endmark.db.file_systems import network_file_system
+from endmark.db.migrations import HEAD, migrate
+from endmark.jobs.errors import MissingDependency, SchemaError, StoreError
 
 _BUSY_WAIT = 30.0  # seconds that SQLite waits for another writer
 # A server that is gone is noticed in seconds; a frozen worker's open transaction does not lock others out.

@@ -6,7 +6,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, TimeoutError
 
-from jobs.errors import SchemaError, StoreError
+from endmark.jobs.errors import SchemaError, StoreError
 
 _ROOM = 1_000_000  # bytes; with less, SQLite cannot even make the files beside its own that a reader needs
 

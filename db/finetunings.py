@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from db.connection import Store
-from db.transactions import reading, write
-from jobs.errors import JobNotFound, LeaseLost
-from jobs.finetuning import FinetuneProgress, FinetuneSpec
+from endmark.db.connection import Store
+from endmark.db.transactions import reading, write
+from endmark.jobs.errors import JobNotFound, LeaseLost
+from endmark.jobs.finetuning.request import FinetuneProgress, FinetuneSpec
 
 LEASE_SECONDS = 90.0
 _DUE = "(state = 'queued' OR (state = 'running' AND lease_until < {now}))"

@@ -6,9 +6,9 @@ nobody waits in a circle and of two last shards that close at once one sees the 
 
 from sqlalchemy import Connection, text
 
-from db.connection import Store
-from jobs.errors import JobNotFound
-from jobs.vocabulary import JobState
+from endmark.db.connection import Store
+from endmark.jobs.errors import JobNotFound
+from endmark.jobs.vocabulary import JobState
 
 
 def lock_job(store: Store, connection: Connection, job_id: str) -> JobState:

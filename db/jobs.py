@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from db.connection import Store
-from db.job_states import lock_job, row_lock, set_state
-from db.retry import restore_answers, retry_rows
-from db.submission import add_rows, begin_job, discard_submission, finish_submission
-from db.transactions import reading, write
-from jobs.errors import JobNotFound, JobStateError
-from jobs.spec import GenerationSpec
-from jobs.vocabulary import JobState, ShardKey
+from endmark.db.connection import Store
+from endmark.db.job_states import lock_job, row_lock, set_state
+from endmark.db.retry import restore_answers, retry_rows
+from endmark.db.submission import add_rows, begin_job, discard_submission, finish_submission
+from endmark.db.transactions import reading, write
+from endmark.jobs.errors import JobNotFound, JobStateError
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.vocabulary import JobState, ShardKey
 
 __all__ = [
     "Job",

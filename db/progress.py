@@ -5,13 +5,13 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from db.connection import Store
-from db.schema import COUNTERS
-from db.transactions import reading
-from db.workers import list_workers, workers_for
-from jobs.errors import JobNotFound
-from jobs.spec import GenerationSpec
-from jobs.vocabulary import JobState, JobStatus, WorkerInfo
+from endmark.db.connection import Store
+from endmark.db.schema import COUNTERS
+from endmark.db.transactions import reading
+from endmark.db.workers import list_workers, workers_for
+from endmark.jobs.errors import JobNotFound
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.vocabulary import JobState, JobStatus, WorkerInfo
 
 __all__ = ["all_statuses", "job_status", "workers_for"]
 

@@ -4,15 +4,15 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from db.attempts import count_outcomes, insert_outcomes
-from db.connection import Store
-from db.counting import recount
-from db.job_states import close_if_done, lock_job, row_lock
-from db.rows import UNFINISHED
-from db.submission import discard_abandoned
-from db.transactions import reading, write
-from db.workers import forget_silent_workers
-from jobs.vocabulary import Attempt, FinishReason, Outcome, ShardKey, Verdict
+from endmark.db.attempts import count_outcomes, insert_outcomes
+from endmark.db.connection import Store
+from endmark.db.counting import recount
+from endmark.db.job_states import close_if_done, lock_job, row_lock
+from endmark.db.rows import UNFINISHED
+from endmark.db.submission import discard_abandoned
+from endmark.db.transactions import reading, write
+from endmark.db.workers import forget_silent_workers
+from endmark.jobs.vocabulary import Attempt, FinishReason, Outcome, ShardKey, Verdict
 
 SUSPECT_AFTER = 2  # claims that died, after which a shard is run alone
 SPLIT_AFTER = 3  # claims that died, after which it is halved

@@ -4,14 +4,14 @@ from collections.abc import Collection
 
 from sqlalchemy import Connection, text
 
-from db.connection import Store
-from db.counting import recount
-from db.job_states import lock_job, set_state
-from db.submission import add_spec
-from db.transactions import write
-from jobs.errors import JobStateError
-from jobs.spec import GenerationSpec
-from jobs.vocabulary import FinishReason, JobState, ShardKey
+from endmark.db.connection import Store
+from endmark.db.counting import recount
+from endmark.db.job_states import lock_job, set_state
+from endmark.db.submission import add_spec
+from endmark.db.transactions import write
+from endmark.jobs.errors import JobStateError
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.vocabulary import FinishReason, JobState, ShardKey
 
 NO_ROUND = -1  # of rows that were cancelled and are not asked again
 _RESULT = (

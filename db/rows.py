@@ -4,9 +4,9 @@ import json
 
 from sqlalchemy import text
 
-from db.connection import Store
-from db.transactions import reading
-from jobs.vocabulary import Lease, StoredRow
+from endmark.db.connection import Store
+from endmark.db.transactions import reading
+from endmark.jobs.vocabulary import Lease, StoredRow
 
 UNFINISHED = (
     "SELECT r.row, r.round, r.cells, coalesce("

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
-from db.connection import Store
-from db.job_states import close_if_done, lock_job, row_lock
-from db.reaper import SPLIT_AFTER, SUSPECT_AFTER, reap
-from db.transactions import write
-from jobs.vocabulary import Lease, ShardKey
+from endmark.db.connection import Store
+from endmark.db.job_states import close_if_done, lock_job, row_lock
+from endmark.db.reaper import SPLIT_AFTER, SUSPECT_AFTER, reap
+from endmark.db.transactions import write
+from endmark.jobs.vocabulary import Lease, ShardKey
 
 __all__ = ["LEASE_SECONDS", "claim", "finish", "heartbeat", "mark_sent", "reap", "release"]
 LEASE_SECONDS = 90.0

@@ -8,12 +8,12 @@ from typing import Any
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from db.connection import Store
-from db.job_states import close_if_done
-from db.transactions import reading, write
-from jobs.errors import StoreError
-from jobs.spec import GenerationSpec
-from jobs.vocabulary import JobState, ShardKey
+from endmark.db.connection import Store
+from endmark.db.job_states import close_if_done
+from endmark.db.transactions import reading, write
+from endmark.jobs.errors import StoreError
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.vocabulary import JobState, ShardKey
 
 ABANDONED_AFTER = 24 * 3600.0  # seconds without a new row, after which whoever stored the job is gone
 _AT_ONCE = 250  # rows an INSERT; SQLite takes 32,766 values

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import bindparam, text
 
-from db.connection import Store
-from db.transactions import reading
+from endmark.db.connection import Store
+from endmark.db.transactions import reading
 
 _AT_ONCE = 200  # rows
 _TRACES = text(

@@ -8,8 +8,8 @@ from typing import TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, TimeoutError
 
-from db.connection import Store
-from db.failures import failure, passes
+from endmark.db.connection import Store
+from endmark.db.failures import failure, passes
 
 _WAITS = (0.1, 0.3, 0.9)  # seconds before each further try
 Result = TypeVar("Result")

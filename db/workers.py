@@ -4,9 +4,9 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from db.connection import Store
-from db.transactions import reading, write
-from jobs.vocabulary import WorkerInfo, WorkerReport
+from endmark.db.connection import Store
+from endmark.db.transactions import reading, write
+from endmark.jobs.vocabulary import WorkerInfo, WorkerReport
 
 ALIVE_SECONDS = 60.0  # since its last report, for a worker to count as alive
 _FORGOTTEN_AFTER = 3600.0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from cli.main import endmark
+from endmark.cli.main import endmark
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- tree: made by docs/generate.py -->\n```\n", "```\n<!-- /tree -->"

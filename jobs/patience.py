@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from jobs.errors import BrokerError, SchemaError, StoreError
+from endmark.jobs.errors import BrokerError, SchemaError, StoreError
 
 _AWAY = 180.0  # seconds that it may be away
 Result = TypeVar("Result")

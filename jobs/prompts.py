@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from jobs.errors import SpecError
-from jobs.spec import OVERRIDES, GenerationSpec, parse_override
-from jobs.spelling import nearest
+from endmark.jobs.errors import SpecError
+from endmark.jobs.spec import OVERRIDES, GenerationSpec, parse_override
+from endmark.jobs.spelling import nearest
 
 MESSAGES = "messages"  # the column of chat turns
 ID_COLUMNS = ("id", "custom_id")

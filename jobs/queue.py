@@ -14,10 +14,10 @@ from typing import Any
 from celery import Celery
 from kombu.exceptions import KombuError
 
-from jobs.broker import broker_reachable
-from jobs.errors import BrokerError, MessageRefused
-from jobs.ping import mask, parse_address
-from jobs.vocabulary import ShardKey
+from endmark.jobs.broker.access import broker_reachable
+from endmark.jobs.broker.ping import mask, parse_address
+from endmark.jobs.errors import BrokerError, MessageRefused
+from endmark.jobs.vocabulary import ShardKey
 
 __all__ = [
     "FINETUNE_TASK",

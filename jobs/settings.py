@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.errors import UsageError
+from endmark.jobs.errors import UsageError
 
 DEMO_MODEL = "demo"  # the name under which the bundled model serves
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from jobs.errors import SpecError
-from jobs.settings import DEMO_MODEL
-from jobs.strategies import Strategy, build_strategies, combine, write_strategies
+from endmark.jobs.errors import SpecError
+from endmark.jobs.settings import DEMO_MODEL
+from endmark.jobs.strategies import Strategy, build_strategies, combine, write_strategies
 
 SPEC_VERSION = 1  # of the JSON form in the database
 

@@ -14,11 +14,11 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from cli.serve.batches import Batches
-from cli.serve.guard import OPEN, Refused
-from cli.serve.shelf import BatchRecord, FileRecord, Shelf
-from jobs.datasets.openai import CHAT, COMPLETION
-from jobs.errors import EndmarkError
+from endmark.cli.serve.batches import Batches
+from endmark.cli.serve.guard import OPEN, Refused
+from endmark.cli.serve.shelf import BatchRecord, FileRecord, Shelf
+from endmark.jobs.datasets.openai import CHAT, COMPLETION
+from endmark.jobs.errors import EndmarkError
 
 _CHUNK = 2**20
 _METADATA_MOST = 16  # pairs

@@ -13,20 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cli.serve.shelf import BatchRecord, Shelf
-from cli.submission import store_job
-from cli.terminal import note
-from db.connection import Store
-from db.export import export_job
-from db.export.as_openai import ERRORS
-from db.jobs import cancel_job, find_job
-from db.progress import job_status
-from jobs.datasets import Dataset, checked_rows, settle
-from jobs.datasets.base import Source
-from jobs.datasets.openai import COMPLETION, OpenAIDataset
-from jobs.errors import DatasetError, EndmarkError, JobStateError, Problem, StoreError
-from jobs.spec import GenerationSpec
-from jobs.vocabulary import JobState, JobStatus, ShardKey
+from endmark.cli.serve.shelf import BatchRecord, Shelf
+from endmark.cli.submission import store_job
+from endmark.cli.terminal import note
+from endmark.db.connection import Store
+from endmark.db.export import export_job
+from endmark.db.export.as_openai import ERRORS
+from endmark.db.jobs import cancel_job, find_job
+from endmark.db.progress import job_status
+from endmark.jobs.datasets import Dataset, checked_rows, settle
+from endmark.jobs.datasets.base import Source
+from endmark.jobs.datasets.openai import COMPLETION, OpenAIDataset
+from endmark.jobs.errors import DatasetError, EndmarkError, JobStateError, Problem, StoreError
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.vocabulary import JobState, JobStatus, ShardKey
 
 Ring = Callable[[GenerationSpec, Sequence[ShardKey]], None]
 

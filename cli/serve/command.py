@@ -8,17 +8,17 @@ from pathlib import Path
 
 import click
 
-from cli.advice import worker_hint
-from cli.options import adapter_folder, model_name, model_options, strategy_names
-from cli.ringing import ring
-from cli.session import opened
-from cli.terminal import hint, note
-from cli.waiting import ended_like_by_ctrl_c
-from db.progress import workers_for
-from jobs.broker import ensure_broker
-from jobs.errors import MissingDependency, UsageError
-from jobs.spec import GenerationSpec
-from jobs.strategies import build_strategies
+from endmark.cli.advice import worker_hint
+from endmark.cli.options import adapter_folder, model_name, model_options, strategy_names
+from endmark.cli.ringing import ring
+from endmark.cli.session import opened
+from endmark.cli.terminal import hint, note
+from endmark.cli.waiting import ended_like_by_ctrl_c
+from endmark.db.progress import workers_for
+from endmark.jobs.broker.access import ensure_broker
+from endmark.jobs.errors import MissingDependency, UsageError
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.strategies import build_strategies
 
 TOKENS = "ENDMARK_TOKENS"  # tokens joined by commas
 
@@ -85,10 +85,10 @@ def _listen(
     """Answer until the process is told to end."""
     import uvicorn
 
-    from cli.serve.app import Routes
-    from cli.serve.batches import Batches, Terms
-    from cli.serve.guard import Guard
-    from cli.serve.shelf import Shelf
+    from endmark.cli.serve.app import Routes
+    from endmark.cli.serve.batches import Batches, Terms
+    from endmark.cli.serve.guard import Guard
+    from endmark.cli.serve.shelf import Shelf
 
     with opened() as (settings, store), ensure_broker(settings) as broker:
         shelf = Shelf(settings.home / "serve")

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import UsageError
-from jobs.locks import try_lock
+from endmark.jobs.errors import UsageError
+from endmark.jobs.launch.locks import try_lock
 
 _FILE_ID = re.compile(r"file-[0-9a-f]{24}")
 _BATCH_ID = re.compile(r"batch_[0-9a-f]{24}")

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from db.connection import Store
-from db.export import as_csv, as_jsonl, as_openai, as_parquet
-from db.export.request import Export, Format
-from db.export.stream import COLUMNS, Only, Result, stream_results
-from db.export.traces import write_traces
-from db.jobs import load_job
-from jobs.errors import UsageError
+from endmark.db.connection import Store
+from endmark.db.export import as_csv, as_jsonl, as_openai, as_parquet
+from endmark.db.export.request import Export, Format
+from endmark.db.export.stream import COLUMNS, Only, Result, stream_results
+from endmark.db.export.traces import write_traces
+from endmark.db.jobs import load_job
+from endmark.jobs.errors import UsageError
 
 FORMATS = {
     "csv": Format(as_csv.write),

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator
 from typing import IO, Any
 
-from db.export.request import Export
-from db.export.stream import COLUMNS
+from endmark.db.export.request import Export
+from endmark.db.export.stream import COLUMNS
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

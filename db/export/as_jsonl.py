@@ -3,8 +3,8 @@
 import json
 from typing import IO
 
-from db.export.request import Export
-from db.export.stream import COLUMNS
+from endmark.db.export.request import Export
+from endmark.db.export.stream import COLUMNS
 
 
 def write(handle: IO[str], export: Export) -> None:

@@ -5,10 +5,10 @@ import time
 from collections.abc import Mapping
 from typing import IO, Any
 
-from db.export.request import Export
-from db.export.stream import COLUMNS, Result
-from jobs.datasets.openai import COMPLETION
-from jobs.prompts import ID_COLUMNS
+from endmark.db.export.request import Export
+from endmark.db.export.stream import COLUMNS, Result
+from endmark.jobs.datasets.openai import COMPLETION
+from endmark.jobs.prompts import ID_COLUMNS
 
 ERRORS = "errors.jsonl"  # ending of the error file
 _REASONS = {"eos": "stop", "stop_sequence": "stop", "length": "length", "repetition": "length"}

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import IO, Any
 
-from db.export.request import Export
-from db.export.stream import COLUMNS, Result
-from jobs.errors import MissingDependency
+from endmark.db.export.request import Export
+from endmark.db.export.stream import COLUMNS, Result
+from endmark.jobs.errors import MissingDependency
 
 _GROUP = 20_000  # rows
 _BOOLEANS = frozenset({"ended_with_eos", "truncated"})

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from db.export.stream import Result
-from db.jobs import Job
+from endmark.db.export.stream import Result
+from endmark.db.jobs import Job
 
 
 @dataclass(frozen=True, slots=True)

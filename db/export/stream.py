@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from sqlalchemy import text
 
-from db.connection import Store
-from db.transactions import reading
+from endmark.db.connection import Store
+from endmark.db.transactions import reading
 
 Only = Literal["truncated", "failed", "complete"]
 COLUMNS = (

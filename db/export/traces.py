@@ -7,10 +7,10 @@ from typing import IO, Any
 
 from sqlalchemy import Row, text
 
-from db.connection import Store
-from db.jobs import Job
-from db.transactions import reading
-from jobs.prompts import PromptPlan
+from endmark.db.connection import Store
+from endmark.db.jobs import Job
+from endmark.db.transactions import reading
+from endmark.jobs.prompts import PromptPlan
 
 _CHUNK = 1000  # rows read at once
 _QUERY = text(

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from jobs.datasets.base import Dataset, Source
-from jobs.datasets.checking import checked_rows, settle
-from jobs.datasets.csv import CsvDataset
-from jobs.datasets.jsonl import JsonlDataset
-from jobs.datasets.openai import OpenAIDataset
-from jobs.datasets.parquet import ParquetDataset
-from jobs.errors import DatasetError, Problem, UsageError
-from jobs.spelling import nearest
+from endmark.jobs.datasets.base import Dataset, Source
+from endmark.jobs.datasets.checking import checked_rows, settle
+from endmark.jobs.datasets.csv import CsvDataset
+from endmark.jobs.datasets.jsonl import JsonlDataset
+from endmark.jobs.datasets.openai import OpenAIDataset
+from endmark.jobs.datasets.parquet import ParquetDataset
+from endmark.jobs.errors import DatasetError, Problem, UsageError
+from endmark.jobs.spelling import nearest
 
 __all__ = ["FORMATS", "STDIN", "Dataset", "checked_rows", "open_dataset", "settle"]
 

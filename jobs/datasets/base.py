@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from jobs.errors import DatasetError, Problem
+from endmark.jobs.errors import DatasetError, Problem
 
 Line = tuple[int, Sequence[Any]] | Problem  # a row and where it begins, or why there is none
 

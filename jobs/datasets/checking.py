@@ -6,10 +6,10 @@ from dataclasses import replace
 from json.encoder import encode_basestring
 from typing import Any
 
-from jobs.datasets.base import Dataset
-from jobs.errors import DatasetError, Problem, SpecError
-from jobs.prompts import ID_COLUMNS, PromptPlan, find_prompt_column
-from jobs.spec import GenerationSpec
+from endmark.jobs.datasets.base import Dataset
+from endmark.jobs.errors import DatasetError, Problem, SpecError
+from endmark.jobs.prompts import ID_COLUMNS, PromptPlan, find_prompt_column
+from endmark.jobs.spec import GenerationSpec
 
 BATCH = 2000  # rows handed over at once
 _SHOWN = 20  # problems named in the error

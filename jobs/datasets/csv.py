@@ -4,8 +4,8 @@ import csv
 from collections import Counter
 from collections.abc import Iterator
 
-from jobs.datasets.base import Dataset, Line, Source, TextLines
-from jobs.errors import Problem
+from endmark.jobs.datasets.base import Dataset, Line, Source, TextLines
+from endmark.jobs.errors import Problem
 
 _FIELD_LIMIT = 2**26  # characters; a quote that nobody closes must not take in a file of gigabytes
 

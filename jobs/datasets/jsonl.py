@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, ClassVar, NoReturn
 
-from jobs.datasets.base import Dataset, Line, Source, TextLines
-from jobs.errors import Problem
+from endmark.jobs.datasets.base import Dataset, Line, Source, TextLines
+from endmark.jobs.errors import Problem
 
 _LOOK_AHEAD = 1000  # bad lines read in search of the first good one
 

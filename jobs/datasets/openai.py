@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobs.datasets.base import Source
-from jobs.datasets.jsonl import JsonlDataset
-from jobs.strategies import write_strategies
-from jobs.strategies.stop import Stop
+from endmark.jobs.datasets.base import Source
+from endmark.jobs.datasets.jsonl import JsonlDataset
+from endmark.jobs.strategies import write_strategies
+from endmark.jobs.strategies.stop import Stop
 
 COLUMNS = (
     "custom_id",

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from jobs.datasets.base import Dataset, Line, Source
-from jobs.errors import MissingDependency, Problem
+from endmark.jobs.datasets.base import Dataset, Line, Source
+from endmark.jobs.errors import MissingDependency, Problem
 
 _BATCH = 2000  # rows turned into Python values at once
 _PLAIN = frozenset({int, bool, type(None)})

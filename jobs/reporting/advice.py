@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.reporting.arms import Arm, Ending
-from jobs.reporting.intervals import Interval, paired_p
+from endmark.jobs.reporting.arms import Arm, Ending
+from endmark.jobs.reporting.intervals import Interval, paired_p
 
 _CHANCE = 0.05  # a difference that chance brings about more often is none
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from jobs.reporting.intervals import Interval, mean_of, wilson
-from jobs.sentences import ends_sentence
+from endmark.jobs.reporting.intervals import Interval, mean_of, wilson
+from endmark.jobs.sentences import ends_sentence
 
 
 class Ending(StrEnum):

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from jobs.reporting.arms import Arm
+from endmark.jobs.reporting.arms import Arm
 
 WIDTH, HEIGHT = 360, 120
 _BARS, _BOTTOM, _TOP = 24, 18, 6

@@ -13,11 +13,23 @@ from functools import cache
 from html import escape
 from importlib.resources import files
 
-from jobs.reporting.advice import Advice, percent, recommend
-from jobs.reporting.arms import NO_ANSWER, Answer, Arm, Ending
-from jobs.reporting.curves import BOTTOM, HEIGHT, LEFT, LEVELS, RIGHT, TOP, WIDTH, Curve, drawing, encoded, frame
-from jobs.reporting.histogram import histogram
-from jobs.reporting.table import cells, headings
+from endmark.jobs.reporting.advice import Advice, percent, recommend
+from endmark.jobs.reporting.arms import NO_ANSWER, Answer, Arm, Ending
+from endmark.jobs.reporting.curves import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    LEVELS,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Curve,
+    drawing,
+    encoded,
+    frame,
+)
+from endmark.jobs.reporting.histogram import histogram
+from endmark.jobs.reporting.table import cells, headings
 
 _CURVES = 40  # drawn together, of each arm
 
@@ -88,7 +100,7 @@ in this one, and so it has no interval.</p>
 @cache
 def _asset(name: str) -> str:
     """Return a file of this package."""
-    return (files("jobs.reporting") / name).read_text(encoding="utf-8")
+    return (files("endmark.jobs.reporting") / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

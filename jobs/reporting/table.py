@@ -1,7 +1,7 @@
 """The table of a report, for the page and the terminal alike."""
 
-from jobs.reporting.arms import Arm, Ending
-from jobs.reporting.intervals import Interval
+from endmark.jobs.reporting.arms import Arm, Ending
+from endmark.jobs.reporting.intervals import Interval
 
 _ENDINGS = {
     "natural EOS": Ending.NATURAL,

@@ -5,21 +5,21 @@ To add one, write its module beside these and name its class in `_CLASSES`.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from jobs.errors import SpecError
-from jobs.spelling import nearest
-from jobs.strategies.base import FollowUp, Place, ScoreNumbers, Strategy, Value
-from jobs.strategies.baseline import Baseline
-from jobs.strategies.concise import Concise
-from jobs.strategies.continuation import Continue
-from jobs.strategies.eos_reward import EosReward
-from jobs.strategies.eos_reward_published import EosRewardPublished
-from jobs.strategies.escalate import Escalate
-from jobs.strategies.exp_decay import ExpDecay
-from jobs.strategies.no_loops import NoLoops
-from jobs.strategies.parsing import parse_strategies, write_strategies
-from jobs.strategies.soft_landing import SoftLanding
-from jobs.strategies.stop import Stop
-from jobs.vocabulary import Attempt
+from endmark.jobs.errors import SpecError
+from endmark.jobs.spelling import nearest
+from endmark.jobs.strategies.base import FollowUp, Place, ScoreNumbers, Strategy, Value
+from endmark.jobs.strategies.baseline import Baseline
+from endmark.jobs.strategies.concise import Concise
+from endmark.jobs.strategies.continuation import Continue
+from endmark.jobs.strategies.eos_reward import EosReward
+from endmark.jobs.strategies.eos_reward_published import EosRewardPublished
+from endmark.jobs.strategies.escalate import Escalate
+from endmark.jobs.strategies.exp_decay import ExpDecay
+from endmark.jobs.strategies.no_loops import NoLoops
+from endmark.jobs.strategies.parsing import parse_strategies, write_strategies
+from endmark.jobs.strategies.soft_landing import SoftLanding
+from endmark.jobs.strategies.stop import Stop
+from endmark.jobs.vocabulary import Attempt
 
 __all__ = [
     "REGISTRY",

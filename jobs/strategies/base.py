@@ -10,8 +10,8 @@ from enum import StrEnum
 from math import nan
 from typing import ClassVar, Protocol
 
-from jobs.errors import SpecError
-from jobs.vocabulary import Attempt, Verdict
+from endmark.jobs.errors import SpecError
+from endmark.jobs.vocabulary import Attempt, Verdict
 
 Value = bool | int | float | str | tuple[str, ...]
 
@@ -226,7 +226,7 @@ class Strategy:
         return None
 
     def __str__(self) -> str:
-        from jobs.strategies.parsing import write_strategy
+        from endmark.jobs.strategies.parsing import write_strategy
 
         return write_strategy(self)
 

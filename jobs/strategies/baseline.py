@@ -1,6 +1,6 @@
 """`baseline`: the model as it is."""
 
-from jobs.strategies.base import Place, Strategy
+from endmark.jobs.strategies.base import Place, Strategy
 
 
 class Baseline(Strategy):

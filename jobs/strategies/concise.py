@@ -1,7 +1,7 @@
 """`concise`: asks for a short answer."""
 
-from jobs.errors import SpecError
-from jobs.strategies.base import Parameter, Place, Strategy
+from endmark.jobs.errors import SpecError
+from endmark.jobs.strategies.base import Parameter, Place, Strategy
 
 _WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from itertools import takewhile
 
-from jobs.strategies.base import FollowUp, Parameter, Place, Strategy
-from jobs.vocabulary import Attempt, FinishReason
+from endmark.jobs.strategies.base import FollowUp, Parameter, Place, Strategy
+from endmark.jobs.vocabulary import Attempt, FinishReason
 
 
 class Continue(Strategy):

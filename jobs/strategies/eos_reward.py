@@ -1,6 +1,6 @@
 """`eos-reward`: EOS rises towards the end of the row's own budget and is certain there."""
 
-from jobs.strategies.base import Parameter, Place, ScoreNumbers, Strategy
+from endmark.jobs.strategies.base import Parameter, Place, ScoreNumbers, Strategy
 
 
 class EosReward(Strategy):

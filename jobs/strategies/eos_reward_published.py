@@ -1,6 +1,6 @@
 """`eos-reward-published`: the arithmetic of the article of 2023 as printed, mistakes and all, for comparison."""
 
-from jobs.strategies.base import Place, ScoreNumbers, Strategy
+from endmark.jobs.strategies.base import Place, ScoreNumbers, Strategy
 
 
 class EosRewardPublished(Strategy):

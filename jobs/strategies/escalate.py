@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from jobs.errors import SpecError
-from jobs.strategies.base import FollowUp, Parameter, Place, Strategy
-from jobs.vocabulary import Attempt
+from endmark.jobs.errors import SpecError
+from endmark.jobs.strategies.base import FollowUp, Parameter, Place, Strategy
+from endmark.jobs.vocabulary import Attempt
 
 
 class Escalate(Strategy):
@@ -24,7 +24,7 @@ class Escalate(Strategy):
 
     def validate(self) -> None:
         """Read the strategies of the list."""
-        from jobs.strategies import build_strategies
+        from endmark.jobs.strategies import build_strategies
 
         self.steps = tuple(build_strategies([text]) for text in self.strings("to"))
         for step in self.steps:

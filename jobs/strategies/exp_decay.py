@@ -1,6 +1,6 @@
 """`exp-decay`: the EOS score grows exponentially, as transformers' ExponentialDecayLengthPenalty has it."""
 
-from jobs.strategies.base import Parameter, Place, ScoreNumbers, Strategy
+from endmark.jobs.strategies.base import Parameter, Place, ScoreNumbers, Strategy
 
 
 class ExpDecay(Strategy):

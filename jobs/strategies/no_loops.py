@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from jobs.sentences import ends_sentence
-from jobs.strategies.base import Ending, Parameter, Place, Strategy, TextSoFar, Watcher
-from jobs.vocabulary import FinishReason, Verdict
+from endmark.jobs.sentences import ends_sentence
+from endmark.jobs.strategies.base import Ending, Parameter, Place, Strategy, TextSoFar, Watcher
+from endmark.jobs.vocabulary import FinishReason, Verdict
 
 _GRAM = 8  # tokens whose return suggests a period
 _TOKEN_BITS = 32

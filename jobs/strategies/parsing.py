@@ -8,8 +8,8 @@ import json
 import re
 from collections.abc import Iterable
 
-from jobs.errors import SpecError
-from jobs.strategies.base import Strategy, Value
+from endmark.jobs.errors import SpecError
+from endmark.jobs.strategies.base import Strategy, Value
 
 _NAME = re.compile(r"\s*([A-Za-z][\w-]*)\s*")
 _KEY = re.compile(r"\s*([A-Za-z][\w-]*)\s*=")

@@ -1,7 +1,7 @@
 """`soft-landing`: EOS rises only where a sentence has just ended, so that the answer ends whole."""
 
-from jobs.errors import SpecError
-from jobs.strategies.base import Parameter, Place, ScoreNumbers, Strategy
+from endmark.jobs.errors import SpecError
+from endmark.jobs.strategies.base import Parameter, Place, ScoreNumbers, Strategy
 
 
 class SoftLanding(Strategy):

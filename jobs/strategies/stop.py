@@ -9,9 +9,9 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from jobs.errors import SpecError
-from jobs.strategies.base import Ending, Parameter, Place, Strategy, TextSoFar, Watcher
-from jobs.vocabulary import FinishReason, Verdict
+from endmark.jobs.errors import SpecError
+from endmark.jobs.strategies.base import Ending, Parameter, Place, Strategy, TextSoFar, Watcher
+from endmark.jobs.vocabulary import FinishReason, Verdict
 
 _SEQUENCE = re.compile(r"\s*[0-9]+(?:(?:\s+|-)[0-9]+)*\s*")
 _IDS = re.compile(r"[0-9]+")

@@ -11,8 +11,8 @@ from transformers import (
     Qwen3Config,
 )
 
-import worker.engine.attention  # noqa: F401  registers the attention
-from worker.engine.attention import PLAIN
+import endmark.worker.engine.attention  # noqa: F401  registers the attention
+from endmark.worker.engine.attention import PLAIN
 
 SHAPE = {
     "vocab_size": 384,

@@ -8,12 +8,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from jobs.adapters import check_base, fingerprint
-from jobs.errors import ModelError, SpecError
+from endmark.jobs.errors import ModelError, SpecError
+from endmark.jobs.finetuning.adapters import check_base, fingerprint
+from endmark.worker.models.adapters import LowRankLinear, apply_adapter
+from endmark.worker.models.loader import load_engine, load_model
+from endmark.worker.models.weights import expand
 from tests.integration.tiny_model import save_tiny_model
-from worker.engine.adapters import LowRankLinear, apply_adapter
-from worker.engine.loader import load_engine, load_model
-from worker.engine.weights import expand
 
 # transformers itself still sets an option that it calls deprecated
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::FutureWarning")]

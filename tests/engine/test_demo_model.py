@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from jobs.prompts import RowRequest
-from jobs.sentences import ends_sentence
-from jobs.spec import GenerationSpec
-from jobs.strategies import build_strategies
-from jobs.vocabulary import EosSource, FinishReason
-from worker.demo import MODEL_DIR
-from worker.demo.phrases import PLACES
-from worker.engine.loader import load_engine
-from worker.engine.request import Request
-from worker.prompting import Prompt, Prompter
+from endmark.jobs.prompts import RowRequest
+from endmark.jobs.sentences import ends_sentence
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.strategies import build_strategies
+from endmark.jobs.vocabulary import EosSource, FinishReason
+from endmark.worker.demo import MODEL_DIR
+from endmark.worker.engine.request import Request
+from endmark.worker.models.loader import load_engine
+from endmark.worker.service.prompting import Prompt, Prompter
+from examples.demo_model.phrases import PLACES
 
 pytestmark = pytest.mark.engine
 

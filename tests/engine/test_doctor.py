@@ -11,13 +11,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from jobs.errors import SpecError
-from jobs.spec import GenerationSpec, Sampling
-from worker.doctor.__main__ import main
-from worker.doctor.checks import examine
-from worker.doctor.collect import Sample, collect, read_requests
-from worker.doctor.report import write_report
-from worker.doctor.table import as_json
+from endmark.jobs.errors import SpecError
+from endmark.jobs.spec import GenerationSpec, Sampling
+from endmark.worker.doctor.__main__ import main
+from endmark.worker.doctor.checks import examine
+from endmark.worker.doctor.collect import Sample, collect, read_requests
+from endmark.worker.doctor.report import write_report
+from endmark.worker.doctor.table import as_json
 
 pytestmark = pytest.mark.engine
 
@@ -192,7 +192,7 @@ def test_what_is_refused(arguments, code, said, capsys):
 
 def test_the_command_line_passes_everything_on(faulty):
     """`endmark doctor` imports no torch and hands its arguments and the exit code through."""
-    call = "import sys; from cli.doctor import doctor; doctor(sys.argv[1:])"
+    call = "import sys; from endmark.cli.doctor import doctor; doctor(sys.argv[1:])"
     done = subprocess.run(
         [sys.executable, "-c", call, faulty, "--rows", "1", "--max-new-tokens", "4", "--raw", "--json"],
         capture_output=True,

@@ -7,17 +7,17 @@ import sys
 
 import pytest
 
-from jobs.chats import Chat
-from jobs.errors import DatasetError, SpecError
-from jobs.finetuning import FinetuneSpec
-from jobs.prompts import Turn
+from endmark.jobs.errors import DatasetError, SpecError
+from endmark.jobs.finetuning.chats import Chat
+from endmark.jobs.finetuning.request import FinetuneSpec
+from endmark.jobs.prompts import Turn
+from endmark.worker.finetune.holding import LOCK, disk_error, held
+from endmark.worker.finetune.labels import Labeller
+from endmark.worker.finetune.run import _labelled, _split
 from tests.engine.test_finetune_labels import HI, tokenizer_of
-from worker.finetune.holding import LOCK, disk_error, held
-from worker.finetune.labels import Labeller
-from worker.finetune.run import _labelled, _split
 
 pytestmark = pytest.mark.engine
-HOLDER = "import sys, pathlib\nfrom worker.finetune.holding import held\n"
+HOLDER = "import sys, pathlib\nfrom endmark.worker.finetune.holding import held\n"
 HOLDER += (
     "with held(pathlib.Path(sys.argv[1]), lambda: None):\n    print('held', flush=True)\n    sys.stdin.read()\n"
 )

@@ -7,11 +7,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from jobs.chats import read_chats
-from jobs.errors import ModelError, SpecError
-from worker.finetune.batches import Collator, count_eos
-from worker.finetune.labels import IGNORED, LLAMA_2_TEMPLATE, Labeller, pack
-from worker.finetune.training import check_eos
+from endmark.jobs.errors import ModelError, SpecError
+from endmark.jobs.finetuning.chats import read_chats
+from endmark.worker.finetune.batches import Collator, count_eos
+from endmark.worker.finetune.labels import IGNORED, LLAMA_2_TEMPLATE, Labeller, pack
+from endmark.worker.finetune.training import check_eos
 
 pytestmark = pytest.mark.engine
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from jobs.finetuning import FinetuneSpec
+from endmark.jobs.finetuning.request import FinetuneSpec
+from endmark.worker.finetune.batches import Collator
+from endmark.worker.finetune.evaluation import held_out_perplexity
+from endmark.worker.finetune.labels import IGNORED, Labeller, pack
+from endmark.worker.finetune.training import build_trainer, check_eos, last_checkpoint, train
+from endmark.worker.models.loader import load_model, load_tokenizer
 from tests.integration.tiny_model import save_tiny_model
-from worker.engine.loader import load_model, load_tokenizer
-from worker.finetune.batches import Collator
-from worker.finetune.evaluation import held_out_perplexity
-from worker.finetune.labels import IGNORED, Labeller, pack
-from worker.finetune.training import build_trainer, check_eos, last_checkpoint, train
 
 # transformers and TRL themselves still use options that transformers calls deprecated
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::FutureWarning")]

@@ -5,12 +5,12 @@ import random
 import pytest
 import torch
 
-from jobs.spec import Sampling
+from endmark.jobs.spec import Sampling
+from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.plain_runner import PlainRunner
+from endmark.worker.engine.request import Request
+from endmark.worker.engine.text import Vocabulary
 from tests.engine.conftest import build_model
-from worker.engine.engine import Engine
-from worker.engine.plain_runner import PlainRunner
-from worker.engine.request import Request
-from worker.engine.text import Vocabulary
 
 pytestmark = pytest.mark.engine
 

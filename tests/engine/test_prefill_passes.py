@@ -7,10 +7,10 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is for Linux alone")
 
-from jobs.spec import Sampling
-from jobs.strategies import ScoreNumbers
-from worker.engine.cuda.prefill import Passes, Piece
-from worker.engine.plan import PrefillRow
+from endmark.jobs.spec import Sampling
+from endmark.jobs.strategies import ScoreNumbers
+from endmark.worker.engine.cuda.prefill import Passes, Piece
+from endmark.worker.engine.plan import PrefillRow
 
 pytestmark = pytest.mark.engine
 

@@ -8,7 +8,7 @@ from tests.engine.conftest import SHAPE, build_model
 
 pytest.importorskip("triton", reason="Triton is for Linux alone")
 
-from worker.engine.cuda.fusion import _delay_rotary
+from endmark.worker.engine.cuda.fusion import _delay_rotary
 
 pytestmark = pytest.mark.engine
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import ExponentialDecayLengthPenalty
 
-from jobs.strategies import ScoreNumbers, build_strategies, score_numbers
-from worker.engine.scores import as_floats, eos_statistics, forced_rows, shape_scores
+from endmark.jobs.strategies import ScoreNumbers, build_strategies, score_numbers
+from endmark.worker.engine.scores import as_floats, eos_statistics, forced_rows, shape_scores
 
 pytestmark = pytest.mark.engine
 

@@ -5,15 +5,15 @@ import random
 import pytest
 import torch
 
-from jobs.sentences import ends_sentence, tabulate
-from jobs.spec import Sampling
-from jobs.strategies import build_strategies
-from jobs.vocabulary import EosSource, FinishReason
+from endmark.jobs.sentences import ends_sentence, tabulate
+from endmark.jobs.spec import Sampling
+from endmark.jobs.strategies import build_strategies
+from endmark.jobs.vocabulary import EosSource, FinishReason
+from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.plain_runner import PlainRunner
+from endmark.worker.engine.request import Request
+from endmark.worker.engine.text import Vocabulary
 from tests.engine.conftest import build_model
-from worker.engine.engine import Engine
-from worker.engine.plain_runner import PlainRunner
-from worker.engine.request import Request
-from worker.engine.text import Vocabulary
 
 pytestmark = pytest.mark.engine
 

@@ -20,11 +20,11 @@ from transformers import (
     PhimoeConfig,
 )
 
-from jobs.errors import ModelError
+from endmark.jobs.errors import ModelError
+from endmark.worker.engine.request import Request
+from endmark.worker.models.loader import load_engine
 from tests.engine.conftest import CONFIGS, SHAPE
 from tests.integration.tiny_model import save_tiny_model
-from worker.engine.loader import load_engine
-from worker.engine.request import Request
 
 # transformers itself still sets an option that it calls deprecated
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::FutureWarning")]

@@ -7,11 +7,11 @@ import torch
 
 pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; these tests are for GPU machines")
 
-from worker.engine.cuda.kernels.cache_write import write_cache
-from worker.engine.cuda.kernels.decode_attention import decode_attention
-from worker.engine.cuda.kernels.gated import GELU_TANH, SILU, gated
-from worker.engine.cuda.kernels.norms import rms_norm
-from worker.engine.cuda.kernels.prefill_attention import Tiles, prefill_attention
+from endmark.worker.engine.cuda.kernels.cache_write import write_cache
+from endmark.worker.engine.cuda.kernels.decode_attention import decode_attention
+from endmark.worker.engine.cuda.kernels.gated import GELU_TANH, SILU, gated
+from endmark.worker.engine.cuda.kernels.norms import rms_norm
+from endmark.worker.engine.cuda.kernels.prefill_attention import Tiles, prefill_attention
 
 pytestmark = pytest.mark.gpu
 

@@ -19,16 +19,16 @@ from transformers import (
 
 pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; these tests are for GPU machines")
 
-from jobs.sentences import STATES
-from jobs.spec import Sampling
-from jobs.strategies import build_strategies
-from worker.demo import MODEL_DIR
-from worker.engine.attention import PLAIN
-from worker.engine.cuda.runner import CudaRunner
-from worker.engine.engine import Engine
-from worker.engine.plain_runner import PlainRunner
-from worker.engine.request import Request
-from worker.engine.text import Vocabulary
+from endmark.jobs.sentences import STATES
+from endmark.jobs.spec import Sampling
+from endmark.jobs.strategies import build_strategies
+from endmark.worker.demo import MODEL_DIR
+from endmark.worker.engine.attention import PLAIN
+from endmark.worker.engine.cuda.runner import CudaRunner
+from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.plain_runner import PlainRunner
+from endmark.worker.engine.request import Request
+from endmark.worker.engine.text import Vocabulary
 
 pytestmark = pytest.mark.gpu
 

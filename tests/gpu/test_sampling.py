@@ -8,12 +8,19 @@ import torch
 
 pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; these tests are for GPU machines")
 
-from jobs.sentences import ENDED, STATES
-from jobs.strategies import build_strategies, score_numbers
-from worker.engine.cuda.kernels.sampling import finish_step
-from worker.engine.plan import FORCED, HIDDEN, NATURAL
-from worker.engine.sampler import Draw, choose, stream_key
-from worker.engine.scores import AFTER_SENTENCE, NUMBERS, as_floats, eos_statistics, forced_rows, shape_scores
+from endmark.jobs.sentences import ENDED, STATES
+from endmark.jobs.strategies import build_strategies, score_numbers
+from endmark.worker.engine.cuda.kernels.sampling import finish_step
+from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
+from endmark.worker.engine.sampler import Draw, choose, stream_key
+from endmark.worker.engine.scores import (
+    AFTER_SENTENCE,
+    NUMBERS,
+    as_floats,
+    eos_statistics,
+    forced_rows,
+    shape_scores,
+)
 
 # the number that stands for "no published arithmetic" is NaN, of which the interpreter's NumPy warns
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")]

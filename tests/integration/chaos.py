@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from db.connection import open_store
-from db.jobs import load_job
-from db.workers import list_workers
-from jobs.broker import ensure_broker
-from jobs.errors import StoreError
-from jobs.ping import command, parse_address
-from jobs.processes import WorkerOptions, start_worker
-from jobs.queue import send_shards
-from jobs.settings import Settings
-from jobs.vocabulary import ShardKey
+from endmark.db.connection import open_store
+from endmark.db.jobs import load_job
+from endmark.db.workers import list_workers
+from endmark.jobs.broker.access import ensure_broker
+from endmark.jobs.broker.ping import command, parse_address
+from endmark.jobs.errors import StoreError
+from endmark.jobs.launch.workers import WorkerOptions, start_worker
+from endmark.jobs.queue import send_shards
+from endmark.jobs.settings import Settings
+from endmark.jobs.vocabulary import ShardKey
 from tests.integration.service_fixtures import results, shards_of, submit
 
 LEASE = 6.0  # seconds
@@ -130,7 +130,7 @@ class Chaos:
         self.random.shuffle(names)
         for name in names:
             pid = int(name.rpartition(":")[2])
-            if b"worker.app" in _command_line(pid):
+            if b"endmark.worker.service.app" in _command_line(pid):
                 os.kill(pid, number)
                 return pid
         return None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from db.connection import open_store, upgrade
+from endmark.db.connection import open_store, upgrade
 from tests.integration.postgres_server import PostgresServer
 
 

@@ -7,17 +7,17 @@ from dataclasses import replace
 
 from sqlalchemy import text
 
-from db.jobs import add_rows, begin_job, finish_submission, load_job
-from jobs.spec import GenerationSpec
-from jobs.strategies import build_strategies
-from jobs.vocabulary import WorkerReport
+from endmark.db.jobs import add_rows, begin_job, finish_submission, load_job
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.strategies import build_strategies
+from endmark.jobs.vocabulary import WorkerReport
+from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.scripted import ScriptedRunner
+from endmark.worker.engine.text import Vocabulary
+from endmark.worker.service.app import rows_ahead
+from endmark.worker.service.prompting import Prompter
+from endmark.worker.service.service import Pace, Service
 from tests.unit.byte_tokenizer import VOCABULARY_SIZE, ByteTokenizer
-from worker.app import rows_ahead
-from worker.engine.engine import Engine
-from worker.engine.scripted import ScriptedRunner
-from worker.engine.text import Vocabulary
-from worker.prompting import Prompter
-from worker.service import Pace, Service
 
 VOCABULARY = Vocabulary([b"", *(bytes((byte,)) for byte in range(256)), b""][:VOCABULARY_SIZE])
 QUICKLY = Pace(heartbeat=0.05, report=0.05, reap=0.05, look=0.05, flush=5.0)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.broker import broker_reachable, ensure_broker, find_broker
-from jobs.broker_server import find_binary
-from jobs.errors import BrokerError
-from jobs.ping import command, mask, parse_address
-from jobs.settings import Settings
+from endmark.jobs.broker.access import broker_reachable, ensure_broker, find_broker
+from endmark.jobs.broker.ping import command, mask, parse_address
+from endmark.jobs.broker.server import find_binary
+from endmark.jobs.errors import BrokerError
+from endmark.jobs.settings import Settings
 
 pytestmark = pytest.mark.integration
 
@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys
 from pathlib import Path
-from jobs.broker import ensure_broker
-from jobs.settings import Settings
+from endmark.jobs.broker.access import ensure_broker
+from endmark.jobs.settings import Settings
 broker = ensure_broker(Settings(Path(sys.argv[1]), "", None))
 print(broker.started_here, flush=True)
 sys.stdin.read()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from db.connection import open_store
-from db.jobs import cancel_job
-from jobs.errors import JobStateError, StoreError
+from endmark.db.connection import open_store
+from endmark.db.jobs import cancel_job
+from endmark.jobs.errors import JobStateError, StoreError
 from tests.integration.service_fixtures import submit, wait_until
 
 pytestmark = pytest.mark.integration

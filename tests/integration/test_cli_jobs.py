@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import main
-from db.connection import open_store
-from db.jobs import load_job
-from db.shards import claim
-from jobs.broker import ensure_broker
-from jobs.queue import waiting_messages
-from jobs.settings import Settings
-from jobs.vocabulary import JobState
+from endmark.cli.main import main
+from endmark.db.connection import open_store
+from endmark.db.jobs import load_job
+from endmark.db.shards import claim
+from endmark.jobs.broker.access import ensure_broker
+from endmark.jobs.queue import waiting_messages
+from endmark.jobs.settings import Settings
+from endmark.jobs.vocabulary import JobState
 
 pytestmark = pytest.mark.integration
 

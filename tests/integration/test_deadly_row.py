@@ -5,12 +5,12 @@ import json
 import pytest
 from sqlalchemy import text
 
-from db.connection import open_store
-from jobs.broker import ensure_broker
-from jobs.processes import WorkerOptions, start_worker
-from jobs.queue import send_shards
-from jobs.settings import Settings
-from jobs.vocabulary import JobState, ShardKey
+from endmark.db.connection import open_store
+from endmark.jobs.broker.access import ensure_broker
+from endmark.jobs.launch.workers import WorkerOptions, start_worker
+from endmark.jobs.queue import send_shards
+from endmark.jobs.settings import Settings
+from endmark.jobs.vocabulary import JobState, ShardKey
 from tests.integration.service_fixtures import results, shards_of, state_of, submit, wait_until
 from tests.integration.tiny_model import save_tiny_model
 

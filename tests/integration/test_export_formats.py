@@ -8,14 +8,14 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion
 from pyarrow import parquet
 
-from db.attempts import commit
-from db.export import export_job
-from db.jobs import add_rows, begin_job, finish_submission
-from db.shards import claim, finish
-from jobs.datasets import checked_rows, open_dataset, settle
-from jobs.errors import UsageError
-from jobs.spec import GenerationSpec
-from jobs.vocabulary import Attempt, EosSource, EosTrace, FinishReason, Outcome, Verdict
+from endmark.db.attempts import commit
+from endmark.db.export import export_job
+from endmark.db.jobs import add_rows, begin_job, finish_submission
+from endmark.db.shards import claim, finish
+from endmark.jobs.datasets import checked_rows, open_dataset, settle
+from endmark.jobs.errors import UsageError
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.vocabulary import Attempt, EosSource, EosTrace, FinishReason, Outcome, Verdict
 
 pytestmark = pytest.mark.integration
 

@@ -56,7 +56,9 @@ def trainer_of(process):
     family = {str(process.pid)}
     while grown := {pid for pid, parent, _ in rows if parent in family} - family:
         family |= grown
-    return next((int(pid) for pid, _, args in rows if pid in family and args.endswith("-m worker.finetune")), None)
+    return next(
+        (int(pid) for pid, _, args in rows if pid in family and args.endswith("endmark.worker.finetune")), None
+    )
 
 
 def wait_for(look):

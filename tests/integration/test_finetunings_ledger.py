@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from cli.finetune_queued import _wait
-from db.finetunings import (
+from endmark.cli.finetune_queued import _wait
+from endmark.db.finetunings import (
     add_finetuning,
     cancel_finetuning,
     claim_finetuning,
@@ -15,9 +15,9 @@ from db.finetunings import (
     release_finetuning,
     report_finetuning,
 )
-from jobs.errors import EndmarkError, JobNotFound, LeaseLost, MessageRefused
-from jobs.finetuning import FinetuneProgress, FinetuneSpec
-from jobs.queue import MESSAGE_VERSION, decode_finetuning
+from endmark.jobs.errors import EndmarkError, JobNotFound, LeaseLost, MessageRefused
+from endmark.jobs.finetuning.request import FinetuneProgress, FinetuneSpec
+from endmark.jobs.queue import MESSAGE_VERSION, decode_finetuning
 
 pytestmark = pytest.mark.integration
 SPEC = FinetuneSpec(dataset="/d.jsonl", output="/o", model="m")
@@ -114,7 +114,7 @@ class Crew:
 
 def test_a_command_whose_worker_has_gone_starts_another(store, monkeypatch):
     """The worker that ran already was killed before it took the training, and the command waited for ever."""
-    monkeypatch.setattr("cli.finetune_queued._WORKER_AWAY", 0.5)
+    monkeypatch.setattr("endmark.cli.finetune_queued._WORKER_AWAY", 0.5)
     crew, finetuning = Crew(), add_finetuning(store, SPEC)
     began = time.monotonic()
     with pytest.raises(EndmarkError, match="another worker starts here"):

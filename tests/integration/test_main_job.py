@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from worker.demo import MODEL_DIR
+from endmark.worker.demo import MODEL_DIR
 
 pytestmark = pytest.mark.integration
 

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kombu import Consumer, Exchange, Queue
 
-from jobs.broker import ensure_broker
-from jobs.errors import BrokerError, MessageRefused
-from jobs.ping import command, parse_address
-from jobs.queue import MESSAGE_VERSION, TASK_NAME, decode_message, make_app, queue_name, send_shards
-from jobs.settings import Settings
-from jobs.vocabulary import ShardKey
-from worker import channel
+from endmark.jobs.broker.access import ensure_broker
+from endmark.jobs.broker.ping import command, parse_address
+from endmark.jobs.errors import BrokerError, MessageRefused
+from endmark.jobs.queue import MESSAGE_VERSION, TASK_NAME, decode_message, make_app, queue_name, send_shards
+from endmark.jobs.settings import Settings
+from endmark.jobs.vocabulary import ShardKey
+from endmark.worker.service import channel
 
 pytestmark = pytest.mark.integration
 

@@ -16,11 +16,11 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
-from cli.main import main
-from cli.serve.command import is_loopback
-from cli.serve.shelf import Shelf
-from jobs.processes import WorkerOptions, start_worker
-from jobs.settings import Settings
+from endmark.cli.main import main
+from endmark.cli.serve.command import is_loopback
+from endmark.cli.serve.shelf import Shelf
+from endmark.jobs.launch.workers import WorkerOptions, start_worker
+from endmark.jobs.settings import Settings
 from tests.integration.tiny_model import save_tiny_model
 
 pytestmark = pytest.mark.integration

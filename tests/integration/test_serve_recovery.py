@@ -5,12 +5,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from cli.serve.batches import Batches, Terms
-from cli.serve.shelf import Shelf
-from db.jobs import load_job
-from db.progress import all_statuses, job_status
-from jobs.spec import GenerationSpec
-from jobs.vocabulary import JobState
+from endmark.cli.serve.batches import Batches, Terms
+from endmark.cli.serve.shelf import Shelf
+from endmark.db.jobs import load_job
+from endmark.db.progress import all_statuses, job_status
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.vocabulary import JobState
 from tests.integration.service_fixtures import wait_until
 
 pytestmark = pytest.mark.integration

@@ -8,14 +8,14 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from db.connection import open_store
-from db.progress import job_status
-from db.shards import claim
-from jobs.broker import ensure_broker
-from jobs.processes import WorkerOptions, start_worker
-from jobs.queue import make_app, send_shards
-from jobs.settings import Settings
-from jobs.vocabulary import ShardKey
+from endmark.db.connection import open_store
+from endmark.db.progress import job_status
+from endmark.db.shards import claim
+from endmark.jobs.broker.access import ensure_broker
+from endmark.jobs.launch.workers import WorkerOptions, start_worker
+from endmark.jobs.queue import make_app, send_shards
+from endmark.jobs.settings import Settings
+from endmark.jobs.vocabulary import ShardKey
 from tests.integration.service_fixtures import submit, wait_until
 from tests.integration.tiny_model import save_tiny_model
 

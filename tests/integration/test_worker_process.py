@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from db.connection import open_store
-from db.jobs import load_job
-from db.workers import list_workers
-from jobs.broker import ensure_broker, find_broker
-from jobs.ping import command, parse_address
-from jobs.processes import WorkerOptions, start_worker
-from jobs.queue import TASK_NAME, make_app, queue_name, send_shards
-from jobs.settings import Settings
-from jobs.vocabulary import JobState, ShardKey
+from endmark.db.connection import open_store
+from endmark.db.jobs import load_job
+from endmark.db.workers import list_workers
+from endmark.jobs.broker.access import ensure_broker, find_broker
+from endmark.jobs.broker.ping import command, parse_address
+from endmark.jobs.launch.workers import WorkerOptions, start_worker
+from endmark.jobs.queue import TASK_NAME, make_app, queue_name, send_shards
+from endmark.jobs.settings import Settings
+from endmark.jobs.vocabulary import JobState, ShardKey
 from tests.integration.service_fixtures import results, shards_of, submit, wait_until
 from tests.integration.tiny_model import save_tiny_model
 
@@ -163,9 +163,9 @@ def test_a_drained_worker_leaves_no_lease_and_no_process(tmp_path, model):
 RUN = """
 import sys, time
 from pathlib import Path
-from jobs.broker import ensure_broker
-from jobs.processes import WorkerOptions, start_worker
-from jobs.settings import Settings
+from endmark.jobs.broker.access import ensure_broker
+from endmark.jobs.launch.workers import WorkerOptions, start_worker
+from endmark.jobs.settings import Settings
 home = Path(sys.argv[1])
 settings = Settings(home, f"sqlite:///{home / 'ledger.db'}", None)
 broker = ensure_broker(settings)

@@ -6,9 +6,9 @@ import time
 import pytest
 from sqlalchemy import text
 
-from db.jobs import cancel_job, pause_job, resume_job
-from db.workers import list_workers
-from jobs.vocabulary import JobState
+from endmark.db.jobs import cancel_job, pause_job, resume_job
+from endmark.db.workers import list_workers
+from endmark.jobs.vocabulary import JobState
 from tests.integration.service_fixtures import (
     ANSWER,
     NEVER,

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text
 
-from db.jobs import pause_job, resume_job
-from db.shards import claim
-from db.workers import list_workers
-from jobs.vocabulary import JobState
+from endmark.db.jobs import pause_job, resume_job
+from endmark.db.shards import claim
+from endmark.db.workers import list_workers
+from endmark.jobs.vocabulary import JobState
 from tests.integration.service_fixtures import (
     NEVER,
     QUICKLY,

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import UsageError
-from worker.gpus import choose_gpus, visible_gpus
-from worker.supervisor import EXIT_CANNOT_START, ChildSpec, RestartPolicy, Supervisor, child_specs
+from endmark.jobs.errors import UsageError
+from endmark.worker.supervisor.children import EXIT_CANNOT_START, ChildSpec, RestartPolicy, Supervisor, child_specs
+from endmark.worker.supervisor.gpus import choose_gpus, visible_gpus
 
 pytestmark = pytest.mark.integration
 
@@ -147,7 +147,7 @@ time.sleep(60)
 """
 CHILD = """
 import os, time
-from worker.parent import when_parent_ends
+from endmark.worker.process.parent import when_parent_ends
 when_parent_ends(lambda: (print("orphaned", flush=True), os._exit(0)))
 print("ready", flush=True)
 time.sleep(60)
@@ -187,7 +187,8 @@ def test_a_gpu_that_is_not_there_is_refused(wanted):
 
 
 def test_gpus_are_counted_without_cuda():
-    code = "import sys; from worker.gpus import visible_gpus; visible_gpus({}); print('torch' in sys.modules)"
+    found = "from endmark.worker.supervisor.gpus import visible_gpus; visible_gpus({})"
+    code = f"import sys; {found}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "False\n"
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0,,1"}) == ["0"]

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from jobs.chats import read_chats
-from jobs.errors import DatasetError, SpecError, UsageError
-from jobs.finetuning import FinetuneProgress, FinetuneSpec
+from endmark.jobs.errors import DatasetError, SpecError, UsageError
+from endmark.jobs.finetuning.chats import read_chats
+from endmark.jobs.finetuning.request import FinetuneProgress, FinetuneSpec
 
 pytestmark = pytest.mark.unit
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 import pytest
 
-from cli.main import COMMANDS, endmark, main
-from jobs.strategies import REGISTRY
+from endmark.cli.main import COMMANDS, endmark, main
+from endmark.jobs.strategies import REGISTRY
 
 pytestmark = pytest.mark.unit
 
@@ -44,7 +44,7 @@ def test_the_help_of_a_command_has_an_example_and_its_text_in_the_table(name):
 @pytest.mark.parametrize(("words", "allowed"), [(["--help"], ()), (["run", "--help"], ("sqlalchemy",))])
 def test_help_imports_nothing_heavy(words, allowed):
     code = (
-        "import sys; from cli.main import main; code = main(sys.argv[2:]);"
+        "import sys; from endmark.cli.main import main; code = main(sys.argv[2:]);"
         "found = sorted(set(sys.argv[1].split()) & set(sys.modules)); sys.exit(', '.join(found) or code)"
     )
     heavy = " ".join(name for name in HEAVY if name not in allowed)
@@ -92,7 +92,7 @@ def test_no_arguments_show_the_help(capsys):
 
 
 def test_a_defect_is_one_line_unless_its_traceback_is_wanted(monkeypatch, capsys):
-    monkeypatch.setitem(COMMANDS, "status", ("cli.main:no_such_command", ""))
+    monkeypatch.setitem(COMMANDS, "status", ("endmark.cli.main:no_such_command", ""))
     monkeypatch.delenv("ENDMARK_DEBUG", raising=False)
     assert main(["status"]) == 1
     err = capsys.readouterr().err

@@ -6,12 +6,12 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cli.advice import spec_options_of
-from cli.options import build_spec, model_name, spec_options
-from jobs.errors import SpecError
-from jobs.settings import DEMO_MODEL
-from jobs.spec import GenerationSpec, Sampling
-from jobs.strategies import build_strategies
+from endmark.cli.advice import spec_options_of
+from endmark.cli.options import build_spec, model_name, spec_options
+from endmark.jobs.errors import SpecError
+from endmark.jobs.settings import DEMO_MODEL
+from endmark.jobs.spec import GenerationSpec, Sampling
+from endmark.jobs.strategies import build_strategies
 
 pytestmark = pytest.mark.unit
 

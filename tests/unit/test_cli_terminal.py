@@ -4,16 +4,16 @@ import io
 
 import pytest
 
-from cli.advice import retry_command, worker_command
-from cli.failures import report
-from cli.progress import describe, duration, percent, what_it_does
-from cli.status_view import as_json, one_job, table_of_jobs
-from cli.summary import summary
-from cli.terminal import TerminalText, one_line, printable
-from jobs.errors import DatasetError, Interrupted, Problem, StoreError
-from jobs.spec import GenerationSpec
-from jobs.strategies import build_strategies
-from jobs.vocabulary import JobState, JobStatus, WorkerInfo
+from endmark.cli.advice import retry_command, worker_command
+from endmark.cli.failures import report
+from endmark.cli.progress import describe, duration, percent, what_it_does
+from endmark.cli.status_view import as_json, one_job, table_of_jobs
+from endmark.cli.summary import summary
+from endmark.cli.terminal import TerminalText, one_line, printable
+from endmark.jobs.errors import DatasetError, Interrupted, Problem, StoreError
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.strategies import build_strategies
+from endmark.jobs.vocabulary import JobState, JobStatus, WorkerInfo
 
 pytestmark = pytest.mark.unit
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.datasets import checked_rows, open_dataset, settle
-from jobs.datasets.checking import BATCH, encode_cells
-from jobs.errors import DatasetError, EndmarkError, SpecError
-from jobs.shards import shard_size
-from jobs.spec import GenerationSpec
+from endmark.jobs.datasets import checked_rows, open_dataset, settle
+from endmark.jobs.datasets.checking import BATCH, encode_cells
+from endmark.jobs.errors import DatasetError, EndmarkError, SpecError
+from endmark.jobs.shards import shard_size
+from endmark.jobs.spec import GenerationSpec
 
 pytestmark = pytest.mark.unit
 

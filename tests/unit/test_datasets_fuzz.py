@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.datasets import FORMATS, checked_rows, settle
-from jobs.datasets.base import Source
-from jobs.errors import DatasetError, SpecError
-from jobs.spec import GenerationSpec
+from endmark.jobs.datasets import FORMATS, checked_rows, settle
+from endmark.jobs.datasets.base import Source
+from endmark.jobs.errors import DatasetError, SpecError
+from endmark.jobs.spec import GenerationSpec
 
 pytestmark = pytest.mark.unit
 

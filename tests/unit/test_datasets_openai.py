@@ -9,12 +9,12 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from jobs.datasets import checked_rows, open_dataset, settle
-from jobs.datasets.openai import COLUMNS
-from jobs.errors import DatasetError, Problem
-from jobs.prompts import PromptPlan
-from jobs.spec import GenerationSpec
-from jobs.strategies import build_strategies
+from endmark.jobs.datasets import checked_rows, open_dataset, settle
+from endmark.jobs.datasets.openai import COLUMNS
+from endmark.jobs.errors import DatasetError, Problem
+from endmark.jobs.prompts import PromptPlan
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.strategies import build_strategies
 
 pytestmark = pytest.mark.unit
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from jobs.datasets import open_dataset
-from jobs.errors import DatasetError, Problem, UsageError
+from endmark.jobs.datasets import open_dataset
+from endmark.jobs.errors import DatasetError, Problem, UsageError
 
 pytestmark = pytest.mark.unit
 

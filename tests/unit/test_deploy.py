@@ -10,10 +10,10 @@ import pytest
 import yaml
 from sqlalchemy import make_url
 
-from cli.main import endmark
-from cli.serve.command import TOKENS
-from jobs.ping import parse_address
-from jobs.settings import Settings
+from endmark.cli.main import endmark
+from endmark.cli.serve.command import TOKENS
+from endmark.jobs.broker.ping import parse_address
+from endmark.jobs.settings import Settings
 
 pytestmark = pytest.mark.unit
 

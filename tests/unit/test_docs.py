@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 import pytest
 
-from cli.main import endmark
-from jobs.strategies import build_strategies
+from endmark.cli.main import endmark
+from endmark.jobs.strategies import build_strategies
 
 pytestmark = pytest.mark.unit
 

@@ -25,7 +25,7 @@ def test_every_cause_of_the_doctor_is_in_troubleshooting_and_no_other():
 def test_every_metric_is_in_the_operations_guide_and_no_other():
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     named = {name.removesuffix("_total") for name in re.findall(r"\bendmark_[a-z_]+", page)}
-    tree = ast.parse((ROOT / "worker" / "metrics.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "worker" / "service" / "metrics.py").read_text(encoding="utf-8"))
     texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
     declared = {text for text in texts if isinstance(text, str) and re.fullmatch(r"endmark_[a-z_]+", text)}
     assert named == declared - {"endmark_worker_info"}

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.spec import Sampling
-from jobs.vocabulary import EosSource, FinishReason, Verdict
-from worker.doctor import checks
-from worker.doctor.checks import CHECKS, Level, examine
-from worker.doctor.evidence import Evidence, ModelFacts, RowEvidence
-from worker.doctor.table import summary
+from endmark.jobs.spec import Sampling
+from endmark.jobs.vocabulary import EosSource, FinishReason, Verdict
+from endmark.worker.doctor import checks
+from endmark.worker.doctor.checks import CHECKS, Level, examine
+from endmark.worker.doctor.evidence import Evidence, ModelFacts, RowEvidence
+from endmark.worker.doctor.table import summary
 
 pytestmark = pytest.mark.unit
 

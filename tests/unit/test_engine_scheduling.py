@@ -4,15 +4,15 @@ import random
 
 import pytest
 
-from jobs.errors import PromptTooLong
-from jobs.vocabulary import FinishReason
-from worker.engine.engine import Engine
-from worker.engine.plan import DecodePlan, PrefillPlan
-from worker.engine.request import Finished, Request
-from worker.engine.row import RowState
-from worker.engine.scripted import ScriptedRunner
-from worker.engine.text import Vocabulary
-from worker.engine.waiting import WaitingRows
+from endmark.jobs.errors import PromptTooLong
+from endmark.jobs.vocabulary import FinishReason
+from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.plan import DecodePlan, PrefillPlan
+from endmark.worker.engine.request import Finished, Request
+from endmark.worker.engine.row import RowState
+from endmark.worker.engine.scripted import ScriptedRunner
+from endmark.worker.engine.text import Vocabulary
+from endmark.worker.engine.waiting import WaitingRows
 
 pytestmark = pytest.mark.unit
 

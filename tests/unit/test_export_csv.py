@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from db.export.as_csv import quoted
+from endmark.db.export.as_csv import quoted
 
 pytestmark = pytest.mark.unit
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from jobs.errors import SpecError
-from jobs.prompts import PromptPlan, find_prompt_column
-from jobs.spec import GenerationSpec
-from jobs.strategies import build_strategies
+from endmark.jobs.errors import SpecError
+from endmark.jobs.prompts import PromptPlan, find_prompt_column
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.strategies import build_strategies
 
 pytestmark = pytest.mark.unit
 

@@ -7,13 +7,13 @@ from html.parser import HTMLParser
 
 import pytest
 
-from jobs.reporting.advice import recommend
-from jobs.reporting.arms import Answer, Arm, Ending
-from jobs.reporting.curves import LEVELS, encoded
-from jobs.reporting.histogram import histogram
-from jobs.reporting.intervals import mean_of, paired_p, wilson
-from jobs.reporting.page import Report, ShownRow, span, write_page
-from jobs.reporting.table import cells, headings
+from endmark.jobs.reporting.advice import recommend
+from endmark.jobs.reporting.arms import Answer, Arm, Ending
+from endmark.jobs.reporting.curves import LEVELS, encoded
+from endmark.jobs.reporting.histogram import histogram
+from endmark.jobs.reporting.intervals import mean_of, paired_p, wilson
+from endmark.jobs.reporting.page import Report, ShownRow, span, write_page
+from endmark.jobs.reporting.table import cells, headings
 
 pytestmark = pytest.mark.unit
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from jobs.sentences import ENDED, MID, STATES, advance, ends_sentence, tabulate
+from endmark.jobs.sentences import ENDED, MID, STATES, advance, ends_sentence, tabulate
 
 pytestmark = pytest.mark.unit
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from worker.logs import OneLine, printable
+from endmark.worker.process.logs import OneLine, printable
 
 pytestmark = pytest.mark.unit
 

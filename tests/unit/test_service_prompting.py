@@ -2,11 +2,11 @@
 
 import pytest
 
-from jobs.prompts import PromptPlan
-from jobs.spec import GenerationSpec
-from jobs.strategies import build_strategies
+from endmark.jobs.prompts import PromptPlan
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.strategies import build_strategies
+from endmark.worker.service.prompting import Prompter
 from tests.unit.byte_tokenizer import BOS, ByteTokenizer, cells_of, turns_of
-from worker.prompting import Prompter
 
 pytestmark = pytest.mark.unit
 

@@ -2,14 +2,14 @@
 
 import pytest
 
-from jobs.prompts import PromptPlan
-from jobs.spec import GenerationSpec, Sampling
-from jobs.strategies import build_strategies
-from jobs.vocabulary import EosTrace, FinishReason, StoredRow, Verdict
+from endmark.jobs.prompts import PromptPlan
+from endmark.jobs.spec import GenerationSpec, Sampling
+from endmark.jobs.strategies import build_strategies
+from endmark.jobs.vocabulary import EosTrace, FinishReason, StoredRow, Verdict
+from endmark.worker.engine.request import Finished
+from endmark.worker.service.prompting import Prompter
+from endmark.worker.service.rows import RowRun
 from tests.unit.byte_tokenizer import ByteTokenizer
-from worker.engine.request import Finished
-from worker.prompting import Prompter
-from worker.rows import RowRun
 
 pytestmark = pytest.mark.unit
 

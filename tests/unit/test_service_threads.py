@@ -5,16 +5,16 @@ import time
 
 import pytest
 
-from jobs.errors import StoreError
-from jobs.vocabulary import FinishReason
-from worker.engine.engine import Engine
-from worker.engine.request import Request
-from worker.engine.scripted import ScriptedRunner
-from worker.engine.text import Vocabulary
-from worker.engine_thread import EngineThread
-from worker.periodic import Periodic
-from worker.speed import Speed
-from worker.watchdog import Watchdog
+from endmark.jobs.errors import StoreError
+from endmark.jobs.vocabulary import FinishReason
+from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.request import Request
+from endmark.worker.engine.scripted import ScriptedRunner
+from endmark.worker.engine.text import Vocabulary
+from endmark.worker.process.periodic import Periodic
+from endmark.worker.service.engine_thread import EngineThread
+from endmark.worker.service.speed import Speed
+from endmark.worker.service.watchdog import Watchdog
 
 pytestmark = pytest.mark.unit
 
@@ -173,7 +173,7 @@ def test_time_in_which_the_process_was_stopped_does_not_count(monkeypatch):
     bitten = threading.Event()
     dog = Watchdog(lambda: 1.0, 100.0, interval=0.01, bite=bitten.set)
     clock = iter([0.0, 0.01, 5000.0, 10_000.0])
-    monkeypatch.setattr("worker.watchdog.time.monotonic", lambda: next(clock, 10_000.01))
+    monkeypatch.setattr("endmark.worker.service.watchdog.time.monotonic", lambda: next(clock, 10_000.01))
     dog.start()
     assert not bitten.wait(0.2)
     dog.stop()

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from jobs.strategies import build_strategies, follow_up, write_strategies
-from jobs.vocabulary import Attempt, EosSource, FinishReason, Verdict
+from endmark.jobs.strategies import build_strategies, follow_up, write_strategies
+from endmark.jobs.vocabulary import Attempt, EosSource, FinishReason, Verdict
 
 pytestmark = pytest.mark.unit
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.strategies.no_loops import NoLoops
-from jobs.vocabulary import FinishReason
-from worker.engine.text import AnswerText, Vocabulary
+from endmark.jobs.strategies.no_loops import NoLoops
+from endmark.jobs.vocabulary import FinishReason
+from endmark.worker.engine.text import AnswerText, Vocabulary
 
 pytestmark = pytest.mark.unit
 

@@ -5,10 +5,17 @@ import sys
 
 import pytest
 
-from jobs.errors import SpecError
-from jobs.spec import GenerationSpec
-from jobs.strategies import REGISTRY, Place, amend_prompt, build_strategies, score_numbers, write_strategies
-from jobs.strategies.eos_reward import EosReward
+from endmark.jobs.errors import SpecError
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.strategies import (
+    REGISTRY,
+    Place,
+    amend_prompt,
+    build_strategies,
+    score_numbers,
+    write_strategies,
+)
+from endmark.jobs.strategies.eos_reward import EosReward
 
 pytestmark = pytest.mark.unit
 
@@ -157,7 +164,8 @@ def test_rows_without_a_score_strategy_cost_nothing():
 
 def test_checking_needs_no_torch():
     code = (
-        "import sys; from jobs.spec import GenerationSpec; from jobs.strategies import build_strategies;"
+        "import sys; from endmark.jobs.spec import GenerationSpec;"
+        "from endmark.jobs.strategies import build_strategies;"
         "GenerationSpec(strategies=build_strategies(['soft-landing','stop:text=x','escalate']));"
         "sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'transformers', 'click')))"
     )

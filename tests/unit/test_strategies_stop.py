@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.errors import SpecError
-from jobs.strategies import build_strategies
-from jobs.strategies.stop import Stop
-from jobs.vocabulary import FinishReason
-from worker.engine.text import AnswerText, Vocabulary
+from endmark.jobs.errors import SpecError
+from endmark.jobs.strategies import build_strategies
+from endmark.jobs.strategies.stop import Stop
+from endmark.jobs.vocabulary import FinishReason
+from endmark.worker.engine.text import AnswerText, Vocabulary
 
 pytestmark = pytest.mark.unit
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from jobs.strategies import build_strategies
-from jobs.vocabulary import EosSource, FinishReason, Verdict
-from worker.engine.engine import Engine
-from worker.engine.plan import FORCED, HIDDEN, NATURAL
-from worker.engine.request import Request
-from worker.engine.scripted import Sampled, ScriptedRunner
-from worker.engine.text import Vocabulary
+from endmark.jobs.strategies import build_strategies
+from endmark.jobs.vocabulary import EosSource, FinishReason, Verdict
+from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
+from endmark.worker.engine.request import Request
+from endmark.worker.engine.scripted import Sampled, ScriptedRunner
+from endmark.worker.engine.text import Vocabulary
 
 pytestmark = pytest.mark.unit
 

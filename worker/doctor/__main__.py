@@ -1,4 +1,4 @@
-"""`python -m worker.doctor MODEL`: what `endmark doctor` runs, in a process that may load the model."""
+"""`python -m endmark.worker.doctor MODEL`: what `endmark doctor` runs, in a process that may load the model."""
 
 import argparse
 import json
@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.errors import EndmarkError, UsageError
-from jobs.settings import DEMO_MODEL
-from jobs.spec import GenerationSpec, Sampling
+from endmark.jobs.errors import EndmarkError, UsageError
+from endmark.jobs.settings import DEMO_MODEL
+from endmark.jobs.spec import GenerationSpec, Sampling
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -72,11 +72,11 @@ def _run(options: argparse.Namespace) -> None:
     from rich.console import Console
     from transformers.utils import logging
 
-    from worker.doctor.checks import examine
-    from worker.doctor.collect import Sample, collect
-    from worker.doctor.report import write_report
-    from worker.doctor.table import as_json, print_table
-    from worker.doctor.traced import read_traced
+    from endmark.worker.doctor.checks import examine
+    from endmark.worker.doctor.collect import Sample, collect
+    from endmark.worker.doctor.report import write_report
+    from endmark.worker.doctor.table import as_json, print_table
+    from endmark.worker.doctor.traced import read_traced
 
     logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import mean, median
 
-from worker.doctor.evidence import Evidence
+from endmark.worker.doctor.evidence import Evidence
 
 NEVER = 0.05  # an EOS probability that stays below this was not learned
 FIRM = 0.5  # one that reaches this is chosen at temperature 0

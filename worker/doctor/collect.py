@@ -3,19 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from jobs.datasets import open_dataset, settle
-from jobs.errors import ModelError, Problem, SpecError
-from jobs.prompts import PromptPlan, RowRequest
-from jobs.sentences import ENDED, MID, advance
-from jobs.spec import GenerationSpec
-from jobs.strategies.no_loops import NoLoops
-from worker.doctor.evidence import Evidence, RowEvidence
-from worker.doctor.facts import own_sampling, read_facts, read_generation_config
-from worker.doctor.questions import QUESTIONS
-from worker.engine.loader import LoadedEngine, load_engine, model_path
-from worker.engine.request import Finished, Request
-from worker.engine.text import AnswerText, Vocabulary
-from worker.prompting import Prompt, Prompter
+from endmark.jobs.datasets import open_dataset, settle
+from endmark.jobs.errors import ModelError, Problem, SpecError
+from endmark.jobs.prompts import PromptPlan, RowRequest
+from endmark.jobs.sentences import ENDED, MID, advance
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.strategies.no_loops import NoLoops
+from endmark.worker.doctor.evidence import Evidence, RowEvidence
+from endmark.worker.doctor.facts import own_sampling, read_facts, read_generation_config
+from endmark.worker.doctor.questions import QUESTIONS
+from endmark.worker.engine.request import Finished, Request
+from endmark.worker.engine.text import AnswerText, Vocabulary
+from endmark.worker.models.loader import LoadedEngine, load_engine, model_path
+from endmark.worker.service.prompting import Prompt, Prompter
 
 
 @dataclass(frozen=True, slots=True)

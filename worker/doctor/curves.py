@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from jobs.reporting.curves import Curve, drawing
-from worker.doctor.evidence import RowEvidence
+from endmark.jobs.reporting.curves import Curve, drawing
+from endmark.worker.doctor.evidence import RowEvidence
 
 
 def overview(rows: Sequence[RowEvidence], budget: int) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from jobs.spec import Sampling
-from jobs.vocabulary import EosSource, FinishReason, Verdict
+from endmark.jobs.spec import Sampling
+from endmark.jobs.vocabulary import EosSource, FinishReason, Verdict
 
 
 @dataclass(frozen=True, slots=True)

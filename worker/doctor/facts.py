@@ -5,8 +5,8 @@ from typing import Any
 
 from transformers import AutoConfig, GenerationConfig
 
-from jobs.spec import Sampling
-from worker.doctor.evidence import ModelFacts
+from endmark.jobs.spec import Sampling
+from endmark.worker.doctor.evidence import ModelFacts
 
 _PROBE = "Endmark"  # stands for an answer in the chat template
 

@@ -2,10 +2,10 @@
 
 from html import escape
 
-from worker.doctor.checks import Finding
-from worker.doctor.curves import overview, single
-from worker.doctor.evidence import Evidence, RowEvidence
-from worker.doctor.table import summary
+from endmark.worker.doctor.checks import Finding
+from endmark.worker.doctor.curves import overview, single
+from endmark.worker.doctor.evidence import Evidence, RowEvidence
+from endmark.worker.doctor.table import summary
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1d2329; --soft: #5c6670; --page: #fff; --line: #d9dee3;

@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs.spelling import counted
-from worker.doctor.checks import Finding, Level
-from worker.doctor.evidence import Evidence
+from endmark.jobs.spelling import counted
+from endmark.worker.doctor.checks import Finding, Level
+from endmark.worker.doctor.evidence import Evidence
 
 
 def summary(evidence: Evidence) -> str:

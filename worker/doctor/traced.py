@@ -6,12 +6,12 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from jobs.errors import UsageError
-from jobs.spec import Sampling
-from jobs.vocabulary import EosSource, FinishReason, Verdict
-from worker.doctor.evidence import Evidence, RowEvidence
-from worker.doctor.facts import read_facts, read_generation_config
-from worker.engine.loader import end_token_ids, load_tokenizer, model_path
+from endmark.jobs.errors import UsageError
+from endmark.jobs.spec import Sampling
+from endmark.jobs.vocabulary import EosSource, FinishReason, Verdict
+from endmark.worker.doctor.evidence import Evidence, RowEvidence
+from endmark.worker.doctor.facts import read_facts, read_generation_config
+from endmark.worker.models.loader import end_token_ids, load_tokenizer, model_path
 
 
 def read_traced(path: str, *, limit: int, model: str | None = None) -> Evidence:

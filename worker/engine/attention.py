@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from jobs.errors import ModelError
+from endmark.jobs.errors import ModelError
 
 PLAIN = "endmark_plain"  # the name in transformers' registry
 

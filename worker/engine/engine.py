@@ -7,12 +7,12 @@ step whose result is dropped.
 
 from collections.abc import Collection, Iterable
 
-from jobs.errors import PromptTooLong
-from worker.engine.plan import Runner, Ticket
-from worker.engine.request import Finished, Request
-from worker.engine.row import RowState
-from worker.engine.scheduler import Scheduler
-from worker.engine.text import Vocabulary
+from endmark.jobs.errors import PromptTooLong
+from endmark.worker.engine.plan import Runner, Ticket
+from endmark.worker.engine.request import Finished, Request
+from endmark.worker.engine.row import RowState
+from endmark.worker.engine.scheduler import Scheduler
+from endmark.worker.engine.text import Vocabulary
 
 
 class Engine:

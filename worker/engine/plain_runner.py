@@ -9,11 +9,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from jobs.sentences import ENDED
-from worker.engine.attention import PagedBatch, Span
-from worker.engine.plan import FORCED, HIDDEN, NATURAL, DecodePlan, PrefillPlan, PrefillRow, StepResult, Ticket
-from worker.engine.sampler import Draw, choose, stream_key
-from worker.engine.scores import (
+from endmark.jobs.sentences import ENDED
+from endmark.worker.engine.attention import PagedBatch, Span
+from endmark.worker.engine.plan import (
+    FORCED,
+    HIDDEN,
+    NATURAL,
+    DecodePlan,
+    PrefillPlan,
+    PrefillRow,
+    StepResult,
+    Ticket,
+)
+from endmark.worker.engine.sampler import Draw, choose, stream_key
+from endmark.worker.engine.scores import (
     AFTER_SENTENCE,
     NUMBERS,
     as_floats,

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from jobs.spec import Sampling
-from jobs.strategies import ScoreNumbers
+from endmark.jobs.spec import Sampling
+from endmark.jobs.strategies import ScoreNumbers
 
 NATURAL = 1  # flag: EOS would have been chosen without the strategy's change too
 FORCED = 2  # flag: a strategy excluded every other token

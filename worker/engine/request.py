@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.spec import Sampling
-from jobs.strategies import Strategy
-from jobs.vocabulary import EosTrace, Verdict
+from endmark.jobs.spec import Sampling
+from endmark.jobs.strategies import Strategy
+from endmark.jobs.vocabulary import EosTrace, Verdict
 
 
 @dataclass(frozen=True, slots=True)

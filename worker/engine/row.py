@@ -1,13 +1,13 @@
 """One row in the engine: its tokens and pages, and how it ends."""
 
-from jobs.sentences import MID, advance
-from jobs.spec import Sampling
-from jobs.strategies import ScoreNumbers, score_numbers
-from jobs.strategies.base import Ending
-from jobs.vocabulary import EosSource, EosTrace, FinishReason, Verdict
-from worker.engine.plan import FORCED, HIDDEN, NATURAL
-from worker.engine.request import Finished, Request
-from worker.engine.text import AnswerText, Vocabulary
+from endmark.jobs.sentences import MID, advance
+from endmark.jobs.spec import Sampling
+from endmark.jobs.strategies import ScoreNumbers, score_numbers
+from endmark.jobs.strategies.base import Ending
+from endmark.jobs.vocabulary import EosSource, EosTrace, FinishReason, Verdict
+from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
+from endmark.worker.engine.request import Finished, Request
+from endmark.worker.engine.text import AnswerText, Vocabulary
 
 
 class RowState:

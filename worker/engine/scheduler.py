@@ -8,10 +8,10 @@ and is computed again; its tokens are kept.
 
 from collections.abc import Iterator
 
-from worker.engine.pages import PagePool
-from worker.engine.plan import DecodePlan, PrefillPlan, PrefillRow, Runner
-from worker.engine.row import RowState
-from worker.engine.waiting import WaitingRows
+from endmark.worker.engine.pages import PagePool
+from endmark.worker.engine.plan import DecodePlan, PrefillPlan, PrefillRow, Runner
+from endmark.worker.engine.row import RowState
+from endmark.worker.engine.waiting import WaitingRows
 
 
 class Scheduler:

@@ -9,7 +9,7 @@ from dataclasses import astuple, fields
 import torch
 from torch import Tensor
 
-from jobs.strategies import ScoreNumbers
+from endmark.jobs.strategies import ScoreNumbers
 
 NUMBERS = len(fields(ScoreNumbers))
 START, FULL, POWER, MARGIN, AFTER_SENTENCE, FACTOR, RATIO, FORCE_AT = range(NUMBERS)

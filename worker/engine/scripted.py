@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from worker.engine.plan import NATURAL, DecodePlan, PrefillPlan, StepResult, Ticket
+from endmark.worker.engine.plan import NATURAL, DecodePlan, PrefillPlan, StepResult, Ticket
 
 
 @dataclass(frozen=True, slots=True)

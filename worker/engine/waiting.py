@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Iterator
 
-from worker.engine.row import RowState
+from endmark.worker.engine.row import RowState
 
 _TOKENS_PER_BATCH = 128  # of budget, that weigh as much as a batch of rows which was admitted meanwhile
 

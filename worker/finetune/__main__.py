@@ -1,4 +1,4 @@
-"""`python -m worker.finetune`: a fine-tuning in this process; spec in and progress out as lines of JSON."""
+"""`python -m endmark.worker.finetune`: a fine-tuning in this process; spec in, progress out, as lines of JSON."""
 
 import json
 import os
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from jobs.errors import EndmarkError
-from jobs.finetuning import FinetuneProgress, FinetuneSpec
-from worker.finetune.holding import disk_error
-from worker.parent import when_parent_ends
+from endmark.jobs.errors import EndmarkError
+from endmark.jobs.finetuning.request import FinetuneProgress, FinetuneSpec
+from endmark.worker.finetune.holding import disk_error
+from endmark.worker.process.parent import when_parent_ends
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
         spec = FinetuneSpec.from_json(line)
         import torch  # behind the spec, which is told wrong at once
 
-        from worker.finetune.run import fine_tune
+        from endmark.worker.finetune.run import fine_tune
 
         try:
             fine_tune(spec, report, device="cuda" if torch.cuda.is_available() else "cpu")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.finetune.labels import IGNORED
+from endmark.worker.finetune.labels import IGNORED
 
 
 class Collator:

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from jobs.chats import Chat
-from jobs.errors import ModelError, PromptTooLong, SpecError
-from jobs.finetuning import FinetuneSpec
-from jobs.prompts import RowRequest
-from jobs.spec import GenerationSpec
-from jobs.vocabulary import EosSource
-from worker.engine.loader import LoadedEngine, load_engine
-from worker.engine.request import Finished, Request
-from worker.finetune.batches import Collator
-from worker.finetune.labels import IGNORED, LLAMA_2_TEMPLATE, Labelled
-from worker.prompting import Prompt, Prompter
+from endmark.jobs.errors import ModelError, PromptTooLong, SpecError
+from endmark.jobs.finetuning.chats import Chat
+from endmark.jobs.finetuning.request import FinetuneSpec
+from endmark.jobs.prompts import RowRequest
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.vocabulary import EosSource
+from endmark.worker.engine.request import Finished, Request
+from endmark.worker.finetune.batches import Collator
+from endmark.worker.finetune.labels import IGNORED, LLAMA_2_TEMPLATE, Labelled
+from endmark.worker.models.loader import LoadedEngine, load_engine
+from endmark.worker.service.prompting import Prompt, Prompter
 
 
 @dataclass(frozen=True, slots=True)

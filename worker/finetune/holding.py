@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from jobs.errors import EndmarkError, SpecError
-from jobs.locks import try_lock
+from endmark.jobs.errors import EndmarkError, SpecError
+from endmark.jobs.launch.locks import try_lock
 
 LOCK = "run.lock"  # in the folder while a process trains into it
 _PATIENCE = 30.0  # seconds: as long as a cancelled training may take to notice

@@ -9,8 +9,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.errors import ModelError
-from jobs.prompts import Turn
+from endmark.jobs.errors import ModelError
+from endmark.jobs.prompts import Turn
 
 IGNORED = -100  # the label of what is not to be learned
 # For models without a chat template: as Llama 2 was trained.

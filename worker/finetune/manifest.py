@@ -10,12 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jobs.adapters import MANIFEST
-from jobs.errors import SpecError
-from jobs.finetuning import FinetuneSpec
-from worker.engine.adapters import model_fingerprint
-from worker.engine.loader import model_path
-from worker.finetune.holding import LOCK
+from endmark.jobs.errors import SpecError
+from endmark.jobs.finetuning.adapters import MANIFEST
+from endmark.jobs.finetuning.request import FinetuneSpec
+from endmark.worker.finetune.holding import LOCK
+from endmark.worker.models.adapters import model_fingerprint
+from endmark.worker.models.loader import model_path
 
 EVALUATION = "evaluation.json"
 _RUN = "run.json"  # while it is not done

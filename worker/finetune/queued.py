@@ -1,4 +1,4 @@
-"""`python -m worker.finetune.queued ID …`: what a worker's process becomes to train, and then a worker again."""
+"""`python -m endmark.worker.finetune.queued ID …`: what a worker becomes to train, and then a worker again."""
 
 import logging
 import os
@@ -9,25 +9,25 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from db.connection import Store, open_store
-from db.finetunings import (
+from endmark.db.connection import Store, open_store
+from endmark.db.finetunings import (
     FinetuneLease,
     claim_finetuning,
     end_finetuning,
     release_finetuning,
     report_finetuning,
 )
-from db.workers import remove_worker, report_worker
-from jobs.errors import EndmarkError, LeaseLost, StoreError
-from jobs.finetune_process import check_extra, run_finetuning
-from jobs.finetuning import FinetuneProgress
-from jobs.settings import Settings
-from jobs.vocabulary import WorkerReport
-from worker.handover import become
-from worker.logs import log_to_stderr
-from worker.options import Arguments, parse
-from worker.parent import when_parent_ends
-from worker.periodic import Periodic
+from endmark.db.workers import remove_worker, report_worker
+from endmark.jobs.errors import EndmarkError, LeaseLost, StoreError
+from endmark.jobs.finetuning.request import FinetuneProgress
+from endmark.jobs.launch.finetunings import check_extra, run_finetuning
+from endmark.jobs.settings import Settings
+from endmark.jobs.vocabulary import WorkerReport
+from endmark.worker.process.logs import log_to_stderr
+from endmark.worker.process.options import Arguments, parse
+from endmark.worker.process.parent import when_parent_ends
+from endmark.worker.process.periodic import Periodic
+from endmark.worker.service.handover import become
 
 _HEARTBEAT = 15.0
 _TOLD_EVERY = 1.0  # seconds between writes of the progress
@@ -50,7 +50,7 @@ def main(finetuning: str, words: Sequence[str]) -> None:
         log.error("fine-tuning %s: %s", finetuning, error)
         ended = False
     if not ended:
-        become("worker.app", *words)
+        become("endmark.worker.service.app", *words)
 
 
 def _take_and_train(settings: Settings, store: Store, finetuning: str, arguments: Arguments) -> bool:

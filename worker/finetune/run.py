@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 
-from jobs.chats import Chat, read_chats
-from jobs.errors import DatasetError, Problem, SpecError
-from jobs.finetuning import FinetuneProgress, FinetuneSpec
-from worker.engine.loader import end_token_ids, load_model, load_tokenizer, model_path
-from worker.finetune.curve import write_curve
-from worker.finetune.evaluation import as_record, held_out_endings, held_out_perplexity, table
-from worker.finetune.holding import held
-from worker.finetune.labels import LLAMA_2_TEMPLATE, Labelled, Labeller
-from worker.finetune.manifest import EVALUATION, begin_run, describe, end_run, is_done, write_json
-from worker.finetune.training import CHECKPOINTS, build_trainer, check_eos, last_checkpoint, train
+from endmark.jobs.errors import DatasetError, Problem, SpecError
+from endmark.jobs.finetuning.chats import Chat, read_chats
+from endmark.jobs.finetuning.request import FinetuneProgress, FinetuneSpec
+from endmark.worker.finetune.curve import write_curve
+from endmark.worker.finetune.evaluation import as_record, held_out_endings, held_out_perplexity, table
+from endmark.worker.finetune.holding import held
+from endmark.worker.finetune.labels import LLAMA_2_TEMPLATE, Labelled, Labeller
+from endmark.worker.finetune.manifest import EVALUATION, begin_run, describe, end_run, is_done, write_json
+from endmark.worker.finetune.training import CHECKPOINTS, build_trainer, check_eos, last_checkpoint, train
+from endmark.worker.models.loader import end_token_ids, load_model, load_tokenizer, model_path
 
 _HELD_OUT_SHARE = 5  # at most one in so many different prompts is held out
 

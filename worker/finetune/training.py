@@ -15,11 +15,11 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from jobs.errors import SpecError
-from jobs.finetuning import FinetuneProgress, FinetuneSpec
-from worker.engine.loader import compute_dtype
-from worker.finetune.batches import Collator, count_eos
-from worker.finetune.labels import Labelled, pack
+from endmark.jobs.errors import SpecError
+from endmark.jobs.finetuning.request import FinetuneProgress, FinetuneSpec
+from endmark.worker.finetune.batches import Collator, count_eos
+from endmark.worker.finetune.labels import Labelled, pack
+from endmark.worker.models.loader import compute_dtype
 
 CHECKPOINTS = "checkpoints"  # in the adapter's folder
 _STATE = "trainer_state.json"  # the last file of a checkpoint to be written

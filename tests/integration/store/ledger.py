@@ -2,11 +2,11 @@
 
 from sqlalchemy import text
 
-from db.attempts import commit
-from db.rows import unfinished_rows
-from db.schema import COUNTERS
-from db.shards import claim, finish
-from jobs.vocabulary import Attempt, EosSource, EosTrace, FinishReason, Outcome, Verdict
+from endmark.db.attempts import commit
+from endmark.db.rows import unfinished_rows
+from endmark.db.schema import COUNTERS
+from endmark.db.shards import claim, finish
+from endmark.jobs.vocabulary import Attempt, EosSource, EosTrace, FinishReason, Outcome, Verdict
 
 MODEL = "m"
 

@@ -7,14 +7,14 @@ import time
 import pytest
 from sqlalchemy import text
 
-from db.attempts import commit
-from db.connection import open_store
-from db.jobs import load_job
-from db.progress import all_statuses, job_status
-from db.rows import unfinished_rows
-from db.shards import finish
-from jobs.errors import StoreError
-from jobs.vocabulary import Attempt, EosTrace, FinishReason, JobState, Outcome, Verdict
+from endmark.db.attempts import commit
+from endmark.db.connection import open_store
+from endmark.db.jobs import load_job
+from endmark.db.progress import all_statuses, job_status
+from endmark.db.rows import unfinished_rows
+from endmark.db.shards import finish
+from endmark.jobs.errors import StoreError
+from endmark.jobs.vocabulary import Attempt, EosTrace, FinishReason, JobState, Outcome, Verdict
 from tests.integration.service_fixtures import submit
 from tests.integration.store.ledger import (
     answer_all,

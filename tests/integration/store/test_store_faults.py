@@ -10,16 +10,16 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
-from db import failures, file_systems
-from db.attempts import commit
-from db.connection import open_store, upgrade
-from db.failures import failure, passes
-from db.file_systems import network_file_system
-from db.jobs import load_job
-from db.migrations import HEAD
-from db.progress import job_status
-from jobs.errors import SchemaError, StoreError
-from jobs.vocabulary import JobState
+from endmark.db import failures, file_systems
+from endmark.db.attempts import commit
+from endmark.db.connection import open_store, upgrade
+from endmark.db.failures import failure, passes
+from endmark.db.file_systems import network_file_system
+from endmark.db.jobs import load_job
+from endmark.db.migrations import HEAD
+from endmark.db.progress import job_status
+from endmark.jobs.errors import SchemaError, StoreError
+from endmark.jobs.vocabulary import JobState
 from tests.integration.service_fixtures import (
     QUICKLY,
     Worker,
@@ -196,11 +196,11 @@ def test_the_innermost_mount_tells(table, kind, tmp_path, monkeypatch):
 
 
 def test_the_tables_are_those_that_the_queries_know(database_url):
-    """What the migrations make is what `db.schema` says."""
+    """What the migrations make is what `endmark.db.schema` says."""
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    from db.schema import metadata
+    from endmark.db.schema import metadata
 
     upgrade(database_url)
     url = make_url(database_url)

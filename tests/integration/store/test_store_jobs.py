@@ -5,15 +5,15 @@ import threading
 
 import pytest
 
-from db.attempts import commit
-from db.export import export_job, stream_results
-from db.jobs import cancel_job, load_job, pause_job, resolve_job, resume_job, retry_rows
-from db.progress import all_statuses, job_status
-from db.rows import unfinished_rows
-from db.shards import finish
-from jobs.errors import Interrupted, JobNotFound, JobStateError
-from jobs.spec import GenerationSpec
-from jobs.vocabulary import FinishReason, JobState
+from endmark.db.attempts import commit
+from endmark.db.export import export_job, stream_results
+from endmark.db.jobs import cancel_job, load_job, pause_job, resolve_job, resume_job, retry_rows
+from endmark.db.progress import all_statuses, job_status
+from endmark.db.rows import unfinished_rows
+from endmark.db.shards import finish
+from endmark.jobs.errors import Interrupted, JobNotFound, JobStateError
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.vocabulary import FinishReason, JobState
 from tests.integration.service_fixtures import submit
 from tests.integration.store.ledger import (
     answer,

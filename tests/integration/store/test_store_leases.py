@@ -5,12 +5,12 @@ from collections import Counter
 
 import pytest
 
-from db.attempts import commit
-from db.connection import open_store
-from db.jobs import cancel_job, load_job, pause_job, resume_job
-from db.shards import finish, heartbeat, mark_sent, release
-from jobs.errors import LeaseLost
-from jobs.vocabulary import JobState, ShardKey
+from endmark.db.attempts import commit
+from endmark.db.connection import open_store
+from endmark.db.jobs import cancel_job, load_job, pause_job, resume_job
+from endmark.db.shards import finish, heartbeat, mark_sent, release
+from endmark.jobs.errors import LeaseLost
+from endmark.jobs.vocabulary import JobState, ShardKey
 from tests.integration.service_fixtures import shards_of, submit
 from tests.integration.store.ledger import answer, answer_all, expire, outcome, rows_of, take
 

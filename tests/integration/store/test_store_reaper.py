@@ -4,16 +4,16 @@ from dataclasses import fields
 
 import pytest
 
-from db.attempts import commit
-from db.jobs import add_rows, begin_job, discard_submission, finish_submission, load_job, pause_job
-from db.progress import job_status
-from db.rows import unfinished_rows
-from db.shards import finish, mark_sent, reap
-from db.submission import ABANDONED_AFTER
-from db.workers import list_workers, remove_worker, report_worker, workers_for
-from jobs.errors import JobNotFound, StoreError
-from jobs.spec import GenerationSpec
-from jobs.vocabulary import JobState, ShardKey, WorkerReport
+from endmark.db.attempts import commit
+from endmark.db.jobs import add_rows, begin_job, discard_submission, finish_submission, load_job, pause_job
+from endmark.db.progress import job_status
+from endmark.db.rows import unfinished_rows
+from endmark.db.shards import finish, mark_sent, reap
+from endmark.db.submission import ABANDONED_AFTER
+from endmark.db.workers import list_workers, remove_worker, report_worker, workers_for
+from endmark.jobs.errors import JobNotFound, StoreError
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.vocabulary import JobState, ShardKey, WorkerReport
 from tests.integration.service_fixtures import shards_of, submit
 from tests.integration.store.ledger import (
     counters,

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from jobs.errors import ModelError
-from worker.engine.cuda.kernels.cache_write import write_cache
-from worker.engine.cuda.kernels.decode_attention import decode_attention
-from worker.engine.cuda.kernels.prefill_attention import Tiles, prefill_attention
+from endmark.jobs.errors import ModelError
+from endmark.worker.engine.cuda.kernels.cache_write import write_cache
+from endmark.worker.engine.cuda.kernels.decode_attention import decode_attention
+from endmark.worker.engine.cuda.kernels.prefill_attention import Tiles, prefill_attention
 
 PAGED = "endmark_paged"  # the name in transformers' registry
 HEAD_SIZES = (64, 80, 96, 128, 256)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from worker.engine.cuda.attention import RotaryDelay, rotates_halves
-from worker.engine.cuda.kernels.gated import GELU_TANH, SILU, gated
-from worker.engine.cuda.kernels.norms import rms_norm
+from endmark.worker.engine.cuda.attention import RotaryDelay, rotates_halves
+from endmark.worker.engine.cuda.kernels.gated import GELU_TANH, SILU, gated
+from endmark.worker.engine.cuda.kernels.norms import rms_norm
 
 
 @dataclass(slots=True)

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.engine.cuda.kernels.prefill_attention import TILE, Tiles
-from worker.engine.cuda.staging import to_device
-from worker.engine.plan import PrefillRow
+from endmark.worker.engine.cuda.kernels.prefill_attention import TILE, Tiles
+from endmark.worker.engine.cuda.staging import to_device
+from endmark.worker.engine.plan import PrefillRow
 
 log = logging.getLogger(__name__)
 

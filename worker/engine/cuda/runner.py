@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from worker.engine.cuda.attention import PAGED, DeviceBatch
-from worker.engine.cuda.fusion import Fused, fuse
-from worker.engine.cuda.kernels.sampling import begin_step, finish_step
-from worker.engine.cuda.prefill import Passes, Piece, PrefillInputs
-from worker.engine.cuda.slots import SlotState
-from worker.engine.cuda.staging import Download, Upload
-from worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket
+from endmark.worker.engine.cuda.attention import PAGED, DeviceBatch
+from endmark.worker.engine.cuda.fusion import Fused, fuse
+from endmark.worker.engine.cuda.kernels.sampling import begin_step, finish_step
+from endmark.worker.engine.cuda.prefill import Passes, Piece, PrefillInputs
+from endmark.worker.engine.cuda.slots import SlotState
+from endmark.worker.engine.cuda.staging import Download, Upload
+from endmark.worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket
 
 _FINE, _COARSE = (1, 2, 4, 8, 16, 24, 32), 16  # batch sizes with a graph of their own: these, then every 16
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker.engine.cuda.staging import to_device
-from worker.engine.plan import PrefillRow
-from worker.engine.sampler import stream_key
-from worker.engine.scores import NUMBERS, as_floats
+from endmark.worker.engine.cuda.staging import to_device
+from endmark.worker.engine.plan import PrefillRow
+from endmark.worker.engine.sampler import stream_key
+from endmark.worker.engine.scores import NUMBERS, as_floats
 
 
 class SlotState:

@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from jobs.sentences import ENDED
-from worker.engine.cuda.kernels.drawing import draw, ordered, published_pass, raised_eos
-from worker.engine.plan import FORCED, HIDDEN, NATURAL
+from endmark.jobs.sentences import ENDED
+from endmark.worker.engine.cuda.kernels.drawing import draw, ordered, published_pass, raised_eos
+from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
 
 _ENDED, _NATURAL, _FORCED, _HIDDEN = (tl.constexpr(value) for value in (ENDED, NATURAL, FORCED, HIDDEN))
 _LARGEST_GROWTH = tl.constexpr(1e30)

@@ -1,0 +1,137 @@
+"""Worker processes as others start them: the command line, and a child that dies with its parent."""
+
+import json
+import os
+import subprocess
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import endmark
+from endmark.jobs.launch.interpreter import module_command
+from endmark.jobs.settings import Settings
+
+_ROOT = Path(endmark.__file__).resolve().parent.parent  # the folder that holds the package `endmark`
+
+_LOGS_KEPT = 20
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What a worker is to hold and where it is to run."""
+
+    model: str
+    adapter: str | None = None
+    gpus: str = "all"  # `all`, `cpu`, or numbers joined by commas
+    weights: str = "auto"  # `auto`, `packed` or `expanded`
+    kv_cache: str = "auto"  # `auto` or `fp8`
+    trust_remote_code: bool = False
+    grace: float = 30.0  # seconds that a drain gives the rows that run
+    stall: float = 300.0  # seconds that one step of the engine may take
+    metrics_port: int | None = None  # of the first process; each further one takes the next
+    lease: float = 90.0  # seconds after which what a dead worker held is taken up again
+
+    def arguments(self) -> list[str]:
+        """Return these options as `python -m endmark.worker.supervisor` reads them."""
+        words = ["--model", self.model, "--gpus", self.gpus, "--weights", self.weights]
+        words += ["--kv-cache", self.kv_cache]
+        words += ["--grace", str(self.grace), "--stall", str(self.stall), "--lease", str(self.lease)]
+        if self.adapter is not None:
+            words += ["--adapter", self.adapter]
+        if self.metrics_port is not None:
+            words += ["--metrics-port", str(self.metrics_port)]
+        return [*words, "--trust-remote-code"] if self.trust_remote_code else words
+
+
+def worker_command(options: WorkerOptions, *extra: str, module: str = "endmark.worker.supervisor") -> list[str]:
+    """Return the command that runs a worker, to be run under `worker_environment`."""
+    return module_command(module, *options.arguments(), *extra)
+
+
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """Return the environment that `worker_command` needs."""
+    environment = {**os.environ, **settings.environment(), "PYTHONUNBUFFERED": "1"}
+    if "site-packages" not in _ROOT.parts:  # a source tree that may not be installed
+        path = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *([path] if path else [])])
+    return environment
+
+
+def start_worker(settings: Settings, options: WorkerOptions) -> "WorkerProcess":
+    """Start a worker that logs to a file under the home folder and ends when this process does."""
+    folder = settings.home / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in sorted(folder.glob("worker-*"))[:-_LOGS_KEPT]:
+        old.unlink(missing_ok=True)
+    name = f"worker-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    log_path, report_path = folder / f"{name}.log", folder / f"{name}.failure"
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            worker_command(options, "--with-parent", "--report", str(report_path)),
+            stdin=subprocess.PIPE,  # the worker ends when this end of the pipe is closed, by us or by our death
+            stdout=log,
+            stderr=log,
+            env=worker_environment(settings),
+            start_new_session=True,  # Ctrl-C is the parent's, which then stops the worker in order
+        )
+    return WorkerProcess(process, log_path, report_path)
+
+
+@dataclass(slots=True)
+class WorkerProcess:
+    """A worker started by this process."""
+
+    process: subprocess.Popen[bytes]
+    log_path: Path
+    report_path: Path = field(repr=False)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self.process.poll() is None
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self.process.poll()
+
+    def tail(self, lines: int = 20) -> str:
+        """Return the end of its log."""
+        with self.log_path.open(errors="replace") as log:
+            return "".join(deque(log, maxlen=lines))
+
+    def failure(self) -> tuple[str, str | None] | None:
+        """Return why it gave up and the hint how to mend it, or None if it has not said so."""
+        return read_failure(self.report_path)
+
+    def stop(self, grace: float = 60.0) -> int:
+        """End it: let it drain for `grace` seconds, then kill it. Return its exit code."""
+        assert self.process.stdin is not None
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            code = self.process.wait(grace)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        finally:
+            self.process.stdin.close()
+        self.report_path.unlink(missing_ok=True)
+        return code
+
+
+def write_failure(path: Path, message: str, hint: str | None) -> None:
+    """Leave word of why a worker gave up, for the process that started it."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(json.dumps({"message": message, "hint": hint}))
+    fresh.replace(path)
+
+
+def read_failure(path: Path) -> tuple[str, str | None] | None:
+    """Return what `write_failure` wrote, or None."""
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    return values["message"], values["hint"]

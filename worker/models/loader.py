@@ -1,0 +1,196 @@
+"""Loading a model in 4 bits (NF4, double quantisation) and building the engine around it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from bitsandbytes.nn.modules import Linear4bit
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from endmark.jobs.errors import ModelError
+from endmark.jobs.settings import DEMO_MODEL
+from endmark.worker.demo import MODEL_DIR
+from endmark.worker.engine.attention import PLAIN
+from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.text import Vocabulary
+from endmark.worker.models.adapters import apply_adapter, check_folder
+from endmark.worker.models.building import Shape, build_runner
+from endmark.worker.models.support import check_attention, check_kind
+from endmark.worker.models.weights import apply_weights_mode
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What an engine runs on, for logs and `status`."""
+
+    model: str
+    adapter: str | None
+    device: str
+    weights: str  # packed, expanded, or how many layers are
+    weight_bytes: int
+    kv_tokens: int  # tokens that the KV cache holds
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """An engine with the tokeniser that feeds it."""
+
+    engine: Engine
+    tokenizer: Any
+    description: Description
+
+
+def model_path(model: str) -> str:
+    """Return the folder or hub id of a model; the bundled one goes by its name."""
+    return str(MODEL_DIR) if model == DEMO_MODEL else model
+
+
+def load_engine(
+    model: str,
+    *,
+    adapter: str | None = None,
+    device: str = "cpu",
+    weights: str = "auto",
+    max_rows: int | None = None,
+    kv_cache: str = "auto",
+    trust_remote_code: bool = False,
+) -> LoadedEngine:
+    """Load a model in NF4 and build its engine.
+
+    Args:
+        model: a hub id, a folder, or `demo`.
+        adapter: a folder with a PEFT adapter.
+        device: `cpu` or `cuda`.
+        weights: `packed`, `expanded` or `auto`.
+        max_rows: rows in one batch; by default what suits the device.
+        kv_cache: `auto`: the model's type, or `fp8`, which takes half the room and changes results a little.
+
+    Raises:
+        ModelError: the model is not there, or it or the adapter is of a kind that cannot run.
+        SpecError: the adapter was trained on another model.
+    """
+    path = model_path(model)
+    tokenizer = load_tokenizer(tokenizer_folder(path, adapter), trust_remote_code=trust_remote_code)
+    network = load_model(path, device=device, trust_remote_code=trust_remote_code)
+    shape = Shape.of(network, max_rows, kv_cache)
+    check_attention(
+        network,
+        layers=shape.layers,
+        kv_heads=shape.kv_heads,
+        head_size=shape.head_size,
+        context=shape.context,
+    )
+    chosen = apply_weights_mode(network, weights, shape.reserve)
+    if adapter is not None:
+        apply_adapter(network, adapter, model=model, path=path)
+    eos_ids = end_token_ids(network.generation_config, network.config, tokenizer)
+    vocabulary = Vocabulary.of(tokenizer)
+    weight_bytes = sum(item.numel() * item.element_size() for item in network.parameters())
+    runner = build_runner(network, eos_ids, vocabulary, shape, kv_cache)
+    description = Description(
+        model=model,
+        adapter=adapter,
+        device=device,
+        weights=chosen,
+        weight_bytes=weight_bytes,
+        kv_tokens=runner.num_pages * runner.page_size,
+    )
+    return LoadedEngine(Engine(runner, vocabulary, eos_ids), tokenizer, description)
+
+
+def tokenizer_folder(path: str, adapter: str | None) -> str:
+    """Return where the tokeniser is: with the adapter if it has one, for its chat template is the trained one."""
+    return adapter if adapter is not None and (Path(adapter) / "tokenizer.json").is_file() else path
+
+
+def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:  # noqa: ANN401
+    """Load a model's fast tokeniser.
+
+    Raises:
+        ModelError: it is not there, or has no fast form.
+    """
+    check_folder(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load the tokeniser of `{path}`: {error}") from error
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"the tokeniser of `{path}` has no fast form", hint="add its tokenizer.json to the folder"
+        )
+    return tokenizer
+
+
+def load_model(path: str, *, device: str, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Load a model's weights as NF4 with double quantisation, in fp32 on CPU and 16 bits on CUDA.
+
+    Raises:
+        ModelError: it is not there, cannot be loaded, or is of a kind that the engine cannot run.
+    """
+    check_folder(path)
+    transformers_logging.disable_progress_bar()
+    dtype = compute_dtype(device)
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        check_kind(skeleton)  # before gigabytes of weights are read
+        network = AutoModelForCausalLM.from_pretrained(
+            path,
+            quantization_config=quantization,
+            dtype=dtype,
+            device_map={"": device},
+            attn_implementation=PLAIN,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"cannot load the model `{path}`: {error}", hint="give a folder or a hub id with safetensors weights"
+        ) from error
+    except SafetensorError as error:
+        raise ModelError(
+            f"a file of the model `{path}` is damaged: {error}", hint="copy or download the model again"
+        ) from error
+    for module in network.modules():
+        if device == "cpu" and isinstance(module, Linear4bit):
+            # bitsandbytes would multiply in bf16 on some processors: an answer must not depend on which.
+            module.support_avx512bf16_for_cpu = False
+    network.eval()
+    loaded: PreTrainedModel = network
+    return loaded
+
+
+def compute_dtype(device: str) -> torch.dtype:
+    """Return the type to compute in: fp32 on CPU, bf16 where the GPU has it, else fp16."""
+    if device == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
+
+
+def end_token_ids(*sources: Any) -> frozenset[int]:  # noqa: ANN401
+    """Return every end token that a model's generation config, config and tokeniser name, all of them together.
+
+    Raises:
+        ModelError: the model has none.
+    """
+    found: set[int] = set()
+    for source in sources:
+        value = getattr(source, "eos_token_id", None)
+        if isinstance(value, Iterable):
+            found.update(value)
+        elif value is not None:
+            found.add(int(value))
+    if not found:
+        raise ModelError("the model names no end token", hint="set eos_token_id in its generation_config.json")
+    return frozenset(found)

@@ -1,0 +1,1 @@
+"""What supervisor and worker processes share: options, logs, the parent's death, periodic threads."""

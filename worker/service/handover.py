@@ -1,0 +1,68 @@
+"""A worker makes room for a fine-tuning: drained, its process becomes the one that trains, then a worker again.
+
+The process image is replaced, so that the GPU's memory is free for the training, and the supervisor sees one
+child all along.
+"""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from endmark.db.connection import Store
+from endmark.db.finetunings import due_finetuning, finetuning_status
+from endmark.jobs.errors import EndmarkError
+from endmark.jobs.launch.interpreter import module_command
+from endmark.jobs.launch.workers import WorkerOptions
+
+log = logging.getLogger("worker")
+
+
+class Handover:
+    """What this process is to train next, if anything."""
+
+    def __init__(self) -> None:
+        self.finetuning: str | None = None  # its id
+        self._store: Store | None = None
+
+    def offer(self, store: Store, options: WorkerOptions) -> bool:
+        """Take messages from now on; return whether a fine-tuning is due already, with no model loaded yet.
+
+        Raises:
+            StoreError: the database cannot be used.
+        """
+        if options.adapter is not None:
+            return False  # fine-tunings are of base models
+        self._store = store
+        self.finetuning = due_finetuning(store, options.model)
+        return self.finetuning is not None
+
+    def take(self, finetuning: str) -> None:
+        """Drain the worker for a fine-tuning that no other worker has taken."""
+        if self._store is None or self.finetuning is not None:
+            return
+        try:
+            if not finetuning_status(self._store, finetuning).due:
+                return
+        except EndmarkError as error:
+            log.error("fine-tuning %s: %s", finetuning, error)
+            return
+        self.finetuning = finetuning
+        log.info("making room for fine-tuning %s", finetuning)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def execute(self, words: Sequence[str]) -> None:
+        """Become the process that trains, if there is something to train; `words` are the worker's own."""
+        if self.finetuning is not None:
+            become("endmark.worker.finetune.queued", self.finetuning, *words)
+
+
+HANDOVER = Handover()  # of this process, as its signals are
+
+
+def become(module: str, *words: str) -> None:
+    """Replace this process by another module's; does not return."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, module_command(module, *words))  # noqa: S606

@@ -1,0 +1,70 @@
+"""One row on its way: its requests to the engine, and the attempts they became."""
+
+from dataclasses import dataclass, field, replace
+
+from endmark.jobs.strategies import Strategy, follow_up, write_strategies
+from endmark.jobs.vocabulary import Attempt, StoredRow
+from endmark.worker.engine.request import Finished, Request
+from endmark.worker.service.prompting import Prompt, Prompter
+
+
+@dataclass(slots=True)
+class RowRun:
+    """A row of a claimed shard. All its attempts are stored together, when the last of them has ended."""
+
+    row: StoredRow
+    prompt: Prompt  # under the strategies of the attempt that runs
+    attempts: list[Attempt] = field(default_factory=list)  # of this claim, oldest first
+
+    @property
+    def strategies(self) -> tuple[Strategy, ...]:
+        """The strategies of the attempt that runs."""
+        return self.prompt.spec.strategies
+
+    def first_request(self, key: int) -> Request:
+        """Return the request of the row's first attempt."""
+        return self._request(key)
+
+    def conclude(self, finished: Finished) -> Attempt:
+        """Add what the engine returned to the row's attempts."""
+        attempt = Attempt(
+            row=self.row.row,
+            attempt=self.row.attempts + len(self.attempts) + 1,
+            text=finished.text,
+            verdict=finished.verdict,
+            prompt_tokens=finished.prompt_tokens,
+            completion_tokens=len(finished.token_ids),
+            trace=finished.trace,
+            strategies=write_strategies(self.strategies),
+        )
+        self.attempts.append(attempt)
+        return attempt
+
+    def next_request(self, finished: Finished, key: int, prompter: Prompter) -> Request | None:
+        """Return the request of the attempt that a strategy asks for after this one; None if it was the last."""
+        following = follow_up(self.attempts, self.strategies)
+        if following is None:
+            return None
+        prompt = self.prompt
+        if following.strategies != self.strategies:
+            prompt = prompter.again(prompt, following.strategies)
+        if following.max_new_tokens is not None:
+            prompt = replace(prompt, spec=replace(prompt.spec, max_new_tokens=following.max_new_tokens))
+        if prompt.error is not None:
+            return None
+        self.prompt = prompt
+        request = self._request(key)
+        return replace(request, answer_token_ids=finished.token_ids) if following.keep_text else request
+
+    def _request(self, key: int) -> Request:
+        """Return a request under the row's spec."""
+        spec = self.prompt.spec
+        return Request(
+            key=key,
+            prompt_token_ids=self.prompt.token_ids,
+            max_new_tokens=spec.max_new_tokens,
+            sampling=spec.sampling,
+            strategies=spec.strategies,
+            stream=self.row.row,
+            trace=spec.trace,
+        )

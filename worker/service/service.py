@@ -1,0 +1,250 @@
+"""The service: shards are claimed, their rows fed to the one engine of the process, their outcomes stored."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from endmark.db import shards, workers
+from endmark.db.connection import Store
+from endmark.jobs.errors import EndmarkError, StoreError
+from endmark.jobs.vocabulary import ShardKey, WorkerReport
+from endmark.worker.process.periodic import Periodic
+from endmark.worker.service.engine_thread import EngineLike, EngineThread, failed
+from endmark.worker.service.feeder import Feeder
+from endmark.worker.service.in_flight import InFlight, ShardRun
+from endmark.worker.service.meter import Meter
+from endmark.worker.service.prompting import Prompter
+from endmark.worker.service.speed import Speed
+from endmark.worker.service.watchdog import Watchdog
+from endmark.worker.service.writer import Writer
+
+_FEWEST_ROWS = 4  # left in a shard that runs: one begins with 16, and its slowest rows hold it open
+_TICK = 0.2  # seconds between looks at what may end a wait
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often things are done and how long they may take, in seconds."""
+
+    lease: float = 90.0
+    heartbeat: float = 20.0
+    report: float = 3.0
+    reap: float = 15.0
+    look: float = 5.0  # between looks into the ledger while no message comes
+    stall: float = 300.0  # for one step of the engine
+    flush: float = 20.0  # for the last outcomes, when the process ends
+
+    @classmethod
+    def of(cls, lease: float, stall: float) -> "Pace":
+        """Return the pace for leases of that length: a lease outlives three missed heartbeats."""
+        return cls(lease=lease, heartbeat=min(20.0, lease / 4), reap=min(15.0, lease / 4), stall=stall)
+
+
+class Service:
+    """Owns the engine of a process and all threads around it.
+
+    Args:
+        engine: the engine, not yet in use.
+        prompter: makes its prompts.
+        store: the ledger.
+        identity: which worker this is, and what it holds.
+        rows_at_once: rows in one batch of the engine.
+        rows_ahead: rows that wait for a slot, below which a shard is claimed.
+        ring: sends messages for shards that are due.
+        fatal: ends the process, whose engine is broken.
+        pace: the times.
+    """
+
+    def __init__(
+        self,
+        engine: EngineLike,
+        prompter: Prompter,
+        store: Store,
+        identity: WorkerReport,
+        *,
+        rows_at_once: int,
+        rows_ahead: int,
+        ring: Callable[[Sequence[ShardKey]], None],
+        fatal: Callable[[], None],
+        pace: Pace | None = None,
+    ) -> None:
+        self._store = store
+        self._identity = identity
+        self._pace = pace or Pace()
+        self._fatal = fatal
+        self._ring = ring
+        self._rows_ahead = rows_ahead
+        self.shards_at_once = (rows_at_once + rows_ahead) // _FEWEST_ROWS + 2  # more than are claimed
+        self._in_flight = InFlight()
+        self._feeder = Feeder(store, prompter)
+        self._claiming = threading.Lock()
+        self._draining = threading.Event()
+        self._hurrying = threading.Event()
+        self.meter = Meter()
+        self._prolonged = 0.0  # when the leases were last
+        self._engine = EngineThread(
+            engine, lambda finished: self._writer.deliver(finished), self._broken, self.meter
+        )
+        self._writer = Writer(store, self._in_flight, prompter, self._engine.submit, self._lose, self.meter)
+        self._watchdog = Watchdog(lambda: self._engine.step_began, self._pace.stall)
+        self._speed = Speed(lambda: self._engine.row_steps)
+        self._periodic = [
+            Periodic("heartbeat", self._pace.heartbeat, self._heartbeat),
+            Periodic("report", self._pace.report, self._report),
+            Periodic("reaper", self._pace.reap, self._reap),
+            Periodic("look", self._pace.look, self._look),
+        ]
+
+    def start(self) -> None:
+        """Start all threads."""
+        self._writer.start()
+        self._engine.start()
+        self._watchdog.start()
+        for periodic in self._periodic:
+            periodic.start()
+
+    def run_next_shard(self) -> bool:
+        """Wait until the engine wants rows, claim the fairest due shard of its model, and see it through.
+
+        Returns:
+            False if no shard is due, or the service drains.
+
+        Raises:
+            EndmarkError: the ledger cannot be reached, or the shard cannot be read.
+        """
+        with self._claiming:  # one at a time, or all who wait would claim at once
+            shard = self._claim()
+        if shard is None:
+            return False
+        shard.over.wait()
+        return True
+
+    def drain(self, grace: float) -> None:
+        """Claim no more; give the rows that run `grace` seconds, store what there is, release the rest, stop."""
+        self._draining.set()
+        deadline = time.monotonic() + grace
+        with self._claiming:
+            shards_left = self._in_flight.shards()
+        for shard in shards_left:
+            while not shard.over.wait(_TICK):
+                if self._hurrying.is_set() or time.monotonic() > deadline:
+                    break
+        self._engine.stop(self._pace.flush)
+        self._writer.stop(self._pace.flush)
+        for shard in self._in_flight.shards():
+            self._release(shard)
+        for periodic in self._periodic:
+            periodic.stop()
+        self._watchdog.stop()
+        try:
+            workers.remove_worker(self._store, self._identity.worker)
+        except StoreError as error:
+            log.warning("cannot sign off: %s", error)
+
+    @property
+    def drained(self) -> bool:
+        """Whether a drain has begun."""
+        return self._draining.is_set()
+
+    def lease_age(self) -> float:
+        """Return the seconds since the lease was claimed or prolonged for which that is longest; 0 without any."""
+        held = self._in_flight.shards()
+        return max((time.monotonic() - max(shard.began, self._prolonged) for shard in held), default=0.0)
+
+    def hurry(self) -> None:
+        """End the grace of a drain that is under way, or of the next."""
+        self._hurrying.set()
+
+    def _claim(self) -> ShardRun | None:
+        """Claim a shard and hand its rows to the engine."""
+        while not self._engine.wait_hungry(self._rows_ahead, _TICK):
+            if self._draining.is_set():
+                return None
+        if self._draining.is_set():
+            return None
+        identity = self._identity
+        lease = shards.claim(
+            self._store,
+            worker=identity.worker,
+            model=identity.model,
+            adapter=identity.adapter,
+            lease_seconds=self._pace.lease,
+        )
+        if lease is None:
+            return None
+        self.meter.reaped += lease.attempts > 1
+        shard = ShardRun(lease)
+        try:
+            self._feed(shard)
+        except EndmarkError:
+            self._release(shard)
+            raise
+        return shard
+
+    def _feed(self, shard: ShardRun) -> None:
+        """Hand a shard's rows to the engine, and those that cannot be run to the writer."""
+        keyed = self._in_flight.open(shard, self._feeder.rows(shard.lease))
+        log.debug("%s: claimed, %d rows", shard, len(keyed))
+        if not keyed:
+            shards.finish(self._store, shard.lease)
+            self._in_flight.close(shard)
+            return
+        refused = [failed(key, run.prompt.error) for key, run in keyed if run.prompt.error is not None]
+        self._engine.submit([run.first_request(key) for key, run in keyed if run.prompt.error is None])
+        if refused:
+            self._writer.deliver(refused)
+
+    def _release(self, shard: ShardRun) -> None:
+        """Give a shard back, for any worker to go on with."""
+        self._in_flight.close(shard)
+        try:
+            shards.release(self._store, shard.lease)
+            log.info("%s: released", shard)
+        except StoreError as error:
+            log.warning("%s: cannot release it, its lease will run out: %s", shard, error)
+
+    def _lose(self, shard: ShardRun) -> None:
+        """Drop a shard that is ours no longer: its job was cancelled, or another worker has taken it."""
+        keys = self._in_flight.close(shard)
+        if keys is not None:
+            self._engine.cancel(keys)
+            log.warning("%s: paused, cancelled or taken by another worker; %d rows are dropped", shard, len(keys))
+
+    def _broken(self) -> None:
+        """End the process, whose engine is of no use; what it has finished is stored first."""
+        self._writer.stop(self._pace.flush)
+        self._fatal()
+
+    def _heartbeat(self) -> None:
+        """Keep the leases, of shards that are still ours."""
+        held = self._in_flight.shards()
+        if held:
+            leases = [shard.lease for shard in held]
+            lost = shards.heartbeat(self._store, leases, lease_seconds=self._pace.lease)
+            self._prolonged = time.monotonic()
+            for shard in held:
+                if shard.lease.key in lost:
+                    self._lose(shard)
+
+    def _report(self) -> None:
+        """Tell `status` what this worker does."""
+        report = replace(self._identity, tokens_per_second=round(self._speed.per_second(), 1))
+        workers.report_worker(self._store, report)
+
+    def _reap(self) -> None:
+        """Free what dead workers held, and ring for shards whose message may be lost."""
+        ours = (self._identity.model, self._identity.adapter)
+        due = [key for key, model, adapter in shards.reap(self._store) if (model, adapter) == ours]
+        if due:
+            self._ring(due)
+
+    def _look(self) -> None:
+        """Claim what is due although no message came: the broker may be away, or have lost its messages."""
+        due = True
+        while due:
+            with self._claiming:
+                due = self._claim() is not None

@@ -1,0 +1,198 @@
+"""One child process for each GPU: started pinned, restarted when it dies, drained when the supervisor must end.
+
+It never loads torch, so that CUDA_VISIBLE_DEVICES is set before the child's Python starts, and so that nothing
+that happens in a GPU process can harm it.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from endmark.jobs.errors import EndmarkError
+
+EXIT_CANNOT_START = 78  # a child that says why it cannot run; another try would end the same way
+_TICK = 0.2
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """One child to keep running."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """When to start a child again, in seconds."""
+
+    first_wait: float = 1.0  # doubled with each quick death in a row
+    longest_wait: float = 30.0
+    quick: float = 60.0  # a child that lived for less died quickly
+    most_quick: int = 5  # quick deaths in a row after which it is given up
+
+
+class Child:
+    """One child process and its restarts."""
+
+    def __init__(self, spec: ChildSpec, policy: RestartPolicy) -> None:
+        self.spec = spec
+        self.over: str | None = None  # why it runs no more
+        self.failed = False
+        self._policy = policy
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._start_at = 0.0
+        self._quick_deaths = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def look(self, *, draining: bool) -> None:
+        """Notice its death, and start it when it is time to."""
+        now = time.monotonic()
+        if self._process is not None and self._process.poll() is not None:
+            self._bury(self._process, now)
+        if self._process is None and self.over is None:
+            if draining:
+                self.over = "drained"
+            elif now >= self._start_at:
+                self._start(now)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal if it runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def _start(self, now: float) -> None:
+        """Start the process."""
+        self._started = now
+        self._process = subprocess.Popen(
+            list(self.spec.command),
+            env=dict(self.spec.environment),
+            stdin=subprocess.PIPE,  # closed by our death, which ends the child
+            start_new_session=True,  # signals reach it through us
+        )
+        log.info("%s: started as process %d", self.spec.name, self._process.pid)
+
+    def _bury(self, process: subprocess.Popen[bytes], now: float) -> None:
+        """Decide what follows the death of the process."""
+        assert process.stdin is not None
+        process.stdin.close()
+        self._process = None
+        code = process.returncode
+        lived = now - self._started
+        if code == 0:
+            self.over = "ended"
+            return
+        if code == EXIT_CANNOT_START:
+            self.over, self.failed = "it cannot start", True
+            return
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        self._quick_deaths = self._quick_deaths + 1 if lived < self._policy.quick else 0
+        if self._quick_deaths > self._policy.most_quick:
+            self.over, self.failed = f"it {how}, for the {self._quick_deaths}th time in a row", True
+            return
+        doubled = self._policy.first_wait * 2 ** max(0, self._quick_deaths - 1)
+        wait = min(doubled, self._policy.longest_wait)
+        self._start_at = now + wait
+        log.warning("%s: %s after %.0f s; starting it again in %.0f s", self.spec.name, how, lived, wait)
+
+
+class Supervisor:
+    """Keeps children running until each is over, or until it is told to drain.
+
+    Args:
+        specs: the children.
+        policy: when to start one again.
+        grace: seconds after which a draining child is killed.
+        chore: something to do every few seconds, such as reviving the broker.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[ChildSpec],
+        *,
+        policy: RestartPolicy | None = None,
+        grace: float = 60.0,
+        chore: Callable[[], None] = lambda: None,
+        chore_interval: float = 2.0,
+    ) -> None:
+        self._children = [Child(spec, policy or RestartPolicy()) for spec in specs]
+        self._grace = grace
+        self._chore = chore
+        self._chore_interval = chore_interval
+        self._wake = threading.Event()
+        self._asked = 0  # how often it was told to drain
+
+    def drain(self) -> None:
+        """Tell the children to drain; told again, they stop at once. Safe in a signal handler."""
+        self._asked += 1
+        self._wake.set()
+
+    def stop_now(self) -> None:
+        """Tell the children to stop without a drain."""
+        self.drain()
+        self.drain()
+
+    def run(self) -> list[str]:
+        """Run until no child is left; return why each that failed did."""
+        passed_on = 0
+        kill_at: float | None = None
+        chore_at = 0.0
+        while True:
+            for child in self._children:
+                child.look(draining=self._asked > 0)
+            if all(child.over is not None for child in self._children):
+                return [f"{child.spec.name}: {child.over}" for child in self._children if child.failed]
+            now = time.monotonic()
+            while passed_on < self._asked:
+                passed_on += 1
+                kill_at = kill_at or now + self._grace
+                for child in self._children:
+                    child.signal(signal.SIGTERM)
+            if kill_at is not None and now > kill_at:
+                for child in self._children:
+                    child.signal(signal.SIGKILL)
+            if now >= chore_at:
+                self._do_chore()
+                chore_at = now + self._chore_interval
+            self._wake.wait(_TICK)
+            self._wake.clear()
+
+    def _do_chore(self) -> None:
+        """Do the chore; one that fails is tried again."""
+        try:
+            self._chore()
+        except EndmarkError as error:
+            log.error("%s", error)
+
+
+def child_specs(
+    command: Sequence[str], environment: Mapping[str, str], gpus: Sequence[str] | None
+) -> list[ChildSpec]:
+    """Return a child for each GPU, which sees that GPU alone, or one that sees none."""
+    if gpus is None:
+        # Threads that spin at torch's barriers starve each other on a busy machine: a quarter of the speed.
+        return [
+            ChildSpec("cpu", command, {"OMP_WAIT_POLICY": "PASSIVE", **environment, "CUDA_VISIBLE_DEVICES": ""})
+        ]
+    return [ChildSpec(f"gpu {gpu}", command, {**environment, "CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus]
+
+
+def drain_on_signals(supervisor: Supervisor) -> None:
+    """Let SIGTERM and SIGINT drain the supervisor instead of ending this process."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.drain())
+    if hasattr(signal, "SIGHUP") and os.isatty(0):
+        signal.signal(signal.SIGHUP, lambda *_: supervisor.drain())  # the terminal was closed
