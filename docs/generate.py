@@ -1,4 +1,4 @@
-"""Write the parts of the docs that the code already says: the README's file tree, and every command's help.
+"""Write the parts of the docs that the code already says: the map of all files, and every command's help.
 
 `python docs/generate.py` rewrites them; a test checks that they are as written.
 """
@@ -12,7 +12,6 @@ import click
 from endmark.cli.main import endmark
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- tree: made by docs/generate.py -->\n```\n", "```\n<!-- /tree -->"
 FOLDERS = ("jobs", "db", "worker", "cli", "benchmarks", "docs")
 _WIDTH = 24  # of the names
 
@@ -44,11 +43,10 @@ def _order(path: Path) -> tuple[str, bool, str]:
     return str(path.parent), path.name != "__init__.py", path.name
 
 
-def with_tree(readme: str) -> str:
-    """Return the README with the tree as it is now."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return before + BEGIN + tree() + END + after
+def map_page() -> str:
+    """Return the page of all files."""
+    head = "# Where things are\n\nMade by `python docs/generate.py` from the modules' docstrings. `tests/` mirrors the rooms"
+    return f"{head} in four tiers:\n`unit`, `engine`, `integration` and `gpu`.\n\n```\n{tree()}```\n"
 
 
 def command_pages() -> str:
@@ -71,6 +69,5 @@ def _help_of(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[t
 
 
 if __name__ == "__main__":
-    target = ROOT / "README.md"
-    target.write_text(with_tree(target.read_text(encoding="utf-8")), encoding="utf-8")
+    (ROOT / "docs" / "map.md").write_text(map_page(), encoding="utf-8")
     (ROOT / "docs" / "commands.md").write_text(command_pages(), encoding="utf-8")
