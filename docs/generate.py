@@ -45,8 +45,10 @@ def _order(path: Path) -> tuple[str, bool, str]:
 
 def map_page() -> str:
     """Return the page of all files."""
-    head = "# Where things are\n\nMade by `python docs/generate.py` from the modules' docstrings. `tests/` mirrors the rooms"
-    return f"{head} in four tiers:\n`unit`, `engine`, `integration` and `gpu`.\n\n```\n{tree()}```\n"
+    return (
+        "# Where things are\n\nMade by `python docs/generate.py` from the modules' docstrings. `tests/` mirrors the\n"
+        f"rooms in four tiers: `unit`, `engine`, `integration` and `gpu`.\n\n```\n{tree()}```\n"
+    )
 
 
 def command_pages() -> str:
