@@ -46,8 +46,8 @@ def _order(path: Path) -> tuple[str, bool, str]:
 def map_page() -> str:
     """Return the page of all files."""
     return (
-        "# Where things are\n\nMade by `python docs/generate.py` from the modules' docstrings. `tests/` mirrors the\n"
-        f"rooms in four tiers: `unit`, `engine`, `integration` and `gpu`.\n\n```\n{tree()}```\n"
+        "# Where things are\n\nMade by `python docs/generate.py` from the modules' docstrings. `tests/`\n"
+        f"mirrors the rooms in four tiers: `unit`, `engine`, `integration` and `gpu`.\n\n```\n{tree()}```\n"
     )
 
 
