@@ -11,14 +11,18 @@ from endmark.cli.progress import counting
 from endmark.cli.session import opened
 from endmark.cli.terminal import TerminalText, hint, note
 from endmark.db.connection import Store
-from endmark.db.export import FORMATS, Only, export_job, export_traces
+from endmark.db.export import FORMATS, Only, check_target, export_job, export_traces, format_of
 from endmark.db.jobs import load_job, resolve_job
 from endmark.db.progress import job_status
 from endmark.jobs.errors import UsageError
+from endmark.jobs.outputs import check_writable, is_regular, same_file
 from endmark.jobs.spelling import counted
 
 STDOUT = "-"
-_UNKNOWN = ("xlsx", "ods")  # whoever asks for one of these by name must not get CSV in it
+OUTPUT_HELP = (
+    "The file of results: .csv, .tsv, .jsonl, .ndjson or .parquet, .gz, .bz2, .xz or .zst behind;"
+    " `-` is standard output."
+)
 
 
 @click.command(
@@ -31,8 +35,8 @@ Examples:
   endmark export latest -o - | csvstat""",
 )
 @click.argument("job")
-@click.option("-o", "--output", required=True, metavar="FILE", help="The file to write; `-` is standard output.")
-@click.option("--format", metavar="|".join(FORMATS), help="Format of the file.  [default: by its name, else csv]")
+@click.option("-o", "--output", required=True, metavar="FILE", help=OUTPUT_HELP)
+@click.option("--format", metavar="|".join(FORMATS), help="Format of the file.  [default: by its name]")
 @click.option("--only", type=click.Choice(get_args(Only)), help="Leave out the other rows.")
 @click.option("--excel-safe", is_flag=True, help="Defuse cells that a spreadsheet would run as formulas.")
 @click.option("--trace", metavar="FILE", help="Also write each row's EOS probabilities, as JSON lines.")
@@ -44,9 +48,9 @@ def export(
     A job that still runs can be exported too; rows without a result have empty cells. The file appears when it is
     whole. JOB is an id, the beginning of one, or `latest`.
     """
-    check_output(output)
+    check_output(output, format=format)
     if trace is not None:
-        check_trace(trace)
+        check_trace(trace, output)
     with opened() as (_, store):
         job_id = resolve_job(store, job)
         count = write_results(
@@ -72,13 +76,13 @@ def write_results(
 ) -> int:
     """Export a job to a file or standard output; return the rows."""
     path = None if output == STDOUT else Path(output)
-    chosen = format or _format_by_name(output)
+    chosen = format_of(path, format)
     with counting("written") as on_progress:
         if path is not None:
             return export_job(
                 store, job_id, path, format=chosen, only=only, excel_safe=excel_safe, on_progress=on_progress
             )
-        sys.stdout.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")  # type: ignore[union-attr]
         stream = TerminalText(sys.stdout) if sys.stdout.isatty() else sys.stdout
         with redirect_stdout(stream):
             return export_job(store, job_id, None, format=chosen, only=only, excel_safe=excel_safe)
@@ -94,36 +98,39 @@ def write_traces(store: Store, job_id: str, output: str) -> None:
         )
 
 
-def check_trace(output: str) -> None:
+def check_trace(trace: str, output: str) -> None:
     """Refuse a file of traces that could not be written in the end.
 
     Raises:
-        UsageError: it could not.
+        UsageError: it could not, or it is the file of results.
     """
-    if output == STDOUT:
+    if trace == STDOUT:
         raise UsageError("standard output is the results' own", hint="name a file: `--trace trace.jsonl`")
-    check_output(output)
+    if output != STDOUT and is_regular(Path(output)) and Path(trace).resolve() == Path(output).resolve():
+        raise UsageError(f"`{trace}` is the file of results too", hint="name another one for the traces")
+    check_writable(Path(trace))
 
 
-def check_output(output: str) -> None:
-    """Refuse a file that could not be written in the end.
+def check_output(output: str, *, format: str | None = None, dataset: str | None = None) -> None:
+    """Refuse a file of results that could not be written in the end.
+
+    Args:
+        format: the format asked for, if not by the name.
+        dataset: the file that is read meanwhile, or `-`; the results will not be much smaller.
 
     Raises:
-        UsageError: it could not.
+        UsageError: it could not, or it is the dataset itself.
     """
-    path = Path(output)
+    source = None if dataset is None else 0 if dataset == STDOUT else Path(dataset)
+    if source is not None and same_file(source, 1 if output == STDOUT else Path(output)):
+        raise UsageError(f"{named(output)} is the dataset itself", hint="name another file for the results")
     if output == STDOUT:
+        format_of(None, format)
         return
-    if path.is_dir():
+    if output.endswith("/"):
         raise UsageError(f"`{output}` is a folder", hint="name a file in it")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder `{path.parent}` for the results", hint="make it first")
-
-
-def _format_by_name(output: str) -> str:
-    """Return the format that the file's name says, else CSV."""
-    suffix = Path(output).suffix.lower().lstrip(".")
-    return suffix if suffix in FORMATS or suffix in _UNKNOWN else "csv"
+    room = source.stat().st_size if isinstance(source, Path) and source.is_file() else 0
+    check_target(Path(output), format, room=room)
 
 
 def named(output: str) -> str:

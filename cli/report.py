@@ -4,7 +4,6 @@ from pathlib import Path
 
 import click
 
-from endmark.cli.export import check_output
 from endmark.cli.reporting import build_report, table, write_report
 from endmark.cli.session import opened
 from endmark.cli.terminal import note
@@ -12,6 +11,7 @@ from endmark.db.connection import Store
 from endmark.db.jobs import load_job, resolve_job
 from endmark.db.progress import job_status
 from endmark.jobs.errors import UsageError
+from endmark.jobs.outputs import check_writable, is_regular
 
 
 @click.command(
@@ -50,8 +50,9 @@ def check_page(output: str) -> None:
     """
     if output == "-":
         raise UsageError("the report is a page, not for standard output", hint="-o report.html")
-    check_output(output)
-    if Path(output).suffix.lower() not in (".html", ".htm"):
+    path = Path(output)
+    check_writable(path)
+    if path.suffix.lower() not in (".html", ".htm") and is_regular(path):
         raise UsageError(f"`{output}` is not the name of a page", hint="-o report.html")
 
 

@@ -1,6 +1,5 @@
 """From stored jobs to a report: every row counted, some of them kept to be shown, the page written."""
 
-import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
@@ -16,6 +15,7 @@ from endmark.db.jobs import Job, load_job
 from endmark.db.progress import job_status
 from endmark.db.summaries import load_traces
 from endmark.jobs.errors import SpecError, UsageError
+from endmark.jobs.outputs import written
 from endmark.jobs.prompts import PromptPlan
 from endmark.jobs.reporting.advice import recommend
 from endmark.jobs.reporting.arms import Answer, Arm
@@ -112,15 +112,8 @@ def write_report(report: Report, output: str) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    path = Path(output)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_text(write_page(report), encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write `{output}`: {error.strerror}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    with written(Path(output)) as page:
+        page.write(write_page(report))
 
 
 def table(report: Report) -> str:

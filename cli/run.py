@@ -7,7 +7,7 @@ import click
 
 from endmark.cli.advice import retry_command, worker_command
 from endmark.cli.crew import Crew
-from endmark.cli.export import check_output, write_results
+from endmark.cli.export import OUTPUT_HELP, check_output, write_results
 from endmark.cli.options import build_spec, spec_options
 from endmark.cli.progress import counting, job_progress
 from endmark.cli.ringing import ring
@@ -35,7 +35,7 @@ Examples:
   endmark run chats.jsonl -o out.csv --strategy stop:text="###" --on-truncation continue""",
 )
 @click.argument("dataset")
-@click.option("-o", "--output", required=True, metavar="FILE", help="The file of results; `-` is standard output.")
+@click.option("-o", "--output", required=True, metavar="FILE", help=OUTPUT_HELP)
 @spec_options
 def run(dataset: str, output: str, **options: Any) -> int:  # noqa: ANN401
     """Run every prompt of DATASET (CSV or JSONL; `-` is standard input) and write the answers to a file.
@@ -43,14 +43,14 @@ def run(dataset: str, output: str, **options: Any) -> int:  # noqa: ANN401
     A broker and a worker are started if none run, and end with this command. Ctrl-C pauses the job. Exits with 3
     if rows have failed.
     """
-    check_output(output)
+    check_output(output, dataset=dataset)
     spec = build_spec(options)
     with opened() as (settings, store), ended_like_by_ctrl_c():
         with counting("checked and stored") as on_progress:
             job = submit_dataset(store, dataset, spec, options, on_progress=on_progress)
         note(f"job {job.job_id}: {counted(job.total, 'row')}")
         status = _completed(settings, store, job, output)
-        write_results(store, job.job_id, output)
+        _write(store, job.job_id, output)
     click.echo(summary(status, output), err=True)
     if status.state is JobState.CANCELLED:
         raise EndmarkError(f"job {job.job_id} was cancelled", hint="the rows that had a result are exported")
@@ -60,6 +60,20 @@ def run(dataset: str, output: str, **options: Any) -> int:  # noqa: ANN401
         hint(f"`endmark export {job.job_id} -o - --only failed` shows why rows failed")
         return _FAILED_ROWS
     return 0
+
+
+def _write(store: Store, job_id: str, output: str) -> None:
+    """Write the results; if that cannot be, name the job, which need not run again.
+
+    Raises:
+        EndmarkError: the file cannot be written.
+    """
+    try:
+        write_results(store, job_id, output)
+    except EndmarkError as error:
+        again = f"`endmark export {job_id} -o {shlex.quote(output)}` writes the results of the job, which is done"
+        error.hint = f"{error.hint}; {again}" if error.hint else again
+        raise
 
 
 def _completed(settings: Settings, store: Store, job: Submission, output: str) -> JobStatus:

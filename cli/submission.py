@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from endmark.cli.terminal import note, one_line
 from endmark.db.connection import Store
 from endmark.db.jobs import add_rows, begin_job, discard_submission, finish_submission
 from endmark.jobs.datasets import STDIN, Dataset, checked_rows, open_dataset, settle
-from endmark.jobs.errors import Problem, UsageError
+from endmark.jobs.errors import Problem
+from endmark.jobs.outputs import check_writable, is_regular, written
 from endmark.jobs.shards import shard_size
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.spelling import counted
@@ -144,26 +145,27 @@ def _rejects(dataset: str) -> Iterator[Callable[[Problem, str], None]]:
     Raises:
         UsageError: it cannot be written.
     """
-    path = Path(("stdin" if dataset == STDIN else dataset) + ".rejected.csv")
-    beside = path.with_name(f"{path.name}.part")
+    path = rejects_of(dataset)
+    check_writable(path)
     count = 0
-    try:
-        with beside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["line", "reason", "content"])
+    with ExitStack() as files:
+        writer: Any = None
 
-            def reject(problem: Problem, raw: str) -> None:
-                nonlocal count
-                count += 1
-                writer.writerow([problem.line, problem.reason, raw.rstrip("\r\n")])
+        def reject(problem: Problem, raw: str) -> None:
+            nonlocal count, writer
+            if writer is None:
+                writer = csv.writer(files.enter_context(written(path, errors="surrogateescape")))
+                writer.writerow(["line", "reason", "content"])
+            count += 1
+            writer.writerow([problem.line, problem.reason, raw.rstrip("\r\n")])
 
-            yield reject
-        if count:
-            beside.replace(path)
-            note(f"{counted(count, 'bad row')} left out, with reasons in `{path}`")
-    except OSError as error:
-        raise UsageError(
-            f"cannot write `{path}`: {error.strerror}", hint="leave out `--skip-bad-rows`, or make room for it"
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)
+        yield reject
+    if count:
+        note(f"{counted(count, 'bad row')} left out, with reasons in `{path}`")
+
+
+def rejects_of(dataset: str) -> Path:
+    """Return the file of a dataset's bad rows: beside it, or in the current folder if it is no regular file."""
+    if dataset == STDIN or not is_regular(Path(dataset)):
+        return Path("stdin.rejected.csv")
+    return Path(f"{dataset}.rejected.csv")

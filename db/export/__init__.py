@@ -1,6 +1,5 @@
-"""Results as files: one module a format, written beside the target and moved there when whole."""
+"""Results as files: one module a format, found by the name that the file is to have."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,15 +13,81 @@ from endmark.db.export.request import Export, Format
 from endmark.db.export.stream import COLUMNS, Only, Result, stream_results
 from endmark.db.export.traces import write_traces
 from endmark.db.jobs import load_job
+from endmark.jobs.compression import SUFFIXES as COMPRESSED
+from endmark.jobs.compression import split_name
 from endmark.jobs.errors import UsageError
+from endmark.jobs.outputs import as_binary, check_writable, is_regular, unwritable, written
+from endmark.jobs.spelling import nearest
 
 FORMATS = {
     "csv": Format(as_csv.write),
+    "tsv": Format(partial(as_csv.write, delimiter="\t")),
     "jsonl": Format(as_jsonl.write),
     "parquet": Format(as_parquet.write, binary=True),
     "openai": Format(as_openai.write),
 }
-__all__ = ["FORMATS", "Only", "Result", "export_job", "export_traces", "stream_results"]
+SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+__all__ = [
+    "FORMATS",
+    "SUFFIXES",
+    "Only",
+    "Result",
+    "check_target",
+    "export_job",
+    "export_traces",
+    "format_of",
+    "stream_results",
+]
+
+
+def format_of(path: Path | None, wanted: str | None = None) -> str:
+    """Return the format of a file of results: the one wanted, else what its name says, else CSV.
+
+    Args:
+        path: the file; None for standard output.
+
+    Raises:
+        UsageError: there is no such format, or the name ends in something else.
+    """
+    if wanted is not None:
+        if wanted not in FORMATS:
+            raise UsageError(
+                f"unknown format `{wanted}`", hint=nearest(wanted, FORMATS, f"one of {', '.join(FORMATS)}")
+            )
+        return wanted
+    if path is None:
+        return "csv"
+    name, compression = split_name(path.name)
+    suffix = Path(name).suffix.lower()
+    if suffix in SUFFIXES:
+        if compression and FORMATS[SUFFIXES[suffix]].binary:
+            raise UsageError(f"`{path}`: a `{suffix}` file is compressed already", hint=f"name it `{name}`")
+        return SUFFIXES[suffix]
+    if suffix and is_regular(path):
+        raise UsageError(
+            f"`{path}`: there is no format for `{suffix}`",
+            hint=f"choose from {', '.join(SUFFIXES)}; text ones may have {', '.join(COMPRESSED)} behind",
+        )
+    return "csv"
+
+
+def check_target(path: Path, format: str | None = None, *, room: int = 0) -> None:
+    """Refuse a file of results that could not be written in the end.
+
+    Args:
+        format: one of `FORMATS`; None to tell it by the name.
+        room: bytes that it will have at least.
+
+    Raises:
+        UsageError: its name says no format, or it cannot be written.
+        MissingDependency: the format, or its compression, needs an extra that is not installed.
+    """
+    chosen = format_of(path, format)
+    if chosen == "parquet":
+        as_parquet.library()
+    check_writable(path, room=room)
+    if chosen == "openai" and is_regular(path):
+        check_writable(_errors_of(path, as_openai.ERRORS))
 
 
 def export_job(
@@ -45,9 +110,7 @@ def export_job(
         UsageError: the format is unknown, or the file cannot be written.
         MissingDependency: the format needs an extra that is not installed.
     """
-    chosen = FORMATS.get(format)
-    if chosen is None:
-        raise UsageError(f"unknown format `{format}`", hint=f"one of {', '.join(FORMATS)}")
+    chosen = FORMATS[format_of(path, format)]
     job = load_job(store, job_id)
     count = 0
 
@@ -62,7 +125,7 @@ def export_job(
 
     columns = tuple(f"input_{name}" if name in ("row", *COLUMNS) else name for name in job.columns)
     with ExitStack() as files:
-        beside = None if path is None else partial(_beside, files, path)
+        beside = partial(_beside, files, path) if path is not None and is_regular(path) else None
         handle = files.enter_context(_target(path, binary=chosen.binary))
         chosen.write(handle, Export(job, columns, counted, excel_safe, beside))
     return count
@@ -74,50 +137,32 @@ def export_traces(store: Store, job_id: str, path: Path) -> int:
     Raises:
         UsageError: the file cannot be written.
     """
-    with _target(path) as handle:
+    with written(path) as handle:
         return write_traces(handle, store, load_job(store, job_id))
 
 
 def _beside(files: ExitStack, path: Path, ending: str) -> IO[str]:
-    """Open a second file next to the target: `results.jsonl` has `results.errors.jsonl`."""
-    return files.enter_context(_target(path.with_suffix(f".{ending}")))
+    """Open a second file next to the target."""
+    return files.enter_context(written(_errors_of(path, ending)))
+
+
+def _errors_of(path: Path, ending: str) -> Path:
+    """Return the second file's name: `results.jsonl.gz` has `results.errors.jsonl.gz`."""
+    name, compression = split_name(path.name)
+    return path.with_name(Path(name).with_suffix(f".{ending}").name + compression)
 
 
 @contextmanager
-def _target(path: Path | None, *, binary: bool = False) -> Iterator[IO[Any]]:
-    """Open the file beside its place, and move it there once it is whole."""
-    if path is None:
-        try:
-            yield _standard_output(binary)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise  # the reader has had enough, which is no error
-        except OSError as error:
-            raise _unwritable("standard output", error) from error
-        return
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") if binary else beside.open("w", encoding="utf-8", newline="") as handle:
+def _target(path: Path | None, *, binary: bool) -> Iterator[IO[Any]]:
+    """Open the file, or standard output."""
+    if path is not None:
+        with written(path, binary=binary) as handle:
             yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        beside.replace(path)
+        return
+    try:
+        yield as_binary(sys.stdout) if binary else sys.stdout
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # the reader has had enough, which is no error
     except OSError as error:
-        raise _unwritable(f"`{path}`", error) from error
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _unwritable(what: str, error: OSError) -> UsageError:
-    """Return the error for a target that does not take the results."""
-    return UsageError(f"cannot write {what}: {error.strerror}", hint="make room, or name another place")
-
-
-def _standard_output(binary: bool) -> IO[Any]:
-    """Return standard output for text or bytes."""
-    if not binary:
-        return sys.stdout
-    raw: IO[bytes] | None = getattr(sys.stdout, "buffer", None)
-    if raw is None:
-        raise UsageError("this format is no text for a terminal", hint="name a file: `-o results.parquet`")
-    return raw
+        raise unwritable("standard output", error) from error

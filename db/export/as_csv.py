@@ -1,4 +1,4 @@
-"""CSV by RFC 4180."""
+"""CSV by RFC 4180, and the same with tabs."""
 
 import json
 from collections.abc import Iterator
@@ -10,10 +10,11 @@ from endmark.db.export.stream import COLUMNS
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def write(handle: IO[str], export: Export) -> None:
+def write(handle: IO[str], export: Export, *, delimiter: str = ",") -> None:
     """Write a header and a line for each result."""
     for line in _lines(export):
-        handle.write(",".join(map(quoted, _defused(line) if export.excel_safe else line)) + "\r\n")
+        cells = _defused(line) if export.excel_safe else line
+        handle.write(delimiter.join(quoted(cell, delimiter) for cell in cells) + "\r\n")
 
 
 def _lines(export: Export) -> Iterator[list[str]]:
@@ -25,11 +26,11 @@ def _lines(export: Export) -> Iterator[list[str]]:
         yield [_text(cell) for cell in (result.row, *cells, *result.values)]
 
 
-def quoted(cell: str) -> str:
+def quoted(cell: str, delimiter: str = ",") -> str:
     """Return a cell as it stands in a line, as `csv.writer` does at a tenth of the time that it takes."""
     if '"' in cell:
         return '"' + cell.replace('"', '""') + '"'
-    return f'"{cell}"' if "," in cell or "\n" in cell or "\r" in cell else cell
+    return f'"{cell}"' if delimiter in cell or "\n" in cell or "\r" in cell else cell
 
 
 def _text(value: Any) -> str:  # noqa: ANN401

@@ -1,10 +1,10 @@
 """JSON Lines: one object a row, values with their types."""
 
-import json
 from typing import IO
 
 from endmark.db.export.request import Export
 from endmark.db.export.stream import COLUMNS
+from endmark.db.export.strict_json import strict_json
 
 
 def write(handle: IO[str], export: Export) -> None:
@@ -13,4 +13,4 @@ def write(handle: IO[str], export: Export) -> None:
     for result in export.rows():
         cells = [*result.cells, *([None] * (len(export.columns) - len(result.cells)))]
         values = dict(zip(names, (result.row, *cells, *result.values), strict=True))
-        handle.write(json.dumps(values, ensure_ascii=False) + "\n")
+        handle.write(strict_json(values) + "\n")

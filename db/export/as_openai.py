@@ -7,6 +7,7 @@ from typing import IO, Any
 
 from endmark.db.export.request import Export
 from endmark.db.export.stream import COLUMNS, Result
+from endmark.db.export.strict_json import strict_json
 from endmark.jobs.datasets.openai import COMPLETION
 from endmark.jobs.prompts import ID_COLUMNS
 
@@ -35,9 +36,9 @@ def write(handle: IO[str], export: Export) -> None:
         if values["finish_reason"] is None:
             continue
         if values["finish_reason"] in _REASONS:
-            handle.write(json.dumps(_answer(export, result, values, created), ensure_ascii=False) + "\n")
+            handle.write(strict_json(_answer(export, result, values, created)) + "\n")
             continue
-        errors.write(json.dumps(_error(export, result, values), ensure_ascii=False) + "\n")
+        errors.write(strict_json(_error(export, result, values)) + "\n")
 
 
 def _answer(export: Export, result: Result, values: Mapping[str, Any], created: int) -> dict[str, Any]:

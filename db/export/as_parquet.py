@@ -24,11 +24,7 @@ def write(handle: IO[bytes], export: Export) -> None:
     Raises:
         MissingDependency: pyarrow is not installed.
     """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingDependency("Parquet", "parquet") from error
+    pyarrow, parquet = library()
     kinds = _kinds(export)
     types = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
     fields = [("row", types[int])]
@@ -42,6 +38,20 @@ def write(handle: IO[bytes], export: Export) -> None:
                 pyarrow.array(values, type=field.type) for values, field in zip(columns, schema, strict=True)
             ]
             writer.write_table(pyarrow.table(arrays, schema=schema))
+
+
+def library() -> tuple[Any, Any]:
+    """Return pyarrow, and its module for Parquet.
+
+    Raises:
+        MissingDependency: pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingDependency("Parquet", "parquet") from error
+    return pyarrow, parquet
 
 
 def _kinds(export: Export) -> list[type]:

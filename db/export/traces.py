@@ -8,6 +8,7 @@ from typing import IO, Any
 from sqlalchemy import Row, text
 
 from endmark.db.connection import Store
+from endmark.db.export.strict_json import strict_json
 from endmark.db.jobs import Job
 from endmark.db.transactions import reading
 from endmark.jobs.prompts import PromptPlan
@@ -75,4 +76,4 @@ def _unpacked(packed: bytes) -> list[float]:
 
 def _write_line(handle: IO[str], values: dict[str, Any]) -> None:
     """Write an object as one line."""
-    handle.write(json.dumps(values, ensure_ascii=False) + "\n")
+    handle.write(strict_json(values) + "\n")

@@ -1,5 +1,6 @@
 """Results as OpenAI Batch files, checked by the `openai` package's own types, and as Parquet."""
 
+import csv
 import io
 import json
 
@@ -75,6 +76,25 @@ def test_openai_lines_are_what_its_own_client_reads(store, tmp_path):
     assert not list(tmp_path.glob(".*part"))
 
 
+@pytest.mark.parametrize(
+    ("columns", "wanted"),
+    [
+        ({"id": "i", "custom_id": "c"}, "c"),
+        ({"custom_id": "c", "id": "i"}, "c"),
+        ({"id": "i", "custom_id": None}, "i"),
+        ({"id": 7, "custom_id": ""}, "7"),
+        ({}, "row-0"),
+    ],
+)
+def test_the_id_of_a_line_is_its_own_before_any_other(store, tmp_path, columns, wanted):
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps({**columns, "prompt": "a"}))
+    job = submit(store, path)
+    finish(store, answer(store, VERDICTS[:1]))
+    export_job(store, job, tmp_path / "out.jsonl", format="openai")
+    assert json.loads((tmp_path / "out.jsonl").read_text())["custom_id"] == wanted
+
+
 def test_an_export_without_failures_leaves_no_errors_of_the_one_before(store, tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text('{"prompt": "a"}\n')
@@ -102,6 +122,43 @@ def test_parquet_keeps_types_and_says_where_there_are_none(store, tmp_path):
     assert table.column("eos_prob_max").to_pylist() == [0.25, 0.25]
     again = submit(store, tmp_path / "out.parquet")
     assert again != job
+
+
+@pytest.mark.parametrize(
+    ("values", "written"),
+    [
+        ([2**63 - 1, -(2**63)], [2**63 - 1, -(2**63)]),
+        ([2**63, 1], ["9223372036854775808", "1"]),
+        ([1, -(2**63) - 1], ["1", "-9223372036854775809"]),
+        ([2**64], ["18446744073709551616"]),
+    ],
+)
+def test_an_integer_that_parquet_does_not_have_is_written_as_text(store, tmp_path, values, written):
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": "a", "n": value}) for value in values))
+    job = submit(store, path)
+    export_job(store, job, tmp_path / "out.parquet", format="parquet")
+    assert parquet.read_table(tmp_path / "out.parquet").column("n").to_pylist() == written
+
+
+@pytest.mark.parametrize("format", ["csv", "tsv", "jsonl", "parquet"])
+def test_columns_of_the_input_that_are_called_like_ours_are_told_apart(store, tmp_path, format):
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps({"prompt": "a", "row": "their row", "response": "their answer", "error": "none"}))
+    job = submit(store, path)
+    finish(store, answer(store, VERDICTS[:1]))
+    out = tmp_path / "out"
+    export_job(store, job, out, format=format)
+    if format == "parquet":
+        (row,) = parquet.read_table(out).to_pylist()
+    elif format == "jsonl":
+        row = json.loads(out.read_text())
+    else:
+        with out.open(newline="") as file:
+            (row,) = csv.DictReader(file, delimiter="," if format == "csv" else "\t")
+    assert (str(row["row"]), row["input_row"]) == ("0", "their row")
+    assert (row["response"], row["input_response"]) == ("Answer “0”.", "their answer")
+    assert row["input_error"] == "none"
 
 
 def test_parquet_on_a_terminal_is_refused(store, tmp_path, monkeypatch):

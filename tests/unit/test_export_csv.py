@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from endmark.db.export.as_csv import quoted
+from endmark.db.export.strict_json import strict_json
 
 pytestmark = pytest.mark.unit
 
@@ -23,3 +24,21 @@ def test_a_line_is_that_of_the_csv_module(cells):
     ours = ",".join(map(quoted, cells)) + "\r\n"
     assert ours == theirs.getvalue()
     assert next(csv.reader(io.StringIO(ours, newline=""), strict=True)) == cells
+
+
+@given(_cells | st.lists(st.text('",\t\r\n a'), min_size=2, max_size=5))
+def test_a_line_with_tabs_is_read_back_as_it_was(cells):
+    ours = "\t".join(quoted(cell, "\t") for cell in cells) + "\r\n"
+    assert next(csv.reader(io.StringIO(ours, newline=""), delimiter="\t", strict=True)) == cells
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"a": [1.5, float("nan")], "é": "\n"}, '{"a": [1.5, null], "é": "\\n"}'),
+        ([float("inf"), -float("inf"), True, None], "[null, null, true, null]"),
+    ],
+)
+def test_json_has_no_number_that_is_none(value, text):
+    """An infinite cell, taken in by an older version, was written as `Infinity`, which no other program reads."""
+    assert strict_json(value) == text

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from endmark.jobs.errors import EndmarkError, UsageError
+from endmark.jobs.outputs import check_writable, written
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec, Sampling
 
@@ -51,8 +52,8 @@ def _run(options: argparse.Namespace) -> None:
     """Collect, examine, print, and write the page."""
     if options.rows < 1:
         raise UsageError(f"--rows is {options.rows}: must be at least 1")
-    if options.output and not Path(options.output).absolute().parent.is_dir():
-        raise UsageError(f"there is no folder `{Path(options.output).parent}` for the report")
+    if options.output:
+        check_writable(Path(options.output))
     if options.model is None and options.trace is None:
         print(f"no model given: the bundled `{DEMO_MODEL}` serves", file=sys.stderr)  # noqa: T201
     given = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}
@@ -100,10 +101,8 @@ def _write(path: Path, page: str) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write `{path}`: {error.strerror}") from error
+    with written(path) as file:
+        file.write(page)
     print(f"report: {path}", file=sys.stderr)  # noqa: T201
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from endmark.db.attempts import commit
 from endmark.db.export import export_job, stream_results
+from endmark.db.export.stream import COLUMNS
 from endmark.db.jobs import cancel_job, load_job, pause_job, resolve_job, resume_job, retry_rows
 from endmark.db.progress import all_statuses, job_status
 from endmark.db.rows import unfinished_rows
@@ -216,14 +217,16 @@ def test_an_interrupted_export_leaves_what_was_there(store, tmp_path):
 
 
 def test_only_some_rows_are_exported_on_request(store):
-    job = submit(store, ["x"] * 5)
+    job = submit(store, ["x"] * 6)
     lease = take(store)
-    reasons = ["eos", "length", "error", "stop_sequence"]
+    reasons = ["eos", "length", "error", "stop_sequence", "repetition"]
     commit(store, lease, [outcome(row, reason) for row, reason in enumerate(reasons)])
     found = {
         only: [row for row, *_ in answers(store, job, only=only)] for only in ("truncated", "failed", "complete")
     }
-    assert found == {"truncated": [1], "failed": [2], "complete": [0, 3]}
+    assert found == {"truncated": [1, 4], "failed": [2], "complete": [0, 3]}
+    cut = COLUMNS.index("truncated")
+    assert [item.values[cut] for item in stream_results(store, job)] == [False, True, False, False, True, None]
 
 
 def test_cells_that_a_spreadsheet_would_run_are_defused(store, tmp_path):
