@@ -14,7 +14,7 @@ def worker_command(model: str, adapter: str | None) -> str:
 
 
 def retry_command(job_id: str, spec: GenerationSpec) -> str:
-    """Return the command that asks again for the cut answers: to land, or, if they were to, with more room."""
+    """Return the command that retries the rows that were cut: to land, or, if they were to, with more room."""
     words = ["endmark", "retry", job_id, "--truncated"]
     if any(item.place in (Place.SCORES, Place.AFTER) for item in spec.strategies):
         return shlex.join([*words, "--max-new-tokens", str(2 * spec.max_new_tokens)])
@@ -36,5 +36,5 @@ def spec_options_of(spec: GenerationSpec) -> str:
 
 
 def worker_hint(model: str, adapter: str | None) -> str:
-    """Return the hint for a job that no worker serves."""
-    return f"no worker serves the model of this job; start one with `{worker_command(model, adapter)}`"
+    """Return the hint for a job that no worker runs."""
+    return f"no worker runs the model of this job; start one with `{worker_command(model, adapter)}`"

@@ -10,12 +10,13 @@ from typing import Any
 
 import click
 
+from endmark.cli.beforehand import check_broker, check_folders
 from endmark.cli.crew import Crew
+from endmark.cli.notifying import notify
 from endmark.cli.options import build_spec, spec_options
 from endmark.cli.progress import counting, job_progress
 from endmark.cli.report import check_page
 from endmark.cli.reporting import build_report, table, write_report
-from endmark.cli.ringing import ring
 from endmark.cli.session import opened
 from endmark.cli.submission import Submission, bad_rows, dataset_name, settled, store_job
 from endmark.cli.terminal import note
@@ -65,6 +66,8 @@ def compare(dataset: str, output: str, sample: int, **options: Any) -> None:  # 
     adapter = options.pop("adapter")
     specs = _specs(options, adapter)
     with opened() as (settings, store), ended_like_by_ctrl_c():
+        check_broker(settings, needed=True)
+        check_folders(next(iter(specs.values())))
         with counting("checked") as on_progress:
             drawn = _draw(dataset, next(iter(specs.values())), sample, options, on_progress)
         name = options["name"] or dataset_name(dataset)
@@ -144,13 +147,13 @@ def _run(
                     job = _stored(store, drawn, spec, f"{name}: {label}")
                     ids[label] = job.job_id
                     note(f"job {job.job_id}: {label}")
-                    ring(store, crew.broker_url, job.spec, job.keys)
+                    notify(store, crew.broker_url, job.spec, job.keys)
                     with job_progress() as show:
                         wait_for(store, job.job_id, crew, show)
     except KeyboardInterrupt:
         raise Interrupted("the comparison is broken off", hint=_to_go_on(store, ids, output)) from None
     except EndmarkError as error:
-        error.hint = f"{error.hint or 'mend it'}\n{_to_go_on(store, ids, output)}"
+        error.hint = f"{error.hint or 'fix it'}\n{_to_go_on(store, ids, output)}"
         raise
     return ids
 

@@ -3,7 +3,7 @@
 import click
 
 from endmark.cli.advice import worker_hint
-from endmark.cli.ringing import ring_if_reachable
+from endmark.cli.notifying import notify_if_reachable
 from endmark.cli.session import opened
 from endmark.cli.terminal import hint, note
 from endmark.db.jobs import cancel_job, load_job, pause_job, resolve_job, resume_job
@@ -59,7 +59,7 @@ def resume(job: str) -> None:
         job_id = resolve_job(store, job)
         keys = resume_job(store, job_id)
         found = load_job(store, job_id)
-        ring_if_reachable(settings, store, found.spec, keys)
+        notify_if_reachable(settings, store, found.spec, keys)
         workers = job_status(store, job_id).workers
     note(f"job {job_id} goes on")
     if not workers:

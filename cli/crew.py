@@ -15,7 +15,7 @@ _LOG_LINES = 12
 
 
 class Crew:
-    """What serves one job while `endmark run` waits for it."""
+    """What works for one job while `endmark run` waits for it."""
 
     def __init__(self, settings: Settings, store: Store, spec: GenerationSpec) -> None:
         self._settings = settings
@@ -68,7 +68,7 @@ class Crew:
     def look_after(self, *, served: bool) -> None:
         """Start a worker if none was started and the one that was there has gone."""
         if self._worker is None and not served:
-            note("the worker that served this model is gone")
+            note("the worker that ran this model has ended")
             self._start_worker()
 
     def failure(self) -> WorkerFailed:

@@ -28,7 +28,7 @@ Examples:
 @click.option("--temperature", type=float, help="0 takes the best token; by default as the model's own settings.")
 @click.option("--top-k", type=int, help="Keep this many tokens; 0 keeps all.")
 @click.option("--top-p", type=float, help="Keep the most probable tokens of this mass.")
-@click.option("--seed", type=int, help="Of the random numbers (0).")
+@click.option("--seed", type=int, help="Random seed (0).")
 @click.option("--system", metavar="TEXT", help="A system turn before every prompt.")
 @click.option("--prompt-column", metavar="NAME", help="The dataset's column of prompts (`prompt`).")
 @click.option("--template", metavar="TEXT", help="A prompt made of columns: “Summarise: {text}”.")

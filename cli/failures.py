@@ -11,7 +11,7 @@ from endmark.jobs.errors import EndmarkError, Interrupted
 
 _INTERRUPTED = 130
 _USAGE = 2
-_DEFECT = "set ENDMARK_DEBUG=1 to see where it happened; it is a defect of Endmark"
+_BUG = "set ENDMARK_DEBUG=1 to see where it happened; it is a bug in Endmark"
 
 
 def report(error: Exception) -> int:
@@ -32,7 +32,7 @@ def report(error: Exception) -> int:
     if isinstance(error, click.Abort):
         click.echo("interrupted", err=True)
         return _INTERRUPTED
-    _say("error", f"unexpected {type(error).__name__}: {error}", _DEFECT)
+    _say("error", f"unexpected {type(error).__name__}: {error}", _BUG)
     return 1
 
 

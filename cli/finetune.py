@@ -44,7 +44,7 @@ Examples:
 @_number("--accumulate", "accumulate", "Batches a step.")
 @_number("--max-length", "max_length", "Tokens of a sequence; a longer answer is cut and gets no EOS.")
 @click.option("--packing", is_flag=True, help="Put several short examples into one sequence.")
-@_number("--seed", "seed", "Of the split, the order and the adapter's first values.")
+@_number("--seed", "seed", "Random seed of the split, the order and the adapter's first values.")
 @_number("--held-out", "held_out", "Examples kept for the evaluation, at most a fifth.")
 @_number("--max-new-tokens", "max_new_tokens", "Token budget of an answer in the evaluation.")
 @_number("--save-every", "save_every", "Steps between checkpoints.")

@@ -1,7 +1,8 @@
-"""A fine-tuning in a worker: stored, rung for, watched to its end."""
+"""A fine-tuning in a worker: stored, announced to the workers, watched to its end."""
 
 import time
 
+from endmark.cli.beforehand import check_broker
 from endmark.cli.crew import Crew
 from endmark.cli.session import opened
 from endmark.cli.terminal import note
@@ -13,7 +14,7 @@ from endmark.jobs.finetuning.request import FinetuneSpec
 from endmark.jobs.spec import GenerationSpec
 
 _POLL = 0.3  # seconds between looks
-_RING_EVERY = 20.0  # seconds, while no worker has taken it
+_NOTIFY_EVERY = 20.0  # seconds, while no worker has taken it
 _WORKER_AWAY = 60.0  # seconds without a worker; one that makes room for the training is away for a few
 
 
@@ -25,6 +26,7 @@ def train_in_worker(spec: FinetuneSpec) -> None:
         EndmarkError: the training has failed.
     """
     with opened() as (settings, store):
+        check_broker(settings, needed=True)
         finetuning = add_finetuning(store, spec)
         note(f"fine-tuning {finetuning}")
         try:
@@ -46,7 +48,7 @@ def _wait(store: Store, finetuning: str, model: str, crew: Crew, show: Show) -> 
     Raises:
         EndmarkError: it has failed, or the worker that was started has.
     """
-    rung_at, shown = 0.0, 0
+    notified_at, shown = 0.0, 0
     served_at = time.monotonic()
     while True:
         alive = crew.alive  # asked first: a worker may end right after its work
@@ -59,9 +61,9 @@ def _wait(store: Store, finetuning: str, model: str, crew: Crew, show: Show) -> 
         if not alive:
             raise crew.failure()
         now = time.monotonic()
-        if status.due and now - rung_at > _RING_EVERY:
-            rung_at = now
-            _ring(crew.broker_url, model, finetuning)
+        if status.due and now - notified_at > _NOTIFY_EVERY:
+            notified_at = now
+            _notify(crew.broker_url, model, finetuning)
         if not status.due or crew.served():
             served_at = now
         elif now - served_at > _WORKER_AWAY:
@@ -69,7 +71,7 @@ def _wait(store: Store, finetuning: str, model: str, crew: Crew, show: Show) -> 
         time.sleep(_POLL)
 
 
-def _ring(broker_url: str, model: str, finetuning: str) -> None:
+def _notify(broker_url: str, model: str, finetuning: str) -> None:
     """Send the message; workers that start later look for themselves."""
     from endmark.jobs.queue import send_finetuning
 

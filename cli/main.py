@@ -25,7 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "cancel": ("endmark.cli.control:cancel", "End a job; what is done is kept."),
     "pause": ("endmark.cli.control:pause", "Stop a job, to be resumed."),
     "resume": ("endmark.cli.control:resume", "Let a paused or interrupted job go on."),
-    "retry": ("endmark.cli.retry:retry", "Ask truncated or failed rows of an ended job again."),
+    "retry": ("endmark.cli.retry:retry", "Retry truncated or failed rows of an ended job."),
     "worker": ("endmark.cli.worker:worker", "Run the jobs of one model, a process for each GPU."),
     "serve": ("endmark.cli.serve.command:serve", "Serve the OpenAI Batch API over the same jobs."),
     "finetune": ("endmark.cli.finetune:finetune", "Train an adapter on answers that end with EOS."),

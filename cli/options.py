@@ -9,6 +9,7 @@ import click
 from endmark.cli.terminal import note
 from endmark.jobs.errors import SpecError
 from endmark.jobs.finetuning.adapters import check_base, local_folder
+from endmark.jobs.hub import check_model_name
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec, Sampling
 from endmark.jobs.strategies import REGISTRY, build_strategies
@@ -57,7 +58,7 @@ _SPEC = [
     ),
     click.option("--top-k", type=int, default=_DEFAULTS.top_k, show_default=True, help="0 for all tokens."),
     click.option("--top-p", type=float, default=_DEFAULTS.top_p, show_default=True, help="Nucleus sampling."),
-    click.option("--seed", type=int, default=_DEFAULTS.seed, show_default=True, help="Of the random numbers."),
+    click.option("--seed", type=int, default=_DEFAULTS.seed, show_default=True, help="Random seed."),
     click.option("--system", metavar="TEXT", help="A system turn before every prompt."),
     click.option(
         "--prompt-column", default="prompt", show_default=True, metavar="NAME", help="The column of the prompts."
@@ -134,12 +135,15 @@ def model_name(text: str | None) -> str:
     """Return the model as jobs and workers call it: a folder by its whole path; the bundled one if none is given.
 
     Raises:
-        SpecError: it looks like a folder and is none.
+        SpecError: it looks like a folder and is none, or like nothing at all.
     """
     if text is None:
-        note(f"no `--model` given: the bundled demo model `{DEMO_MODEL}` serves")
+        note(f"no `--model` given: running the bundled demo model `{DEMO_MODEL}`")
         return DEMO_MODEL
-    return text if text == DEMO_MODEL else _folder(text, "model") or text
+    folder = None if text == DEMO_MODEL else _folder(text, "model")
+    if folder is None and (doubt := check_model_name(text)) is not None:
+        note(doubt)
+    return folder or text
 
 
 def adapter_folder(text: str | None, model: str) -> str | None:

@@ -1,4 +1,4 @@
-"""`endmark retry`: ask rows of an ended job again, with other strategies or a larger budget."""
+"""`endmark retry`: retry rows of an ended job, with other strategies or a larger budget."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import click
 
 from endmark.cli.advice import worker_hint
-from endmark.cli.ringing import ring_if_reachable
+from endmark.cli.notifying import notify_if_reachable
 from endmark.cli.session import opened
 from endmark.cli.terminal import hint, note
 from endmark.db.jobs import load_job, resolve_job
@@ -22,7 +22,7 @@ _TRUNCATED = (FinishReason.LENGTH, FinishReason.REPETITION)
 
 
 @click.command(
-    short_help="Ask truncated or failed rows of an ended job again.",
+    short_help="Retry truncated or failed rows of an ended job.",
     epilog="""\b
 Examples:
   endmark retry latest --truncated --strategy soft-landing
@@ -41,14 +41,14 @@ Examples:
 )
 @click.option("--max-new-tokens", type=int, metavar="N", help="Token budget of each answer.  [default: as before]")
 def retry(job: str, failed: bool, truncated: bool, strategies: Sequence[str], max_new_tokens: int | None) -> None:
-    """Ask rows of an ended job again. Workers run them; the attempts before are kept, and `attempts` counts all.
+    """Retry rows of an ended job. Workers run them; the attempts before are kept, and `attempts` counts all.
 
     A row's own column `strategy` or `max_new_tokens` still goes before these options. JOB is an id, the beginning
     of one, or `latest`.
     """
     reasons = (*((FinishReason.ERROR,) if failed else ()), *(_TRUNCATED if truncated else ()))
     if not reasons:
-        raise UsageError("which rows are to be asked again?", hint="give `--truncated`, `--failed`, or both")
+        raise UsageError("which rows are to be retried?", hint="give `--truncated`, `--failed`, or both")
     with opened() as (settings, store):
         job_id = resolve_job(store, job)
         before = load_job(store, job_id)
@@ -62,9 +62,9 @@ def retry(job: str, failed: bool, truncated: bool, strategies: Sequence[str], ma
         if not keys:
             note(f"job {job_id} has no such rows")
             return
-        ring_if_reachable(settings, store, spec, keys)
+        notify_if_reachable(settings, store, spec, keys)
         status = job_status(store, job_id)
-    note(f"{counted(status.pending, 'row')} of job {job_id} are asked again")
+    note(f"{counted(status.pending, 'row')} of job {job_id} are queued again")
     if status.workers:
         hint(f"`endmark status {job_id} --watch` shows how far it is")
     else:

@@ -6,11 +6,12 @@ from typing import Any
 import click
 
 from endmark.cli.advice import retry_command, worker_command
+from endmark.cli.beforehand import check_broker, check_folders
 from endmark.cli.crew import Crew
 from endmark.cli.export import OUTPUT_HELP, check_output, write_results
+from endmark.cli.notifying import notify
 from endmark.cli.options import build_spec, spec_options
 from endmark.cli.progress import counting, job_progress
-from endmark.cli.ringing import ring
 from endmark.cli.session import opened
 from endmark.cli.submission import Submission, submit_dataset
 from endmark.cli.summary import summary
@@ -46,6 +47,8 @@ def run(dataset: str, output: str, **options: Any) -> int:  # noqa: ANN401
     check_output(output, dataset=dataset)
     spec = build_spec(options)
     with opened() as (settings, store), ended_like_by_ctrl_c():
+        check_broker(settings, needed=True)
+        check_folders(spec)
         with counting("checked and stored") as on_progress:
             job = submit_dataset(store, dataset, spec, options, on_progress=on_progress)
         note(f"job {job.job_id}: {counted(job.total, 'row')}")
@@ -55,7 +58,7 @@ def run(dataset: str, output: str, **options: Any) -> int:  # noqa: ANN401
     if status.state is JobState.CANCELLED:
         raise EndmarkError(f"job {job.job_id} was cancelled", hint="the rows that had a result are exported")
     if status.truncated:
-        hint(f"`{retry_command(job.job_id, spec)}` asks for the answers again that were cut")
+        hint(f"`{retry_command(job.job_id, spec)}` retries the rows whose answers were cut")
     if status.failed:
         hint(f"`endmark export {job.job_id} -o - --only failed` shows why rows failed")
         return _FAILED_ROWS
@@ -80,13 +83,13 @@ def _completed(settings: Settings, store: Store, job: Submission, output: str) -
     """See the job through; if it cannot be, leave it paused, and say how to go on."""
     try:
         with Crew(settings, store, job.spec) as crew:
-            ring(store, crew.broker_url, job.spec, job.keys)
+            notify(store, crew.broker_url, job.spec, job.keys)
             with job_progress() as show:
                 return wait_for(store, job.job_id, crew, show)
     except KeyboardInterrupt:
         raise Interrupted(pause(store, job.job_id), hint=_to_go_on(job, output)) from None
     except EndmarkError as error:
-        error.hint = f"{error.hint or 'mend it'}\n{pause(store, job.job_id)}: {_to_go_on(job, output)}"
+        error.hint = f"{error.hint or 'fix it'}\n{pause(store, job.job_id)}: {_to_go_on(job, output)}"
         raise
 
 

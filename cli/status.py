@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import click
 
 from endmark.cli.advice import worker_hint
-from endmark.cli.ringing import reap_and_ring
+from endmark.cli.notifying import reap_and_notify
 from endmark.cli.session import opened
 from endmark.cli.status_view import as_json, one_job, table_of_jobs
 from endmark.cli.terminal import hint, note
@@ -72,12 +72,12 @@ def _print(found: Sequence[JobStatus], single: bool, json_wanted: bool) -> None:
 
 
 def _care(settings: Settings, store: Store) -> None:
-    """Put back what dead workers held, and ring for what waits; say what of it cannot be done."""
+    """Put back what dead workers held, and notify workers of what waits; say what of it cannot be done."""
     url, problem = _broker(settings)
     if problem:
         note(f"the broker does not answer: {problem}; workers look into the database by themselves")
     try:
-        reap_and_ring(store, url)
+        reap_and_notify(store, url)
     except StoreError as error:  # a full disk, say: what is stored can be read all the same
         note(f"cannot put back what dead workers held: {error}")
         if error.hint:

@@ -5,9 +5,10 @@ from typing import Any
 import click
 
 from endmark.cli.advice import worker_hint
+from endmark.cli.beforehand import check_broker
+from endmark.cli.notifying import notify_if_reachable
 from endmark.cli.options import build_spec, spec_options
 from endmark.cli.progress import counting
-from endmark.cli.ringing import ring_if_reachable
 from endmark.cli.session import opened
 from endmark.cli.submission import submit_dataset
 from endmark.cli.terminal import hint, note
@@ -33,10 +34,11 @@ def submit(dataset: str, **options: Any) -> None:  # noqa: ANN401
     """
     spec = build_spec(options)
     with opened() as (settings, store):
+        check_broker(settings)
         with counting("checked and stored") as on_progress:
             job = submit_dataset(store, dataset, spec, options, on_progress=on_progress)
         click.echo(job.job_id)
         note(f"{counted(job.total, 'row')} stored as job {job.job_id}")
-        ring_if_reachable(settings, store, job.spec, job.keys)
+        notify_if_reachable(settings, store, job.spec, job.keys)
         if not any((item.model, item.adapter) == spec.queue for item in list_workers(store)):
             hint(worker_hint(spec.model, spec.adapter))

@@ -12,6 +12,7 @@ from endmark.db.failures import failure
 from endmark.db.file_systems import network_file_system
 from endmark.db.migrations import HEAD, migrate
 from endmark.jobs.errors import MissingDependency, SchemaError, StoreError
+from endmark.jobs.private import open_private, private_folder
 
 _BUSY_WAIT = 30.0  # seconds that SQLite waits for another writer
 # A server that is gone is noticed in seconds; a frozen worker's open transaction does not lock others out.
@@ -118,16 +119,18 @@ def _parse(url: str) -> URL:
 
 
 def _check_place(url: URL) -> None:
-    """Make the folder of a SQLite file; refuse one where several processes cannot share it."""
+    """Make the folder of a SQLite file, and the file; refuse a place where several processes cannot share it."""
     if not url.database or url.database == ":memory:":
         raise StoreError("a database in memory cannot be shared", hint="give a file: sqlite:///endmark.db")
     path = Path(url.database).absolute()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
         kind = network_file_system(path.parent)
+        if kind is None and not path.exists() and not url.database.startswith("file:"):
+            open_private(path).close()  # what SQLite puts beside it has its mode
     except OSError as error:
         raise StoreError(
-            f"cannot use the folder `{path.parent}`: {error.strerror}",
+            f"cannot use the database `{path}`: {error.strerror}",
             hint="name another place in ENDMARK_HOME or ENDMARK_DATABASE_URL",
         ) from error
     if kind is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from endmark.jobs.errors import UsageError
+from endmark.jobs.private import make_home
 
 DEMO_MODEL = "demo"  # the name under which the bundled model serves
 
@@ -20,7 +21,7 @@ class Settings:
 
     @classmethod
     def load(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Read `ENDMARK_HOME`, `ENDMARK_DATABASE_URL` and `ENDMARK_BROKER_URL`; make the home folder.
+        """Read `ENDMARK_HOME`, `ENDMARK_DATABASE_URL` and `ENDMARK_BROKER_URL`; make the home, private.
 
         Raises:
             UsageError: the home folder cannot be made.
@@ -28,7 +29,7 @@ class Settings:
         home = Path(environ["ENDMARK_HOME"]) if environ.get("ENDMARK_HOME") else _user_data_dir(environ)
         home = home.expanduser().absolute()
         try:
-            home.mkdir(parents=True, exist_ok=True)
+            make_home(home, ours=not environ.get("ENDMARK_HOME"))
         except OSError as error:
             raise UsageError(
                 f"cannot make the folder `{home}`: {error.strerror}",

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from endmark.cli.advice import worker_hint
+from endmark.cli.notifying import notify
 from endmark.cli.options import adapter_folder, model_name, model_options, strategy_names
-from endmark.cli.ringing import ring
 from endmark.cli.session import opened
 from endmark.cli.terminal import hint, note
 from endmark.cli.waiting import ended_like_by_ctrl_c
@@ -90,10 +90,11 @@ def _listen(
     from endmark.cli.serve.guard import Guard
     from endmark.cli.serve.shelf import Shelf
 
+    os.umask(0o077)  # all that it writes is its own: uploads and results
     with opened() as (settings, store), ensure_broker(settings) as broker:
         shelf = Shelf(settings.home / "serve")
         batches = Batches(
-            store, shelf, Terms(spec, max_requests), lambda spec, keys: ring(store, broker.url, spec, keys)
+            store, shelf, Terms(spec, max_requests), lambda spec, keys: notify(store, broker.url, spec, keys)
         )
         app = Guard(Routes(shelf, batches, spec.model).app(), tokens, file_most)
         note(f"serving `{spec.model}` on http://{host}:{port}/v1{'' if tokens else ', without tokens'}")

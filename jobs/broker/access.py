@@ -18,6 +18,7 @@ from endmark.jobs.broker.ping import answers, mask, why_silent
 from endmark.jobs.broker.server import Server
 from endmark.jobs.errors import BrokerError
 from endmark.jobs.launch.locks import try_lock
+from endmark.jobs.private import open_private
 from endmark.jobs.settings import Settings
 
 _LOCK_WAIT = 30.0  # seconds to wait for another process that starts or ends the server
@@ -56,7 +57,7 @@ def ensure_broker(settings: Settings) -> "Broker":
         return Broker(url=settings.broker_url, started_here=False)
     server = Server(settings.home / "broker")
     server.prepare()
-    users = (server.folder / "users.lock").open("ab")
+    users = open_private(server.folder / "users.lock")
     try:
         with _alone(server):
             fcntl.flock(users, fcntl.LOCK_SH)
@@ -114,7 +115,7 @@ def _alone(server: Server) -> Iterator[None]:
     """Be the only process that starts or ends the server."""
     path: Path = server.folder / "start.lock"
     deadline = time.monotonic() + _LOCK_WAIT
-    with path.open("ab") as lock:
+    with open_private(path) as lock:
         while not try_lock(lock):
             if time.monotonic() > deadline:
                 raise BrokerError(

@@ -30,6 +30,9 @@ def parse_address(url: str) -> Address:
     Raises:
         BrokerError: it is not a URL of a Redis-protocol server.
     """
+    credentials = url.partition("://")[2].rpartition("@")[0]
+    if not credentials.startswith("/") and any(sign in credentials for sign in _TO_ENCODE):
+        raise BrokerError(f"broker URL `{mask(url)}`: its password is not %-encoded", hint=_ENCODED)
     try:
         parts = urlsplit(url)
         port = parts.port or 6379
@@ -37,6 +40,9 @@ def parse_address(url: str) -> Address:
         raise BrokerError(f"broker URL `{mask(url)}`: {error}", hint=_SHAPES) from error
     if parts.scheme not in SCHEMES:
         raise BrokerError(f"broker URL `{mask(url)}`: unknown scheme `{parts.scheme}`", hint=_SHAPES)
+    number = parse_qs(parts.query).get("virtual_host", [""])[0] or parts.path.strip("/")
+    if parts.scheme != "redis+socket" and number and not number.isdecimal():
+        raise BrokerError(f"broker URL `{mask(url)}`: `{number}` is no number of a database", hint=_SHAPES)
     path = unquote(parts.path) if parts.scheme == "redis+socket" else None
     if path is not None and not path.startswith("/"):
         raise BrokerError(f"broker URL `{mask(url)}` names no socket", hint=_SHAPES)
@@ -54,6 +60,8 @@ def parse_address(url: str) -> Address:
 
 
 _SHAPES = "use `redis://HOST:PORT/0`, `rediss://HOST:PORT/0` or `redis+socket:///PATH?virtual_host=0`"
+_TO_ENCODE = "/?#[]@"  # what would end the password for whoever reads the URL
+_ENCODED = "in a password, write `%40` for `@`, `%2F` for `/`, `%23` for `#`, `%3F` for `?`, `%25` for `%`"
 
 
 def mask(url: str) -> str:

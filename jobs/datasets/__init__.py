@@ -17,6 +17,7 @@ from endmark.jobs.datasets.csv import CsvDataset
 from endmark.jobs.datasets.jsonl import JsonlDataset
 from endmark.jobs.datasets.openai import OpenAIDataset
 from endmark.jobs.datasets.parquet import ParquetDataset
+from endmark.jobs.datasets.stdin import interruptible
 from endmark.jobs.errors import DatasetError, Problem, UsageError
 from endmark.jobs.spelling import nearest
 
@@ -69,7 +70,7 @@ def _open(path: str) -> io.BufferedReader:
     if path == STDIN:
         if sys.stdin is None:
             raise UsageError("standard input is closed")
-        return io.BufferedReader(cast(io.RawIOBase, sys.stdin.buffer))
+        return interruptible(sys.stdin.buffer)
     if Path(path).is_dir():
         raise UsageError(f"`{path}` is a folder, not a dataset")
     try:

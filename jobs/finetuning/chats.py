@@ -55,7 +55,7 @@ def read_chats(path: str, *, prompt_column: str = "prompt", answer_column: str |
                 problems.append(Problem(dataset.source, line, str(error)))
         source = dataset.source
     if problems:
-        raise DatasetError(problems[:_SHOWN], len(problems), hint="mend these rows or take them out")
+        raise DatasetError(problems[:_SHOWN], len(problems), hint="fix these rows or take them out")
     if not chats:
         raise DatasetError([Problem(source, 0, "has no rows")], 1)
     return chats

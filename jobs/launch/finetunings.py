@@ -14,6 +14,7 @@ from endmark.jobs.errors import EndmarkError, MissingDependency, WorkerFailed
 from endmark.jobs.finetuning.request import FinetuneProgress, FinetuneSpec
 from endmark.jobs.launch.interpreter import module_command
 from endmark.jobs.launch.workers import worker_environment
+from endmark.jobs.private import open_private, private_folder
 from endmark.jobs.settings import Settings
 
 _LOG_LINES = 12
@@ -38,10 +39,9 @@ def run_finetuning(
     Raises:
         EndmarkError: what the child says, or that it has died.
     """
-    folder = settings.home / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = private_folder(settings.home / "logs")
     log_path = folder / f"finetune-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    with log_path.open("ab") as log:
+    with open_private(log_path) as log:
         process = subprocess.Popen(
             module_command("endmark.worker.finetune"),
             stdin=subprocess.PIPE,  # the child ends when it is closed, by us or by our death

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import endmark
 from endmark.jobs.launch.interpreter import module_command
+from endmark.jobs.private import open_private, private_folder
 from endmark.jobs.settings import Settings
 
 _ROOT = Path(endmark.__file__).resolve().parent.parent  # the folder that holds the package `endmark`
@@ -60,13 +61,12 @@ def worker_environment(settings: Settings) -> dict[str, str]:
 
 def start_worker(settings: Settings, options: WorkerOptions) -> "WorkerProcess":
     """Start a worker that logs to a file under the home folder and ends when this process does."""
-    folder = settings.home / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = private_folder(settings.home / "logs")
     for old in sorted(folder.glob("worker-*"))[:-_LOGS_KEPT]:
         old.unlink(missing_ok=True)
     name = f"worker-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     log_path, report_path = folder / f"{name}.log", folder / f"{name}.failure"
-    with log_path.open("ab") as log:
+    with open_private(log_path) as log:
         process = subprocess.Popen(
             worker_command(options, "--with-parent", "--report", str(report_path)),
             stdin=subprocess.PIPE,  # the worker ends when this end of the pipe is closed, by us or by our death
@@ -102,7 +102,7 @@ class WorkerProcess:
             return "".join(deque(log, maxlen=lines))
 
     def failure(self) -> tuple[str, str | None] | None:
-        """Return why it gave up and the hint how to mend it, or None if it has not said so."""
+        """Return why it gave up and the hint how to fix it, or None if it has not said so."""
         return read_failure(self.report_path)
 
     def stop(self, grace: float = 60.0) -> int:
@@ -124,7 +124,8 @@ class WorkerProcess:
 def write_failure(path: Path, message: str, hint: str | None) -> None:
     """Leave word of why a worker gave up, for the process that started it."""
     fresh = path.with_name(path.name + ".new")
-    fresh.write_text(json.dumps({"message": message, "hint": hint}))
+    with open_private(fresh, "wb") as file:
+        file.write(json.dumps({"message": message, "hint": hint}).encode())
     fresh.replace(path)
 
 

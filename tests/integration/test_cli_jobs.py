@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from endmark.cli import submission
 from endmark.cli.main import main
 from endmark.db.connection import open_store
 from endmark.db.jobs import load_job
 from endmark.db.shards import claim
 from endmark.jobs.broker.access import ensure_broker
+from endmark.jobs.errors import StoreError
 from endmark.jobs.queue import waiting_messages
 from endmark.jobs.settings import Settings
 from endmark.jobs.vocabulary import JobState
@@ -65,14 +67,79 @@ def submitted(call, text="id,prompt\n1,one\n2,two\n", *words):
     return out.strip()
 
 
-def test_submit_prints_the_id_alone_and_says_that_no_worker_serves(call, store):
+def test_submit_prints_the_id_alone_and_says_that_no_worker_runs(call, store):
     code, out, err = call("submit", dataset("id,prompt\n1,one\n"), "--model", "some/model", "--priority", "3")
     assert code == 0
     job = load_job(store, out.strip())
     assert (job.name, job.total, job.priority, job.columns) == ("data.csv", 1, 3, ("id", "prompt"))
     assert job.spec.model == "some/model"
-    assert "hint: no worker serves" in err
+    assert "hint: no worker runs" in err
     assert "`endmark worker --model some/model`" in err
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("sentinel://h:1", "unknown scheme `sentinel`"),
+        ("redis://h:99999", "Port out of range"),
+        ("redis://h:1/jobs", "`jobs` is no number of a database"),
+        ("redis+socket://path", "names no socket"),
+        ("redis://:p@ss/w0rd@h:1", "its password is not %-encoded"),
+        ("redis://:pa#s@h:1/0", "its password is not %-encoded"),
+    ],
+)
+@pytest.mark.parametrize("command", ["submit", "run", "compare"])
+def test_a_broker_url_that_is_none_is_told_before_a_job_is_stored(call, monkeypatch, command, url, message):
+    """The id was printed and then the error: a script that tried again stored the job twice."""
+    monkeypatch.setenv("ENDMARK_BROKER_URL", url)
+    words = {"submit": [], "run": ["-o", "out.csv"], "compare": ["-o", "out.html"]}[command]
+    code, out, err = call(command, dataset("prompt\nx\n"), *words)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert "hint: " in err
+    assert "%40" in err or "password" not in message
+    assert not [part for part in ("w0rd", "pa#s", "ss/") if part in err]
+    assert call("status", "--json")[1] == "[]\n"
+
+
+def test_a_broker_that_is_away_is_told_before_run_stores_a_job(call, monkeypatch):
+    monkeypatch.setenv("ENDMARK_BROKER_URL", "redis://127.0.0.1:1/0")
+    code, _, err = call("run", dataset("prompt\nx\n"), "-o", "out.csv")
+    assert code == 1
+    assert "does not answer: Connection refused" in err
+    assert call("status", "--json")[1] == "[]\n"
+
+
+@pytest.mark.parametrize("model", ["dmeo", "Llama-2-7b", "./no-such-folder", "some/mo del"])
+def test_a_misspelt_model_is_told_before_a_job_is_stored(call, model):
+    code, _, err = call("submit", dataset("prompt\nx\n"), "--model", model)
+    assert code == 2
+    assert f"`{model}`" in err
+    assert "hint: " in err
+    assert call("status", "--json")[1] == "[]\n"
+
+
+def test_run_needs_the_folder_that_submit_may_leave_to_workers_elsewhere(call):
+    assert call("submit", dataset("prompt\nx\n"), "--model", "/no/such/folder")[0] == 0
+    code, _, err = call("run", dataset("prompt\nx\n"), "-o", "out.csv", "--model", "/no/such/folder")
+    assert code == 2
+    assert "there is no model folder `/no/such/folder`" in err
+
+
+def test_the_home_is_its_owners_alone(home):
+    """It holds prompts and answers, and was readable by everyone on the machine."""
+    mask = os.umask(0)
+    try:
+        Path("data.csv").write_text("prompt\nx\n")
+        settings = Settings.load()
+        with ensure_broker(settings):
+            subprocess.run([ENDMARK, "submit", "data.csv"], check=True, capture_output=True)
+            found = {str(path.relative_to(home)): path.lstat().st_mode & 0o777 for path in home.rglob("*")}
+            assert {"endmark.db", "broker/broker.sock", "broker/users.lock"} <= found.keys()
+            assert {name: oct(mode) for name, mode in found.items() if mode & 0o077} == {}
+            assert home.stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(mask)
 
 
 def test_status_of_all_and_of_one(call):
@@ -106,10 +173,49 @@ def test_nothing_is_stored_if_a_row_is_bad(call, store):
         assert connection.exec_driver_sql("SELECT count(*) FROM rows").scalar() == 0
 
 
+def stored_rows(store):
+    with store.reader.connect() as connection:
+        return connection.exec_driver_sql("SELECT count(*) FROM rows").scalar()
+
+
+def test_a_dataset_refused_after_rows_were_stored_leaves_none_of_them(call, store, monkeypatch):
+    """Its first 2,000 rows and more are stored before the bad one is read."""
+    seen = []
+    real = submission.add_rows
+    monkeypatch.setattr(submission, "add_rows", lambda *args: (real(*args), seen.append(stored_rows(store))))
+    code, out, err = call("submit", dataset("prompt,x\n" + "ok,1\n" * 5000 + ",1\n"))
+    assert (code, out) == (2, "")
+    assert "data.csv:5002: column `prompt` is empty" in err
+    assert max(seen) >= 2000
+    assert stored_rows(store) == 0
+    with store.reader.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM jobs").scalar() == 0
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_a_batch_that_cannot_be_stored_fails_the_submission(call, store, monkeypatch, failing):
+    """The last batch's error is seen by nobody but the one who waits for it: a job with rows missing would run."""
+    real, calls = submission.add_rows, []
+
+    def add_rows(*args):
+        calls.append(args)
+        if len(calls) == failing:
+            raise StoreError("the disk is full", hint="make room")
+        real(*args)
+
+    monkeypatch.setattr(submission, "add_rows", add_rows)
+    code, out, err = call("submit", dataset("prompt,x\n" + "ok,1\n" * 5000))
+    assert (code, out) == (1, "")
+    assert "error: the disk is full" in err
+    assert len(calls) >= failing
+    assert stored_rows(store) == 0
+    with store.reader.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM jobs").scalar() == 0
+
+
 def test_nothing_is_stored_on_ctrl_c(store):
     def stored():
-        with store.reader.connect() as connection:
-            return connection.exec_driver_sql("SELECT count(*) FROM rows").scalar()
+        return stored_rows(store)
 
     process = subprocess.Popen([ENDMARK, "submit", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     process.stdin.write("prompt,x\n" + "a prompt,1\n" * 5000)

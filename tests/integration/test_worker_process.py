@@ -121,8 +121,17 @@ def test_nonsense_on_the_queue_is_refused_and_never_executed(house, tmp_path):
 
 
 def test_losing_every_message_loses_nothing(house):
-    job = submit(house.store, ["a", "b", "c"], model=house.model, max_new_tokens=5)
-    command(parse_address(house.broker.url), "FLUSHALL")
+    """The messages are on the queue, and no worker has taken one, when all of them are lost."""
+    address, child = parse_address(house.broker.url), house.child()
+    os.kill(child, signal.SIGSTOP)
+    try:
+        command(address, "CLIENT", "KILL", "TYPE", "normal")  # or one that waits would be handed the first
+        job = house.submit(20, max_new_tokens=5)
+        waiting = command(address, "LLEN", f"endmark:{queue_name(house.model, None)}")
+        assert waiting == f":{len(shards_of(house.store, job))}"
+        assert command(address, "FLUSHALL") == "+OK"
+    finally:
+        os.kill(child, signal.SIGCONT)
     house.wait(job)
 
 

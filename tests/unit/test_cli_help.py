@@ -91,7 +91,7 @@ def test_no_arguments_show_the_help(capsys):
     assert "Usage: endmark" in capsys.readouterr().err
 
 
-def test_a_defect_is_one_line_unless_its_traceback_is_wanted(monkeypatch, capsys):
+def test_a_bug_is_one_line_unless_its_traceback_is_wanted(monkeypatch, capsys):
     monkeypatch.setitem(COMMANDS, "status", ("endmark.cli.main:no_such_command", ""))
     monkeypatch.delenv("ENDMARK_DEBUG", raising=False)
     assert main(["status"]) == 1

@@ -15,7 +15,7 @@ from endmark.jobs.vocabulary import ShardKey
 _ENOUGH = 64  # messages waiting on a queue; any one of them wakes an idle worker
 
 
-def ring(store: Store, broker_url: str, spec: GenerationSpec, keys: Sequence[ShardKey]) -> None:
+def notify(store: Store, broker_url: str, spec: GenerationSpec, keys: Sequence[ShardKey]) -> None:
     """Send messages for a job's shards. A broker that fails is no error: workers look into the database too."""
     from endmark.jobs.queue import send_shards
 
@@ -27,14 +27,14 @@ def ring(store: Store, broker_url: str, spec: GenerationSpec, keys: Sequence[Sha
         mark_sent(store, keys)
 
 
-def ring_if_reachable(settings: Settings, store: Store, spec: GenerationSpec, keys: Sequence[ShardKey]) -> None:
+def notify_if_reachable(settings: Settings, store: Store, spec: GenerationSpec, keys: Sequence[ShardKey]) -> None:
     """Send messages for a job's shards if a broker runs; a worker that starts later looks for itself."""
     url = find_broker(settings)
     if url is not None and (settings.broker_url is None or broker_reachable(url)):
-        ring(store, url, spec, keys)
+        notify(store, url, spec, keys)
 
 
-def reap_and_ring(store: Store, broker_url: str | None) -> None:
+def reap_and_notify(store: Store, broker_url: str | None) -> None:
     """Put expired leases back, and send again the messages that may be lost.
 
     Args:

@@ -1,0 +1,41 @@
+"""What can be known to fail is refused before a job is stored: a script that tries again would store it twice."""
+
+from pathlib import Path
+
+from endmark.jobs.broker.ping import mask, parse_address, why_silent
+from endmark.jobs.errors import BrokerError, SpecError
+from endmark.jobs.settings import Settings
+from endmark.jobs.spec import GenerationSpec
+
+
+def check_broker(settings: Settings, *, needed: bool = False) -> None:
+    """Refuse a broker whose URL is none.
+
+    Args:
+        needed: whether it must answer too, since the command waits for workers.
+
+    Raises:
+        BrokerError: its URL is wrong, or it does not answer.
+    """
+    if settings.broker_url is None:
+        return
+    parse_address(settings.broker_url)
+    reason = why_silent(settings.broker_url, timeout=5.0) if needed else None
+    if reason is not None:
+        raise BrokerError(
+            f"the broker at `{mask(settings.broker_url)}` does not answer: {reason}",
+            hint="start it, or unset ENDMARK_BROKER_URL and Endmark starts its own; nothing was stored",
+        )
+
+
+def check_folders(spec: GenerationSpec) -> None:
+    """Refuse folders that this host does not have: a worker that is started here needs them.
+
+    Raises:
+        SpecError: one is not there.
+    """
+    for what, name in (("model", spec.model), ("adapter", spec.adapter)):
+        if name is not None and Path(name).is_absolute() and not Path(name).is_dir():
+            raise SpecError(
+                f"there is no {what} folder `{name}`", hint="no worker that runs already has it either"
+            )
