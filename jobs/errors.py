@@ -13,6 +13,7 @@ EndmarkError                 exit code 1
 ├── ModelError               the model cannot be loaded
 ├── MissingDependency        an optional extra is not installed
 ├── PromptTooLong            one row's prompt leaves no room in the model's context
+├── TokenUnknown             one row's prompt has a token that the model has no embedding for
 ├── WorkerFailed             the worker that this process started has ended before the job
 ├── Interrupted              exit code 130: Ctrl-C; the message says how to go on
 └── LeaseLost                another worker holds the shard now; nothing was written
@@ -111,6 +112,16 @@ class PromptTooLong(EndmarkError):
         super().__init__(
             f"the prompt has {tokens:,} tokens and the model's context holds {limit:,}",
             hint="shorten the prompt or choose a model with a longer context",
+        )
+
+
+class TokenUnknown(EndmarkError):
+    """The prompt holds a token that the tokeniser knows and the model has no embedding for."""
+
+    def __init__(self, token_id: int, text: str, embeddings: int) -> None:
+        super().__init__(
+            f"the prompt holds the token {token_id} `{text}`, and the model's embedding ends at {embeddings - 1}",
+            hint="take it out of the prompt, or give the model the tokeniser that it was trained with",
         )
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+NOT_NUMBERS = "the model's scores are no numbers"  # how the error of such a row begins
+
 
 class FinishReason(StrEnum):
     """How an attempt ended."""

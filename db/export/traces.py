@@ -12,19 +12,22 @@ from endmark.db.export.strict_json import strict_json
 from endmark.db.jobs import Job
 from endmark.db.transactions import reading
 from endmark.jobs.prompts import PromptPlan
+from endmark.jobs.vocabulary import NOT_NUMBERS
 
 _CHUNK = 1000  # rows read at once
 _QUERY = text(
     "SELECT r.row, r.cells, a.attempt, a.round, a.strategies, a.text, a.finish_reason, a.eos_source,"
-    " a.completion_tokens, a.eos_prob_max, a.eos_step_max, a.eos_rank_max, a.eos_hidden_steps, a.eos_probs"
+    " a.completion_tokens, a.eos_prob_max, a.eos_step_max, a.eos_rank_max, a.eos_hidden_steps, a.eos_probs,"
+    " a.error"
     " FROM rows r JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.final AND a.attempt ="
     " (SELECT max(attempt) FROM attempts b WHERE b.job_id = r.job_id AND b.row = r.row AND b.final)"
-    " WHERE r.job_id = :job AND r.row >= :first AND r.row < :end AND a.eos_prob_max IS NOT NULL ORDER BY r.row"
+    " WHERE r.job_id = :job AND r.row >= :first AND r.row < :end"
+    " AND (a.eos_prob_max IS NOT NULL OR a.error LIKE :broken) ORDER BY r.row"
 )
 
 
 def write_traces(handle: IO[str], store: Store, job: Job) -> int:
-    """Write the line about the job and a line for each row with a result; return how many rows.
+    """Write the line about the job and a line for each row that the model has seen; return how many rows.
 
     `eos_probs` is null where the row ran without a trace. Steps and ranks count from 0.
     """
@@ -43,7 +46,8 @@ def write_traces(handle: IO[str], store: Store, job: Job) -> int:
     count = 0
     with reading(store) as connection:
         for first in range(0, job.total, _CHUNK):
-            for found in connection.execute(_QUERY, {"job": job.id, "first": first, "end": first + _CHUNK}):
+            bounds = {"job": job.id, "first": first, "end": first + _CHUNK, "broken": f"{NOT_NUMBERS}%"}
+            for found in connection.execute(_QUERY, bounds):
                 _write_line(handle, _line(found, plans[found.round]))
                 count += 1
     return count
@@ -60,6 +64,7 @@ def _line(found: Row[Any], plan: PromptPlan) -> dict[str, Any]:
         "response": found.text,
         "finish_reason": found.finish_reason,
         "eos_source": found.eos_source,
+        "error": found.error,
         "completion_tokens": found.completion_tokens,
         "eos_prob_max": found.eos_prob_max,
         "eos_step_max": found.eos_step_max,

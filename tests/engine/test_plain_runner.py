@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from endmark.jobs.spec import Sampling
+from endmark.jobs.vocabulary import NOT_NUMBERS, FinishReason
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.plain_runner import PlainRunner
 from endmark.worker.engine.request import Request
@@ -114,3 +115,47 @@ def test_eos_probability_is_that_of_the_raw_scores():
     assert finished.trace.step_max == expected.argmax().item()
     best = logits[finished.trace.step_max]
     assert finished.trace.rank_max == (best > best[2]).sum().item()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_row_whose_scores_are_no_numbers_fails_alone(value):
+    """Where it left its keys and values, or stands beside a shorter row, a NaN passes the mask of attention."""
+    model = build_model("llama")
+    model.get_input_embeddings().weight.data[100, 3] = value
+    spoilt = [
+        Request(key=key, prompt_token_ids=[100, *[5 + key] * length], max_new_tokens=80)
+        for key, length in ((100, 3), (101, 40), (102, 90))
+    ]
+    requests = [
+        Request(key=key, prompt_token_ids=[5 + key] * length, max_new_tokens=40)
+        for key, length in enumerate((2, 17, 35, 60, 90, 5))
+    ]
+    alone = run(build_engine(build_model("llama")), requests)
+    engine = build_engine(model, num_pages=22)
+    together = run(engine, [spoilt[0], *requests[:3], *spoilt[1:], *requests[3:]])
+    for request in spoilt:
+        assert together[request.key].verdict.finish_reason is FinishReason.ERROR
+        assert together[request.key].verdict.error.startswith(NOT_NUMBERS)
+        assert together[request.key].text == ""
+    for request in requests:
+        assert together[request.key].verdict == alone[request.key].verdict
+        assert together[request.key].token_ids == alone[request.key].token_ids
+
+
+def test_a_score_of_minus_infinity_is_no_fault():
+    model = build_model("llama")
+    model.lm_head.weight.data[50] = 0.0
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(384))
+    model.lm_head.bias.data[50] = -torch.inf
+    finished = run(build_engine(model), make_requests(3))
+    assert all(item.verdict.error is None for item in finished.values())
+
+
+def test_a_short_row_is_not_padded_with_the_page_of_a_failed_one():
+    model = build_model("llama")
+    model.get_input_embeddings().weight.data[100, 3] = torch.nan
+    requests = [Request(key=key, prompt_token_ids=[5 + key] * n, max_new_tokens=8) for key, n in ((1, 3), (2, 20))]
+    engine = build_engine(model, max_rows=2)
+    failed = run(engine, [Request(key=0, prompt_token_ids=[100] * 20, max_new_tokens=8)])[0]
+    assert failed.verdict.finish_reason is FinishReason.ERROR
+    assert run(engine, requests) == run(build_engine(build_model("llama"), max_rows=2), requests)

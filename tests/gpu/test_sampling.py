@@ -103,3 +103,41 @@ def test_a_step_ends_as_on_the_plain_path(vocabulary, eos, seed):
         assert last[slot] == got[0, row]
         watched = state[0][slot, AFTER_SENTENCE] > 0
         assert sentence[slot] == (table[before[slot], got[0, row]] if watched else before[slot])
+
+
+def test_scores_that_are_no_numbers_are_told_and_choose_a_token_that_exists():
+    """The host fails the row, but its next step is under way by then, and must not read beyond the embedding."""
+    vocabulary, eos = 999, [1, 7]
+    spoil = [
+        lambda row: row.fill_(torch.nan),
+        lambda row: row.fill_(-torch.inf),
+        lambda row: row[5:6].fill_(torch.nan),
+        lambda row: row[998:].fill_(torch.inf),
+        lambda row: row[1:2].fill_(torch.nan),
+        lambda row: row[7:8].fill_(-torch.inf),  # a number: the token is impossible
+    ]
+    settings = [(0.0, 0, 1.0), (0.8, 0, 1.0), (0.8, 5, 1.0), (0.8, 50, 0.9)]
+    rows = len(spoil) * len(settings)
+    torch.manual_seed(1)
+    logits, numbers = torch.randn(rows, vocabulary), torch.zeros(rows, NUMBERS)
+    floats, draws = torch.zeros(rows, 2), torch.zeros(rows, 3, dtype=torch.int32)
+    for row in range(rows):
+        spoil[row % len(spoil)](logits[row])
+        temperature, top_k, top_p = settings[row // len(spoil)]
+        given = score_numbers(build_strategies(STRATEGIES[row % len(STRATEGIES)]), 100)
+        numbers[row] = torch.tensor(as_floats(given))
+        floats[row] = torch.tensor([temperature, top_p])
+        draws[row] = torch.tensor([top_k, 77, not given.is_neutral], dtype=torch.int32)
+    state = numbers, floats, draws, torch.zeros(rows, dtype=torch.int32), torch.full((rows,), ENDED)
+    state = tuple(part.to(DEVICE) for part in (*state[:4], state[4].to(torch.int32)))
+    result = torch.zeros(4, rows, dtype=torch.int32, device=DEVICE)
+    table = torch.zeros(STATES, vocabulary, dtype=torch.uint8, device=DEVICE)
+    steps = torch.full((rows,), 98)
+    ids, *ints = (part.to(DEVICE, torch.int32) for part in (torch.tensor(eos), torch.arange(rows), steps, steps))
+    finish_step(logits.to(DEVICE), ids, tuple(ints), state, table, result)
+    tokens, probs = result[0].cpu(), result[1].cpu().view(torch.float32)
+    want, _ = eos_statistics(logits, torch.tensor(eos))
+    assert torch.equal(probs.isnan(), want.isnan())
+    assert probs.isnan().tolist() == [row % len(spoil) != len(spoil) - 1 for row in range(rows)]
+    assert ((tokens >= 0) & (tokens < vocabulary)).all()
+    assert torch.equal(state[3].cpu(), tokens)

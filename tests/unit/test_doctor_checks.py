@@ -7,8 +7,9 @@ import pytest
 from endmark.jobs.spec import Sampling
 from endmark.jobs.vocabulary import EosSource, FinishReason, Verdict
 from endmark.worker.doctor import checks
-from endmark.worker.doctor.checks import CHECKS, Level, examine
+from endmark.worker.doctor.checks import CHECKS, examine
 from endmark.worker.doctor.evidence import Evidence, ModelFacts, RowEvidence
+from endmark.worker.doctor.findings import Level
 from endmark.worker.doctor.table import summary
 
 pytestmark = pytest.mark.unit
@@ -53,7 +54,23 @@ def weak(prob):
     return replace(CUT, probs=(0.001, prob), sentence_probs=(prob,))
 
 
+FAILED = RowEvidence(
+    prompt="Why?",
+    text="",
+    verdict=Verdict(FinishReason.ERROR, error="the model's scores are no numbers (NaN) at token 1"),
+    tokens=0,
+    prompt_begin=(1, 50),
+)
+
+
 FOUND = {
+    "scores are no numbers": (
+        checks.scores_not_numbers,
+        evidence(ENDED, FAILED, adapter="./broken"),
+        Level.CAUSE,
+        "1 of 2 answers; the first said: the model's scores are no numbers (NaN) at token 1",
+        "check the weights for NaN",
+    ),
     "template not used": (
         checks.chat_template_unused,
         evidence(CUT, templated=False),
@@ -188,6 +205,40 @@ def test_what_is_found(case):
     assert finding.title
 
 
+def test_padding_may_be_any_of_the_end_tokens():
+    """Only the tokeniser's own end token was looked at; chat models end with another one."""
+    finding = checks.pad_is_eos(evidence(ENDED, pad=9, tokenizer_eos=2, used_eos=(2, 9)))
+    assert finding is not None
+    assert "both are 9 (`<|end|>`)" in finding.evidence
+    assert checks.pad_is_eos(evidence(ENDED, pad=9)) is None
+    assert checks.pad_is_eos(evidence(ENDED, pad=None, tokenizer_eos=None)) is None
+
+
+def titles(*rows, **options):
+    return {finding.check: finding.level for finding in examine(evidence(*rows, **options))}
+
+
+def test_where_the_checks_draw_their_lines():
+    """One step beyond each bound, and one before it."""
+    assert "EOS hidden" in titles(replace(CUT, rank_max=50), generation_top_k=50)  # ranks count from 0
+    assert "EOS hidden" not in titles(replace(CUT, rank_max=49), generation_top_k=50)
+    assert "EOS hidden" not in titles(replace(CUT, rank_max=50), CUT, generation_top_k=50)  # half is not most
+    assert "EOS hidden" not in titles(replace(CUT, rank_max=50), generation_top_k=0)
+    assert "EOS never learned" in titles(replace(CUT, tokens=100))
+    assert "budget too short to tell" in titles(replace(CUT, tokens=99))
+    assert "EOS weakly learned" in titles(weak(checks.NEVER))
+    assert "EOS never learned" in titles(weak(checks.NEVER - 0.001))
+    assert "EOS weakly learned" in titles(weak(checks.FIRM - 0.001))
+    assert "EOS weakly learned" not in titles(weak(checks.FIRM))
+    looping = replace(ENDED, loop="again and again")
+    assert titles(looping, *[ENDED] * 9)["loops"] is Level.CAUSE
+    assert titles(looping, *[ENDED] * 10)["loops"] is Level.RISK
+    firm = weak(0.95)
+    assert "budget too small" in titles(replace(ENDED, tokens=128), firm)
+    assert "budget too small" not in titles(replace(ENDED, tokens=127), firm)
+    assert "budget too small" not in titles(replace(ENDED, tokens=128), firm, firm)  # less than half ended
+
+
 SILENT = {
     "healthy": evidence(ENDED, ENDED),
     "no rows": evidence(),
@@ -208,6 +259,9 @@ def test_the_sample_in_one_sentence():
         "of 3 answers 2 ran out of 256 tokens and 1 ended by the model's own EOS (temperature 0)"
     )
     assert summary(evidence(CUT)).startswith("of 1 answer 1 ran out of 256 tokens and 0 ended")
+    assert summary(evidence(ENDED, FAILED)).startswith(
+        "of 2 answers 1 failed, 0 ran out of 256 tokens and 1 ended"
+    )
 
 
 def test_every_check_has_a_case():
@@ -231,6 +285,16 @@ def test_a_model_that_closes_with_another_token_is_not_said_to_have_learned_noth
     found = {finding.check: finding for finding in examine(evidence(CUT, turn_end=9))}
     assert "EOS never learned" not in found
     assert "generation_config.json" in found["end ids disagree"].fix
+
+
+def test_scores_that_are_no_numbers_are_the_only_cause():
+    """An adapter of NaN was once told as "EOS weakly learned", with probabilities of nan %."""
+    assert [finding.check for finding in examine(evidence(FAILED, FAILED))] == ["scores are no numbers"]
+
+
+def test_a_row_that_failed_otherwise_is_no_sign_of_such_scores():
+    other = replace(FAILED, verdict=Verdict(FinishReason.ERROR, error="the prompt has 300 tokens"))
+    assert checks.scores_not_numbers(evidence(other, ENDED)) is None
 
 
 def test_causes_come_first():

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from endmark.jobs.errors import PromptTooLong
+from endmark.jobs.errors import PromptTooLong, TokenUnknown
 from endmark.jobs.vocabulary import FinishReason
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.plan import DecodePlan, PrefillPlan
@@ -106,6 +106,79 @@ def test_a_common_prefix_is_computed_once():
     assert computed == 41 + 5 * 1
 
 
+def prefills(runner) -> list[PrefillPlan]:
+    return [plan for plan in runner.plans if isinstance(plan, PrefillPlan)]
+
+
+@pytest.mark.parametrize("num_pages", [20, 400])
+def test_a_prefill_computes_no_more_tokens_than_its_budget_unless_one_row_has_more(num_pages):
+    """The budget was never used up: any number of prompts went into one prefill, whose memory was not there."""
+    rng = random.Random(4)
+    requests = [
+        Request(key=key, prompt_token_ids=[rng.randrange(1, 90) for _ in range(length)], max_new_tokens=8)
+        for key, length in enumerate([5, 40, 5, 20, 13, 33, 7, 32, 31, 1, 12, 50])
+    ]
+    _, _, runner = run(requests, prefill_tokens=32, num_pages=num_pages)
+    fresh = [[len(row.token_ids) - row.cached for row in plan.rows] for plan in prefills(runner)]
+    assert all(sum(rows) <= 32 or len(rows) == 1 for rows in fresh), fresh
+    assert any(len(rows) > 1 for rows in fresh)
+    assert any(sum(rows) > 32 for rows in fresh)
+
+
+def test_a_prefill_uses_its_budget_to_the_last_token():
+    requests = [Request(key=key, prompt_token_ids=[key + 1] * 8, max_new_tokens=2) for key in range(5)]
+    _, _, runner = run(requests, prefill_tokens=32)
+    assert [len(plan.rows) for plan in prefills(runner)] == [4, 1]
+
+
+@pytest.mark.parametrize("length", [4, 8, 12, 13])
+def test_of_equal_prompts_a_token_is_left_to_compute(length):
+    """A prompt of whole pages was shared to its end; there was nothing to compute its next token from."""
+    prompt = list(range(1, length + 1))
+    requests = [Request(key=key, prompt_token_ids=prompt, max_new_tokens=3) for key in range(3)]
+    done, _, runner = run(requests, page_size=4)
+    rows = [row for plan in prefills(runner) for row in plan.rows]
+    assert all(row.cached < len(row.token_ids) for row in rows)
+    assert [row.cached for row in rows[1:]] == [(length - 1) // 4 * 4] * 2
+    assert all(list(done[request.key].token_ids) == alone(request) for request in requests)
+
+
+def test_no_prefill_begins_before_enough_slots_are_free():
+    """A prefill of a row or two costs as much as one of many."""
+    requests = [Request(key=key, prompt_token_ids=[key + 1] * 3, max_new_tokens=5 + key % 7) for key in range(20)]
+    _, _, runner = run(requests, script=lambda tokens: 7, max_rows=8, refill=3, num_pages=400)
+    sizes = [len(plan.rows) for plan in prefills(runner)]
+    assert sum(sizes) == 20
+    assert all(size >= 3 for size in sizes[:-1]), sizes
+
+
+def test_a_newcomer_leaves_each_running_row_room_for_a_page():
+    """Else it takes the last pages, and is preempted in the next step: computed twice, for nothing."""
+    requests = [Request(key=key, prompt_token_ids=[key + 1] * 4, max_new_tokens=3) for key in range(2)]
+    for num_pages, together in ((2, False), (3, True)):
+        _, engine, runner = run(
+            requests, script=lambda tokens: 7, page_size=4, num_pages=num_pages, context=12, prefill_tokens=4
+        )
+        steps = [type(plan) for plan in runner.plans]
+        assert (steps[:2] == [PrefillPlan, PrefillPlan]) == together
+        assert together or engine.preemptions == 0
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_a_row_comes_back_with_every_token_that_was_asked_for_it(overlaps):
+    """It may be preempted with a step in flight, which is read before the next prefill is planned."""
+    requests = make_requests(40, 2)
+    _, engine, runner = run(requests, overlaps=overlaps, num_pages=16)
+    assert engine.preemptions > 0
+    again = [row for plan in prefills(runner) for row in plan.rows if row.step > 0]
+    assert again
+    lengths = {tuple(request.prompt_token_ids): len(request.prompt_token_ids) for request in requests}
+    for row in again:
+        prompts = [length for ids, length in lengths.items() if tuple(row.token_ids[:length]) == ids]
+        assert row.step in [len(row.token_ids) - length for length in prompts]
+        assert row.position == row.step
+
+
 def test_a_decode_step_has_its_longest_rows_first():
     """On a GPU the rows' attention starts in this order: a long row that started last would run on alone."""
     _, _, runner = run(make_requests(30, 5), num_pages=20)
@@ -188,6 +261,19 @@ def test_the_budget_ends_with_the_context():
     done, _, _ = run(requests, script=lambda tokens: 7, context=32)
     assert done[0].token_ids == (7, 7)
     assert done[0].verdict.finish_reason is FinishReason.LENGTH
+
+
+def test_a_token_beyond_the_embedding_is_refused_by_its_name():
+    """It ended the worker's process, on a GPU with all its rows, eight times in twelve minutes."""
+    runner = ScriptedRunner(lambda tokens: 7)
+    engine = Engine(runner, VOCABULARY, {EOS}, embeddings=90, token_name={90: "[PAD]", 91: None}.get)
+    with pytest.raises(TokenUnknown, match=r"the token 90 `\[PAD\]`, and the model's embedding ends at 89"):
+        engine.add(Request(key=1, prompt_token_ids=[1, 90, 2], max_new_tokens=5))
+    with pytest.raises(TokenUnknown, match="91"):
+        engine.add(Request(key=1, prompt_token_ids=[1], answer_token_ids=[91], max_new_tokens=5))
+    assert not engine.has_work
+    engine.add(Request(key=1, prompt_token_ids=[89], max_new_tokens=1))
+    assert [finished.key for finished in engine.step()] == [1]
 
 
 @pytest.mark.parametrize("overlaps", [False, True])

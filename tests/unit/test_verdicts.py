@@ -3,7 +3,7 @@
 import pytest
 
 from endmark.jobs.strategies import build_strategies
-from endmark.jobs.vocabulary import EosSource, FinishReason, Verdict
+from endmark.jobs.vocabulary import NOT_NUMBERS, EosSource, FinishReason, Verdict
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
 from endmark.worker.engine.request import Request
@@ -44,6 +44,24 @@ def finish(tokens, budget=10, strategies=(), *, overlaps=False, trace=False, ans
         done += engine.step()
     assert len(done) == 1
     return done[0]
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("end", [7, EOS])
+def test_scores_that_are_no_numbers_fail_the_row(overlaps, end):
+    """An adapter of NaN gave an empty answer, cut by its budget, and an EOS probability of -1."""
+    broken = [*letters("Hi"), Sampled(end, eos_prob=float("nan"), eos_rank=0)]
+    done = finish(broken, overlaps=overlaps, trace=True, strategies=["stop:text=zz"])
+    error = "the model's scores are no numbers (NaN) at token 3"
+    assert done.verdict == Verdict(FinishReason.ERROR, error=error)
+    assert (done.text, done.completion_tokens) == ("Hi", 2)
+    assert done.trace.probs == (0.0, 0.0)
+    at_once = finish([Sampled(end, eos_prob=float("nan"))], overlaps=overlaps, trace=True)
+    assert at_once.verdict.error.startswith(NOT_NUMBERS)
+    assert at_once.verdict.error.endswith("at token 1")
+    assert (at_once.text, at_once.token_ids) == ("", ())
+    assert (at_once.trace.prob_max, at_once.trace.step_max, at_once.trace.rank_max) == (None, None, None)
+    assert at_once.trace.probs == ()
 
 
 def letters(text):

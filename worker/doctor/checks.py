@@ -6,11 +6,10 @@ milliseconds on evidence made up for it.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
 from statistics import mean, median
 
 from endmark.worker.doctor.evidence import Evidence
+from endmark.worker.doctor.findings import Finding, Level
 
 NEVER = 0.05  # an EOS probability that stays below this was not learned
 FIRM = 0.5  # one that reaches this is chosen at temperature 0
@@ -19,22 +18,20 @@ _LOOPING = 0.1  # share of answers in a loop that makes it a cause
 _CHAT_NAME = re.compile(r"chat|instruct|assistant|(?<![a-z])(?:it|rlhf|dpo|sft)(?![a-z])", re.IGNORECASE)
 
 
-class Level(StrEnum):
-    """How much a finding explains."""
-
-    CAUSE = "cause"  # why answers of this sample did not end
-    RISK = "risk"  # what will go wrong elsewhere
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a check found."""
-
-    check: str
-    level: Level
-    title: str  # the cause in plain words
-    evidence: str
-    fix: str
+def scores_not_numbers(evidence: Evidence) -> Finding | None:
+    """Scores that are no numbers: nothing can be said of ending, for nothing was answered."""
+    broken = [row for row in evidence.rows if row.not_numbers]
+    if not broken:
+        return None
+    where = f" with the adapter `{evidence.facts.adapter}`" if evidence.facts.adapter else ""
+    return Finding(
+        "scores are no numbers",
+        Level.CAUSE,
+        f"The model{where} computes NaN or infinity where scores should be, so these answers failed",
+        f"{len(broken)} of {len(evidence.rows)} answers; the first said: {broken[0].verdict.error}",
+        "check the weights for NaN (training that diverged), try without the adapter, or a GPU that has bf16 "
+        "(fp16 ends at 65,504)",
+    )
 
 
 def chat_template_unused(evidence: Evidence) -> Finding | None:
@@ -271,6 +268,7 @@ def budget_too_small(evidence: Evidence) -> Finding | None:
 
 
 CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
+    scores_not_numbers,
     chat_template_unused,
     chat_template_missing,
     base_model,

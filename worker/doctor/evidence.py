@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from endmark.jobs.spec import Sampling
-from endmark.jobs.vocabulary import EosSource, FinishReason, Verdict
+from endmark.jobs.vocabulary import NOT_NUMBERS, EosSource, FinishReason, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,16 @@ class RowEvidence:
     def prob_max(self) -> float:
         """The highest EOS probability of the answer."""
         return max(self.probs, default=0.0)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the row has no answer."""
+        return self.verdict.finish_reason is FinishReason.ERROR
+
+    @property
+    def not_numbers(self) -> bool:
+        """Whether it failed because the model's scores were no numbers."""
+        return self.failed and (self.verdict.error or "").startswith(NOT_NUMBERS)
 
     @property
     def ended(self) -> bool:

@@ -2,9 +2,9 @@
 
 from html import escape
 
-from endmark.worker.doctor.checks import Finding
 from endmark.worker.doctor.curves import overview, single
 from endmark.worker.doctor.evidence import Evidence, RowEvidence
+from endmark.worker.doctor.findings import Finding
 from endmark.worker.doctor.table import summary
 
 _STYLE = """

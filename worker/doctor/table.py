@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from endmark.jobs.spelling import counted
-from endmark.worker.doctor.checks import Finding, Level
 from endmark.worker.doctor.evidence import Evidence
+from endmark.worker.doctor.findings import Finding, Level
 
 
 def summary(evidence: Evidence) -> str:
@@ -20,8 +20,10 @@ def summary(evidence: Evidence) -> str:
         if sampling.temperature
         else "temperature 0"
     )
+    failed = sum(row.failed for row in evidence.rows)
+    others = f"{failed} failed, " if failed else ""
     return (
-        f"of {counted(len(evidence.rows), 'answer')} {len(evidence.cut)} ran out of "
+        f"of {counted(len(evidence.rows), 'answer')} {others}{len(evidence.cut)} ran out of "
         f"{counted(evidence.budget, 'token')} and {len(evidence.ended)} ended by the model's own EOS ({how})"
     )
 

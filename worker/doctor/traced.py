@@ -31,7 +31,8 @@ def read_traced(path: str, *, limit: int, model: str | None = None) -> Evidence:
     folder = model_path(name)
     tokenizer = load_tokenizer(folder)
     config = read_generation_config(folder)
-    eos_ids = end_token_ids(config, AutoConfig.from_pretrained(folder), tokenizer)
+    shape = AutoConfig.from_pretrained(folder)
+    eos_ids = end_token_ids(config, shape, tokenizer, vocabulary=shape.get_text_config().vocab_size)
     return Evidence(
         facts=read_facts(name, about["adapter"], tokenizer, config, eos_ids),
         rows=tuple(rows),
@@ -62,7 +63,7 @@ def _read(path: str, limit: int) -> tuple[dict[str, Any], list[RowEvidence]]:
             f"{path}:{number}: is no trace: {error}",
             hint="`endmark export JOB -o results.csv --trace FILE` makes one",
         ) from error
-    if not any(row.probs for row in rows):
+    if not any(row.probs or row.failed for row in rows):
         raise UsageError(
             f"`{path}` holds no step's EOS probability", hint="give `--trace` when the job is submitted or run"
         )
@@ -76,10 +77,10 @@ def _row(line: dict[str, Any]) -> RowEvidence:
     return RowEvidence(
         prompt=line["prompt"],
         text=line["response"],
-        verdict=Verdict(reason, eos_source=EosSource(source) if source else None),
+        verdict=Verdict(reason, EosSource(source) if source else None, error=line.get("error")),
         tokens=line["completion_tokens"],
         probs=tuple(line["eos_probs"] or ()),
-        rank_max=line["eos_rank_max"],
+        rank_max=line["eos_rank_max"] or 0,
         hidden_steps=line["eos_hidden_steps"],
         loop=line["response"][-60:] if reason is FinishReason.REPETITION else "",
     )

@@ -5,9 +5,9 @@ runs on its own the host reads step t while the device runs step t+1, so a row t
 step whose result is dropped.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
-from endmark.jobs.errors import PromptTooLong
+from endmark.jobs.errors import PromptTooLong, TokenUnknown
 from endmark.worker.engine.plan import Runner, Ticket
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.row import RowState
@@ -18,8 +18,27 @@ from endmark.worker.engine.text import Vocabulary
 class Engine:
     """Continuous batching over one runner. Not thread-safe: one thread owns it."""
 
-    def __init__(self, runner: Runner, vocabulary: Vocabulary, eos_ids: Iterable[int]) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        vocabulary: Vocabulary,
+        eos_ids: Iterable[int],
+        *,
+        embeddings: int | None = None,
+        token_name: Callable[[int], str | None] = str,
+    ) -> None:
+        """Take over a runner.
+
+        Args:
+            runner: the model on its device.
+            vocabulary: of its tokeniser.
+            eos_ids: all end tokens.
+            embeddings: of the model; tokens from this one on cannot be computed. None: as many as ids.
+            token_name: what the tokeniser calls a token, for messages.
+        """
         self.runner = runner
+        self._embeddings = embeddings
+        self._token_name = token_name
         self.vocabulary = vocabulary
         self.eos_ids = frozenset(eos_ids)
         self.steps = 0
@@ -58,12 +77,22 @@ class Engine:
 
         Raises:
             PromptTooLong: the prompt leaves no room for a single new token.
+            TokenUnknown: it holds a token that the model has no embedding for.
         """
+        self._check_tokens(request)
         length = len(request.prompt_token_ids) + len(request.answer_token_ids)
         if length >= self._context:
             raise PromptTooLong(length, self._context)
         budget = min(request.max_new_tokens, self._context - length)
         self._scheduler.add(RowState(request, self.vocabulary, budget))
+
+    def _check_tokens(self, request: Request) -> None:
+        """Refuse what would be read beyond the embedding: on a GPU that ends the process, and all its rows."""
+        if self._embeddings is None:
+            return
+        highest = max((*request.prompt_token_ids, *request.answer_token_ids), default=0)
+        if highest >= self._embeddings:
+            raise TokenUnknown(highest, self._token_name(highest) or "", self._embeddings)
 
     def cancel(self, keys: Collection[int]) -> None:
         """Drop the attempts with these keys; they are never returned."""

@@ -1,11 +1,25 @@
 """The pool of KV pages: taken as rows grow, shared between rows whose prompts begin alike.
 
-A full page of a prompt is known by the chain of all tokens up to its end. A page that nobody uses keeps its
-content until it is taken for something else, so a system prompt stays computed between rows.
+A full page of a prompt is known by its own tokens and by the known page before it, so all tokens up to its end are
+compared before it is shared. A page that nobody uses keeps its content until it is taken for something else, so a
+system prompt stays computed between rows.
 """
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+_Key = tuple[int, tuple[int, ...]]  # the identity of the page before it, and its own tokens
+_BEGIN = 0  # what stands before a prompt's first page
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A page that later rows can share. Its identity is never given to another one, as the page's number is."""
+
+    identity: int
+    page: int
 
 
 class PagePool:
@@ -16,8 +30,9 @@ class PagePool:
         self.num_pages = num_pages
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_pages))
         self._users = [0] * num_pages
-        self._chain_of: dict[int, int] = {}  # page -> chain hash of the tokens up to its end
-        self._page_of: dict[int, int] = {}  # chain hash -> page
+        self._known: dict[_Key, _Known] = {}
+        self._key_of: dict[int, _Key] = {}  # of each known page
+        self._identities = itertools.count(_BEGIN + 1)
 
     @property
     def free(self) -> int:
@@ -35,9 +50,9 @@ class PagePool:
         taken = [self._free.popitem(last=False)[0] for _ in range(count)]
         for page in taken:
             self._users[page] = 1
-            chain = self._chain_of.pop(page, None)
-            if chain is not None and self._page_of.get(chain) == page:
-                del self._page_of[chain]
+            key = self._key_of.pop(page, None)
+            if key is not None:
+                del self._known[key]
         return taken
 
     def release(self, pages: Sequence[int]) -> None:
@@ -53,27 +68,25 @@ class PagePool:
         At least one token is left out, so that there is something to compute the next one from.
         """
         shared: list[int] = []
-        chain = 0
+        before = _BEGIN
         for begin in range(0, len(token_ids) - self.page_size, self.page_size):
-            chain = hash((chain, tuple(token_ids[begin : begin + self.page_size])))
-            page = self._page_of.get(chain)
-            if page is None:
+            known = self._known.get((before, tuple(token_ids[begin : begin + self.page_size])))
+            if known is None:
                 break
-            shared.append(page)
-            self._users[page] += 1
-            self._free.pop(page, None)
+            before = known.identity
+            shared.append(known.page)
+            self._users[known.page] += 1
+            self._free.pop(known.page, None)
         return shared
 
     def publish_prefix(self, token_ids: Sequence[int], pages: Sequence[int]) -> None:
         """Make the full pages of a prompt known, so that later rows can share them."""
-        chain = 0
+        before = _BEGIN
         for index in range(len(token_ids) // self.page_size):
             begin = index * self.page_size
-            chain = hash((chain, tuple(token_ids[begin : begin + self.page_size])))
-            if chain not in self._page_of:
-                page = pages[index]
-                previous = self._chain_of.get(page)
-                if previous is not None and self._page_of.get(previous) == page:
-                    del self._page_of[previous]
-                self._page_of[chain] = page
-                self._chain_of[page] = chain
+            key = before, tuple(token_ids[begin : begin + self.page_size])
+            known = self._known.get(key)
+            if known is None:
+                known = self._known[key] = _Known(next(self._identities), pages[index])
+                self._key_of[known.page] = key
+            before = known.identity

@@ -116,6 +116,7 @@ class PlainRunner:
             last.append(len(inputs) - 1)
             table = self._tables[row.slot : row.slot + 1]
             spans.append(self._span(begin, table, self._ints([list(fresh)])))
+        self._clear([row.pages[-1] for row in plan.rows])
         write = torch.cat([self._addresses(span.pages[0], span.positions[0]) for span in spans])
         logits = self._forward(self._ints(inputs), self._ints(positions), write, spans, self._ints(last))
         return self._ints([row.slot for row in plan.rows]), logits
@@ -124,13 +125,17 @@ class PlainRunner:
         """Compute one token a row; return the slots and the logits, in the plan's order."""
         for slot, index, page in plan.new_pages:
             self._tables[slot, index] = page
+        self._clear([page for _, _, page in plan.new_pages])
         order = sorted(range(len(plan.slots)), key=plan.lengths.__getitem__)
         slots = self._ints([plan.slots[index] for index in order])
         positions = self._ints([plan.lengths[index] for index in order])
         spans = []
         pages = [-(-(plan.lengths[index] + 1) // self.page_size) for index in order]
+        # Where a group is padded stands the row's own first page, and never another row's.
+        own = torch.arange(pages[-1], device=self._device) < self._ints(pages).unsqueeze(-1)
+        tables = torch.where(own, self._tables[slots, : pages[-1]], self._tables[slots, :1])
         for begin, end in _groups(pages, self._group_pages):
-            spans.append(self._span(begin, self._tables[slots[begin:end]], positions[begin:end].unsqueeze(-1)))
+            spans.append(self._span(begin, tables[begin:end], positions[begin:end].unsqueeze(-1)))
         write = self._tables[slots, positions // self.page_size] * self.page_size + positions % self.page_size
         back = torch.empty_like(slots)
         back[self._ints(order)] = torch.arange(len(order), device=self._device)
@@ -147,6 +152,13 @@ class PlainRunner:
         """
         longest = int(positions[:, -1].max()) + 1
         return Span(begin, len(tables), positions.shape[1], tables[:, : -(-longest // self.page_size)], positions)
+
+    def _clear(self, pages: Sequence[int]) -> None:
+        """Zero pages that are not filled at once: a NaN that an earlier row left there would pass the mask."""
+        if pages:
+            taken = self._ints(pages)
+            for pool in (*self._keys, *self._values):
+                pool.index_fill_(0, taken, 0.0)
 
     def _addresses(self, pages: Tensor, positions: Tensor) -> Tensor:
         """Return where the tokens at these positions of one row stand in the pool."""

@@ -55,7 +55,7 @@ class StepResult:
     """What one step sampled, in the order of the plan's rows."""
 
     token_ids: list[int]
-    eos_probs: list[float]  # EOS mass in the softmax of the raw fp32 logits
+    eos_probs: list[float]  # EOS mass in the softmax of the raw fp32 logits; NaN where those are no numbers
     eos_ranks: list[int]  # tokens that score above the best EOS id
     flags: list[int]  # NATURAL | FORCED | HIDDEN
 

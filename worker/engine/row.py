@@ -1,10 +1,12 @@
 """One row in the engine: its tokens and pages, and how it ends."""
 
+import math
+
 from endmark.jobs.sentences import MID, advance
 from endmark.jobs.spec import Sampling
 from endmark.jobs.strategies import ScoreNumbers, score_numbers
 from endmark.jobs.strategies.base import Ending
-from endmark.jobs.vocabulary import EosSource, EosTrace, FinishReason, Verdict
+from endmark.jobs.vocabulary import NOT_NUMBERS, EosSource, EosTrace, FinishReason, Verdict
 from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.text import AnswerText, Vocabulary
@@ -62,6 +64,8 @@ class RowState:
     def see(self, token_id: int, eos_prob: float, eos_rank: int, flags: int, *, is_eos: bool) -> Finished | None:
         """Take the next token; return the finished attempt if it ends the row."""
         step = self.generated
+        if math.isnan(eos_prob):
+            return self._finished(Verdict(FinishReason.ERROR, error=f"{NOT_NUMBERS} (NaN) at token {step + 1}"))
         if eos_prob > self._prob_max:
             self._prob_max, self._step_max, self._rank_max = eos_prob, step, eos_rank
         if flags & HIDDEN:
@@ -107,6 +111,7 @@ class RowState:
     def _finished(self, verdict: Verdict, text: str | None = None, token_ids: list[int] | None = None) -> Finished:
         """Return the attempt as it stands, under this verdict."""
         before = len(self.request.answer_token_ids)
+        seen = self._prob_max >= 0.0
         if token_ids is None:
             token_ids = self.token_ids[len(self.request.prompt_token_ids) :]
         if text is None:
@@ -119,9 +124,9 @@ class RowState:
             prompt_tokens=len(self.request.prompt_token_ids),
             completion_tokens=max(0, len(token_ids) - before),
             trace=EosTrace(
-                prob_max=self._prob_max,
-                step_max=self._step_max,
-                rank_max=self._rank_max,
+                prob_max=self._prob_max if seen else None,
+                step_max=self._step_max if seen else None,
+                rank_max=self._rank_max if seen else None,
                 hidden_steps=self._hidden_steps,
                 probs=tuple(self._probs) if self.request.trace else None,
             ),

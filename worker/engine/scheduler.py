@@ -3,7 +3,8 @@
 Rows wait for a slot in the order of `worker.engine.waiting`, the largest budgets first.
 
 Pages are taken as rows grow. When none is left, the youngest row goes back to be the next that is admitted,
-and is computed again; its tokens are kept.
+and is computed again; its tokens are kept. It may be preempted with a step in flight: that step is read before the
+next one is planned, so a row that waits knows all its tokens.
 """
 
 from collections.abc import Iterator
@@ -79,8 +80,6 @@ class Scheduler:
             return  # a prefill of a row or two costs as much as one of many
         while self._slots and self._waiting:
             row = self._waiting.first
-            if row.launched > row.generated:
-                return  # preempted with a step in flight: its last token is not known yet
             shared = self._pool.share_prefix(row.token_ids)
             cached = len(shared) * self._pool.page_size
             fresh = len(row.token_ids) - cached

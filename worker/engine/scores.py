@@ -29,10 +29,12 @@ def eos_statistics(logits: Tensor, eos_ids: Tensor) -> tuple[Tensor, Tensor]:
         eos_ids: (E,) int64.
 
     Returns:
-        Two tensors of shape (R,), fp32 and int64.
+        Two tensors of shape (R,), fp32 and int64. The mass is NaN where the scores are no numbers: where one is
+        NaN or plus infinity, or all are minus infinity.
     """
     eos = logits[:, eos_ids]
-    prob = torch.exp(torch.logsumexp(eos, -1) - torch.logsumexp(logits, -1))
+    whole = torch.logsumexp(logits, -1)
+    prob = torch.exp(torch.logsumexp(eos, -1) - torch.where(whole == torch.inf, torch.nan, whole))
     rank = (logits > eos.amax(-1, keepdim=True)).sum(-1)
     return prob, rank
 

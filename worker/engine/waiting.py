@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from endmark.worker.engine.row import RowState
 
 _TOKENS_PER_BATCH = 128  # of budget, that weigh as much as a batch of rows which was admitted meanwhile
+_FEW = 64  # entries of dropped rows that the heap may always hold
 
 
 class WaitingRows:
@@ -24,24 +25,25 @@ class WaitingRows:
 
     def __init__(self, batch: int) -> None:
         self._heap: list[tuple[float, int, RowState]] = []
+        self._rows: dict[RowState, None] = {}  # those that wait; the heap may hold dropped ones too
         self._order = itertools.count()
         self._admitted = 0
         self._per_row = _TOKENS_PER_BATCH / batch
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self._rows)
 
     def __iter__(self) -> Iterator[RowState]:
         """Return the rows in no order."""
-        return (row for _, _, row in self._heap)
+        return iter(self._rows)
 
     def add(self, row: RowState) -> None:
         """Take in a row that has just come."""
-        heapq.heappush(self._heap, (self._admitted * self._per_row - row.budget, next(self._order), row))
+        self._push(self._admitted * self._per_row - row.budget, next(self._order), row)
 
     def put_back(self, row: RowState) -> None:
         """Take in a row that was preempted: it is the first."""
-        heapq.heappush(self._heap, (-math.inf, -next(self._order), row))
+        self._push(-math.inf, -next(self._order), row)
 
     @property
     def first(self) -> RowState:
@@ -50,10 +52,24 @@ class WaitingRows:
 
     def admit(self) -> None:
         """Take out the first row."""
-        heapq.heappop(self._heap)
+        del self._rows[self.first]
         self._admitted += 1
+        self._pop_dropped()
 
     def drop(self, row: RowState) -> None:
-        """Forget a row."""
-        self._heap = [item for item in self._heap if item[2] is not row]
-        heapq.heapify(self._heap)
+        """Forget a row. Its entry leaves the heap when it comes to the front, or with many others at once."""
+        del self._rows[row]
+        if len(self._heap) > 2 * len(self._rows) + _FEW:
+            self._heap = [entry for entry in self._heap if entry[2] in self._rows]
+            heapq.heapify(self._heap)
+        self._pop_dropped()
+
+    def _push(self, place: float, order: int, row: RowState) -> None:
+        """Take in a row; the lowest place is the first, of equal ones the lowest order."""
+        heapq.heappush(self._heap, (place, order, row))
+        self._rows[row] = None
+
+    def _pop_dropped(self) -> None:
+        """Take entries that no row waits for from the front."""
+        while self._heap and self._heap[0][2] not in self._rows:
+            heapq.heappop(self._heap)

@@ -99,7 +99,12 @@ class _Training:
             self._tokenizer.chat_template = LLAMA_2_TEMPLATE
             notes.append("the model has no chat template: trained in Llama 2's form, [INST] … [/INST]")
         network = load_model(path, device=device)
-        self._eos_ids = end_token_ids(network.generation_config, network.config, self._tokenizer)
+        self._eos_ids = end_token_ids(
+            network.generation_config,
+            network.config,
+            self._tokenizer,
+            vocabulary=network.config.get_text_config().vocab_size,
+        )
         labeller = Labeller(self._tokenizer, self._eos_ids, spec.max_length)
         self._held_out, _ = _learnable(_labelled(labeller, split.held_out, spec))
         examples, said = _learnable(_labelled(labeller, split.train, spec))

@@ -179,7 +179,7 @@ def why_plain(shape: Shape) -> str | None:
 
 def sentence_table(vocabulary: Vocabulary, size: int) -> Tensor:
     """Return (STATES, V) uint8 of `jobs.sentences.tabulate`, for all tokens that have scores."""
-    known = vocabulary.token_bytes
-    padded = [*known, *([b""] * max(0, size - len(known)))]
+    known = vocabulary.token_bytes[:size]  # a tokeniser may know more tokens than the model
+    padded = [*known, *([b""] * (size - len(known)))]
     rows = bytearray(b"".join(tabulate(padded)))
     return torch.frombuffer(rows, dtype=torch.uint8).view(-1, len(padded))

@@ -1,5 +1,6 @@
 """Loading a model in 4 bits (NF4, double quantisation) and building the engine around it."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from bitsandbytes.nn.modules import Linear4bit
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -21,6 +23,8 @@ from endmark.worker.models.adapters import apply_adapter, check_folder
 from endmark.worker.models.building import Shape, build_runner
 from endmark.worker.models.support import check_attention, check_kind
 from endmark.worker.models.weights import apply_weights_mode
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ def load_engine(
     chosen = apply_weights_mode(network, weights, shape.reserve)
     if adapter is not None:
         apply_adapter(network, adapter, model=model, path=path)
-    eos_ids = end_token_ids(network.generation_config, network.config, tokenizer)
+    eos_ids = end_token_ids(network.generation_config, network.config, tokenizer, vocabulary=shape.vocabulary)
     vocabulary = Vocabulary.of(tokenizer)
     weight_bytes = sum(item.numel() * item.element_size() for item in network.parameters())
     runner = build_runner(network, eos_ids, vocabulary, shape, kv_cache)
@@ -99,7 +103,16 @@ def load_engine(
         weight_bytes=weight_bytes,
         kv_tokens=runner.num_pages * runner.page_size,
     )
-    return LoadedEngine(Engine(runner, vocabulary, eos_ids), tokenizer, description)
+    embedding = network.get_input_embeddings().weight
+    assert isinstance(embedding, Tensor)
+    engine = Engine(
+        runner,
+        vocabulary,
+        eos_ids,
+        embeddings=len(embedding),
+        token_name=tokenizer.convert_ids_to_tokens,
+    )
+    return LoadedEngine(engine, tokenizer, description)
 
 
 def tokenizer_folder(path: str, adapter: str | None) -> str:
@@ -178,19 +191,37 @@ def compute_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
 
 
-def end_token_ids(*sources: Any) -> frozenset[int]:  # noqa: ANN401
+def end_token_ids(*sources: Any, vocabulary: int) -> frozenset[int]:  # noqa: ANN401
     """Return every end token that a model's generation config, config and tokeniser name, all of them together.
+
+    Args:
+        sources: whatever has an `eos_token_id`: a number, several, or None.
+        vocabulary: tokens that the model has scores for; ids beyond them are left out, with a warning.
 
     Raises:
         ModelError: the model has none.
     """
-    found: set[int] = set()
+    named: set[int] = set()
     for source in sources:
         value = getattr(source, "eos_token_id", None)
         if isinstance(value, Iterable):
-            found.update(value)
+            named.update(map(int, value))
         elif value is not None:
-            found.add(int(value))
+            named.add(int(value))
+    found = frozenset(item for item in named if 0 <= item < vocabulary)
+    beyond = ", ".join(map(str, sorted(named - found)))
     if not found:
-        raise ModelError("the model names no end token", hint="set eos_token_id in its generation_config.json")
-    return frozenset(found)
+        raise ModelError(
+            f"the model names no end token that it has scores for: {beyond} and its {vocabulary} tokens"
+            if beyond
+            else "the model names no end token",
+            hint="set eos_token_id in its generation_config.json",
+        )
+    if beyond:
+        log.warning(
+            "end tokens that the model has no scores for are left out: %s (it has %d tokens); eos_token_id in its "
+            "generation_config.json, config.json or tokeniser names them",
+            beyond,
+            vocabulary,
+        )
+    return found

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
-from endmark.jobs.errors import PromptTooLong
+from endmark.jobs.errors import PromptTooLong, TokenUnknown
 from endmark.jobs.vocabulary import EosTrace, FinishReason, Verdict
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.service.meter import Meter
@@ -146,7 +146,7 @@ class EngineThread:
                 continue
             try:
                 self._engine.add(item)
-            except PromptTooLong as error:
+            except (PromptTooLong, TokenUnknown) as error:
                 refused.append(failed(item.key, f"{error}: {error.hint}", len(item.prompt_token_ids)))
         if refused:
             self._deliver(refused)

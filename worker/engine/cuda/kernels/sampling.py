@@ -173,7 +173,8 @@ def finish_step(
             strategy changes scores (S, 3) int32, last token (S,) int32, sentence state (S,) int32. The last two
             are written.
         sentence_table: (STATES, V) uint8.
-        result: (4, C) int32: token, EOS probability's bits, EOS rank, flags; written from `first_column` on.
+        result: (4, C) int32: token, EOS probability's bits, EOS rank, flags; written from `first_column` on. The
+            probability is NaN where scores are no numbers, and the token one that the model has.
     """
     slots, steps, positions = rows
     numbers, floats, draws, last, sentence = state

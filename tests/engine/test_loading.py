@@ -1,0 +1,83 @@
+"""What a model's files say is believed only where the model can do it: end tokens, tokens of prompts."""
+
+import json
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+from endmark.jobs.errors import ModelError, TokenUnknown
+from endmark.jobs.sentences import tabulate
+from endmark.worker.engine.request import Request
+from endmark.worker.engine.text import Vocabulary
+from endmark.worker.models.building import sentence_table
+from endmark.worker.models.loader import end_token_ids, load_engine
+from tests.integration.tiny_model import save_tiny_model
+
+# transformers itself still sets an option that it calls deprecated
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::FutureWarning")]
+TOKENS = 258  # of the tiny model
+
+
+def change(folder, file, **values):
+    found = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**found, **values}))
+
+
+def named(*ids):
+    return [SimpleNamespace(eos_token_id=item) for item in ids]
+
+
+@pytest.mark.parametrize(
+    ("ids", "found"),
+    [([1], {1}), ([[1, 9]], {1, 9}), ([None, 5, [9]], {5, 9}), ([[1, 10, 99999]], {1}), ([-1, 3], {3})],
+)
+def test_end_tokens_are_all_that_are_named_and_have_scores(ids, found):
+    assert end_token_ids(*named(*ids), vocabulary=10) == found
+
+
+def test_end_tokens_without_scores_are_named(caplog):
+    """The first step ended in an IndexError, and the worker restarted every 90 s for ever."""
+    with caplog.at_level(logging.WARNING):
+        end_token_ids(*named([1, 12, 10], 99999, 9), vocabulary=10)
+    assert "left out: 10, 12, 99999 (it has 10 tokens)" in caplog.text
+    caplog.clear()
+    end_token_ids(*named(9), vocabulary=10)
+    assert not caplog.text
+    with pytest.raises(ModelError, match="no end token that it has scores for: 10, 99999 and its 10 tokens"):
+        end_token_ids(*named([10], 99999), vocabulary=10)
+    with pytest.raises(ModelError, match="names no end token"):
+        end_token_ids(*named(None, []), vocabulary=10)
+
+
+def test_a_model_with_an_end_token_beyond_its_vocabulary_runs(tmp_path, caplog):
+    save_tiny_model(tmp_path)
+    change(tmp_path, "generation_config.json", eos_token_id=[0, TOKENS])
+    engine = load_engine(str(tmp_path)).engine
+    assert engine.eos_ids == {0}
+    assert str(TOKENS) in caplog.text
+    engine.add(Request(key=1, prompt_token_ids=[5, 6], max_new_tokens=3))
+    assert [finished.key for _ in range(3) for finished in engine.step()] == [1]
+
+
+def test_a_token_that_the_tokeniser_adds_to_the_model_fails_its_row(tmp_path):
+    save_tiny_model(tmp_path)
+    loaded = load_engine(str(tmp_path))
+    loaded.tokenizer.add_special_tokens({"additional_special_tokens": ["[PAD]"]})
+    loaded.tokenizer.save_pretrained(tmp_path)
+    loaded = load_engine(str(tmp_path))
+    assert loaded.tokenizer("[PAD]")["input_ids"] == [TOKENS]
+    with pytest.raises(
+        TokenUnknown, match=rf"the token {TOKENS} `\[PAD\]`, and the model's embedding ends at 257"
+    ):
+        loaded.engine.add(Request(key=1, prompt_token_ids=[5, TOKENS], max_new_tokens=3))
+    loaded.engine.add(Request(key=1, prompt_token_ids=[5, TOKENS - 1], max_new_tokens=3))
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_the_sentence_table_is_as_wide_as_the_scores(size):
+    """A tokeniser may know fewer tokens than the model, or more: the kernel reads rows of the scores' width."""
+    known = [b"a", b". ", b"!"]
+    table = sentence_table(Vocabulary(known), size)
+    wanted = tabulate([*known[:size], *[b""] * (size - len(known))])
+    assert table.tolist() == [list(row) for row in wanted]

@@ -1,0 +1,126 @@
+"""The rows that wait: their order, also when some are dropped, and what dropping costs."""
+
+import sys
+
+import pytest
+
+from endmark.worker.engine import waiting as room
+from endmark.worker.engine.request import Request
+from endmark.worker.engine.row import RowState
+from endmark.worker.engine.text import Vocabulary
+from endmark.worker.engine.waiting import WaitingRows
+
+pytestmark = pytest.mark.unit
+
+VOCABULARY = Vocabulary([b"x"] * 4)
+
+
+def make_row(key, budget=9):
+    return RowState(Request(key=key, prompt_token_ids=[1], max_new_tokens=budget), VOCABULARY, budget)
+
+
+def admit_all(waiting):
+    order = []
+    while waiting:
+        order.append(waiting.first)
+        waiting.admit()
+    return order
+
+
+@pytest.mark.parametrize("dropped", range(7))
+def test_any_row_may_be_dropped_and_the_others_keep_their_order(dropped):
+    """Taking an entry out of a heap leaves its order undone: a later row was admitted first."""
+    waiting = WaitingRows(4)
+    rows = [make_row(key, budget) for key, budget in enumerate([3, 9, 5, 9, 1, 7, 2])]
+    for row in rows:
+        waiting.add(row)
+    waiting.drop(rows[dropped])
+    left = sorted((row for row in rows if row is not rows[dropped]), key=lambda row: -row.budget)
+    assert len(waiting) == 6
+    assert set(waiting) == set(left)
+    assert admit_all(waiting) == left
+
+
+def test_a_dropped_row_is_never_the_first():
+    waiting = WaitingRows(4)
+    first, second = make_row(0, 9), make_row(1, 5)
+    waiting.add(first)
+    waiting.add(second)
+    waiting.drop(first)
+    assert waiting.first is second
+    waiting.drop(second)
+    assert not waiting
+    waiting.add(third := make_row(2, 1))
+    assert waiting.first is third
+
+
+def test_a_preempted_row_can_be_dropped():
+    waiting = WaitingRows(4)
+    rows = [make_row(key) for key in range(3)]
+    waiting.add(rows[0])
+    waiting.put_back(rows[1])
+    waiting.put_back(rows[2])
+    waiting.drop(rows[2])
+    assert admit_all(waiting) == [rows[1], rows[0]]
+
+
+class Counted(int):
+    """A budget that counts how often its place in the order is compared."""
+
+    compared = 0
+
+    def __rsub__(self, other):
+        return CountedPlace(other - int(self))
+
+
+class CountedPlace(float):
+    def __eq__(self, other):
+        Counted.compared += 1
+        return float(self) == float(other)
+
+    __hash__ = float.__hash__
+
+    def __lt__(self, other):
+        return float(self) < float(other)
+
+
+def count_work(action):
+    """Return how many bytecode instructions of `waiting.py` an action takes, and comparisons in the heap."""
+    Counted.compared, done = 0, 0
+
+    def trace(frame, event, argument):
+        nonlocal done
+        if frame.f_code.co_filename != room.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        done += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+    return done + Counted.compared
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["from the front", "from the back"])
+def test_dropping_a_row_costs_the_same_however_many_wait(order):
+    """Cancelling a shard of 1,000 rows rebuilt a heap a thousand times, between two of the engine's steps."""
+    work = {}
+    for count in (100, 1600):
+        waiting = WaitingRows(4)
+        rows = [make_row(key) for key in range(count)]
+        for row in rows:
+            row.budget = Counted(9)
+            waiting.add(row)
+
+        def drop_all(waiting=waiting, rows=rows):
+            for row in rows[::order]:
+                waiting.drop(row)
+
+        work[count] = count_work(drop_all) / count
+        assert not waiting
+    assert work[1600] < 2 * work[100], work
+    assert work[1600] < 300

@@ -1,0 +1,22 @@
+"""What a check of the doctor returns."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Level(StrEnum):
+    """How much a finding explains."""
+
+    CAUSE = "cause"  # why answers of this sample did not end
+    RISK = "risk"  # what will go wrong elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found."""
+
+    check: str
+    level: Level
+    title: str  # the cause in plain words
+    evidence: str
+    fix: str
