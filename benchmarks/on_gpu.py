@@ -20,7 +20,6 @@ from endmark.worker.engine.request import Request
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.models.weights import expand
 
-RECORDED = {"vLLM 0.24.0, NF4 (recorded)": 6505.0, "vLLM 0.24.0, bf16 (recorded)": 9644.0}
 _FLOOR_BYTES, _FLOOR_FLOPS = 4.3e12, 750e12  # a second: the card's copy speed, its speed in large products
 _MAX_ROWS = 256
 _PAGE = 16
@@ -256,14 +255,14 @@ def report(systems: Sequence[str], rows: int) -> None:
     some = work(rows)
     floor = sum(row.max_tokens for row in some) / floor_seconds(some)
     print(f"{rows} rows, {sum(row.max_tokens for row in some):,} output tokens; floor {floor:,.0f} tokens/s")
-    outcomes = [Outcome(name, round(speed), 1.0) for name, speed in RECORDED.items()]
-    for outcome in (*outcomes, *measure(systems, rows)):
+    outcomes: list[Outcome] = []
+    for outcome in measure(systems, rows):
         notes = ", ".join(f"{name} {value:,.1f}" for name, value in outcome.notes.items())
         print(
             f"{outcome.system:<42} {outcome.speed:>8,.0f} tokens/s {outcome.speed / floor:>6.1%}  {notes}",
             flush=True,
         )
-        if not outcome.notes and "recorded" not in outcome.system:
+        if not outcome.notes:
             outcomes.append(outcome)
         for peer in outcomes if outcome.notes else ():
             print(f"    {outcome.speed / peer.speed:6.2f} x {peer.system}")
