@@ -13,20 +13,20 @@ MID, LETTER, WORD, DIGIT, ENDED = range(5)
 _DIGITS = (DIGIT, 5, 6, 7)  # how many in a row: one, two, three, more
 _SPELLED = 8  # from here on: what has been spelled of an abbreviation
 
-_TERMINATORS = "!?。！？．｡…‼⁇⁈⁉।॥؟۔։།።፧။។៕᠃᙮\u037e"
+TERMINATORS = "!?。！？．｡…‼⁇⁈⁉।॥؟۔։།።፧။។៕᠃᙮\u037e"
 _SPACES = " \t\r\n\u3000\u00a0"
 _CLOSERS = "\"')]}%”’»›」』）】》"
 _OPENERS = "“‘„«‹¿¡「『（【《–—"
 _MARKUP = b"*_`~"
 
 # Not here, as an answer may well end with them: etc., No., Jr., Inc., and what is also a word in small letters.
-_ABBREVIATIONS = "Dr Fig Ft Mr Mrs Ms Mt Ph Prof Rev St approx ca cf vs".split()
+ABBREVIATIONS = "Dr Fig Ft Mr Mrs Ms Mt Ph Prof Rev St approx ca cf vs".split()
 
 
 def _signs() -> dict[bytes, dict[int, int]]:
     """Return for each sign the state behind it: after no word, after a word, after a sentence."""
     kinds = (
-        (_TERMINATORS, {MID: ENDED, WORD: ENDED, ENDED: ENDED}),
+        (TERMINATORS, {MID: ENDED, WORD: ENDED, ENDED: ENDED}),
         (_SPACES, {MID: MID, WORD: MID, ENDED: ENDED}),
         (_CLOSERS, {MID: MID, WORD: WORD, ENDED: ENDED}),
         (_OPENERS, {MID: MID, WORD: MID, ENDED: MID}),
@@ -39,7 +39,7 @@ class _Automaton:
 
     def __init__(self) -> None:
         self._signs = _signs()
-        spellings = sorted({word[:size] for word in _ABBREVIATIONS for size in range(1, len(word) + 1)})
+        spellings = sorted({word[:size] for word in ABBREVIATIONS for size in range(1, len(word) + 1)})
         self._spelled = {text: _SPELLED + index for index, text in enumerate(spellings)}
         self._texts = {state: text for text, state in self._spelled.items()}
         prefixes = sorted({sign[:size] for sign in self._signs for size in range(1, len(sign))})
@@ -96,7 +96,7 @@ class _Automaton:
         """Whether a full stop ends a sentence here."""
         text = self._texts.get(state)
         if text is not None:
-            return len(text) > 1 and text not in _ABBREVIATIONS
+            return len(text) > 1 and text not in ABBREVIATIONS
         return state in (WORD, ENDED, _DIGITS[3])
 
 

@@ -73,6 +73,11 @@ class Verdict:
         return self.finish_reason is FinishReason.EOS
 
     @property
+    def ended_by_itself(self) -> bool:
+        """Whether nothing was done to end it: the model's own EOS, or a stop that the user asked for."""
+        return self.eos_source is EosSource.NATURAL or self.finish_reason is FinishReason.STOP_SEQUENCE
+
+    @property
     def truncated(self) -> bool:
         """Whether the answer was cut: by the token budget, or because it ran in a loop."""
         return self.finish_reason in (FinishReason.LENGTH, FinishReason.REPETITION)

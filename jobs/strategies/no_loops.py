@@ -1,21 +1,25 @@
 """`no-loops`: ends a row that repeats itself."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
+from endmark.jobs.endings.loops import loop_of
 from endmark.jobs.sentences import ends_sentence
 from endmark.jobs.strategies.base import Ending, Parameter, Place, Strategy, TextSoFar, Watcher
 from endmark.jobs.vocabulary import FinishReason, Verdict
 
 _GRAM = 8  # tokens whose return suggests a period
 _TOKEN_BITS = 32
+_NEAR_EVERY = 32  # tokens after which the text is looked through for near copies
+_NEAR_REACH = 6000  # characters at its end that are
 _GRAM_MASK = (1 << _GRAM * _TOKEN_BITS) - 1
 
 
 class NoLoops(Strategy):
     """Ends a row whose last tokens are copies of one stretch; keeps the text up to the end of the first copy.
 
-    A sentence that is open there stays whole. Only exact copies, one right behind the other, count: lists,
-    tables and refrains with anything new in them go on.
+    A sentence that is open there stays whole. Copies stand one right behind the other; with `near` their numbers,
+    case and single words may differ. Lists, tables and refrains with something new in each round go on.
     """
 
     name = "no-loops"
@@ -25,11 +29,13 @@ class NoLoops(Strategy):
     declared = (
         Parameter("times", 4, "how often a stretch must stand in a row", 2, 1000),
         Parameter("tokens", 64, "how many tokens the copies must span together", 2 * _GRAM, 2**20),
+        Parameter("near", True, "whether copies may differ in numbers, case and single words"),
     )
 
     def watcher(self) -> Watcher:
         """Return the watcher of one row."""
-        return LoopWatcher(int(self.number("times")), int(self.number("tokens")))
+        near = bool(self.parameters["near"])
+        return LoopWatcher(int(self.number("times")), int(self.number("tokens")), near=near)
 
 
 class LoopWatcher:
@@ -37,11 +43,14 @@ class LoopWatcher:
 
     A period is first suspected when the last `_GRAM` tokens have stood before, and dropped at the first token
     that breaks it, so that a token costs one look-up and one comparison for each live period, seldom over two.
+    Near copies are looked for in the text, every so many tokens.
     """
 
-    def __init__(self, times: int, tokens: int) -> None:
+    def __init__(self, times: int, tokens: int, *, near: bool) -> None:
         self._times = times
         self._tokens = tokens
+        self._look_at = max(tokens, _NEAR_EVERY) if near else None  # how many tokens there are at the next look
+        self._found: Ending | None = None
         self._seen = 0
         self._gram = 0  # the last _GRAM tokens as one number, which is made and looked up faster than a tuple
         self._last_at: dict[int, int] = {}  # where each stretch of _GRAM tokens last ended
@@ -56,7 +65,19 @@ class LoopWatcher:
         for period, run in sorted(self._runs.items()) if self._runs else ():
             if run >= (self._times - 1) * period and run + period >= self._tokens:
                 return _cut(answer, self._seen - run, period)
-        return None
+        if self._look_at is not None and self._seen >= self._look_at:
+            self._look_at = self._seen + _NEAR_EVERY
+            self._found = self._near(answer)
+        return self._found
+
+    def _near(self, answer: TextSoFar) -> Ending | None:
+        """Return an ending if the text ends in copies that differ a little."""
+        begin = max(0, len(answer.text) - _NEAR_REACH)
+        loop = loop_of(answer.text[begin:], self._times, self._tokens)
+        if loop is None:
+            return None
+        start, kept = (bisect_left(answer.lengths, begin + place) + 1 for place in (loop.start, loop.kept))
+        return _cut(answer, min(kept, self._seen), max(1, min(kept - start, self._seen - kept)))
 
     def _take(self, tokens: Sequence[int], at: int) -> None:
         """Update the runs with the token at `at`."""

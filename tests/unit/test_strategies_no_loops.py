@@ -13,7 +13,7 @@ from endmark.worker.engine.text import AnswerText, Vocabulary
 
 pytestmark = pytest.mark.unit
 
-VOCABULARY = Vocabulary([chr(32 + index).encode() for index in range(95)])
+VOCABULARY = Vocabulary([chr(32 + index).encode() for index in range(94)] + [b"\n"])
 
 
 def feed(token_ids, **parameters):
@@ -28,7 +28,7 @@ def feed(token_ids, **parameters):
 
 
 def letters(text):
-    return [ord(char) - 32 for char in text]
+    return [94 if char == "\n" else ord(char) - 32 for char in text]
 
 
 def reference(tokens, times, span):
@@ -84,12 +84,14 @@ def test_what_is_kept_ends_with_a_sentence():
     assert (lead + loop)[: ending.text_length] == lead + "Visit the Orsay."
 
 
+WORDS = "art history science train music boat toy war nature film design fashion glass tea".split()
 ORDINARY = {
-    "numbered list": "".join(f"{n}. Visit the museum of art in town. " for n in range(1, 40)),
-    "table": "".join(f"| {city} | France | yes | no | yes | no |" for city in map(str, range(50))),
+    "numbered list": "".join(f"{n}. Visit the {word} museum in town.\n" for n, word in enumerate(WORDS)),
+    "table": "".join(f"| {city} | France | yes | no |\n" for city in WORDS),
     "refrain": "We all live in a yellow house, a yellow house, a yellow house. " * 3,
     "refrain with verses": "".join(
-        f"Verse {n} tells a thing. Row, row, row your boat gently down the stream. " for n in range(12)
+        f"{one} met {two} and lost its {three}. Row, row your boat gently down the stream. "
+        for one, two, three in zip(WORDS, WORDS[5:], WORDS[9:], strict=False)
     ),
     "laughter": "He said: " + "ha " * 12 + "and left.",
     "rule": "Title " + "-" * 40 + " text",
@@ -102,6 +104,29 @@ ORDINARY = {
 def test_ordinary_text_is_no_loop(case):
     ending, _ = feed(letters(ORDINARY[case]))
     assert ending is None
+
+
+NEAR = {
+    "counter": "".join(f"{n}. Visit the museum of art in town. " for n in range(1, 40)),
+    "table that counts": "".join(f"| {n} | France | yes | no | yes | no |\n" for n in range(50)),
+    "verses that count": "".join(
+        f"Verse {n} tells a thing. Row, row, row your boat gently down the stream. " for n in range(12)
+    ),
+    "one word a round": "".join(f"I would really like to go to the {word} with you. " for word in WORDS),
+}
+
+
+@pytest.mark.parametrize("case", list(NEAR))
+def test_a_loop_whose_rounds_differ_a_little_ends_too(case):
+    """On a real model most loops count upwards or change a word, and only exact copies were seen.
+
+    Three of these stood among the ordinary texts before.
+    """
+    ending, taken = feed(letters(NEAR[case]))
+    assert ending.verdict.finish_reason is FinishReason.REPETITION
+    assert ending.text_length < 120 < taken
+    exact, _ = feed(letters(NEAR[case]), near=False)
+    assert exact is None
 
 
 def test_a_token_costs_as_little_late_as_early():

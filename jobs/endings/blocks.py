@@ -1,0 +1,106 @@
+"""Blocks: code fences, LaTeX, tags and brackets, and whether a text ends inside one or right behind it."""
+
+import re
+
+_FENCE = re.compile(r"^[ \t>]*(?:[-*+]\s+|\d+[.)]\s+)?(`{3,}|~{3,})([^`\n]*)$", re.MULTILINE)
+_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
+_OPENING_LINE = re.compile(r"[{\[]\s*$", re.MULTILINE)
+_VALUE = re.compile(r"[\[{].*[\]}],?;?\Z", re.DOTALL)
+_ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{")
+_ENVIRONMENT_END = re.compile(r"\\end\s*\{[^{}\n]*\}\Z")
+_TAG = re.compile(r"<(/?)([A-Za-z][\w:-]*)(?:\s[^<>]*?)?(/?)>")
+_TAG_BEGUN = re.compile(r"(?:^|[\s>])</?[A-Za-z][^<>]*\Z")
+_CLOSED = re.compile(r"</[A-Za-z][\w:-]*\s*>\Z")
+_UNPAIRED = frozenset("area base br col embed hr img input li link meta option p source td th tr wbr".split())
+
+
+def in_or_behind_block(text: str) -> bool | None:
+    """Return True where the text ends inside a block, False right behind one that closed, None elsewhere.
+
+    Args:
+        text: an answer without white space at its end.
+    """
+    if "```" in text or "~~~" in text:
+        fenced = _fenced(text)
+        if fenced is not None:
+            return fenced
+    for marks, look in (("\\", _latex), ("$$", _formula), ("<", _tagged)):
+        if marks in text and (found := look(text)) is not None:
+            return found
+    return _bracketed(text)
+
+
+def _fenced(text: str) -> bool | None:
+    """See `in_or_behind_block`, for code fences: a mark with a language opens one, the same mark closes it."""
+    inside, end = "", -1
+    for match in _FENCE.finditer(text):
+        mark, language = match[1], match[2].strip()
+        if not inside:
+            inside = mark
+        elif mark.startswith(inside) and not language:
+            inside, end = "", match.end()
+    return True if inside else False if end == len(text) else None
+
+
+def _latex(text: str) -> bool | None:
+    """See `in_or_behind_block`, for environments and display formulas."""
+    kinds = _ENVIRONMENT.findall(text)
+    depth = kinds.count("begin") - kinds.count("end")
+    if depth > 0 or text.count("\\[") > text.count("\\]") or text.count("\\(") > text.count("\\)"):
+        return True
+    return False if _ENVIRONMENT_END.search(text) or text.endswith("\\]") else None
+
+
+def _formula(text: str) -> bool | None:
+    """See `in_or_behind_block`, for formulas between two double dollars."""
+    if text.count("$$") % 2:
+        return True
+    return False if text.endswith("$$") else None
+
+
+def _tagged(text: str) -> bool | None:
+    """See `in_or_behind_block`, for HTML and XML; tags that need no end are left out."""
+    last = text[text.rfind("\n") + 1 :].lstrip()
+    if _TAG_BEGUN.search(last):
+        return True
+    depth = 0
+    for slash, name, alone in _TAG.findall(text):
+        if not alone and name.lower() not in _UNPAIRED:
+            depth += -1 if slash else 1
+    if depth > 0 and (last[0] == "<" or text[-1] == ">"):
+        return True
+    return False if text[-1] == ">" and _CLOSED.search(text) and last[0] == "<" else None
+
+
+def _bracketed(text: str) -> bool | None:
+    """See `in_or_behind_block`, for values and code in brackets that stand on lines of their own."""
+    begins_value = text.lstrip()[:1] in ("{", "[")
+    if not (begins_value or text[-1] in "}];" or _OPENING_LINE.search(text)):
+        return None
+    bare = _STRING.sub('""', text)
+    depth = bare.count("{") + bare.count("[") - bare.count("}") - bare.count("]")
+    if depth > 0:
+        return True
+    if text[-1] not in "}];" or depth < 0:
+        return None
+    start = _opening(bare)
+    inside = bare[start:] if start >= 0 else ""
+    own_line = start >= 0 and not bare[bare.rfind("\n", 0, start) + 1 : start].strip()
+    value = own_line and any(sign in inside for sign in ',:"\n') and _VALUE.match(inside) is not None
+    return False if value or "\n" in inside else None
+
+
+def _opening(text: str) -> int:
+    """Return where the bracket opens that is the last one to close; -1 where there is none."""
+    depth = 0
+    for index in range(len(text.rstrip(";")) - 1, -1, -1):
+        char = text[index]
+        if char in "}]":
+            depth += 1
+        elif char in "{[":
+            depth -= 1
+            if depth == 0:
+                return index
+        elif depth == 0:
+            return -1
+    return -1

@@ -1,0 +1,78 @@
+"""The line in which a text ends: what kind of line it is, and whether the ones before it are of the same kind."""
+
+import re
+from enum import Enum
+
+_LIST = re.compile(
+    r"\s*(?:>\s*)?(?:[-+•◦▪‣·–—●○■*✓✔✅☑]\ufe0f?|\(?\d{1,3}[.)、．:]|\(?[A-Za-z][.)]|[\U0001f000-\U0001faff]+\ufe0f?(?=\s+\S))(?=\s|$)\s*"
+)
+_NUMBERED_BOLD = re.compile(r"\s*\*\*\d+[.)]\s*")
+_KEY = re.compile(r"\s*(?:\*\*|__|`)?[^\s:：|.!?][^:：|.!?\n]{0,48}(?:\*\*|__|`)?[:：](?:\*\*|__)?\s+\S")
+_RULE = re.compile(r"\s*\|?[\s:|+-]*-{2,}[\s:|+-]*\|?\s*")
+_HEADING = re.compile(r"\s*#{1,6}\s")
+_VERSE = 72  # characters that a line of verse has at most
+_NEAR = 12  # lines before the last one among which its like is looked for
+
+
+class Kind(Enum):
+    """What a line is."""
+
+    BLANK = "blank"
+    LIST = "list"
+    TABLE = "table"
+    RULE = "rule"
+    KEY = "key"
+    HEADING = "heading"
+    PLAIN = "plain"
+
+
+def kind_of(line: str) -> Kind:
+    """Return what kind of line it is."""
+    bare = line.strip()
+    if not bare:
+        return Kind.BLANK
+    if bare[0] == "|":
+        return Kind.RULE if _RULE.fullmatch(bare) else Kind.TABLE
+    if _LIST.match(bare) or _NUMBERED_BOLD.match(bare):
+        return Kind.LIST
+    if _HEADING.match(bare):
+        return Kind.HEADING
+    if _RULE.fullmatch(bare):
+        return Kind.RULE
+    return Kind.KEY if _KEY.match(bare) else Kind.PLAIN
+
+
+def body_of(line: str) -> str:
+    """Return an item's own words, without its mark."""
+    match = _LIST.match(line) or _NUMBERED_BOLD.match(line)
+    return line[match.end() :] if match else line.strip()
+
+
+def is_whole_row(lines: list[str]) -> bool:
+    """Whether the last line closes a row of a table that has a head, or a row before it."""
+    last = lines[-1].strip()
+    before = [kind_of(line) for line in lines[-3:-1]]
+    return last[1:].endswith("|") and (Kind.RULE in before or before == [Kind.TABLE, Kind.TABLE])
+
+
+def is_whole_item(lines: list[str], kind: Kind) -> bool:
+    """Whether the last line stands among its like, and ends as they do.
+
+    Args:
+        lines: the text's lines, the last one not blank.
+        kind: what the last line is: an item, `key: value`, or a plain one, which may be verse.
+    """
+    near = lines[-1 - _NEAR : -1]
+    if kind is Kind.PLAIN:
+        near = near[-2:]
+        return len(near) == 2 and all(line.strip() and len(line) <= _VERSE for line in (*near, lines[-1]))
+    like = [line for line in near if kind_of(line) is kind]
+    if kind is Kind.KEY and not (near and kind_of(near[-1]) is Kind.KEY):
+        return False
+    return bool(like)
+
+
+def siblings_end_sentences(lines: list[str], kind: Kind) -> bool:
+    """Whether the items before the last line all end with a full stop or its like, so that it should as well."""
+    like = [line.rstrip() for line in lines[-1 - _NEAR : -1] if kind_of(line) is kind]
+    return len(like) > 1 and all(line[-1:] in ".!?。！？।" for line in like)

@@ -1,0 +1,209 @@
+"""Loops, exact and near: whether a text ends in a repetition, and where its first copy ends.
+
+A text is cut into words, signs and line ends; case is dropped, and every number counts as the same word. A word
+is covered where three words in a row that hold it stand elsewhere in the text as well. A loop is an end of the
+text that is covered but for few words, over at least three times the distance at which the words return. So
+counters may rise, a word may change from round to round, and two stretches may take turns. What keeps lists,
+refrains, code and tables of data out is what they bring that is new: words that are not covered, or figures
+where there are hardly any words.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from statistics import median_low
+
+COPIES, TOKENS = 3, 48  # from which on a repetition is a loop
+_BYTES_A_TOKEN = 4
+_WINDOW = 5000  # characters at the end of the text that are looked at
+_COVERED = 0.84  # share of a loop's words that stand elsewhere in it
+_LISTED = 0.9  # the same where most lines are items or rows, which may be alike and still say something new
+_FIGURES = 0.95  # the same where the numbers are what is told
+_RECENT, _COUNTED = 10, 3  # numbers that are remembered, and how far a counter may jump
+_EXACT = 24  # characters at the end that are looked for before it
+_REST = 6  # words at the end that may be no copy of anything: the begun next round
+_SIGN = 0.1  # what a sign weighs beside a word
+_LONG = 24  # letters from which on a word is read letter by letter: it may be a loop of its own
+_PROBES, _PROBE, _REACH = 12, 10, 240  # how often the end is probed for what returns, and with how many bytes
+
+_OWN_WORDS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # no spaces between
+_WORD = re.compile(rf"[{_OWN_WORDS}]|[^\W\d_{_OWN_WORDS}]+|\d{{1,8}}|\n+|[!-/:-@\[-`{{-~]{{1,4}}|[^\w\s]")
+_ASCII_WORD = re.compile(r"[A-Za-z]+|\d{1,8}|\n+|[!-/:-@\[-`{-~]{1,4}")
+_LISTED_LINE = re.compile(r"^[ \t]*(?:[-*+•|]|\d+[.)]|[A-Za-z]\))", re.MULTILINE)
+_FOLDED = bytes(range(256)).lower().translate(bytes.maketrans(b"123456789", b"000000000"))
+_PLAIN = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A repetition at the end of a text, in characters from its beginning."""
+
+    start: int  # where the first copy begins
+    kept: int  # where the second one does
+
+
+def loop_of(text: str, copies: int = COPIES, tokens: int = TOKENS) -> Loop | None:
+    """Return the loop that the text ends in, or None.
+
+    Args:
+        text: an answer, whole or as far as it is.
+        copies: how often a stretch must stand in a row, all but exactly.
+        tokens: how many tokens' worth of text (4 bytes each) the copies must span together.
+    """
+    end = len(text.rstrip())
+    exact = _exact(text, end, copies, tokens)
+    if exact is not None:
+        return exact
+    begin = max(0, end - _WINDOW)
+    if not _may_loop(text[begin:end]):
+        return None
+    return _Words(text[begin:end], begin).loop(copies, tokens)
+
+
+def _exact(text: str, end: int, copies: int, tokens: int) -> Loop | None:
+    """Return the loop that repeats a stretch to the letter, or None."""
+    size = tokens * _BYTES_A_TOKEN
+    probe = text[max(0, end - _EXACT) : end]
+    before = text.rfind(probe, 0, end - 1)
+    period = end - len(probe) - before
+    span = max(size, copies * period)
+    if before < 0 or span > end or text[end - span + period : end] != text[end - span : end - period]:
+        return None
+    start = end - span
+    while start >= period and text[start - period : start] == text[start : start + period]:
+        start -= period
+    while start > 0 and text[start - 1] == text[start - 1 + period]:
+        start -= 1
+    return Loop(start, start + period)
+
+
+def _may_loop(text: str) -> bool:
+    """Whether most of what stands near the end has stood twice before; cheap, and true of every loop."""
+    data = text.encode(errors="replace").translate(_FOLDED)
+    step = max(1, min(len(data), _REACH) // _PROBES)
+    ends = range(len(data), _PROBE, -step)[:_PROBES]
+    return 2 * sum(data.count(data[stop - _PROBE : stop]) > 2 for stop in ends) >= _PROBES
+
+
+class _Words:
+    """The words of the end of a text, and which of them stand elsewhere in it."""
+
+    def __init__(self, text: str, begin: int) -> None:
+        found = (_ASCII_WORD if text.isascii() else _WORD).findall(text)
+        if max(map(len, found), default=0) >= _LONG:
+            found = [piece for word in found for piece in (word if len(word) >= _LONG else (word,))]
+        self._text, self._begin, self._raw = text, begin, found
+        self._weights = [_SIGN if word[0] in _PLAIN else 1.0 for word in found]
+
+    def loop(self, copies: int, tokens: int) -> Loop | None:
+        """Return the loop at the end, see `loop_of`."""
+        words = ["0" if word[0].isdigit() else word.lower() for word in self._raw]
+        for index in range(2, len(words)):  # a mark before an item counts, like a number
+            if words[index - 2][0] == "\n" and len(words[index - 1]) == 1 and words[index] == ")":
+                words[index - 1] = "0"
+        found = self._repeated(words, copies, tokens)
+        if found is None:
+            return None
+        start, period = found
+        if self._are_figures(start):
+            found = self._repeated([word.lower() for word in self._raw], copies, tokens, _FIGURES)
+        if found is None:
+            return None
+        start, period = found
+        return Loop(self._begin + self._at(start), self._begin + self._at(start + period))
+
+    def _at(self, index: int) -> int:
+        """Return where a word begins in the text."""
+        place = 0
+        for word in self._raw[:index]:
+            place = self._text.index(word, place) + len(word)
+        return self._text.index(self._raw[index], place)
+
+    def _repeated(
+        self, words: list[str], copies: int, tokens: int, needed: float = _COVERED
+    ) -> tuple[int, int] | None:
+        """Return where a repetition begins that reaches to the end, and how many words later it returns."""
+        start, before = self._start(words, 0), -1
+        while start > before:  # what stands only before the loop covers nothing in it
+            start, before = self._start(words, start), start
+        if start >= len(words) - copies:
+            return None
+        covered = self._covered(words, start)
+        weights = self._weights[start:]
+        share = sum(weight for weight, known in zip(weights, covered, strict=True) if known) / max(1, sum(weights))
+        if share < max(needed, self._needed(start)):
+            return None
+        period, times = _rhythm(words[start:])
+        if times < copies - 0.3 or len(words) - start < (copies - 0.2) * period:
+            return None
+        if not any(covered[-_REST:]):  # it has found its way out
+            return None
+        return (start, period) if self._tokens(start) >= tokens else None
+
+    def _tokens(self, start: int) -> float:
+        """Return about how many tokens the text from a word on has: one a word, or one for 4 bytes if more."""
+        size = len(self._text[self._at(start) :].encode(errors="replace"))
+        return max(size / _BYTES_A_TOKEN, min(len(self._raw) - start, size / 3))
+
+    def _start(self, words: list[str], begin: int) -> int:
+        """Return where the end of the text begins that is covered but for few words."""
+        loss = _COVERED / (1 - _COVERED)
+        covered = self._covered(words, begin)
+        best, start, score = 0.0, len(words), 0.0
+        for index in range(len(words) - 1, begin - 1, -1):
+            score += self._weights[index] * (1.0 if covered[index - begin] else -loss)
+            if score > best:
+                best, start = score, index
+        return start
+
+    def _covered(self, words: list[str], begin: int) -> list[bool]:
+        """Return for each word from `begin` on whether three in a row that hold it stand there twice."""
+        part = words[begin:]
+        runs = list(zip(part, part[1:], part[2:], strict=False))
+        counts = Counter(runs)
+        known = [False, False, *(counts[run] > 1 for run in runs), False, False]
+        return [a or b or c for a, b, c in zip(known, known[1:], known[2:], strict=False)][: len(part)]
+
+    def _needed(self, start: int) -> float:
+        """Return the share of words that must be covered from `start` on."""
+        part = self._text[self._at(start) :]
+        lines = part.count("\n") + 1
+        return _LISTED if lines > 2 and 2 * len(_LISTED_LINE.findall(part)) > lines else _COVERED
+
+    def _are_figures(self, start: int) -> bool:
+        """Whether it is the numbers that tell something: they neither return nor count, or stand nearly alone."""
+        raw = self._raw[start:]
+        numbers = [
+            word
+            for word, before in zip(raw, [self._raw[start - 1] if start else "\n", *raw], strict=False)
+            if word[0].isdigit() and before[0] != "\n"
+        ]
+        words = sum(word[0] not in _PLAIN for word in raw)
+        alone = 2 * sum(word[0].isdigit() for word in raw) > words
+        telling = _telling(numbers, counting_tells=alone)
+        return 2 * telling > len(numbers) and 12 * telling > words
+
+
+def _telling(numbers: list[str], *, counting_tells: bool) -> int:
+    """Return how many of the numbers are new: not among the last few, nor a little above one of them."""
+    telling = 0
+    recent: list[int] = []
+    for number in map(int, numbers):
+        known = number in recent
+        counted = not counting_tells and any(0 < number - before <= _COUNTED for before in recent)
+        telling += not known and not counted
+        recent = [*recent[1 - _RECENT :], number]
+    return telling
+
+
+def _rhythm(words: list[str]) -> tuple[int, float]:
+    """Return after how many words three in a row return, for most of them, and how often they stand there."""
+    last: dict[tuple[str, str, str], int] = {}
+    distances: list[int] = []
+    returning = set()
+    for index, run in enumerate(zip(words, words[1:], words[2:], strict=False)):
+        if run in last:
+            distances.append(index - last[run])
+            returning.add(run)
+        last[run] = index
+    return (median_low(distances), 1 + len(distances) / len(returning)) if distances else (0, 0.0)

@@ -1,0 +1,63 @@
+"""Whether a whole text ends with a sentence: closing signs, emoji and footnote marks may stand behind it."""
+
+import re
+
+from endmark.jobs.sentences import ABBREVIATIONS, TERMINATORS
+
+EMOJI = "\u2190-\u2bff\u3030\u303d\ufe0f\u200d\U0001f000-\U0001faff\U000e0020-\U000e007f"
+_BEHIND = re.compile(
+    rf"(?:[\s\"')\]}}”’»›」』）】》〉*_`~$%{EMOJI}¹²³\u2070-\u2079†‡]|\[\^?\d+\]|</?[a-z]+>|[:;]-?[)D])+\Z"
+)
+_SHORT = re.compile(r"(?:^|[^\w.])(?:[a-z]\.)?([A-Za-z]{1,6})\.\Z")
+_NUMBER_ALONE = re.compile(r"(?:^|\n)[ \t]*(?:[*_]{0,2}|#+ )(?:\d+|[A-Za-z]|[ivx]+)[.)]\Z")
+_PAIRS = tuple(pair.split() for pair in ("( )", "“ ”", "« »", "「 」", "『 』", "（ ）", "【 】", "《 》"))
+_DANGLING = re.compile(
+    r"(?:[,;:،、，；：(\[{“«「–—=+/&\\<]|\s-|"
+    r"\b(?:the|an?|and|or|but|of|to|in|on|at|by|for|with|from|as|that|which|who|is|are|was|were|be|has|have|had|"
+    r"will|would|can|could|should|may|their|its?|my|your|our|his|if|when|while|because|than|into|this|these|"
+    r"und|oder|der|die|das|ein|eine|mit|von|zu|für|et|ou|le|la|les|une?|des?|du|avec|pour|y|el|los|las|con|para|"
+    r"il|lo|gli|di|e|o|os|um|uma|em|do|da))\Z",
+    re.IGNORECASE,
+)
+
+
+def ends_with_sentence(text: str, *, cut: bool) -> bool:
+    """Whether the text ends where a sentence does.
+
+    Args:
+        text: an answer without white space at its end.
+        cut: whether it might have gone on, so that a full stop behind a digit or a lone letter proves nothing.
+    """
+    core = bare_end(text)
+    if not core or (core[-1] not in TERMINATORS and core[-1] != "."):
+        return False
+    if core[-1] != "." or core.endswith(".."):
+        return True
+    if _NUMBER_ALONE.search(core[core.rfind("\n") + 1 :]):
+        return False
+    if core[-2:-1].isdigit():
+        return not cut
+    short = _SHORT.search(core[-12:])
+    if short is None:
+        return True
+    word = short[1]
+    return word not in ABBREVIATIONS if len(word) > 1 else not cut and core[-3:-2] != "."
+
+
+def bare_end(text: str) -> str:
+    """Return the end of the text without what may stand behind a sentence."""
+    tail = text[-96:]
+    match = _BEHIND.search(tail)
+    return tail[: match.start()] if match else tail
+
+
+def leaves_open(line: str) -> bool:
+    """Whether a bracket, quotation or code mark that opens in the line does not close in it."""
+    if any(opening in line and line.count(opening) > line.count(closing) for opening, closing in _PAIRS):
+        return True
+    return bool(line.count('"') % 2 and not line.endswith('"')) or bool(line.count("`") % 2)
+
+
+def dangles(line: str) -> bool:
+    """Whether more must follow: the line ends in a comma, in a word such as `the`, or in an abbreviation."""
+    return line.endswith(".") or _DANGLING.search(line[-16:].rstrip(" *_")) is not None

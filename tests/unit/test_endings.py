@@ -1,0 +1,117 @@
+"""Where a text ends, judged once for all: sentences, items, blocks, phrases, what is open, loops, nothing."""
+
+import timeit
+
+import pytest
+
+from endmark.jobs.endings import Ending, ending_of
+from endmark.jobs.vocabulary import EosSource, FinishReason, Verdict
+
+pytestmark = pytest.mark.unit
+
+CASES = [
+    ("Take the tram.", "sentence"),
+    ("So the answer is 5.", "sentence"),
+    ("He said “yes.”", "sentence"),
+    ("Great day! 😀🎉", "sentence"),
+    ("It is known.[1]", "sentence"),
+    ("It is **free**.", "sentence"),
+    ("Have a look at St.", "open"),
+    ("- apples\n- pears\n- plums", "item"),
+    ("1. Mix.\n2. Bake for an hour\n3.", "open"),
+    ("- apples\n- pears\n- ", "open"),
+    ("| a | b |\n|---|---|\n| 1 | 2 |", "item"),
+    ("| a | b |\n|---|---|\n| 1 | 2", "open"),
+    ("| a | b |\n|---|---|", "open"),
+    ("| a | b |", "open"),
+    ("Here:\n```python\nx = 1\n```", "block"),
+    ("Here:\n```python\nx = 1.", "open"),
+    ("```\nx\n```\nDone.", "sentence"),
+    ('{"a": [1, 2], "b": {"c": 3}}', "block"),
+    ('{"a": [1, 2], "b": {"c": 3}', "open"),
+    ("\\begin{align}\nx&=1\n\\end{align}", "block"),
+    ("\\begin{align}\nx&=1", "open"),
+    ("$$x=1$$", "block"),
+    ("<table>\n<tr><td>1</td></tr>\n</table>", "block"),
+    ("<table>\n<tr><td>1</td></tr>", "open"),
+    ("Paris", "phrase"),
+    ("The Great Gatsby", "phrase"),
+    ("42", "phrase"),
+    ("I went to the", "open"),
+    ("First,", "open"),
+    ("He (a man. ", "open"),
+    ('She said: "I will come. ', "open"),
+    ("", "empty"),
+    (" \n", "empty"),
+    ("Best regards,\n[Your Name]", "phrase"),
+    ("Name: Brazil\nCapital: Brasilia\nLanguage: Portuguese", "item"),
+    ("The sea is blue\nThe sky is too\nI think of you", "item"),
+    ("行きましょう。」", "sentence"),
+    ("यह अच्छा है।", "sentence"),
+    ("هل هذا جيد؟", "sentence"),
+    ("Title\n\n## Methods", "open"),
+    ("<p>Hello</p>", "block"),
+    ("the area is $x = 5$.", "sentence"),
+    ("The cat sat on the mat and looked at the birds that were singing in the tree", "open"),
+    ("La " * 100, "loop"),
+    ("function f() {\n  return 1;\n}", "block"),
+    ("function f() {\n  return 1;", "open"),
+    ("🎉🎂🎈", "phrase"),
+    ("I love 3 < 4 and a", "open"),
+    ("x = [1, 2, 3]", "phrase"),
+    ("Wait...", "sentence"),
+    ("A) Rome\nB) Paris\nC) Lima\nAnswer: B", "phrase"),
+    ("See vitamin C.", "sentence"),
+    ("Sold by Sims Inc.", "sentence"),
+    ("He works e.g.", "open"),
+    ("**Total: 45**", "phrase"),
+    ("- **Rome**: old\n- **Paris**: big\n", "item"),
+]
+
+
+@pytest.mark.parametrize(("text", "ending"), CASES)
+def test_where_a_text_ends(text, ending):
+    assert ending_of(text) == ending
+
+
+@pytest.mark.parametrize(
+    ("text", "ending"),
+    [
+        ("- apples\n- pears\n- plu", Ending.OPEN),
+        ("- apples\n- pears\n- plums\n", Ending.ITEM),
+        ("It costs 5.", Ending.OPEN),
+        ("It opened in Rome.", Ending.SENTENCE),
+        ("The Great", Ending.OPEN),
+        ("Here:\n```\nx\n```", Ending.BLOCK),
+    ],
+)
+def test_what_was_cut_is_whole_only_where_that_is_sure(text, ending):
+    """The last line of an answer that the budget cut may lack its end, though it reads like the ones before."""
+    assert ending_of(text, cut=True) is ending
+
+
+def test_complete_has_one_meaning():
+    natural = Verdict(FinishReason.EOS, EosSource.NATURAL)
+    boosted = Verdict(FinishReason.EOS, EosSource.BOOSTED)
+    stopped = Verdict(FinishReason.STOP_SEQUENCE, stop_sequence="END")
+    cut, failed = Verdict(FinishReason.LENGTH), Verdict(FinishReason.ERROR, error="x")
+    for ending in (Ending.SENTENCE, Ending.ITEM, Ending.BLOCK):
+        assert all(ending.is_complete(verdict) for verdict in (natural, boosted, stopped, cut))
+        assert not ending.is_complete(failed)
+    assert [Ending.PHRASE.is_complete(item) for item in (natural, stopped, boosted, cut)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    for ending in (Ending.OPEN, Ending.LOOP, Ending.EMPTY):
+        assert not ending.is_complete(natural)
+
+
+def test_a_verdict_is_cheap():
+    """Under 50 µs on an idle core; the limit here only catches another order of growth."""
+    words = "the boat went out to sea and came home with fish for all who lived near its harbour in town".split()
+    text = "".join(
+        f"{words[n * 7 % 19].title()} {words[n * n % 19]} {n:x}{words[n * 3 % 19]} it. " for n in range(90)
+    )
+    assert min(timeit.repeat(lambda: ending_of(text), number=20, repeat=5)) / 20 < 0.005
