@@ -3,9 +3,13 @@
 import click
 
 from endmark.cli.advice import worker_hint
+from endmark.cli.beforehand import check_broker
+from endmark.cli.completion import check_run, complete, run_options
 from endmark.cli.notifying import notify_if_reachable
 from endmark.cli.session import opened
+from endmark.cli.submission import resumed
 from endmark.cli.terminal import hint, note
+from endmark.cli.waiting import ended_like_by_ctrl_c
 from endmark.db.jobs import cancel_job, load_job, pause_job, resolve_job, resume_job
 from endmark.db.progress import job_status
 
@@ -47,16 +51,27 @@ def pause(job: str) -> None:
 
 @click.command(
     short_help="Let a paused or interrupted job go on.",
-    epilog="\b\nExamples:\n  endmark resume 3f2a91c0\n  endmark resume latest; endmark status latest --watch",
+    epilog="""\b
+Examples:
+  endmark resume 3f2a91c0
+  endmark resume latest --run -o results.csv
+  endmark resume latest; endmark status latest --watch""",
 )
 @click.argument("job")
-def resume(job: str) -> None:
+@run_options
+def resume(job: str, run: bool, output: str | None) -> int:
     """Let a paused or interrupted job go on, with the rows that have no result yet.
+
+    Workers run them, or with `--run` this command does as `endmark run` does.
 
     JOB is an id, the beginning of one, or `latest`.
     """
-    with opened() as (settings, store):
+    check_run(run, output)
+    with opened() as (settings, store), ended_like_by_ctrl_c():
         job_id = resolve_job(store, job)
+        if output is not None:
+            check_broker(settings, needed=True)
+            return complete(settings, store, resumed(store, job_id), output)
         keys = resume_job(store, job_id)
         found = load_job(store, job_id)
         notify_if_reachable(settings, store, found.spec, keys)
@@ -64,3 +79,4 @@ def resume(job: str) -> None:
     note(f"job {job_id} goes on")
     if not workers:
         hint(worker_hint(found.spec.model, found.spec.adapter))
+    return 0

@@ -1,12 +1,16 @@
 """The broker and the worker that `endmark run` needs: those that run already, else its own, which end with it."""
 
+import os
+import socket
+from pathlib import Path
 from types import TracebackType
 
-from endmark.cli.terminal import note
+from endmark.cli.terminal import note, one_line
 from endmark.db.connection import Store
-from endmark.db.workers import list_workers
+from endmark.db.workers import list_workers, remove_worker
 from endmark.jobs.broker.access import Broker, ensure_broker
 from endmark.jobs.errors import WorkerFailed
+from endmark.jobs.launch.slots import Slot, take_slot
 from endmark.jobs.launch.workers import WorkerOptions, WorkerProcess, start_worker
 from endmark.jobs.settings import Settings
 from endmark.jobs.spec import GenerationSpec
@@ -23,30 +27,43 @@ class Crew:
         self._spec = spec
         self._broker: Broker | None = None
         self._worker: WorkerProcess | None = None
+        self._slot: Slot | None = None
+        self._doing = "loading the model"
 
     def __enter__(self) -> "Crew":
-        """Have a broker that answers, and a worker.
+        """Have a broker that answers, and a worker, or wait for that of another `endmark run`.
 
         Raises:
             BrokerError: there is no broker, and none can be started.
         """
         self._broker = ensure_broker(self._settings)
-        if not self.served():
-            try:
+        try:
+            self._forget_the_dead()
+            if not self.served():
                 self._start_worker()
-            except BaseException:
-                self._broker.release()
-                raise
+        except BaseException:
+            self._leave()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End what was started."""
+        """End what was started; say so at once if it is Ctrl-C that ends it, which need not wait when repeated."""
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and self._worker is not None and self.alive:
+            grace = self._worker.grace
+            note(f"stopping: rows that run have {grace:.0f} s to end; Ctrl-C again stops at once")
+        self._leave()
+
+    def _leave(self) -> None:
+        """End the worker, and the broker if nobody else uses it."""
         assert self._broker is not None
         try:
             if self._worker is not None:
                 self._worker.stop()
+                self._forget_the_dead()
+            if self._slot is not None:
+                self._slot.close()
         finally:
             self._broker.release()
 
@@ -61,14 +78,18 @@ class Crew:
         """Whether the worker that was started still runs; true if none was."""
         return self._worker is None or self._worker.alive
 
+    @property
+    def doing(self) -> str:
+        """What it does while no worker has reported itself."""
+        return self._doing
+
     def served(self) -> bool:
         """Whether a worker of the job's model is alive."""
         return any((item.model, item.adapter) == self._spec.queue for item in list_workers(self._store))
 
     def look_after(self, *, served: bool) -> None:
-        """Start a worker if none was started and the one that was there has gone."""
+        """Start a worker if none was started and the one that was there has ended."""
         if self._worker is None and not served:
-            note("the worker that ran this model has ended")
             self._start_worker()
 
     def failure(self) -> WorkerFailed:
@@ -90,8 +111,41 @@ class Crew:
         return f"its log is `{self._worker.log_path}`"
 
     def _start_worker(self) -> None:
-        """Start a worker of the job's model."""
+        """Start a worker of the job's model, unless another process has started one that is in the way."""
+        slot = take_slot(self._settings.home, self._spec.queue)
+        if not isinstance(slot, Slot):
+            self._wait_for(*slot)
+            return
+        self._slot = slot
         self._worker = start_worker(
             self._settings, WorkerOptions(model=self._spec.model, adapter=self._spec.adapter)
         )
+        self._doing = "loading the model"
         note(f"started a worker for `{self._spec.model}`; its log is `{self._worker.log_path}`")
+
+    def _wait_for(self, model: str, adapter: str | None) -> None:
+        """Say, once, whose worker this job waits for."""
+        same = (model, adapter) == self._spec.queue
+        doing = "waiting for the worker of another `endmark run`" + ("" if same else f", on `{one_line(model)}`")
+        if doing != self._doing:
+            note(doing + (", which has the GPU" if not same else ""))
+        self._doing = doing
+
+    def _forget_the_dead(self) -> None:
+        """Forget workers of this host whose process has ended: as long as they count as alive, none is started."""
+        for item in list_workers(self._store):
+            host, _, number = item.worker.rpartition(":")
+            if host == socket.gethostname() and number.isdecimal() and not _runs(int(number)):
+                remove_worker(self._store, item.worker)
+
+
+def _runs(number: int) -> bool:
+    """Whether a process of that id runs; one that has ended and that nobody has waited for does not."""
+    try:
+        os.kill(number, 0)
+        state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return False
+    except (PermissionError, FileNotFoundError):  # another user's, or a system without /proc
+        return True
+    return state != "Z"

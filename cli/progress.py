@@ -2,16 +2,22 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
-from endmark.cli.terminal import note
+from endmark.cli.terminal import note, one_line
 from endmark.jobs.vocabulary import JobState, JobStatus
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _LINE_EVERY = 10.0  # seconds between plain lines
 _COUNT_EVERY = 0.1
+_SHORTEST = 8  # columns of what is being done
+_BAR = 14  # columns of the bar itself and the spaces around it
 
 Show = Callable[[JobStatus, str], None]  # what to show, and what is being done
 
@@ -63,36 +69,77 @@ def _lines() -> Iterator[Show]:
 def _bar() -> Iterator[Show]:
     """Draw a bar."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[numbers]}", markup=False),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=None, numbers="")
+    with drawn_bar(Console(stderr=True)) as draw:
 
         def show(status: JobStatus, doing: str) -> None:
-            done = status.succeeded + status.failed
-            progress.update(task, description=doing, total=status.total, completed=done, numbers=describe(status))
+            draw(doing, status.succeeded + status.failed, status.total, figures(status))
 
         yield show
 
 
+Draw = Callable[[str, int, int | None, Sequence[str]], None]  # doing what, how much is done, of how much, figures
+
+
+@contextmanager
+def drawn_bar(console: "Console") -> Iterator[Draw]:
+    """Draw a bar in one line, however narrow the terminal: figures that find no room are left out, the last first.
+
+    Notes that are written meanwhile stay above it.
+    """
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
+
+    columns = (
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[numbers]}", markup=False, table_column=Column(no_wrap=True)),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None, numbers="")
+
+        def draw(doing: str, done: int, total: int | None, numbers: Sequence[str]) -> None:
+            room = console.width - _BAR
+            first = len(numbers[0]) if numbers else 0
+            doing = one_line(doing, max(_SHORTEST, room - first))
+            text = fitted(numbers, room - len(doing))
+            progress.update(task, description=doing, total=total, completed=done, numbers=text)
+
+        yield draw
+
+
+def fitted(parts: Sequence[str], width: int) -> str:
+    """Return as many of the parts as fit, the first in any case."""
+    text = parts[0] if parts else ""
+    for part in parts[1:]:
+        if len(text) + 2 + len(part) > width:
+            break
+        text += f", {part}"
+    return text
+
+
 def describe(status: JobStatus) -> str:
     """Return a job's progress in one line."""
+    return ", ".join(figures(status))
+
+
+def figures(status: JobStatus) -> list[str]:
+    """Return a job's progress, the most important first.
+
+    How its answers ended is told when all have: long ones end last, and of those that ended so far none was cut.
+    """
     done = status.succeeded + status.failed
     parts = [f"{done:,}/{status.total:,} rows"]
-    if done:
-        parts.append(f"{status.tokens_per_second:,.0f} tokens/s")
-        parts.append(f"EOS {percent(status.ended_with_eos, done)}")
-        parts.append(f"truncated {percent(status.truncated, done)}")
+    if status.eta_seconds is not None and status.silent_seconds is None:
+        parts.append(f"{duration(status.eta_seconds)} left")
     if status.failed:
         parts.append(f"{status.failed:,} failed")
-    if status.eta_seconds is not None:
-        parts.append(f"{duration(status.eta_seconds)} left")
-    return ", ".join(parts)
+    if done and status.silent_seconds is None:
+        parts.append(f"{status.tokens_per_second:,.0f} tokens/s")
+    if done and status.state.is_final:
+        parts.append(f"EOS {percent(status.ended_with_eos, done)}")
+        parts.append(f"truncated {percent(status.truncated, done)}")
+    return parts
 
 
 def what_it_does(status: JobStatus) -> str:
@@ -100,6 +147,8 @@ def what_it_does(status: JobStatus) -> str:
     if status.state in (JobState.QUEUED, JobState.RUNNING):
         if not status.workers:
             return "waiting for a worker"
+        if status.silent_seconds is not None:
+            return f"waiting for a worker that is silent for {status.silent_seconds:.0f} s"
         return "running" if status.running or status.succeeded or status.failed else "queued"
     return status.state.value.replace("_", " ")
 

@@ -6,9 +6,13 @@ from dataclasses import replace
 import click
 
 from endmark.cli.advice import worker_hint
+from endmark.cli.beforehand import check_broker
+from endmark.cli.completion import check_run, complete, run_options
 from endmark.cli.notifying import notify_if_reachable
 from endmark.cli.session import opened
+from endmark.cli.submission import Submission
 from endmark.cli.terminal import hint, note
+from endmark.cli.waiting import ended_like_by_ctrl_c
 from endmark.db.jobs import load_job, resolve_job
 from endmark.db.progress import job_status
 from endmark.db.retry import retry_rows
@@ -27,6 +31,7 @@ _TRUNCATED = (FinishReason.LENGTH, FinishReason.REPETITION)
 Examples:
   endmark retry latest --truncated --strategy soft-landing
   endmark retry 3f2a91c0 --truncated --max-new-tokens 800
+  endmark retry latest --truncated --strategy soft-landing --run -o results.csv
   endmark retry 3f2a91c0 --failed; endmark status 3f2a91c0 --watch""",
 )
 @click.argument("job")
@@ -40,8 +45,19 @@ Examples:
     help="Instead of the job's strategies; may be repeated.  [default: as before]",
 )
 @click.option("--max-new-tokens", type=int, metavar="N", help="Token budget of each answer.  [default: as before]")
-def retry(job: str, failed: bool, truncated: bool, strategies: Sequence[str], max_new_tokens: int | None) -> None:
-    """Retry rows of an ended job. Workers run them; the attempts before are kept, and `attempts` counts all.
+@run_options
+def retry(
+    job: str,
+    failed: bool,
+    truncated: bool,
+    strategies: Sequence[str],
+    max_new_tokens: int | None,
+    run: bool,
+    output: str | None,
+) -> int:
+    """Retry rows of an ended job. Workers run them, or with `--run` this command does as `endmark run` does.
+
+    The attempts before are kept, and `attempts` counts all.
 
     A row's own column `strategy` or `max_new_tokens` still goes before these options. JOB is an id, the beginning
     of one, or `latest`.
@@ -49,7 +65,9 @@ def retry(job: str, failed: bool, truncated: bool, strategies: Sequence[str], ma
     reasons = (*((FinishReason.ERROR,) if failed else ()), *(_TRUNCATED if truncated else ()))
     if not reasons:
         raise UsageError("which rows are to be retried?", hint="give `--truncated`, `--failed`, or both")
-    with opened() as (settings, store):
+    check_run(run, output)
+    with opened() as (settings, store), ended_like_by_ctrl_c():
+        check_broker(settings, needed=run)
         job_id = resolve_job(store, job)
         before = load_job(store, job_id)
         spec = _changed(before.spec, strategies, max_new_tokens)
@@ -61,7 +79,9 @@ def retry(job: str, failed: bool, truncated: bool, strategies: Sequence[str], ma
         keys = retry_rows(store, job_id, spec=spec, reasons=reasons)
         if not keys:
             note(f"job {job_id} has no such rows")
-            return
+            return 0
+        if output is not None:
+            return complete(settings, store, Submission(job_id, spec, keys, before.total), output)
         notify_if_reachable(settings, store, spec, keys)
         status = job_status(store, job_id)
     note(f"{counted(status.pending, 'row')} of job {job_id} are queued again")
@@ -69,6 +89,7 @@ def retry(job: str, failed: bool, truncated: bool, strategies: Sequence[str], ma
         hint(f"`endmark status {job_id} --watch` shows how far it is")
     else:
         hint(worker_hint(spec.model, spec.adapter))
+    return 0
 
 
 def _changed(spec: GenerationSpec, strategies: Sequence[str], max_new_tokens: int | None) -> GenerationSpec:

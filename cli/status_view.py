@@ -29,13 +29,13 @@ def table_of_jobs(found: Sequence[JobStatus]) -> str:
 def _job_cells(status: JobStatus) -> tuple[str, ...]:
     """Return the cells of one job."""
     done = status.succeeded + status.failed
+    ended = status.state.is_final  # long answers end last, so the shares of the first ones mislead
     return (
         status.id,
         one_line(status.name, _NAME_WIDTH),
         what_it_does(status),
         f"{done:,}/{status.total:,}",
-        percent(status.ended_with_eos, done),
-        percent(status.truncated, done),
+        *(percent(part, done) if ended else "–" for part in (status.ended_with_eos, status.truncated)),
         f"{status.failed:,}",
         f"{status.tokens_per_second:,.0f}",
         duration(status.eta_seconds) if status.eta_seconds is not None else "–",

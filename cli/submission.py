@@ -10,19 +10,26 @@ from typing import Any
 
 from endmark.cli.terminal import note, one_line
 from endmark.db.connection import Store
-from endmark.db.jobs import add_rows, begin_job, discard_submission, finish_submission
+from endmark.db.jobs import (
+    add_rows,
+    begin_job,
+    discard_submission,
+    finish_submission,
+    load_job,
+    resume_job,
+)
 from endmark.jobs.datasets import STDIN, Dataset, checked_rows, open_dataset, settle
 from endmark.jobs.errors import Problem
 from endmark.jobs.outputs import check_writable, is_regular, written
 from endmark.jobs.shards import shard_size
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.spelling import counted
-from endmark.jobs.vocabulary import ShardKey
+from endmark.jobs.vocabulary import JobState, ShardKey
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A job that has just been stored."""
+    """A job that has just been stored, or is to go on."""
 
     job_id: str
     spec: GenerationSpec
@@ -63,6 +70,19 @@ def submit_dataset(
                 priority=options["priority"],
                 on_progress=on_progress,
             )
+
+
+def resumed(store: Store, job_id: str) -> Submission:
+    """Let a job go on that was paused or interrupted; one that has ended stays so.
+
+    Raises:
+        JobNotFound: there is none of that id.
+        JobStateError: it was cancelled.
+    """
+    job = load_job(store, job_id)
+    ended = job.state.is_final and job.state is not JobState.CANCELLED
+    keys = [] if ended else resume_job(store, job_id)
+    return Submission(job_id, job.spec, keys, job.total)
 
 
 def settled(spec: GenerationSpec, dataset: Dataset, *, skip_bad_rows: bool) -> GenerationSpec:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from endmark.cli.progress import duration
+from endmark.cli.progress import drawn_bar, duration
 from endmark.cli.terminal import note
 from endmark.jobs.finetuning.request import FinetuneProgress
 
@@ -33,7 +33,7 @@ def _lines() -> Iterator[Show]:
         last = 0 < progress.steps == progress.step
         if progress.doing != doing or last or time.monotonic() - shown_at >= _LINE_EVERY:
             shown_at, doing = time.monotonic(), progress.doing
-            note(f"{progress.doing}: {numbers(progress)}" if progress.steps else progress.doing)
+            note(f"{progress.doing}: {', '.join(numbers(progress))}" if progress.steps else progress.doing)
 
     yield show
 
@@ -42,35 +42,24 @@ def _lines() -> Iterator[Show]:
 def _bar() -> Iterator[Show]:
     """Draw a bar."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[numbers]}", markup=False),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as drawn:
-        task = drawn.add_task("", total=None, numbers="")
+    console = Console(stderr=True)
+    with drawn_bar(console) as draw:
 
         def show(progress: FinetuneProgress) -> None:
             for line in progress.notes:
-                drawn.console.print(line, markup=False, highlight=False)
-            drawn.update(
-                task,
-                description=progress.doing,
-                total=progress.steps or None,
-                completed=progress.step,
-                numbers=numbers(progress) if progress.steps else "",
-            )
+                console.print(line, markup=False, highlight=False)
+            figures = numbers(progress) if progress.steps else []
+            draw(progress.doing, progress.step, progress.steps or None, figures)
 
         yield show
 
 
-def numbers(progress: FinetuneProgress) -> str:
-    """Return step, loss and time left in one line."""
+def numbers(progress: FinetuneProgress) -> list[str]:
+    """Return step, loss and time left."""
     parts = [f"step {progress.step:,} of {progress.steps:,}"]
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.4f}")
     if progress.seconds_left is not None:
         parts.append(f"{duration(progress.seconds_left)} left")
-    return ", ".join(parts)
+    return parts

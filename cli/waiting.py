@@ -27,7 +27,7 @@ def wait_for(store: Store, job_id: str, crew: Crew, show: Show) -> JobStatus:
     while True:
         alive = crew.alive  # asked first: a worker may end right after its last row
         status = read_patiently(lambda: job_status(store, job_id))
-        show(status, "loading the model" if not status.workers else what_it_does(status))
+        show(status, what_it_does(status) if status.workers else crew.doing)
         if status.state.is_final:
             return status
         if not alive:

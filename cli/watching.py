@@ -66,12 +66,16 @@ def read_patiently(read: Callable[[], Result]) -> Result:
 
 @contextmanager
 def _redrawn(view: View) -> Iterator[Show]:
-    """Draw over what was drawn before, all at once."""
+    """Draw over what was drawn before, all at once, on a screen of its own.
+
+    Every time the whole screen is drawn from its first line, so that what a worker in the background writes to the
+    same terminal tears nothing for longer than until the next time.
+    """
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
-    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+    with Live(console=Console(stderr=True), auto_refresh=False, screen=True) as live:
         yield lambda found: live.update(Text(view(found), no_wrap=True, overflow="ellipsis"), refresh=True)
 
 

@@ -8,12 +8,13 @@ from sqlalchemy import Connection, text
 from endmark.db.connection import Store
 from endmark.db.schema import COUNTERS
 from endmark.db.transactions import reading
-from endmark.db.workers import list_workers, workers_for
+from endmark.db.workers import ALIVE_SECONDS, list_workers, workers_for
 from endmark.jobs.errors import JobNotFound
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import JobState, JobStatus, WorkerInfo
 
 __all__ = ["all_statuses", "job_status", "workers_for"]
+_SILENT = 30.0  # seconds without a report of a worker that makes one every 3
 
 
 def job_status(store: Store, job_id: str) -> JobStatus:
@@ -107,7 +108,15 @@ def _status(item: Any, workers: Sequence[WorkerInfo], shares: Mapping[tuple[str,
         tokens_per_second=speed,
         eta_seconds=tokens_left / speed if state is JobState.RUNNING and tokens_left and speed else None,
         workers=tuple(w for w in workers if (w.model, w.adapter) == (item.model, item.adapter)),
+        silent_seconds=_silence([worker for worker, job in shares if job == item.id], workers),
     )
+
+
+def _silence(holders: Sequence[str], workers: Sequence[WorkerInfo]) -> float | None:
+    """Return how long the workers that hold a job's shards have been silent; None if one of them is not."""
+    ages = {item.worker: item.heartbeat_age for item in workers}
+    silence = min((ages.get(worker, ALIVE_SECONDS) for worker in holders), default=0.0)
+    return silence if silence > _SILENT else None
 
 
 def _speed(item: Any, state: JobState, tokens: int, reported: float) -> float:  # noqa: ANN401

@@ -116,6 +116,12 @@ workers = Table(
     Column("tokens_per_second", Float(53), nullable=False),
     Column("heartbeat", Float(53), nullable=False),
 )
+runs = Table(
+    "runs",
+    metadata,
+    Column("key", String(64), primary_key=True),  # hash of dataset, spec and output
+    Column("job_id", String(16), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+)
 finetunings = Table(
     "finetunings",
     metadata,

@@ -195,6 +195,7 @@ class JobStatus:
     tokens_per_second: float
     eta_seconds: float | None
     workers: tuple[WorkerInfo, ...] = field(default=())
+    silent_seconds: float | None = None  # since a worker that holds its rows was heard of; None if one was lately
 
     @property
     def finished(self) -> int:

@@ -16,6 +16,7 @@ from endmark.jobs.settings import Settings
 _ROOT = Path(endmark.__file__).resolve().parent.parent  # the folder that holds the package `endmark`
 
 _LOGS_KEPT = 20
+_AT_ONCE = 10.0  # seconds for a worker to kill its processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def start_worker(settings: Settings, options: WorkerOptions) -> "WorkerProcess":
             env=worker_environment(settings),
             start_new_session=True,  # Ctrl-C is the parent's, which then stops the worker in order
         )
-    return WorkerProcess(process, log_path, report_path)
+    return WorkerProcess(process, log_path, report_path, options.grace)
 
 
 @dataclass(slots=True)
@@ -85,6 +86,7 @@ class WorkerProcess:
     process: subprocess.Popen[bytes]
     log_path: Path
     report_path: Path = field(repr=False)
+    grace: float = 30.0  # seconds that rows which run get to end
 
     @property
     def alive(self) -> bool:
@@ -106,17 +108,21 @@ class WorkerProcess:
         return read_failure(self.report_path)
 
     def stop(self, grace: float = 60.0) -> int:
-        """End it: let it drain for `grace` seconds, then kill it. Return its exit code."""
+        """End it: let it drain for `grace` seconds, or until Ctrl-C, then end it at once. Return its exit code."""
         assert self.process.stdin is not None
-        if self.process.poll() is None:
-            self.process.terminate()
         try:
-            code = self.process.wait(grace)
+            if self.process.poll() is None:
+                self.process.terminate()
+            self.process.wait(grace)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            pass
+        finally:
+            self.process.stdin.close()  # as if this process had died: its children are ended with it
+        try:
+            code = self.process.wait(_AT_ONCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = self.process.wait()
-        finally:
-            self.process.stdin.close()
         self.report_path.unlink(missing_ok=True)
         return code
 

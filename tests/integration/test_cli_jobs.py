@@ -381,6 +381,28 @@ def test_data_cannot_control_the_terminal(call):
     assert b"\x1b" not in screen + done.stderr
 
 
+def test_watching_draws_a_screen_of_its_own_from_its_first_line(call):
+    """What a worker in the background wrote to the same terminal had moved the table, which tore it."""
+    job = submitted(call)
+    reader, terminal = pty.openpty()
+    watcher = subprocess.Popen([ENDMARK, "status", "--watch"], stdout=subprocess.PIPE, stderr=terminal, text=True)
+    seen = b""
+    while seen.count(job.encode()) < 2:
+        seen += os.read(reader, 10_000)
+        os.write(terminal, b"a worker's line\r\n")
+    assert call("cancel", job)[0] == 0
+    out, _ = watcher.communicate(timeout=60)
+    os.close(terminal)
+    while b"\x1b[?1049l" not in seen:
+        seen += os.read(reader, 10_000)
+    os.close(reader)
+    screen = seen.partition(b"\x1b[?1049h")[2].partition(b"\x1b[?1049l")[0]
+    frames = screen.split(b"\x1b[H")[1:]
+    assert len([frame for frame in frames if job.encode() in frame]) >= 2
+    assert all(b"JOB" in frame.lstrip()[:200] for frame in frames if job.encode() in frame)
+    assert f"{job}  data.csv  cancelled" in out
+
+
 def test_db_upgrade_makes_the_tables(call, monkeypatch, tmp_path):
     monkeypatch.setenv("ENDMARK_DATABASE_URL", f"sqlite:///{tmp_path}/other.db")
     code, out, err = call("db", "upgrade")

@@ -1,12 +1,14 @@
 """What reaches the terminal: progress, summaries, and text from data made harmless."""
 
 import io
+import re
 
 import pytest
+from rich.console import Console
 
 from endmark.cli.advice import retry_command, worker_command
 from endmark.cli.failures import report
-from endmark.cli.progress import describe, duration, percent, what_it_does
+from endmark.cli.progress import describe, drawn_bar, duration, figures, percent, what_it_does
 from endmark.cli.status_view import as_json, one_job, table_of_jobs
 from endmark.cli.summary import summary
 from endmark.cli.terminal import TerminalText, one_line, printable
@@ -71,11 +73,45 @@ def test_standard_output_on_a_terminal_is_harmless():
 
 
 def test_progress_in_one_line():
-    assert describe(status()) == "1,000/2,000 rows, 1,234 tokens/s, EOS 60 %, truncated 40 %, 4 failed, 1:15 left"
+    assert describe(status()) == "1,000/2,000 rows, 1:15 left, 4 failed, 1,234 tokens/s"
     fresh = status(succeeded=0, failed=0, eta_seconds=None)
     assert describe(fresh) == "0/2,000 rows"
     assert (percent(1, 3), percent(0, 0)) == ("33 %", "–")
     assert (duration(9.6), duration(3661)) == ("0:10", "1:01:01")
+
+
+def test_how_answers_ended_is_told_when_all_have():
+    """ "EOS 100 %, truncated 0 %" stood until half of the rows were done: the long ones end last."""
+    for text in (describe(status()), table_of_jobs([status()]).splitlines()[1]):
+        assert "%" not in text
+    ended = status(state=JobState.COMPLETED, succeeded=1000, failed=0, total=1000, eta_seconds=None)
+    assert describe(ended) == "1,000/1,000 rows, 1,234 tokens/s, EOS 60 %, truncated 40 %"
+    assert "60 %  40 %" in " ".join(table_of_jobs([ended]).splitlines()[1].split()).replace("% 40", "%  40")
+
+
+def test_a_job_whose_worker_is_silent_shows_no_speed():
+    """ "458 tokens/s, 0:07 left" stood for 75 s after the worker had died."""
+    silent = status(silent_seconds=42.4)
+    assert what_it_does(silent) == "waiting for a worker that is silent for 42 s"
+    assert describe(silent) == "1,000/2,000 rows, 4 failed"
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120])
+@pytest.mark.parametrize("doing", ["running", "waiting for the worker of another `endmark run`"])
+def test_the_bar_stays_one_line_on_a_narrow_terminal(width, doing):
+    """At 40 columns its figures had taken three lines, which no redrawing took away again."""
+    screen = io.StringIO()
+    console = Console(file=screen, width=width, force_terminal=True, color_system=None)
+    with drawn_bar(console) as draw:
+        draw(doing, 1000, 2000, figures(status()))
+    lines = [
+        line for line in re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "\n", screen.getvalue()).splitlines() if line.strip()
+    ]
+    assert lines
+    assert max(map(len, lines)) <= width
+    if width >= 40:
+        assert "1,000/2,000 rows" in lines[-1]
+    assert ("1,234 tokens/s" in lines[-1]) == (width == 120 or (width == 80 and doing == "running"))
 
 
 def test_what_a_job_does():

@@ -12,11 +12,13 @@ from endmark.db.jobs import cancel_job, load_job, pause_job, resolve_job, resume
 from endmark.db.progress import all_statuses, job_status
 from endmark.db.rows import unfinished_rows
 from endmark.db.shards import finish
+from endmark.db.workers import ALIVE_SECONDS, report_worker
 from endmark.jobs.errors import Interrupted, JobNotFound, JobStateError
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.vocabulary import FinishReason, JobState
+from endmark.jobs.vocabulary import FinishReason, JobState, WorkerReport
 from tests.integration.service_fixtures import submit
 from tests.integration.store.ledger import (
+    MODEL,
     answer,
     answer_all,
     counters,
@@ -163,6 +165,20 @@ def test_status_of_a_running_job(store):
     assert [item.id for item in all_statuses(store)] == [job]
     with pytest.raises(JobNotFound):
         job_status(store, "absent")
+
+
+def test_a_job_says_how_long_the_worker_that_holds_its_rows_has_been_silent(store):
+    job, other = submit(store, ["x"] * 4, shard_size=4), submit(store, ["x"] * 4, shard_size=4)
+    for name in ("host:1", "host:2"):
+        report_worker(store, WorkerReport(name, "cpu", MODEL, None, "packed", 100.0))
+    assert job_status(store, job).silent_seconds is None
+    take(store, "host:1")
+    assert job_status(store, job).silent_seconds is None
+    execute(store, f"UPDATE workers SET heartbeat = {store.now} - 40 WHERE worker = 'host:1'")
+    assert 40 <= job_status(store, job).silent_seconds < 60  # though another worker of the model is well
+    assert job_status(store, other).silent_seconds is None
+    execute(store, "DELETE FROM workers WHERE worker = 'host:1'")
+    assert job_status(store, job).silent_seconds == ALIVE_SECONDS
 
 
 def test_an_export_while_workers_write_is_in_order_and_each_row_whole(store, tmp_path):

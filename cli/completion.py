@@ -1,0 +1,115 @@
+"""From a stored job to its file of results: worked on, waited for, written."""
+
+import shlex
+from contextlib import suppress
+
+import click
+
+from endmark.cli.advice import retry_command, worker_command
+from endmark.cli.crew import Crew
+from endmark.cli.export import OUTPUT_HELP, check_output, write_results
+from endmark.cli.notifying import notify
+from endmark.cli.options import Command
+from endmark.cli.progress import job_progress
+from endmark.cli.submission import Submission
+from endmark.cli.summary import summary
+from endmark.cli.terminal import hint, note
+from endmark.cli.waiting import pause, wait_for
+from endmark.db.connection import Store
+from endmark.db.progress import job_status
+from endmark.db.runs import forget_run
+from endmark.jobs.errors import EndmarkError, Interrupted, StoreError, UsageError
+from endmark.jobs.settings import Settings
+from endmark.jobs.vocabulary import JobState, JobStatus
+
+_FAILED_ROWS = 3  # exit code
+
+
+def run_options(command: Command) -> Command:
+    """Give a command the options `--run` and `-o` of one that may do the work itself."""
+    named = click.option("-o", "--output", metavar="FILE", help=f"With `--run`: {OUTPUT_HELP}")
+    return click.option("--run", is_flag=True, help="Run the rows here, wait, and write the results.")(
+        named(command)
+    )
+
+
+def check_run(run: bool, output: str | None) -> None:
+    """Refuse one of `--run` and `-o` without the other, and a file that could not be written in the end.
+
+    Raises:
+        UsageError: they do not go together.
+    """
+    if run and output is None:
+        raise UsageError("where are the results to go?", hint="name a file: `--run -o results.csv`")
+    if output is not None:
+        if not run:
+            raise UsageError("nothing is written without `--run`", hint="add `--run`, or leave out `-o`")
+        check_output(output)
+
+
+def complete(settings: Settings, store: Store, job: Submission, output: str) -> int:
+    """See a job through, with a worker of its own if none runs, and write its results; return the exit code.
+
+    Raises:
+        Interrupted: by the user; the job is paused.
+        EndmarkError: it cannot be done; the job is paused, or the results are left to `endmark export`.
+    """
+    status = _ended(settings, store, job, output)
+    _write(store, job.job_id, output)
+    click.echo(summary(status, output), err=True)
+    if status.state is JobState.CANCELLED:
+        raise EndmarkError(f"job {job.job_id} was cancelled", hint="the rows that had a result are exported")
+    if status.truncated:
+        hint(f"`{retry_command(job.job_id, job.spec)}` retries the rows whose answers were cut")
+    if status.failed:
+        hint(f"`endmark export {job.job_id} -o - --only failed` shows why rows failed")
+        return _FAILED_ROWS
+    return 0
+
+
+def _ended(settings: Settings, store: Store, job: Submission, output: str) -> JobStatus:
+    """Wait until the job has ended; if it cannot be, leave it paused, and say how to go on."""
+    status = job_status(store, job.job_id)
+    if status.state.is_final:
+        return status
+    try:
+        with Crew(settings, store, job.spec) as crew:
+            notify(store, crew.broker_url, job.spec, job.keys)
+            with job_progress() as show:
+                return wait_for(store, job.job_id, crew, show)
+    except KeyboardInterrupt:
+        with suppress(StoreError):
+            status = job_status(store, job.job_id)
+        if status.state.is_final:
+            note(f"job {job.job_id} has ended meanwhile")
+            return status
+        raise Interrupted(pause(store, job.job_id), hint=_to_go_on(job, output)) from None
+    except EndmarkError as error:
+        error.hint = f"{error.hint or 'fix it'}\n{pause(store, job.job_id)}: {_to_go_on(job, output)}"
+        raise
+
+
+def _write(store: Store, job_id: str, output: str) -> None:
+    """Write the results; if that cannot be, name the job, which need not run again.
+
+    Raises:
+        EndmarkError: the file cannot be written.
+    """
+    try:
+        write_results(store, job_id, output)
+    except EndmarkError as error:
+        again = f"`endmark export {job_id} -o {shlex.quote(output)}` writes the results of the job, which is done"
+        error.hint = f"{error.hint}; {again}" if error.hint else again
+        raise
+    forget_run(store, job_id)
+
+
+def _to_go_on(job: Submission, output: str) -> str:
+    """Return the commands that finish an interrupted run."""
+    worker = worker_command(job.spec.model, job.spec.adapter)
+    place = shlex.quote(output)
+    return (
+        f"`endmark resume {job.job_id} --run -o {place}`, or the same command again, goes on with it;"
+        f" so do `endmark resume {job.job_id}` and `{worker}`;"
+        f" `endmark export {job.job_id} -o {place}` writes what is done, `endmark cancel {job.job_id}` gives it up"
+    )
