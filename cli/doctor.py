@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from endmark.cli.options import adapter_base_option
 from endmark.jobs.launch.interpreter import module_command
 
 
@@ -23,6 +24,7 @@ Examples:
 @click.option("--dataset", metavar="FILE", help="Prompts to try (CSV, JSONL, …); without it, built-in questions.")
 @click.option("--trace", metavar="FILE", help="Look at a job that has run: what `endmark export --trace` wrote.")
 @click.option("--adapter", metavar="DIR", help="An adapter made by `endmark finetune`.")
+@adapter_base_option
 @click.option("--rows", type=int, metavar="N", help="The most prompts to run (24).")
 @click.option("--max-new-tokens", type=int, metavar="N", help="The token budget of each answer (256).")
 @click.option("--temperature", type=float, help="0 takes the best token; by default as the model's own settings.")

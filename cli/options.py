@@ -1,5 +1,6 @@
 """The options that describe a job, shared by all commands that make one, and the spec they stand for."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,7 +9,7 @@ import click
 
 from endmark.cli.terminal import note
 from endmark.jobs.errors import SpecError
-from endmark.jobs.finetuning.adapters import check_base, local_folder
+from endmark.jobs.finetuning.adapters import ADAPTER_BASE, check_adapter, local_folder
 from endmark.jobs.hub import check_model_name
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec, Sampling
@@ -25,9 +26,27 @@ def strategy_names(context: click.Context, parameter: click.Parameter, begun: st
     return [name for name in REGISTRY if name.startswith(begun)]
 
 
+def _allow_any_base(context: click.Context, parameter: click.Parameter, value: str) -> None:
+    """Tell this process, and those that it starts, whether an adapter's base may be called otherwise."""
+    del context, parameter
+    if value == "any":
+        os.environ[ADAPTER_BASE] = value
+
+
+adapter_base_option = click.option(
+    "--adapter-base",
+    type=click.Choice(["same", "any"]),
+    default="same",
+    show_default=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_allow_any_base,
+    help="`any` takes an adapter whose base has another name; sizes are compared all the same.",
+)
 _MODEL = [
     click.option("--model", metavar="MODEL", help="Hub id or folder.  [default: the bundled demo model]"),
     click.option("--adapter", metavar="FOLDER", help="Adapter trained on the model, by `endmark finetune`."),
+    adapter_base_option,
 ]
 _SPEC = [
     *_MODEL,
@@ -151,6 +170,7 @@ def adapter_folder(text: str | None, model: str) -> str | None:
 
     Raises:
         SpecError: there is no such folder, or it holds an adapter of another model.
+        ModelError: the adapter cannot be run; see `check_adapter`.
     """
     if text is None:
         return None
@@ -158,7 +178,7 @@ def adapter_folder(text: str | None, model: str) -> str | None:
     if folder is None:
         raise SpecError(f"there is no adapter folder `{text}`", hint="`endmark finetune` makes one")
     if Path(folder).is_dir():
-        check_base(Path(folder), model, local_folder(model))
+        check_adapter(Path(folder), model, local_folder(model))
     return folder
 
 

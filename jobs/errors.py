@@ -108,9 +108,10 @@ class MissingDependency(EndmarkError):
 class PromptTooLong(EndmarkError):
     """The prompt leaves no room for an answer in the model's context."""
 
-    def __init__(self, tokens: int, limit: int) -> None:
+    def __init__(self, tokens: int, limit: int, reason: str | None = None) -> None:
         super().__init__(
-            f"the prompt has {tokens:,} tokens and the model's context holds {limit:,}",
+            f"the prompt has {tokens:,} tokens and the model's context holds {limit:,}"
+            + (f": {reason}" if reason else ""),
             hint="shorten the prompt or choose a model with a longer context",
         )
 

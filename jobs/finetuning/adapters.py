@@ -2,15 +2,20 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from endmark.jobs.errors import SpecError
+from endmark.jobs.finetuning.lora import WEIGHTS, check_shapes, read_pairs
+from endmark.jobs.finetuning.names import hub_id, same_model
+from endmark.jobs.finetuning.tensors import read_headers
 from endmark.jobs.settings import DEMO_MODEL
 
 MANIFEST = "manifest.json"  # written by `endmark finetune`
 ADAPTER_CONFIG = "adapter_config.json"  # written by peft
+ADAPTER_BASE = "ENDMARK_ADAPTER_BASE"  # in the environment: `any` takes an adapter whatever its base is called
 _SAMPLES, _SAMPLE_BYTES = 64, 4096  # of each weight file
 _PASSING_KEYS = frozenset(("_name_or_path", "transformers_version"))  # of a config, which any new save may change
 BUNDLED = Path(__file__).resolve().parents[2] / "worker" / "demo" / "model"  # the demo model
@@ -59,7 +64,7 @@ def read_base(adapter: Path) -> Base:
     Raises:
         SpecError: the folder holds no adapter.
     """
-    config = _read_json(adapter / ADAPTER_CONFIG)
+    config = read_config(adapter)
     manifest = _read_json(adapter / MANIFEST) if (adapter / MANIFEST).is_file() else {}
     base = manifest.get("base", {})
     return Base(str(base.get("model") or config.get("base_model_name_or_path") or ""), base.get("fingerprint"))
@@ -68,7 +73,7 @@ def read_base(adapter: Path) -> Base:
 def check_base(adapter: Path, model: str, folder: Path | None) -> None:
     """Refuse an adapter that was trained on another model.
 
-    The files decide where both are known, else the names: their last part, since a model may lie in a folder.
+    The files decide where both are known, else the names; see `names.same_model`.
 
     Args:
         adapter: the adapter's folder.
@@ -79,26 +84,71 @@ def check_base(adapter: Path, model: str, folder: Path | None) -> None:
         SpecError: the base is another one, or the folder holds no adapter.
     """
     base = read_base(adapter)
-    if base.fingerprint is not None and folder is not None:
-        same = base.fingerprint == fingerprint(folder)
-    else:
-        same = not base.model or _last_part(base.model) == _last_part(model)
-    if same:
+    if os.environ.get(ADAPTER_BASE) == "any" or _is_base(base, model, folder):
         return
-    if _last_part(base.model) == _last_part(model):
+    if same_model(base.model, model):
         raise SpecError(
             f"the adapter `{adapter}` was trained on `{model}` before its files were changed",
             hint="train one for the model as it is now: `endmark finetune`",
         )
     raise SpecError(
         f"the adapter `{adapter}` was trained on `{base.model}`, not on `{model}`",
-        hint=f"use it with `--model {base.model}`, or train one for this model: `endmark finetune`",
+        hint=f"use it with `--model {base.model}`, or train one for this model: `endmark finetune`; if it is the "
+        "same model under another name, give `--adapter-base any`",
     )
+
+
+def check_adapter(adapter: Path, model: str, folder: Path | None) -> None:
+    """Refuse what the files of an adapter and of its model show to be wrong, in milliseconds; see `lora`.
+
+    What is not there yet is not missed: the worker that loads it will.
+
+    Args:
+        adapter: the adapter's folder.
+        model: what the model is called.
+        folder: of its files, if they are on this machine.
+
+    Raises:
+        SpecError: it was trained on another model, or the folder holds no adapter.
+        ModelError: it is of a kind that cannot run, or not whole, or of other sizes than the model.
+    """
+    check_base(adapter, model, folder)
+    config = read_config(adapter)
+    if "peft_type" not in config or not (adapter / WEIGHTS).is_file():
+        return
+    pairs = read_pairs(adapter, config)
+    if folder is not None:
+        check_shapes(adapter, pairs, read_headers(folder.glob("*.safetensors")))
+
+
+def read_config(adapter: Path) -> dict[str, Any]:
+    """Return what peft wrote of an adapter.
+
+    Raises:
+        SpecError: the folder holds no adapter.
+    """
+    return _read_json(adapter / ADAPTER_CONFIG)
+
+
+def _is_base(base: Base, model: str, folder: Path | None) -> bool:
+    """Whether a model is the one that an adapter was trained on."""
+    if base.fingerprint is not None and folder is not None:
+        return base.fingerprint == fingerprint(folder)
+    same_name = same_model(base.model, model)
+    if not base.model or (folder is None and _last_part(base.model) == _last_part(model)):
+        return True  # the worker that has the files looks again
+    named = local_folder(base.model)
+    if named is None or folder is None:
+        return same_name
+    if fingerprint(named) == fingerprint(folder):
+        return True
+    # Both are here and unlike: one may be the other's copy in fewer bits, which its name says.
+    return same_name and _last_part(base.model) != _last_part(model)
 
 
 def _last_part(model: str) -> str:
     """Return the part of a hub id or path that names the model itself."""
-    return str(local_folder(model) or model).rstrip("/").rsplit("/", 1)[-1].lower()
+    return hub_id(model).rsplit("/", 1)[-1].lower()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,9 +7,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from endmark.jobs.errors import ModelError, SpecError
 from endmark.jobs.finetuning.adapters import check_base, fingerprint
+from endmark.jobs.vocabulary import NOT_NUMBERS
+from endmark.worker.engine.request import Request
 from endmark.worker.models.adapters import LowRankLinear, apply_adapter
 from endmark.worker.models.loader import load_engine, load_model
 from endmark.worker.models.weights import expand
@@ -78,6 +81,60 @@ def test_the_engine_takes_the_adapter_with_its_own_tokeniser(base, tmp_path, wei
     loaded = load_engine(str(base), adapter=str(tmp_path), weights=weights)
     assert loaded.tokenizer.chat_template == "trained"
     assert loaded.description.adapter == str(tmp_path)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("weights", ["packed", "expanded"])
+def test_an_adapter_of_nan_is_told_at_once_and_fails_its_rows(base, tmp_path, caplog, weights, value):
+    """It gave empty answers, cut by their budget, with an EOS probability of -1."""
+    make_adapter(base, tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    name = next(name for name in tensors if "layers.1" in name and "lora_B" in name)
+    tensors[name][3, 2] = value
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    engine = load_engine(str(base), adapter=str(tmp_path), weights=weights).engine
+    assert (
+        f"1 of {len(tensors)} tensors of the adapter `{tmp_path}` hold NaN or infinity, first `{name}`"
+        in caplog.text
+    )
+    engine.add(Request(key=1, prompt_token_ids=[40, 50, 60], max_new_tokens=5))
+    (finished,) = [finished for _ in range(3) for finished in engine.step()]
+    assert finished.verdict.error == f"{NOT_NUMBERS} (NaN) at token 1"
+
+
+def test_weights_for_a_layer_that_the_model_lacks_are_refused(base, tmp_path):
+    make_adapter(base, tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    moved = {name.replace("layers.1", "layers.7"): tensor for name, tensor in tensors.items()}
+    save_file(moved, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"has weights for `model.layers.7.*`, which the model lacks"):
+        load_engine(str(base), adapter=str(tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore:.* changes the base weights")
+@pytest.mark.parametrize("kind", ["pissa", "olora"])
+def test_an_adapter_that_changes_its_base_is_refused_and_runs_once_peft_has_converted_it(base, tmp_path, kind):
+    """Its start was taken out of the base's weights, and it was added to the whole ones: garbage, exit 0."""
+    torch.manual_seed(3)
+    start, trained, converted = tmp_path / "start", tmp_path / "trained", tmp_path / "converted"
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    model = get_peft_model(plain, LoraConfig(**{**LORA, "target_modules": ["q_proj"]}, init_lora_weights=kind))
+    model.peft_config["default"].init_lora_weights = True  # as peft's guide has it, or the start is made anew
+    model.save_pretrained(start)
+    model.peft_config["default"].init_lora_weights = kind
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    with torch.no_grad():
+        wanted = model.eval()(input_ids=IDS).logits
+    model.save_pretrained(trained)
+    with pytest.raises(ModelError, match=f"begins with `{kind}`, which changes the base model's weights"):
+        load_engine(str(base), adapter=str(trained))
+    model.save_pretrained(converted, path_initial_model_for_weight_conversion=str(start))
+    network = AutoModelForCausalLM.from_pretrained(base)
+    apply_adapter(network, str(converted), model=str(base), path=str(base))
+    with torch.no_grad():
+        torch.testing.assert_close(network(input_ids=IDS).logits, wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_another_base_is_refused_by_its_files_or_by_its_name(base, tmp_path):

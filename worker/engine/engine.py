@@ -26,6 +26,7 @@ class Engine:
         *,
         embeddings: int | None = None,
         token_name: Callable[[int], str | None] = str,
+        context_reason: str | None = None,
     ) -> None:
         """Take over a runner.
 
@@ -35,10 +36,12 @@ class Engine:
             eos_ids: all end tokens.
             embeddings: of the model; tokens from this one on cannot be computed. None: as many as ids.
             token_name: what the tokeniser calls a token, for messages.
+            context_reason: why the runner's context is shorter than the model's.
         """
         self.runner = runner
         self._embeddings = embeddings
         self._token_name = token_name
+        self._context_reason = context_reason
         self.vocabulary = vocabulary
         self.eos_ids = frozenset(eos_ids)
         self.steps = 0
@@ -82,7 +85,7 @@ class Engine:
         self._check_tokens(request)
         length = len(request.prompt_token_ids) + len(request.answer_token_ids)
         if length >= self._context:
-            raise PromptTooLong(length, self._context)
+            raise PromptTooLong(length, self._context, self._context_reason)
         budget = min(request.max_new_tokens, self._context - length)
         self._scheduler.add(RowState(request, self.vocabulary, budget))
 

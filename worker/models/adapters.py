@@ -3,24 +3,22 @@
 Read from peft's files without peft, which only training needs.
 """
 
-import json
-import math
-import re
+import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.utils.hub import cached_file
 
 from endmark.jobs.errors import ModelError
-from endmark.jobs.finetuning.adapters import ADAPTER_CONFIG, check_base, fingerprint
+from endmark.jobs.finetuning.adapters import check_base, fingerprint, read_config
+from endmark.jobs.finetuning.lora import WEIGHTS, Pair, read_pairs
 
-_WEIGHTS = "adapter_model.safetensors"
-_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+log = logging.getLogger(__name__)
 
 
 class LowRankLinear(nn.Module):
@@ -94,19 +92,60 @@ def apply_adapter(network: nn.Module, adapter: str, *, model: str, path: str) ->
     """
     folder = Path(adapter)
     check_base(folder, model, model_folder(path))
-    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    _refuse_other_kinds(config, folder)
-    for name, (down, up) in _read_pairs(folder).items():
-        try:
-            module = network.get_submodule(name)
-        except AttributeError as error:
-            raise ModelError(f"the adapter `{adapter}` has weights for `{name}`, which the model lacks") from error
-        if not isinstance(module, nn.Linear) or (down.shape[1], up.shape[0]) != (
-            module.in_features,
-            module.out_features,
-        ):
-            raise ModelError(f"the adapter `{adapter}` does not fit the model's layer `{name}`")
-        _put(network, name, module, down.float(), up.float() * _scaling(config, name, down.shape[0]))
+    pairs = read_pairs(folder, read_config(folder))
+    layers = {name: _layer(network, name, pair, adapter) for name, pair in pairs.items()}
+    tensors = _load(folder)
+    _warn_of_no_numbers(tensors, adapter)
+    for name, module in layers.items():
+        down, up = (tensors[f"base_model.model.{name}.lora_{side}.weight"].float() for side in "AB")
+        _put(network, name, module, down, up * pairs[name].scaling)
+
+
+def _layer(network: nn.Module, name: str, pair: Pair, adapter: str) -> nn.Linear:
+    """Return the layer that a pair is for.
+
+    Raises:
+        ModelError: the network has none of that name, or one of other sizes.
+    """
+    try:
+        module = network.get_submodule(name)
+    except AttributeError as error:
+        raise ModelError(f"the adapter `{adapter}` has weights for `{name}`, which the model lacks") from error
+    wanted = pair.inputs, pair.outputs
+    if not isinstance(module, nn.Linear) or wanted != (module.in_features, module.out_features):
+        raise ModelError(
+            f"the adapter `{adapter}` does not fit the model's layer `{name}`: it is for {pair.outputs} x "
+            f"{pair.inputs}",
+            hint="it was trained on another model",
+        )
+    return module
+
+
+def _load(folder: Path) -> dict[str, Tensor]:
+    """Return the adapter's tensors.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    try:
+        return load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ModelError(
+            f"`{folder / WEIGHTS}` is damaged: {error}", hint="copy or download the adapter again"
+        ) from error
+
+
+def _warn_of_no_numbers(tensors: Mapping[str, Tensor], adapter: str) -> None:
+    """Say at once why rows are about to fail; each says so itself, as where a base has such weights."""
+    broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        log.warning(
+            "%d of %d tensors of the adapter `%s` hold NaN or infinity, first `%s`: no answer can come of it",
+            len(broken),
+            len(tensors),
+            adapter,
+            broken[0],
+        )
 
 
 def _put(network: nn.Module, name: str, module: nn.Linear, down: Tensor, up: Tensor) -> None:
@@ -120,42 +159,3 @@ def _put(network: nn.Module, name: str, module: nn.Linear, down: Tensor, up: Ten
     # A parameter of its own: the weight of an output layer may be the embedding's too, which stays as it is.
     merged = (module.weight.float() + delta).to(module.weight.dtype)
     module.weight = nn.Parameter(merged, requires_grad=False)
-
-
-def _read_pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return A and B of each layer.
-
-    Raises:
-        ModelError: the file is not there, or holds something else.
-    """
-    if not (folder / _WEIGHTS).is_file():
-        raise ModelError(f"there is no `{_WEIGHTS}` in `{folder}`", hint="save the adapter as safetensors")
-    sides: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in load_file(folder / _WEIGHTS).items():
-        match = _KEY.fullmatch(key)
-        if match is None:
-            raise ModelError(f"the adapter `{folder}` holds `{key}`; only LoRA's two matrices a layer can run")
-        sides.setdefault(match["module"], {})[match["side"]] = tensor
-    return {name: (pair["A"], pair["B"]) for name, pair in sides.items()}
-
-
-def _refuse_other_kinds(config: Mapping[str, Any], folder: Path) -> None:
-    """Refuse what is not a plain LoRA adapter of linear layers.
-
-    Raises:
-        ModelError: naming what it is.
-    """
-    kind = config.get("peft_type")
-    unknown = [name for name in ("use_dora", "modules_to_save", "fan_in_fan_out") if config.get(name)]
-    if config.get("bias", "none") != "none":
-        unknown.append("bias")
-    if kind != "LORA" or unknown:
-        what = f"`{kind}`" if kind != "LORA" else "LoRA with " + ", ".join(f"`{name}`" for name in unknown)
-        raise ModelError(f"the adapter `{folder}` is {what}", hint="plain LoRA adapters of linear layers can run")
-
-
-def _scaling(config: Mapping[str, Any], name: str, rank: int) -> float:
-    """Return what peft multiplies a layer's product by."""
-    pattern = next((key for key in config.get("alpha_pattern") or {} if re.match(rf"(.*\.)?({key})$", name)), None)
-    alpha = float(config["alpha_pattern"][pattern] if pattern is not None else config["lora_alpha"])
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

@@ -1,8 +1,8 @@
 """Loading a model in 4 bits (NF4, double quantisation) and building the engine around it."""
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,24 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.utils import logging as transformers_logging
 
 from endmark.jobs.errors import ModelError
+from endmark.jobs.finetuning.adapters import check_adapter, local_folder, read_config
+from endmark.jobs.finetuning.lora import read_pairs
+from endmark.jobs.finetuning.tensors import read_headers
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.worker.demo import MODEL_DIR
 from endmark.worker.engine.attention import PLAIN
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.text import Vocabulary
-from endmark.worker.models.adapters import apply_adapter, check_folder
+from endmark.worker.models.adapters import apply_adapter, check_folder, model_folder
 from endmark.worker.models.building import Shape, build_runner
+from endmark.worker.models.checkpoint import check_complete, check_packed, check_packed_files
 from endmark.worker.models.support import check_attention, check_kind
 from endmark.worker.models.weights import apply_weights_mode
 
 log = logging.getLogger(__name__)
+_UNEVEN = (
+    "beyond them its rotary factors depend on the longest row of a batch, which would change the answers of others"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +85,11 @@ def load_engine(
         SpecError: the adapter was trained on another model.
     """
     path = model_path(model)
+    if adapter is not None:
+        _check_adapter_files(adapter, model, path)  # before gigabytes of weights are read
     tokenizer = load_tokenizer(tokenizer_folder(path, adapter), trust_remote_code=trust_remote_code)
     network = load_model(path, device=device, trust_remote_code=trust_remote_code)
-    shape = Shape.of(network, max_rows, kv_cache)
-    check_attention(
-        network,
-        layers=shape.layers,
-        kv_heads=shape.kv_heads,
-        head_size=shape.head_size,
-        context=shape.context,
-    )
+    shape, shortened = _shape_of(network, model, max_rows, kv_cache)
     chosen = apply_weights_mode(network, weights, shape.reserve)
     if adapter is not None:
         apply_adapter(network, adapter, model=model, path=path)
@@ -110,9 +112,45 @@ def load_engine(
         vocabulary,
         eos_ids,
         embeddings=len(embedding),
+        context_reason=shortened,
         token_name=tokenizer.convert_ids_to_tokens,
     )
     return LoadedEngine(engine, tokenizer, description)
+
+
+def _shape_of(
+    network: PreTrainedModel, model: str, max_rows: int | None, kv_cache: str
+) -> tuple[Shape, str | None]:
+    """Return the shape of a network that the engine can run, and why its rows must be shorter than the model's.
+
+    Raises:
+        ModelError: it cannot run.
+    """
+    shape = Shape.of(network, max_rows, kv_cache)
+    limit = check_attention(
+        network,
+        layers=shape.layers,
+        kv_heads=shape.kv_heads,
+        head_size=shape.head_size,
+        context=shape.context,
+    )
+    if limit == shape.context:
+        return shape, None
+    log.warning("rows of `%s` may have %d tokens of the model's %d: %s", model, limit, shape.context, _UNEVEN)
+    return replace(shape, context=limit), _UNEVEN
+
+
+def _check_adapter_files(adapter: str, model: str, path: str) -> None:
+    """Refuse what an adapter's own files show to be wrong, and those of a model that is a folder.
+
+    Raises:
+        SpecError: it was trained on another model.
+        ModelError: it is of a kind that cannot run, not whole, or of other sizes than the model.
+    """
+    folder = local_folder(path)
+    if folder is not None:
+        check_adapter(Path(adapter), model, folder)
+    read_pairs(Path(adapter), read_config(Path(adapter)))
 
 
 def tokenizer_folder(path: str, adapter: str | None) -> str:
@@ -145,6 +183,33 @@ def load_model(path: str, *, device: str, trust_remote_code: bool = False) -> Pr
         ModelError: it is not there, cannot be loaded, or is of a kind that the engine cannot run.
     """
     check_folder(path)
+    network, found = _read_network(path, device, trust_remote_code=trust_remote_code)
+    _check_files(path)
+    check_complete(network, found, path)
+    check_packed(network, path)
+    for module in network.modules():
+        if device == "cpu" and isinstance(module, Linear4bit):
+            # bitsandbytes would multiply in bf16 on some processors: an answer must not depend on which.
+            module.support_avx512bf16_for_cpu = False
+    network.eval()
+    return network
+
+
+def _check_files(path: str) -> None:
+    """Refuse files that do not hold all of their packed weights.
+
+    Raises:
+        ModelError: naming what is missing.
+    """
+    check_packed_files(read_headers(model_folder(path).glob("*.safetensors")), path)
+
+
+def _read_network(path: str, device: str, *, trust_remote_code: bool) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """Return the network, and what transformers says of its files; see `check_complete`.
+
+    Raises:
+        ModelError: it cannot be loaded, or is of a kind that the engine cannot run.
+    """
     transformers_logging.disable_progress_bar()
     dtype = compute_dtype(device)
     quantization = BitsAndBytesConfig(
@@ -158,7 +223,8 @@ def load_model(path: str, *, device: str, trust_remote_code: bool = False) -> Pr
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
         check_kind(skeleton)  # before gigabytes of weights are read
-        network = AutoModelForCausalLM.from_pretrained(
+        # With the report of its loading a pair is returned, of which the type says nothing.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             quantization_config=quantization,
             dtype=dtype,
@@ -166,22 +232,23 @@ def load_model(path: str, *, device: str, trust_remote_code: bool = False) -> Pr
             attn_implementation=PLAIN,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told, and refused by `check_complete`
         )
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"cannot load the model `{path}`: {error}", hint="give a folder or a hub id with safetensors weights"
-        ) from error
+    except ModelError:
+        raise
     except SafetensorError as error:
         raise ModelError(
             f"a file of the model `{path}` is damaged: {error}", hint="copy or download the model again"
         ) from error
-    for module in network.modules():
-        if device == "cpu" and isinstance(module, Linear4bit):
-            # bitsandbytes would multiply in bf16 on some processors: an answer must not depend on which.
-            module.support_avx512bf16_for_cpu = False
-    network.eval()
-    loaded: PreTrainedModel = network
-    return loaded
+    except Exception as error:  # a library's reader of files that anybody may have written: it may raise anything
+        _check_files(path)  # where a part of a packed weight is missing it says so, and transformers does not
+        what = str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
+        raise ModelError(
+            f"cannot load the model `{path}`: {what}", hint="give a folder or a hub id with safetensors weights"
+        ) from error
+    network, found = loaded
+    return network, found
 
 
 def compute_dtype(device: str) -> torch.dtype:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
 from endmark.jobs.errors import ModelError
+from endmark.worker.models.rotary import recorded_rotary, rotary_limit
 
 TRIAL = "endmark_trial"  # the name in transformers' registry
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -49,11 +50,14 @@ def check_kind(network: PreTrainedModel) -> None:
 
 
 @torch.inference_mode()
-def check_attention(network: PreTrainedModel, *, layers: int, kv_heads: int, head_size: int, context: int) -> None:
+def check_attention(network: PreTrainedModel, *, layers: int, kv_heads: int, head_size: int, context: int) -> int:
     """Take a step of two tokens and refuse a model that asks for more than the engine's attention does.
 
     Both paths see a token's own row up to that token, or a window of it, and no mask: a model that works through
     its mask, attends to later tokens, or keeps keys and values of another shape would be answered wrongly.
+
+    Returns:
+        The most tokens that a row may have, at most `context`; see `rotary_limit`.
 
     Raises:
         ModelError: it does one of those, or not every layer attends.
@@ -63,7 +67,8 @@ def check_attention(network: PreTrainedModel, *, layers: int, kv_heads: int, hea
     config._attn_implementation = TRIAL
     try:
         ids = torch.tensor([[0, 1]], device=network.device)
-        network(input_ids=ids, position_ids=ids, use_cache=False, logits_to_keep=1, paged=trial)
+        with recorded_rotary(network) as calls:
+            network(input_ids=ids, position_ids=ids, use_cache=False, logits_to_keep=1, paged=trial)
     finally:
         config._attn_implementation = usual
     if not trial.refusals and sorted(trial.windows) != list(range(layers)):
@@ -74,6 +79,7 @@ def check_attention(network: PreTrainedModel, *, layers: int, kv_heads: int, hea
         trial.refusals.append(f"its window of {config.sliding_window} tokens is in its mask alone")
     if trial.refusals:
         raise ModelError(f"Endmark cannot run {type(network).__name__}: {trial.refusals[0]}", hint=_HINT)
+    return rotary_limit(calls, context, network.device)
 
 
 def _window_is_lost(config: PreTrainedConfig, trial: Trial, context: int) -> bool:
