@@ -10,7 +10,7 @@ import torch
 from seven_b import build
 from workload import Row, mixed_rows
 
-from endmark.jobs.sentences import STATES
+from endmark.jobs.landing import STATES
 from endmark.jobs.spec import Sampling
 from endmark.jobs.strategies import build_strategies
 from endmark.worker.engine.attention import PLAIN

@@ -6,30 +6,32 @@ space behind it. A full stop ends none after a lone letter (an initial, `e.g.`),
 numbers, decimals) and after an abbreviation that something always follows (`St. Mark`).
 """
 
-from collections.abc import Sequence
+from typing import TypeVar
 
+State = TypeVar("State")
 MID, LETTER, WORD, DIGIT, ENDED = range(5)
 
+DIGITS = 4  # from this many in a row on, a number may end a sentence
 _DIGITS = (DIGIT, 5, 6, 7)  # how many in a row: one, two, three, more
 _SPELLED = 8  # from here on: what has been spelled of an abbreviation
 
 TERMINATORS = "!?。！？．｡…‼⁇⁈⁉।॥؟۔։།።፧။។៕᠃᙮\u037e"
 _SPACES = " \t\r\n\u3000\u00a0"
-_CLOSERS = "\"')]}%”’»›」』）】》"
+CLOSERS = "\"')]}%”’»›」』）】》"
 _OPENERS = "“‘„«‹¿¡「『（【《–—"
-_MARKUP = b"*_`~"
+MARKUP = b"*_`~"
 
 # Not here, as an answer may well end with them: etc., No., Jr., Inc., and what is also a word in small letters.
 ABBREVIATIONS = "Dr Fig Ft Mr Mrs Ms Mt Ph Prof Rev St approx ca cf vs".split()
 
 
-def _signs() -> dict[bytes, dict[int, int]]:
+def signs_after(mid: State, word: State, ended: State) -> dict[bytes, tuple[State, State, State]]:
     """Return for each sign the state behind it: after no word, after a word, after a sentence."""
     kinds = (
-        (TERMINATORS, {MID: ENDED, WORD: ENDED, ENDED: ENDED}),
-        (_SPACES, {MID: MID, WORD: MID, ENDED: ENDED}),
-        (_CLOSERS, {MID: MID, WORD: WORD, ENDED: ENDED}),
-        (_OPENERS, {MID: MID, WORD: MID, ENDED: MID}),
+        (TERMINATORS, (ended, ended, ended)),
+        (_SPACES, (mid, mid, ended)),
+        (CLOSERS, (mid, word, ended)),
+        (_OPENERS, (mid, mid, mid)),
     )
     return {sign.encode(): after for signs, after in kinds for sign in signs}
 
@@ -38,7 +40,8 @@ class _Automaton:
     """The states in the order of their numbers: the base, the spellings, the signs of which bytes are missing."""
 
     def __init__(self) -> None:
-        self._signs = _signs()
+        after = signs_after(MID, WORD, ENDED)
+        self._signs = {sign: dict(zip((MID, WORD, ENDED), to, strict=True)) for sign, to in after.items()}
         spellings = sorted({word[:size] for word in ABBREVIATIONS for size in range(1, len(word) + 1)})
         self._spelled = {text: _SPELLED + index for index, text in enumerate(spellings)}
         self._texts = {state: text for text, state in self._spelled.items()}
@@ -67,7 +70,7 @@ class _Automaton:
         before = state if state in (MID, ENDED) else WORD
         if byte == ord("."):
             return ENDED if self._may_end(state) else MID
-        if byte in _MARKUP:
+        if byte in MARKUP:
             return state
         if code in self._signs:
             return self._signs[code][before]
@@ -101,7 +104,6 @@ class _Automaton:
 
 
 _TABLES = _Automaton().tables()
-STATES = len(_TABLES)
 
 
 def advance(state: int, data: bytes) -> int:
@@ -114,22 +116,3 @@ def advance(state: int, data: bytes) -> int:
 def ends_sentence(text: str) -> bool:
     """Whether the text ends at the end of a sentence."""
     return advance(MID, text[-64:].encode(errors="replace")) == ENDED
-
-
-def tabulate(token_bytes: Sequence[bytes]) -> list[bytes]:
-    """Return, for each state, the state after each token.
-
-    Args:
-        token_bytes: the bytes of each token id; a special token has none and leaves the text as it is.
-
-    Returns:
-        STATES rows of one byte a token.
-    """
-    steps = [bytes(table[byte] for table in _TABLES).ljust(256, b"\0") for byte in range(256)]
-    behind = bytearray()  # of each token, the states that all states become
-    for data in token_bytes:
-        states = bytes(range(STATES))
-        for byte in data:
-            states = states.translate(steps[byte])  # one call moves all states
-        behind += states
-    return [bytes(behind[state::STATES]) for state in range(STATES)]

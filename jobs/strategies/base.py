@@ -85,7 +85,7 @@ class ScoreNumbers:
     2. decay: for `n > start`, an EOS score e becomes ``e + |e| * (min(factor ** (n - start), 1e30) - 1)``;
     3. ramp: an EOS score e becomes ``e + w * max(0, m + margin - e)``, where w rises from 0 at `start` to 1
        at `full` as ``((n - start) / (full - start)) ** power``, and is 0 where `after_sentence` is set and no
-       sentence has just ended;
+       landing spot has just been reached;
     4. force: at ``n == force_at`` every other token is excluded.
     """
 

@@ -1,15 +1,15 @@
-"""`soft-landing`: EOS rises only where a sentence has just ended, so that the answer ends whole."""
+"""`soft-landing`: EOS rises only at landing spots, so that the answer ends whole."""
 
 from endmark.jobs.errors import SpecError
 from endmark.jobs.strategies.base import Parameter, Place, ScoreNumbers, Strategy
 
 
 class SoftLanding(Strategy):
-    """Takes a sentence end as the answer's end, the more surely the nearer the budget; never cuts a sentence."""
+    """Takes a landing spot as the answer's end, the more surely the nearer the budget; see `jobs.landing`."""
 
     name = "soft-landing"
     place = Place.SCORES
-    summary = "raises EOS only where a sentence has just ended, and more the nearer the budget"
+    summary = "raises EOS only where a sentence, an item or a block has just ended, and more the nearer the budget"
     why = "when answers must be complete: the best choice for most jobs"
     declared = (
         Parameter("start", 0.6, "share of the budget from which sentence ends are favoured", 0.0, 1.0),

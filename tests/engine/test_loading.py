@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from endmark.jobs.errors import ModelError, TokenUnknown
-from endmark.jobs.sentences import tabulate
+from endmark.jobs.landing import tabulate
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.models.building import sentence_table

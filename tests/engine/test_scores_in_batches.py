@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from endmark.jobs.sentences import ends_sentence, tabulate
+from endmark.jobs.landing import tabulate
+from endmark.jobs.sentences import ends_sentence
 from endmark.jobs.spec import Sampling
 from endmark.jobs.strategies import build_strategies
 from endmark.jobs.vocabulary import EosSource, FinishReason

@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; these tests are for GPU machines")
 
-from endmark.jobs.sentences import ENDED, STATES
+from endmark.jobs.landing import LANDED, STATES
 from endmark.jobs.strategies import build_strategies, score_numbers
 from endmark.worker.engine.cuda.kernels.sampling import finish_step
 from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
@@ -48,7 +48,7 @@ def plain(logits, eos, slots, steps, positions, state):
     )
     shaped = (draws[slots, 2] != 0).nonzero().squeeze(-1)
     scores = logits.clone()
-    ended = sentence[slots[shaped]] == ENDED
+    ended = sentence[slots[shaped]] >= LANDED
     scores[shaped] = shape_scores(logits[shaped], eos, numbers[slots[shaped]], steps[shaped], ended)
     tokens, hidden = choose(scores, draw, eos)
     forced = forced_rows(numbers[slots], steps)
@@ -70,7 +70,7 @@ def random_state(rng, slots):
         key = stream_key(3, slot)
         signed = key - 2**32 if key >= 2**31 else key
         draws[slot] = torch.tensor([rng.choice([0, 1, 5, 50]), signed, not given.is_neutral], dtype=torch.int32)
-    sentence = torch.tensor([rng.choice([ENDED, 0]) for _ in range(slots)], dtype=torch.int32)
+    sentence = torch.tensor([rng.choice([LANDED, 0]) for _ in range(slots)], dtype=torch.int32)
     return numbers, floats, draws, torch.zeros(slots, dtype=torch.int32), sentence
 
 
@@ -128,7 +128,7 @@ def test_scores_that_are_no_numbers_are_told_and_choose_a_token_that_exists():
         numbers[row] = torch.tensor(as_floats(given))
         floats[row] = torch.tensor([temperature, top_p])
         draws[row] = torch.tensor([top_k, 77, not given.is_neutral], dtype=torch.int32)
-    state = numbers, floats, draws, torch.zeros(rows, dtype=torch.int32), torch.full((rows,), ENDED)
+    state = numbers, floats, draws, torch.zeros(rows, dtype=torch.int32), torch.full((rows,), LANDED)
     state = tuple(part.to(DEVICE) for part in (*state[:4], state[4].to(torch.int32)))
     result = torch.zeros(4, rows, dtype=torch.int32, device=DEVICE)
     table = torch.zeros(STATES, vocabulary, dtype=torch.uint8, device=DEVICE)

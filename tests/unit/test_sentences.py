@@ -1,10 +1,8 @@
-"""Where a sentence ends: on the host over text, and on the device over a table of tokens, with one answer."""
-
-import random
+"""Where a sentence ends, over text."""
 
 import pytest
 
-from endmark.jobs.sentences import ENDED, MID, STATES, advance, ends_sentence, tabulate
+from endmark.jobs.sentences import ends_sentence
 
 pytestmark = pytest.mark.unit
 
@@ -86,32 +84,3 @@ def test_a_year_may_end_a_sentence_and_a_price_or_a_list_number_does_not():
     assert ends_sentence("It opened in 1889.")
     assert not ends_sentence("It costs $100.")  # may go on with 50
     assert not ends_sentence("\n100. ")
-
-
-def test_the_table_over_tokens_says_what_the_text_says_wherever_tokens_are_cut():
-    """Tokens may end amid a character; a special token, without bytes, leaves the text as it is."""
-    rng = random.Random(5)
-    text = "".join(f"{part} Ask Prof. Li – “now” (é, 猫). " for part in (*ENDS, *GOES_ON))
-    data = text.encode()
-    for _ in range(20):
-        cuts = sorted(rng.sample(range(len(data)), 90))
-        tokens = [data[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
-        tokens.insert(rng.randrange(len(tokens)), b"")
-        table = tabulate(tokens)
-        state, read = MID, b""
-        for token, piece in enumerate(tokens):
-            state, read = table[state][token], read + piece
-            assert state == advance(MID, read)
-            if not 0x80 <= data[len(read) % len(data)] < 0xC0:  # at the edge of a character
-                assert (state == ENDED) == ends_sentence(read.decode())
-
-
-def test_every_state_has_its_row_and_fits_the_devices_byte():
-    """Bytes that are no UTF-8 too: a byte vocabulary can make any."""
-    tokens = [bytes((byte,)) for byte in range(256)]
-    table = tabulate(tokens)
-    assert len(table) == STATES <= 256
-    assert all(
-        table[state][byte] == advance(state, tokens[byte]) for state in range(STATES) for byte in range(256)
-    )
-    assert max(map(max, table)) < STATES

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from endmark.jobs.datasets import open_dataset, settle
 from endmark.jobs.errors import ModelError, Problem, SpecError
+from endmark.jobs.landing import LANDED, START, advance
 from endmark.jobs.prompts import PromptPlan, RowRequest
-from endmark.jobs.sentences import ENDED, MID, advance
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies.no_loops import NoLoops
 from endmark.worker.doctor.evidence import Evidence, RowEvidence
@@ -124,10 +124,10 @@ def _evidence(prompt: Prompt, finished: Finished, vocabulary: Vocabulary) -> Row
 def _at_sentence_ends(
     token_ids: Sequence[int], probs: Sequence[float], vocabulary: Vocabulary
 ) -> tuple[float, ...]:
-    """Return the EOS probabilities of the steps at which a sentence had just ended."""
-    state, found = MID, []
+    """Return the EOS probabilities of the steps at which the text may end."""
+    state, found = START, []
     for step, prob in enumerate(probs):
-        if state == ENDED:
+        if state >= LANDED:
             found.append(prob)
         if step < len(token_ids):
             state = advance(state, vocabulary.bytes_of(token_ids[step]))

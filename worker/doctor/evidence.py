@@ -46,7 +46,7 @@ class RowEvidence:
     tokens: int  # of the answer
     prompt_begin: tuple[int, ...] = ()  # the first two token ids that the model saw
     probs: tuple[float, ...] = ()  # EOS probability at every step
-    sentence_probs: tuple[float, ...] = ()  # of those, where a sentence had just ended
+    sentence_probs: tuple[float, ...] = ()  # of those, where the text might end
     rank_max: int = 0  # rank of EOS among all tokens where its probability was highest, from 0
     hidden_steps: int = 0  # steps in which top-k or top-p left no EOS to sample
     loop: str = ""  # the stretch that it repeats, if it does

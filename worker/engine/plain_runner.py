@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from endmark.jobs.sentences import ENDED
+from endmark.jobs.landing import LANDED
 from endmark.worker.engine.attention import PagedBatch, Span
 from endmark.worker.engine.plan import (
     FORCED,
@@ -59,8 +59,8 @@ class PlainRunner:
         Args:
             model: loaded with the attention `endmark_plain`.
             eos_ids: all end tokens.
-            sentence_table: (STATES, V) uint8 of `jobs.sentences.tabulate`; needed only by strategies that look
-                at sentence ends.
+            sentence_table: (STATES, V) uint8 of `jobs.landing.tabulate`; needed only by strategies that look
+                at landing spots.
         """
         self.num_pages, self.page_size, self.max_rows = num_pages, page_size, max_rows
         self.prefill_tokens, self.context = prefill_tokens, context
@@ -186,7 +186,7 @@ class PlainRunner:
             self._floats[slots, 0], self._draws[slots, 0], self._floats[slots, 1], self._draws[slots, 1], positions
         )
         numbers, sentence = self._numbers[slots], self._sentence[slots]
-        ended = sentence == ENDED
+        ended = sentence >= LANDED
         shaped = changed_rows(numbers, steps, ended)
         rows = shaped.nonzero().squeeze(-1)
         scores = logits

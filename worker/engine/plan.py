@@ -29,7 +29,7 @@ class PrefillRow:
     sampling: Sampling
     numbers: ScoreNumbers
     stream: int
-    sentence_state: int = 0  # of jobs.sentences, after `token_ids`
+    sentence_state: int = 0  # of jobs.landing, after `token_ids`
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import math
 
-from endmark.jobs.sentences import MID, advance
+from endmark.jobs.landing import START, advance
 from endmark.jobs.spec import Sampling
 from endmark.jobs.strategies import ScoreNumbers, score_numbers
 from endmark.jobs.strategies.base import Ending
@@ -57,9 +57,9 @@ class RowState:
         return self.prompt_length + self.launched - 1
 
     def sentence_state(self) -> int:
-        """Return the state of the answer's text in the sentence automaton."""
+        """Return the state of the answer's text in the automaton of landing spots."""
         answer = self.token_ids[len(self.request.prompt_token_ids) :]
-        return advance(MID, b"".join(map(self._vocabulary.bytes_of, answer)))
+        return advance(START, b"".join(map(self._vocabulary.bytes_of, answer)))
 
     def see(self, token_id: int, eos_prob: float, eos_rank: int, flags: int, *, is_eos: bool) -> Finished | None:
         """Take the next token; return the finished attempt if it ends the row."""

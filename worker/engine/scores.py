@@ -47,7 +47,7 @@ def shape_scores(logits: Tensor, eos_ids: Tensor, numbers: Tensor, steps: Tensor
         eos_ids: (E,) int64.
         numbers: (R, NUMBERS) fp32.
         steps: (R,) the n of each row.
-        ended: (R,) bool, whether a sentence has just ended.
+        ended: (R,) bool, whether the text may end here: a landing spot.
 
     Returns:
         (R, V) fp32; the input is left as it is.

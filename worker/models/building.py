@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from endmark.jobs.errors import ModelError
-from endmark.jobs.sentences import tabulate
+from endmark.jobs.landing import tabulate
 from endmark.worker.engine.plain_runner import PlainRunner
 from endmark.worker.engine.plan import Runner
 from endmark.worker.engine.text import Vocabulary
@@ -178,7 +178,7 @@ def why_plain(shape: Shape) -> str | None:
 
 
 def sentence_table(vocabulary: Vocabulary, size: int) -> Tensor:
-    """Return (STATES, V) uint8 of `jobs.sentences.tabulate`, for all tokens that have scores."""
+    """Return (STATES, V) uint8 of `jobs.landing.tabulate`, for all tokens that have scores."""
     known = vocabulary.token_bytes[:size]  # a tokeniser may know more tokens than the model
     padded = [*known, *([b""] * (size - len(known)))]
     rows = bytearray(b"".join(tabulate(padded)))

@@ -42,8 +42,8 @@ class CudaRunner:
         Args:
             network: on CUDA, its attention set to `endmark_paged`.
             eos_ids: all end tokens.
-            sentence_table: (STATES, V) uint8 of `jobs.sentences.tabulate`; needed only by strategies that look
-                at sentence ends.
+            sentence_table: (STATES, V) uint8 of `jobs.landing.tabulate`; needed only by strategies that look
+                at landing spots.
             cache_type: of the KV cache; by default the model's.
             fused: what `fuse` has done to the network already.
         """

@@ -8,11 +8,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from endmark.jobs.sentences import ENDED
+from endmark.jobs.landing import LANDED
 from endmark.worker.engine.cuda.kernels.drawing import draw, ordered, published_pass, raised_eos
 from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
 
-_ENDED, _NATURAL, _FORCED, _HIDDEN = (tl.constexpr(value) for value in (ENDED, NATURAL, FORCED, HIDDEN))
+_LANDED, _NATURAL, _FORCED, _HIDDEN = (tl.constexpr(value) for value in (LANDED, NATURAL, FORCED, HIDDEN))
 _LARGEST_GROWTH = tl.constexpr(1e30)
 
 
@@ -88,7 +88,7 @@ def _strength(numbers, slot, n, after_sentence, state):
     growth = tl.minimum(tl.exp2(tl.log2(factor) * tl.maximum(n - start, 0.0)), _LARGEST_GROWTH)
     rise = tl.minimum(tl.maximum((n - start) / tl.maximum(span, 1e-9), 0.0), 1.0)
     ramp = tl.where(rise > 0, tl.exp2(tl.log2(tl.where(rise > 0, rise, 1.0)) * power), 0.0)
-    return growth, tl.where((span > 0) & ((state == _ENDED) | (after_sentence == 0.0)), ramp, 0.0)
+    return growth, tl.where((span > 0) & ((state >= _LANDED) | (after_sentence == 0.0)), ramp, 0.0)
 
 
 @triton.jit(do_not_specialize=["columns", "first_column"])
