@@ -28,7 +28,7 @@ class Tokenizer:
         self.chat_template, self._adds_bos = template, adds_bos
 
     def __call__(self, text):
-        return {"input_ids": [0, 65] if self._adds_bos else [65]}
+        return {"input_ids": [0, 65] if self._adds_bos else [65, 0]}
 
     def apply_chat_template(self, turns, *, tokenize, add_generation_prompt):
         assert not tokenize

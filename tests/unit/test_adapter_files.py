@@ -188,6 +188,15 @@ def test_sizes_are_compared_with_the_models_files(tmp_path):
         adapter_folder(str(adapter), str(other))
 
 
+def test_the_two_sizes_of_a_layer_are_not_confused(tmp_path):
+    adapter = write_adapter(tmp_path / "adapter", whole_pair(sizes=(16, 12)), base_model_name_or_path="org/good")
+    folder = write_model(tmp_path / "good", (16, 12))
+    check_adapter(adapter, str(folder), folder)
+    turned = write_model(tmp_path / "turned" / "good", (12, 16))
+    with pytest.raises(ModelError, match="it is for 16 x 12, and the layer is 12 x 16"):
+        check_adapter(adapter, str(turned), turned)
+
+
 def test_what_is_not_there_yet_is_left_to_the_worker(tmp_path):
     """The folder of a fine-tuning that has not ended, or of another host."""
     folder = write_adapter(tmp_path)

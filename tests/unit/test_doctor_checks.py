@@ -239,6 +239,22 @@ def test_where_the_checks_draw_their_lines():
     assert "budget too small" not in titles(replace(ENDED, tokens=128), firm, firm)  # less than half ended
 
 
+def test_an_end_token_that_other_programs_would_not_see_is_named_whoever_names_it():
+    by_template = checks.end_ids_disagree(evidence(ENDED, used_eos=(2, 9), turn_end=9))
+    by_tokenizer = checks.end_ids_disagree(evidence(ENDED, used_eos=(2, 9), tokenizer_eos=9))
+    assert "missing in the generation config: 9 (`<|end|>`)" in by_template.evidence
+    assert "missing in the generation config: 9 (`<|end|>`)" in by_tokenizer.evidence
+    assert checks.end_ids_disagree(evidence(ENDED, tokenizer_eos=None, turn_end=None)) is None
+
+
+def test_one_begin_token_and_short_marks_are_no_faults():
+    assert checks.bos_doubled(evidence(ENDED, template_adds_bos=True)) is None
+    assert checks.bos_doubled(evidence(ENDED, tokenizer_adds_bos=True)) is None
+    dollars = replace(ENDED, prompt="It is 5 $, why?")
+    assert checks.template_twice(evidence(dollars, token_names={1: "$"})) is None
+    assert checks.template_twice(evidence(dollars, token_names={1: "$,w"})) is None
+
+
 SILENT = {
     "healthy": evidence(ENDED, ENDED),
     "no rows": evidence(),

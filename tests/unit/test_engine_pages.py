@@ -74,6 +74,13 @@ def test_a_page_behind_one_that_was_computed_again_is_not_shared_by_its_number()
     assert pool.share_prefix([1, 2, 3, 4, 9]) == []
 
 
+def test_behind_a_page_that_is_not_known_nothing_is_shared():
+    """A prompt that holds another one's begin further on would see that one's keys at the wrong positions."""
+    pool = PagePool(4, 2)
+    pool.publish_prefix([1, 2], pool.take(1))
+    assert pool.share_prefix([9, 9, 1, 2, 5]) == []
+
+
 def test_the_first_who_computes_a_page_is_the_one_it_is_shared_from():
     pool = PagePool(4, 2)
     first, second = pool.take(1), pool.take(1)

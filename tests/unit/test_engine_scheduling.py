@@ -152,6 +152,45 @@ def test_no_prefill_begins_before_enough_slots_are_free():
     assert all(size >= 3 for size in sizes[:-1]), sizes
 
 
+def test_a_row_that_waits_alone_is_not_kept_waiting_for_others():
+    """With fewer rows waiting than a prefill should have, those are all that it can have."""
+    runner = ScriptedRunner(lambda tokens: 7, max_rows=4, refill=3)
+    engine = Engine(runner, VOCABULARY, {EOS})
+    for key in range(2):
+        engine.add(Request(key=key, prompt_token_ids=[key + 1] * 3, max_new_tokens=30))
+    engine.step()
+    engine.add(Request(key=2, prompt_token_ids=[3] * 3, max_new_tokens=30))
+    engine.step()
+    assert [len(plan.rows) for plan in prefills(runner)] == [2, 1]
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_a_row_is_not_run_beyond_its_budget(overlaps):
+    """The step that is launched before its last token has been read would be for nothing."""
+    requests = [Request(key=key, prompt_token_ids=[1, 2, 3], max_new_tokens=3 + key) for key in range(5)]
+    _, engine, _ = run(requests, script=lambda tokens: 7, overlaps=overlaps)
+    assert engine.row_steps == sum(request.max_new_tokens for request in requests)
+
+
+def test_rows_that_share_take_only_the_pages_that_they_do_not_share():
+    engine = Engine(ScriptedRunner(lambda tokens: 7, page_size=4), VOCABULARY, {EOS})
+    for key in range(3):
+        engine.add(Request(key=key, prompt_token_ids=[*range(1, 13), 20 + key], max_new_tokens=3))
+    engine.step()
+    assert engine.pages == (3 + 3, 64)
+
+
+def test_an_attempt_that_goes_on_counts_its_positions_from_the_answers_begin():
+    """Else it repeats the random numbers of the attempt before it; its prompt is the prompt alone."""
+    request = Request(key=0, prompt_token_ids=[1, 2], answer_token_ids=[7, 7, 7], max_new_tokens=3)
+    done, _, runner = run([request], script=lambda tokens: 7)
+    (row,) = prefills(runner)[0].rows
+    assert (row.token_ids, row.step, row.position) == ((1, 2, 7, 7, 7), 0, 3)
+    decodes = [plan for plan in runner.plans if isinstance(plan, DecodePlan)]
+    assert [(plan.steps, plan.positions) for plan in decodes] == [([1], [4]), ([2], [5])]
+    assert (done[0].prompt_tokens, done[0].completion_tokens, len(done[0].token_ids)) == (2, 3, 6)
+
+
 def test_a_newcomer_leaves_each_running_row_room_for_a_page():
     """Else it takes the last pages, and is preempted in the next step: computed twice, for nothing."""
     requests = [Request(key=key, prompt_token_ids=[key + 1] * 4, max_new_tokens=3) for key in range(2)]

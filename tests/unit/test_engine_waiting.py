@@ -1,6 +1,9 @@
 """The rows that wait: their order, also when some are dropped, and what dropping costs."""
 
+import gc
+import random
 import sys
+import weakref
 
 import pytest
 
@@ -62,6 +65,36 @@ def test_a_preempted_row_can_be_dropped():
     waiting.put_back(rows[2])
     waiting.drop(rows[2])
     assert admit_all(waiting) == [rows[1], rows[0]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_holds_when_most_rows_are_dropped_at_once(seed):
+    rng = random.Random(seed)
+    waiting = WaitingRows(4)
+    rows = [make_row(key, rng.randrange(1, 10_000)) for key in range(400)]
+    for row in rows:
+        waiting.add(row)
+    dropped = set(rng.sample(range(400), 350))
+    for index in dropped:
+        waiting.drop(rows[index])
+    left = [row for index, row in enumerate(rows) if index not in dropped]
+    assert admit_all(waiting) == sorted(left, key=lambda row: -row.budget)
+
+
+def test_dropped_rows_are_let_go_of_while_another_is_the_first():
+    """Else a cancelled job of a million rows stays in memory for as long as one row waits before it."""
+    waiting = WaitingRows(4)
+    waiting.add(make_row(0, 900))
+    rows = [make_row(key) for key in range(1, 1001)]
+    for row in rows:
+        waiting.add(row)
+    kept = [weakref.ref(row) for row in rows]
+    while rows:
+        waiting.drop(rows.pop())
+    del row
+    gc.collect()
+    assert sum(ref() is not None for ref in kept) < 100
+    assert len(waiting) == 1
 
 
 class Counted(int):

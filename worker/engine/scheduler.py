@@ -86,7 +86,7 @@ class Scheduler:
             wanted = self._pool.pages_for(len(row.token_ids)) - len(shared)
             fits = budget == self._prefill_tokens or fresh <= budget
             # One page of room for each running row keeps a newcomer from being preempted at once.
-            roomy = self._pool.free >= wanted + len(self.running) or not self.running
+            roomy = self._pool.free >= wanted + len(self.running)
             pages = self._pool.take(wanted) if fits and roomy else None
             if pages is None:
                 self._pool.release(shared)
