@@ -9,11 +9,10 @@ from endmark.jobs.vocabulary import JobStatus
 def summary(status: JobStatus, output: str) -> str:
     """Return the lines at the end of a run."""
     done = status.succeeded + status.failed
-    complete = status.succeeded - status.truncated
     reasons = ", ".join(f"{name} {count:,}" for name, count in status.finish_reasons.items())
     lines = [
         ("rows", f"{status.total:,}"),
-        ("complete", _share(complete, done)),
+        ("complete", _share(status.complete, done)),
         ("truncated", _share(status.truncated, done)),
         ("failed", _share(status.failed, done)),
         ("finish reasons", reasons or "none"),

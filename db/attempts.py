@@ -70,6 +70,7 @@ def count_outcomes(store: Store, connection: Connection, key: ShardKey, outcomes
             counts[f"eos_{verdict.eos_source or EosSource.NATURAL}"] += 1
         elif not failed:
             counts[verdict.finish_reason.value] += 1
+        counts["complete"] += attempt.complete
         counts["prompt_tokens"] += attempt.prompt_tokens
         counts["completion_tokens"] += attempt.completion_tokens
     connection.execute(
@@ -123,6 +124,8 @@ def _values(job_id: str, number: int, attempt: Attempt, *, final: bool) -> dict[
         "eos_hidden_steps": trace.hidden_steps,
         "eos_probs": struct.pack(f"<{len(trace.probs)}e", *trace.probs) if trace.probs is not None else None,
         "strategies": attempt.strategies,
+        "ending": attempt.ending.value if attempt.ending is not None else None,
+        "trimmed_tokens": attempt.trimmed_tokens,
     }
 
 

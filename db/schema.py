@@ -61,6 +61,7 @@ COUNTERS = (
     "length",
     "prompt_tokens",
     "completion_tokens",
+    "complete",
 )
 shards = Table(
     "shards",
@@ -101,6 +102,8 @@ attempts = Table(
     Column("eos_hidden_steps", Integer, nullable=False),
     Column("eos_probs", LargeBinary),  # half floats, one a step
     Column("strategies", Text, nullable=False),
+    Column("ending", String(16)),  # null in rows of before it was worked out
+    Column("trimmed_tokens", Integer, nullable=False, server_default="0"),
     ForeignKeyConstraint(["job_id", "row"], ["rows.job_id", "rows.row"], ondelete="CASCADE"),
 )
 workers = Table(

@@ -83,6 +83,29 @@ class Verdict:
         return self.finish_reason in (FinishReason.LENGTH, FinishReason.REPETITION)
 
 
+class Ending(StrEnum):
+    """Where the text of an answer ends; `jobs.endings` judges it."""
+
+    SENTENCE = "sentence"
+    ITEM = "item"
+    BLOCK = "block"
+    PHRASE = "phrase"
+    OPEN = "open"
+    LOOP = "loop"
+    EMPTY = "empty"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is missing there, whoever ended the text."""
+        return self in (Ending.SENTENCE, Ending.ITEM, Ending.BLOCK)
+
+    def is_complete(self, verdict: Verdict) -> bool:
+        """Whether an answer with this ending is complete: whole, or a phrase with which the model ended itself."""
+        if verdict.finish_reason in (FinishReason.ERROR, FinishReason.CANCELLED):
+            return False
+        return self.is_whole or (self is Ending.PHRASE and verdict.ended_by_itself)
+
+
 @dataclass(frozen=True, slots=True)
 class EosTrace:
     """What the model thought of ending, over one attempt.
@@ -110,6 +133,13 @@ class Attempt:
     completion_tokens: int  # tokens of the answer, the end token not counted
     trace: EosTrace = EosTrace()
     strategies: str = ""  # as they would be written on the command line
+    ending: Ending | None = None  # None where it has not been worked out
+    trimmed_tokens: int = 0  # tokens that were dropped from the end of the answer
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer is complete, as far as its ending is known."""
+        return self.ending is not None and self.ending.is_complete(self.verdict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +220,7 @@ class JobStatus:
     finish_reasons: Mapping[str, int]
     ended_with_eos: int
     truncated: int
+    complete: int  # of the rows whose ending was worked out as they were stored
     prompt_tokens: int
     completion_tokens: int
     tokens_per_second: float

@@ -19,6 +19,9 @@ _DETAILS = (
     "truncated",
     "eos_source",
     "stop_sequence",
+    "ending",
+    "complete",
+    "trimmed_tokens",
     "attempts",
     "eos_prob_max",
 )

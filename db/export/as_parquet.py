@@ -10,8 +10,8 @@ from endmark.db.export.stream import COLUMNS, Result
 from endmark.jobs.errors import MissingDependency
 
 _GROUP = 20_000  # rows
-_BOOLEANS = frozenset({"ended_with_eos", "truncated"})
-_INTEGERS = frozenset({"prompt_tokens", "completion_tokens", "attempts"})
+_BOOLEANS = frozenset({"ended_with_eos", "truncated", "complete"})
+_INTEGERS = frozenset({"prompt_tokens", "completion_tokens", "trimmed_tokens", "attempts"})
 _LARGEST = 2**63
 
 

@@ -9,6 +9,8 @@ from sqlalchemy import text
 
 from endmark.db.connection import Store
 from endmark.db.transactions import reading
+from endmark.jobs.endings import ending_of
+from endmark.jobs.vocabulary import Ending, EosSource, FinishReason, Verdict
 
 Only = Literal["truncated", "failed", "complete"]
 COLUMNS = (
@@ -18,15 +20,19 @@ COLUMNS = (
     "truncated",
     "eos_source",
     "stop_sequence",
+    "ending",
+    "complete",
     "prompt_tokens",
     "completion_tokens",
+    "trimmed_tokens",
     "attempts",
     "eos_prob_max",
     "error",
 )
 _QUERY = (
     "SELECT r.row, r.cells, a.text, a.finish_reason, a.eos_source, a.stop_sequence, a.prompt_tokens,"
-    " a.completion_tokens, a.attempt, a.eos_prob_max, a.error FROM rows r"
+    " a.completion_tokens, a.attempt, a.eos_prob_max, a.error, a.ending, a.trimmed_tokens"
+    " FROM rows r"
     " LEFT JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.final"
     " AND a.attempt ="
     " (SELECT max(attempt) FROM attempts b WHERE b.job_id = r.job_id AND b.row = r.row AND b.final)"
@@ -56,10 +62,12 @@ def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk
         statement = text(_QUERY)
         for first in range(0, job.total, chunk):
             found = connection.execute(statement, {"job": job_id, "first": first, "end": first + chunk})
-            for row, cells, response, reason, source, stop, prompt, completion, attempt, prob, error in found:
+            for row, cells, response, reason, source, stop, prompt, tokens, attempt, prob, error, at, cut in found:
                 reason = reason or missing
                 truncated = reason in ("length", "repetition")
-                if only is not None and not _wanted(only, reason, truncated):
+                ending = _ending(response, reason, at)
+                complete = ending is not None and ending.is_complete(_verdict(reason, source))
+                if only is not None and not _wanted(only, reason, truncated=truncated, complete=complete):
                     continue
                 known = reason is not None
                 yield Result(
@@ -72,8 +80,11 @@ def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk
                         truncated if known else None,
                         source,
                         stop,
+                        ending.value if ending is not None else None,
+                        complete if known else None,
                         prompt,
-                        completion,
+                        tokens,
+                        cut,
                         attempt if attempt is not None else 0,
                         prob,
                         error,
@@ -81,8 +92,20 @@ def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk
                 )
 
 
-def _wanted(only: Only, reason: str | None, truncated: bool) -> bool:
+def _ending(response: str | None, reason: str | None, stored: str | None) -> Ending | None:
+    """Return where a result's text ends: as stored, or worked out for a row of before endings were stored."""
+    if response is None or reason is None or reason in ("error", "cancelled"):
+        return None
+    return Ending(stored) if stored else ending_of(response, cut=reason in ("length", "repetition"))
+
+
+def _verdict(reason: str | None, source: str | None) -> Verdict:
+    """Return a result's verdict, as far as completeness depends on it."""
+    return Verdict(FinishReason(reason or FinishReason.CANCELLED), EosSource(source) if source else None)
+
+
+def _wanted(only: Only, reason: str | None, *, truncated: bool, complete: bool) -> bool:
     """Whether a row with this finish reason is among those asked for."""
     if only == "truncated":
         return truncated
-    return reason == "error" if only == "failed" else reason in ("eos", "stop_sequence")
+    return reason == "error" if only == "failed" else complete

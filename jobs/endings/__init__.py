@@ -1,36 +1,14 @@
 """Endings: where a text ends, judged in one place for all who ask."""
 
-from enum import StrEnum
-
 from endmark.jobs.endings.blocks import in_or_behind_block
 from endmark.jobs.endings.lines import Kind, body_of, is_whole_item, is_whole_row, kind_of, siblings_end_sentences
 from endmark.jobs.endings.loops import loop_of
 from endmark.jobs.endings.sentences import dangles, ends_with_sentence, leaves_open
-from endmark.jobs.vocabulary import FinishReason, Verdict
+from endmark.jobs.vocabulary import Ending
 
+__all__ = ["Ending", "ending_of"]
 _TAIL = 1500  # characters that hold the last lines
 _TITLE_WORDS = 12  # words that a line without a terminator may have to be a phrase and no broken sentence
-
-
-class Ending(StrEnum):
-    """Where a text ends."""
-
-    SENTENCE = "sentence"
-    ITEM = "item"
-    BLOCK = "block"
-    PHRASE = "phrase"
-    OPEN = "open"
-    LOOP = "loop"
-    EMPTY = "empty"
-
-    def is_complete(self, verdict: Verdict) -> bool:
-        """Whether an answer with this ending is complete: whole, or a phrase with which the model ended itself."""
-        if verdict.finish_reason in (FinishReason.ERROR, FinishReason.CANCELLED):
-            return False
-        return self in _WHOLE or (self is Ending.PHRASE and verdict.ended_by_itself)
-
-
-_WHOLE = frozenset({Ending.SENTENCE, Ending.ITEM, Ending.BLOCK})
 
 
 def ending_of(text: str, *, cut: bool = False) -> Ending:

@@ -40,6 +40,7 @@ class Answer:
     stop_sequence: str | None = None
     error: str | None = None
     eos_prob_max: float | None = None
+    complete: bool = False
 
     @classmethod
     def of(cls, row: int, values: Mapping[str, Any]) -> "Answer | None":
@@ -56,17 +57,13 @@ class Answer:
             stop_sequence=values["stop_sequence"],
             error=values["error"],
             eos_prob_max=values["eos_prob_max"],
+            complete=bool(values["complete"]),
         )
 
     @property
     def at_sentence_end(self) -> bool:
         """Whether the text ends where a sentence ends."""
         return ends_sentence(self.text)
-
-    @property
-    def complete(self) -> bool:
-        """Whether it was not truncated and ends where a sentence ends."""
-        return self.ending in ENDED and self.at_sentence_end
 
 
 @dataclass(slots=True)
@@ -90,12 +87,10 @@ class Arm:
         self.endings[answer.ending] += 1
         if answer.ending in NO_ANSWER:
             return
-        whole = answer.at_sentence_end
-        self.sentence_ends += whole
-        complete = whole and answer.ending in ENDED
-        if complete:
+        self.sentence_ends += answer.at_sentence_end
+        if answer.complete:
             self.complete_rows.add(answer.row)
-        self.lengths[complete][answer.tokens] += 1
+        self.lengths[answer.complete][answer.tokens] += 1
 
     @property
     def total(self) -> int:

@@ -19,6 +19,7 @@ from endmark.jobs.strategies.no_loops import NoLoops
 from endmark.jobs.strategies.parsing import parse_strategies, write_strategies
 from endmark.jobs.strategies.soft_landing import SoftLanding
 from endmark.jobs.strategies.stop import Stop
+from endmark.jobs.strategies.trim import Trim
 from endmark.jobs.vocabulary import Attempt
 
 __all__ = [
@@ -44,6 +45,7 @@ _CLASSES: tuple[type[Strategy], ...] = (
     Stop,
     Concise,
     NoLoops,
+    Trim,
     Continue,
     Escalate,
 )

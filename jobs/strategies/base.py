@@ -165,6 +165,7 @@ class Strategy:
 
     name: ClassVar[str]
     place: ClassVar[Place]
+    trims: ClassVar[bool] = False  # whether a cut answer is to end at its last landing spot
     summary: ClassVar[str]  # what it does, one line
     why: ClassVar[str]  # when to choose it, one line
     declared: ClassVar[tuple[Parameter, ...]] = ()

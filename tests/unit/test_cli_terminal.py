@@ -46,6 +46,7 @@ def status(**changes):
         "finish_reasons": {"eos": 596, "length": 400, "error": 4},
         "ended_with_eos": 596,
         "truncated": 400,
+        "complete": 596,
         "prompt_tokens": 10_000,
         "completion_tokens": 100_000,
         "tokens_per_second": 1234.5,

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from endmark.jobs.reporting.advice import recommend
-from endmark.jobs.reporting.arms import Answer, Arm, Ending
+from endmark.jobs.reporting.arms import ENDED, Answer, Arm, Ending
 from endmark.jobs.reporting.curves import LEVELS, encoded
 from endmark.jobs.reporting.histogram import histogram
 from endmark.jobs.reporting.intervals import mean_of, paired_p, wilson
@@ -47,7 +47,8 @@ def test_mean_and_its_interval():
 
 
 def answer(row, ending="natural", text="All is well.", tokens=10, **other):
-    return Answer(row, text, Ending(ending), tokens, 1, **other)
+    complete = ending in ENDED and text.endswith(".")
+    return Answer(row, text, Ending(ending), tokens, 1, complete=complete, **other)
 
 
 def arm(label, answers, speed=100.0):
@@ -82,8 +83,8 @@ def test_an_arm_counts_what_its_answers_are():
 
 def test_an_answer_is_read_from_an_exported_row():
     values = {"response": "Hi.", "finish_reason": "eos", "eos_source": "forced", "completion_tokens": 3}
-    values |= {"attempts": 2, "stop_sequence": None, "error": None, "eos_prob_max": 0.5}
-    assert Answer.of(7, values) == Answer(7, "Hi.", Ending.FORCED, 3, 2, eos_prob_max=0.5)
+    values |= {"attempts": 2, "stop_sequence": None, "error": None, "eos_prob_max": 0.5, "complete": True}
+    assert Answer.of(7, values) == Answer(7, "Hi.", Ending.FORCED, 3, 2, eos_prob_max=0.5, complete=True)
     assert Answer.of(7, {**values, "finish_reason": None}) is None
     assert Answer.of(7, {**values, "finish_reason": "cancelled"}).ending is Ending.CANCELLED
 

@@ -1,11 +1,13 @@
 """A row's attempts: numbered, kept together, and followed by what a strategy asks for."""
 
+from dataclasses import replace
+
 import pytest
 
 from endmark.jobs.prompts import PromptPlan
 from endmark.jobs.spec import GenerationSpec, Sampling
 from endmark.jobs.strategies import build_strategies
-from endmark.jobs.vocabulary import EosTrace, FinishReason, StoredRow, Verdict
+from endmark.jobs.vocabulary import Ending, EosTrace, FinishReason, StoredRow, Verdict
 from endmark.worker.engine.request import Finished
 from endmark.worker.service.prompting import Prompter
 from endmark.worker.service.rows import RowRun
@@ -80,3 +82,23 @@ def test_escalate_starts_again_under_the_next_strategy_with_its_prompt():
     run.conclude(finished)
     assert "eos-reward" in run.attempts[-1].strategies
     assert run.next_request(finished, 2, PROMPTER) is None
+
+
+def test_trim_drops_what_stands_behind_the_last_landing_spot_of_the_last_attempt():
+    """The row stays truncated, and its ending is judged on what is kept."""
+    run = run_of("trim")
+    finished = replace(
+        ended(FinishReason.LENGTH, (1, 2, 3, 4), "It is so. And then"), whole_tokens=3, whole_text="It is so."
+    )
+    run.conclude(finished)
+    assert run.next_request(finished, 2, PROMPTER) is None
+    (attempt,) = run.outcome().attempts
+    assert (attempt.text, attempt.completion_tokens, attempt.trimmed_tokens) == ("It is so.", 3, 1)
+    assert (attempt.ending, attempt.complete, attempt.verdict.truncated) == (Ending.SENTENCE, True, True)
+
+
+def test_an_answer_that_never_landed_stays_as_it_is():
+    run = run_of("trim")
+    run.conclude(replace(ended(FinishReason.LENGTH, text="and so on and"), whole_tokens=0))
+    (attempt,) = run.outcome().attempts
+    assert (attempt.text, attempt.trimmed_tokens, attempt.complete) == ("and so on and", 0, False)

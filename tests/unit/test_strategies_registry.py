@@ -28,6 +28,7 @@ TABLE = {
     "stop": Place.TOKEN,
     "concise": Place.PROMPT,
     "no-loops": Place.TOKEN,
+    "trim": Place.AFTER,
     "continue": Place.AFTER,
     "escalate": Place.AFTER,
 }

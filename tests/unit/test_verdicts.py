@@ -272,3 +272,13 @@ def test_a_stop_of_the_answer_s_own_is_found_behind_one_that_straddles():
     finished = finish(letters("## one\n###"), 20, ["stop:text=###"], prompt=letters("Go on:\n#"))
     assert finished.text == "## one\n"
     assert finished.verdict == Verdict(FinishReason.STOP_SEQUENCE, stop_sequence="###")
+
+
+def test_trim_is_told_up_to_which_token_the_answer_is_whole():
+    """Only where the row was cut and the strategy is in force; a token that holds no landing spot ends none."""
+    done = finish(letters("It is. And"), strategies=["trim"])
+    assert done.verdict.truncated
+    assert (done.whole_tokens, done.whole_text) == (len("It is. "), "It is. ")
+    assert finish(letters("It goes on"), strategies=["trim"]).whole_tokens == 0
+    assert finish(letters("It is. And")).whole_tokens is None
+    assert finish([*letters("It is. And"), EOS], budget=20, strategies=["trim"]).whole_tokens is None

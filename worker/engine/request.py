@@ -33,3 +33,5 @@ class Finished:
     prompt_tokens: int
     completion_tokens: int  # tokens of `token_ids` that this attempt made
     trace: EosTrace
+    whole_tokens: int | None = None  # of `token_ids` up to the last landing spot, where a strategy trims
+    whole_text: str = ""  # their text

@@ -1,8 +1,9 @@
 """One row in the engine: its tokens and pages, and how it ends."""
 
 import math
+from collections.abc import Sequence
 
-from endmark.jobs.landing import START, advance
+from endmark.jobs.landing import LANDED, START, advance
 from endmark.jobs.spec import Sampling
 from endmark.jobs.strategies import ScoreNumbers, score_numbers
 from endmark.jobs.strategies.base import Ending
@@ -116,6 +117,8 @@ class RowState:
             token_ids = self.token_ids[len(self.request.prompt_token_ids) :]
         if text is None:
             text = self._vocabulary.text_of(token_ids)
+        trims = verdict.truncated and any(item.trims for item in self.request.strategies)
+        whole = self._whole(token_ids) if trims else None
         return Finished(
             key=self.request.key,
             token_ids=tuple(token_ids),
@@ -130,7 +133,18 @@ class RowState:
                 hidden_steps=self._hidden_steps,
                 probs=tuple(self._probs) if self.request.trace else None,
             ),
+            whole_tokens=whole,
+            whole_text=self._vocabulary.text_of(token_ids[:whole]) if whole else "",
         )
+
+    def _whole(self, token_ids: Sequence[int]) -> int:
+        """Return how many of the tokens there are up to the last landing spot; 0 where there is none."""
+        state, whole = START, 0
+        for count, token_id in enumerate(token_ids, 1):
+            state = advance(state, self._vocabulary.bytes_of(token_id))
+            if state >= LANDED:
+                whole = count
+        return whole
 
 
 def _source(flags: int) -> EosSource:

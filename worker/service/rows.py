@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field, replace
 
+from endmark.jobs.endings import ending_of
 from endmark.jobs.strategies import Strategy, follow_up, write_strategies
-from endmark.jobs.vocabulary import Attempt, StoredRow
+from endmark.jobs.vocabulary import Attempt, Outcome, StoredRow
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.service.prompting import Prompt, Prompter
 
@@ -15,6 +16,7 @@ class RowRun:
     row: StoredRow
     prompt: Prompt  # under the strategies of the attempt that runs
     attempts: list[Attempt] = field(default_factory=list)  # of this claim, oldest first
+    last: Finished | None = None  # what the engine returned for the last of them
 
     @property
     def strategies(self) -> tuple[Strategy, ...]:
@@ -38,7 +40,18 @@ class RowRun:
             strategies=write_strategies(self.strategies),
         )
         self.attempts.append(attempt)
+        self.last = finished
         return attempt
+
+    def outcome(self) -> Outcome:
+        """Return what the row has come to: its last answer trimmed where a strategy says so, endings judged."""
+        *before, last = self.attempts
+        kept = (self.last.whole_tokens if self.last is not None else None) or last.completion_tokens
+        trimmed = last.completion_tokens - kept
+        if self.last is not None and trimmed > 0:
+            last = replace(last, text=self.last.whole_text, completion_tokens=kept, trimmed_tokens=trimmed)
+        judged = [_judged(item, cut=item.verdict.truncated) for item in before]
+        return Outcome(self.row.round, (*judged, _judged(last, cut=last.verdict.truncated and not trimmed)))
 
     def next_request(self, finished: Finished, key: int, prompter: Prompter) -> Request | None:
         """Return the request of the attempt that a strategy asks for after this one; None if it was the last."""
@@ -68,3 +81,8 @@ class RowRun:
             stream=self.row.row,
             trace=spec.trace,
         )
+
+
+def _judged(attempt: Attempt, *, cut: bool) -> Attempt:
+    """Return the attempt with its ending."""
+    return replace(attempt, ending=ending_of(attempt.text, cut=cut))

@@ -15,7 +15,6 @@ from endmark.worker.engine.request import Finished, Request
 from endmark.worker.service.in_flight import InFlight, ShardRun
 from endmark.worker.service.meter import Meter
 from endmark.worker.service.prompting import Prompter
-from endmark.worker.service.rows import RowRun
 
 _BATCH = 32  # a commit begins when a shard has this many outcomes,
 _BATCH_MOST = 64  # takes at most this many,
@@ -105,7 +104,7 @@ class Writer:
                 return
         if not self._buffers:
             self._oldest = time.monotonic()
-        self._buffers.setdefault(shard, []).append((finished.key, _outcome(run)))
+        self._buffers.setdefault(shard, []).append((finished.key, run.outcome()))
 
     def _flush(self, least: int) -> None:
         """Commit the buffers that hold at least that many outcomes, or their shard's last."""
@@ -147,8 +146,3 @@ class Writer:
                 if self._gone.wait(wait):
                     raise LeaseLost("the process ends") from error
                 wait = min(2 * wait, _RETRY_MOST)
-
-
-def _outcome(run: RowRun) -> Outcome:
-    """Return what a row has come to."""
-    return Outcome(round=run.row.round, attempts=tuple(run.attempts))

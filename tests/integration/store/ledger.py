@@ -6,7 +6,7 @@ from endmark.db.attempts import commit
 from endmark.db.rows import unfinished_rows
 from endmark.db.schema import COUNTERS
 from endmark.db.shards import claim, finish
-from endmark.jobs.vocabulary import Attempt, EosSource, EosTrace, FinishReason, Outcome, Verdict
+from endmark.jobs.vocabulary import Attempt, Ending, EosSource, EosTrace, FinishReason, Outcome, Verdict
 
 MODEL = "m"
 
@@ -81,15 +81,18 @@ def recounted(store, job):
     """The same counters, counted row by row over the results that stand."""
     found = rows_of(
         store,
-        "SELECT a.finish_reason, a.eos_source, a.prompt_tokens, a.completion_tokens FROM rows r JOIN attempts a"
-        " ON a.job_id = r.job_id AND a.row = r.row AND a.round = r.round AND a.final WHERE r.job_id = :job",
+        "SELECT a.finish_reason, a.eos_source, a.ending, a.prompt_tokens, a.completion_tokens"
+        " FROM rows r JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.round = r.round AND a.final"
+        " WHERE r.job_id = :job",
         job=job,
     )
     counts = dict.fromkeys(COUNTERS, 0)
-    for reason, source, prompt, completion in found:
+    for reason, source, ending, prompt, completion in found:
         counts["failed" if reason == "error" else "succeeded"] += 1
         if reason != "error":
             counts[f"eos_{source}" if reason == "eos" else reason] += 1
+        verdict = Verdict(FinishReason(reason), EosSource(source) if source else None)
+        counts["complete"] += ending is not None and Ending(ending).is_complete(verdict)
         counts["prompt_tokens"] += prompt
         counts["completion_tokens"] += completion
     return counts

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from endmark.db.attempts import commit
+from endmark.db.counting import recount
 from endmark.db.export import export_job, stream_results
 from endmark.db.export.stream import COLUMNS
 from endmark.db.jobs import cancel_job, load_job, pause_job, resolve_job, resume_job, retry_rows
@@ -15,7 +16,7 @@ from endmark.db.shards import finish
 from endmark.db.workers import ALIVE_SECONDS, report_worker
 from endmark.jobs.errors import Interrupted, JobNotFound, JobStateError
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.vocabulary import FinishReason, JobState, WorkerReport
+from endmark.jobs.vocabulary import Ending, FinishReason, JobState, WorkerReport
 from tests.integration.service_fixtures import submit
 from tests.integration.store.ledger import (
     MODEL,
@@ -54,7 +55,7 @@ def mixed(store, rows=12):
 def answers(store, job, **options):
     """The exported rows as (row, response, finish_reason, attempts)."""
     return [
-        (item.row, item.values[0], item.values[1], item.values[8])
+        (item.row, item.values[0], item.values[1], item.values[COLUMNS.index("attempts")])
         for item in stream_results(store, job, **options)
     ]
 
@@ -236,13 +237,36 @@ def test_only_some_rows_are_exported_on_request(store):
     job = submit(store, ["x"] * 6)
     lease = take(store)
     reasons = ["eos", "length", "error", "stop_sequence", "repetition"]
-    commit(store, lease, [outcome(row, reason) for row, reason in enumerate(reasons)])
+    endings = {"eos": Ending.PHRASE, "length": Ending.OPEN, "stop_sequence": Ending.SENTENCE, "repetition": None}
+    commit(store, lease, [outcome(row, reason, ending=endings.get(reason)) for row, reason in enumerate(reasons)])
     found = {
         only: [row for row, *_ in answers(store, job, only=only)] for only in ("truncated", "failed", "complete")
     }
     assert found == {"truncated": [1, 4], "failed": [2], "complete": [0, 3]}
     cut = COLUMNS.index("truncated")
     assert [item.values[cut] for item in stream_results(store, job)] == [False, True, False, False, True, None]
+
+
+def test_endings_are_stored_counted_and_worked_out_for_rows_of_before(store):
+    """A row that an older version stored has no ending; its text says it at export."""
+    job = submit(store, ["x"] * 4)
+    lease = take(store)
+    texts = ["Yes. So", "- a\n- b\n", "All is well.", "Paris"]
+    endings = [Ending.OPEN, Ending.ITEM, None, None]
+    reasons = ["length", "length", "eos", "eos"]
+    stored = [
+        outcome(row, reasons[row], text=texts[row], ending=endings[row], trimmed_tokens=row) for row in range(4)
+    ]
+    commit(store, lease, stored)
+    assert counters(store, job) == recounted(store, job)
+    assert job_status(store, job).complete == 1
+    found = [dict(zip(COLUMNS, item.values, strict=True)) for item in stream_results(store, job)]
+    assert [item["ending"] for item in found] == ["open", "item", "sentence", "phrase"]
+    assert [item["complete"] for item in found] == [False, True, True, True]
+    assert [item["trimmed_tokens"] for item in found] == [0, 1, 2, 3]
+    with store.writer.begin() as connection:
+        recount(connection, job, [0])
+    assert counters(store, job) == recounted(store, job)
 
 
 def test_cells_that_a_spreadsheet_would_run_are_defused(store, tmp_path):
