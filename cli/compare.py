@@ -108,7 +108,10 @@ def _draw(path: str, spec: GenerationSpec, size: int, options: dict[str, Any], o
         DatasetError: rows cannot be used, and are not to be left out.
     """
     skip = options["skip_bad_rows"]
-    with open_dataset(path, options["format"]) as dataset, bad_rows(path, skip=skip) as reject:
+    with (
+        open_dataset(path, options["format"], delimiter=options["delimiter"]) as dataset,
+        bad_rows(path, skip=skip) as reject,
+    ):
         spec = settled(spec, dataset, skip_bad_rows=skip)
         rows, whole = _reservoir(checked_rows(dataset, spec, on_bad=reject), size, on_progress)
         return Sample(rows, dataset.columns, whole, spec, options["priority"])

@@ -89,8 +89,13 @@ _SPEC = [
     click.option("--priority", type=int, default=0, show_default=True, help="Jobs of a higher priority go first."),
     click.option(
         "--format",
-        metavar="csv|jsonl|parquet|openai",
+        metavar="csv|jsonl|parquet|openai|txt",
         help="Format of the dataset.  [default: by its name or content]",
+    ),
+    click.option(
+        "--delimiter",
+        metavar="CHARACTER",
+        help="What separates the cells of CSV; `tab` for a tab.  [default: by the header]",
     ),
     click.option(
         "--skip-bad-rows",

@@ -78,5 +78,5 @@ def _key(dataset: str, spec: GenerationSpec, output: str, options: dict[str, Any
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     place = output if output == STDOUT else os.path.realpath(output)
-    given = [options[name] for name in ("name", "priority", "format", "skip_bad_rows")]
+    given = [options[name] for name in ("name", "priority", "format", "delimiter", "skip_bad_rows")]
     return hashlib.sha256(json.dumps([digest, spec.to_json(), place, given]).encode()).hexdigest()

@@ -1,6 +1,5 @@
 """`endmark status`: how far the jobs are, and what they wait for. It also does the reaper's work."""
 
-import json
 from collections.abc import Sequence
 
 import click
@@ -18,6 +17,7 @@ from endmark.jobs.broker.access import find_broker
 from endmark.jobs.broker.ping import mask, why_silent
 from endmark.jobs.errors import BrokerError, StoreError
 from endmark.jobs.settings import Settings
+from endmark.jobs.strict_json import strict_json
 from endmark.jobs.vocabulary import JobState, JobStatus
 
 _FAILED_ROWS = 3  # exit code
@@ -61,7 +61,7 @@ def _print(found: Sequence[JobStatus], single: bool, json_wanted: bool) -> None:
     if json_wanted:
         values = [as_json(item) for item in found]
         # ASCII alone, so that no name can control the terminal.
-        click.echo(json.dumps(values[0] if single else values, indent=2))
+        click.echo(strict_json(values[0] if single else values, indent=2))
     elif single:
         click.echo(one_job(found[0]))
     elif found:

@@ -49,7 +49,7 @@ def submit_dataset(
 
     Args:
         path: the file, or `-`.
-        options: the command's: `name`, `priority`, `format`, `skip_bad_rows`.
+        options: the command's: `name`, `priority`, `format`, `delimiter`, `skip_bad_rows`.
         on_progress: called with the rows stored so far.
 
     Raises:
@@ -58,10 +58,10 @@ def submit_dataset(
         UsageError: the file cannot be read.
     """
     skip = options["skip_bad_rows"]
-    with open_dataset(path, options["format"]) as dataset:
+    with open_dataset(path, options["format"], delimiter=options["delimiter"]) as dataset:
         spec = settled(spec, dataset, skip_bad_rows=skip)
         with bad_rows(path, skip=skip) as reject:
-            return store_job(
+            job = store_job(
                 store,
                 checked_rows(dataset, spec, on_bad=reject),
                 spec,
@@ -70,6 +70,9 @@ def submit_dataset(
                 priority=options["priority"],
                 on_progress=on_progress,
             )
+        for text in dataset.notes.texts():
+            note(text)
+    return job
 
 
 def resumed(store: Store, job_id: str) -> Submission:

@@ -1,11 +1,11 @@
 """CSV by RFC 4180, and the same with tabs."""
 
-import json
 from collections.abc import Iterator
 from typing import IO, Any
 
 from endmark.db.export.request import Export
 from endmark.db.export.stream import COLUMNS
+from endmark.jobs.strict_json import strict_json
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -40,7 +40,7 @@ def _text(value: Any) -> str:  # noqa: ANN401
         return str(value)
     if kind is int or kind is float:
         return repr(value)
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
+    return "" if value is None else strict_json(value)
 
 
 def _defused(line: list[str]) -> list[str]:

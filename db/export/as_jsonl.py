@@ -4,7 +4,7 @@ from typing import IO
 
 from endmark.db.export.request import Export
 from endmark.db.export.stream import COLUMNS
-from endmark.db.export.strict_json import strict_json
+from endmark.jobs.strict_json import strict_json
 
 
 def write(handle: IO[str], export: Export) -> None:

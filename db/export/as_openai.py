@@ -7,9 +7,9 @@ from typing import IO, Any
 
 from endmark.db.export.request import Export
 from endmark.db.export.stream import COLUMNS, Result
-from endmark.db.export.strict_json import strict_json
 from endmark.jobs.datasets.openai import COMPLETION
 from endmark.jobs.prompts import ID_COLUMNS
+from endmark.jobs.strict_json import strict_json
 
 ERRORS = "errors.jsonl"  # ending of the error file
 _REASONS = {"eos": "stop", "stop_sequence": "stop", "length": "length", "repetition": "length"}

@@ -1,6 +1,5 @@
 """Parquet, written a row group at a time with pyarrow, which the extra `parquet` brings."""
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import IO, Any
@@ -8,6 +7,7 @@ from typing import IO, Any
 from endmark.db.export.request import Export
 from endmark.db.export.stream import COLUMNS, Result
 from endmark.jobs.errors import MissingDependency
+from endmark.jobs.strict_json import strict_json
 
 _GROUP = 20_000  # rows
 _BOOLEANS = frozenset({"ended_with_eos", "truncated", "complete"})
@@ -89,7 +89,7 @@ def _line(result: Result, kinds: Sequence[type]) -> list[Any]:
     """Return one row's values."""
     cells: list[Any] = [*result.cells, *([None] * (len(kinds) - len(result.cells)))]
     cells = [
-        json.dumps(cell, ensure_ascii=False) if kind is object and cell is not None else cell
+        strict_json(cell) if kind is object and cell is not None else cell
         for cell, kind in zip(cells, kinds, strict=True)
     ]
     return [result.row, *cells, *result.values]

@@ -8,10 +8,10 @@ from typing import IO, Any
 from sqlalchemy import Row, text
 
 from endmark.db.connection import Store
-from endmark.db.export.strict_json import strict_json
 from endmark.db.jobs import Job
 from endmark.db.transactions import reading
 from endmark.jobs.prompts import PromptPlan
+from endmark.jobs.strict_json import strict_json
 from endmark.jobs.vocabulary import NOT_NUMBERS
 
 _CHUNK = 1000  # rows read at once

@@ -1,12 +1,12 @@
 """What a dataset is: a source of rows, read once from first to last, each with the line where it begins."""
 
 import io
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from endmark.jobs.datasets.notes import Notes
 from endmark.jobs.errors import DatasetError, Problem
 
 Line = tuple[int, Sequence[Any]] | Problem  # a row and where it begins, or why there is none
@@ -18,6 +18,7 @@ class Source:
 
     name: str
     stream: io.BufferedReader
+    delimiter: str | None = None  # between the cells of CSV; None to tell it by the header
 
 
 class Dataset(ABC):
@@ -34,6 +35,7 @@ class Dataset(ABC):
     def __init__(self, source: Source) -> None:
         self.source = source.name
         self.columns: list[str] = []
+        self.notes = Notes()  # on rows that are taken
 
     @classmethod
     @abstractmethod
@@ -94,7 +96,7 @@ class TextLines:
         while True:
             try:
                 line = next(self._text, "")
-            except (OSError, EOFError, zlib.error) as error:
+            except OSError as error:
                 raise DatasetError(
                     [Problem(self._source, self.number + 1, f"cannot be read: {error}")], 1
                 ) from error

@@ -2,18 +2,20 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from json.encoder import encode_basestring
 from typing import Any
 
 from endmark.jobs.datasets.base import Dataset
+from endmark.jobs.datasets.seen import SeenIds
 from endmark.jobs.errors import DatasetError, Problem, SpecError
-from endmark.jobs.prompts import ID_COLUMNS, PromptPlan, find_prompt_column
+from endmark.jobs.prompts import PromptPlan, find_prompt_column
 from endmark.jobs.spec import GenerationSpec
 
 BATCH = 2000  # rows handed over at once
 _SHOWN = 20  # problems named in the error
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _ESCAPED = b'"\\' + bytes(range(32))  # what JSON cannot hold as it is
 _WRITERS: Mapping[type, Callable[[Any], str]] = {str: encode_basestring, int: repr}
 
@@ -52,7 +54,14 @@ def checked_rows(
         DatasetError: at the end, if there were bad rows and no `on_bad`, or if no row is left.
         SpecError: the columns that the spec needs are not there.
     """
-    check = _RowCheck(dataset, spec)
+    with closing(_RowCheck(dataset, spec)) as check:
+        yield from _checked(dataset, check, on_bad)
+
+
+def _checked(
+    dataset: Dataset, check: "_RowCheck", on_bad: Callable[[Problem, str], None] | None
+) -> Iterator[list[str]]:
+    """Yield the rows that pass the check, as `checked_rows` does."""
     first: list[Problem] = []
     bad = good = 0
     batch: list[str] = []
@@ -103,7 +112,7 @@ class _RowCheck:
         self._spec = spec
         self._width = -1
         self._refusal: SpecError | None = None
-        self._ids: set[int] = set()  # 64-bit hashes, so that a million ids take little
+        self._seen = {name: SeenIds() for name in ("custom_id", "id")}
 
     def __call__(self, line: int, cells: Sequence[Any]) -> Problem | None:
         """Return what is wrong with a row, or None."""
@@ -116,27 +125,34 @@ class _RowCheck:
         except SpecError as error:
             reason = f"{error}; {error.hint}" if error.hint else str(error)
             return Problem(self._dataset.source, line, reason)
-        if self._id is None:
-            return None
-        return self._check_id(line, cells[self._id])
+        for name, place in self._ids:
+            problem = self._check_id(name, line, cells[place] if place < len(cells) else None)
+            if problem is not None:
+                return problem
+        return None
 
-    def _check_id(self, line: int, cell: Any) -> Problem | None:  # noqa: ANN401 - any JSON value
-        """Refuse an id that a good row before has."""
+    def _check_id(self, name: str, line: int, cell: Any) -> Problem | None:  # noqa: ANN401 - any JSON value
+        """Refuse a `custom_id` that a good row before has; take note of an `id`, which nothing says is unique."""
         if cell is None or cell == "":
             return None
         text = cell if type(cell) is str else _WRITERS.get(type(cell), _encode)(cell)
-        key = hash(text)
-        if key in self._ids:
-            column = self._dataset.columns[self._id or 0]
-            return Problem(self._dataset.source, line, f"column `{column}`: `{text}` stands in an earlier row")
-        self._ids.add(key)
+        if self._seen[name].add(text):
+            return None
+        if name == "custom_id":
+            return Problem(self._dataset.source, line, f"column `{name}`: `{text}` stands in an earlier row")
+        self._dataset.notes.add(f"column `{name}` has values that stand in an earlier row", line)
         return None
+
+    def close(self) -> None:
+        """Forget the ids."""
+        for seen in self._seen.values():
+            seen.close()
 
     def _plan_anew(self) -> None:
         """Make the plan for the columns known now."""
         columns = self._dataset.columns
         self._width = len(columns)
-        self._id = next((columns.index(name) for name in ID_COLUMNS if name in columns), None)
+        self._ids = [(name, columns.index(name)) for name in self._seen if name in columns]
         try:
             self._plan = PromptPlan(tuple(columns), self._spec)
             self._refusal = None

@@ -1,6 +1,7 @@
-"""CSV with a header, separated by commas, or by the semicolons or tabs that its header shows."""
+"""CSV with a header, its cells separated by commas, or by the semicolons, tabs or bars that its header shows."""
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -8,10 +9,13 @@ from endmark.jobs.datasets.base import Dataset, Line, Source, TextLines
 from endmark.jobs.errors import Problem
 
 _FIELD_LIMIT = 2**26  # characters; a quote that nobody closes must not take in a file of gigabytes
+_SEPARATOR_LINE = re.compile(r'"?sep=(?P<mark>[^"\r\n])"?[,;\t]*\s*', re.IGNORECASE)  # Excel's, above the header
+_QUOTED = re.compile(r'"[^"]*(?:"|$)')
+_MARKS = "\t,;|"  # the earlier wins where two stand there equally often
 
 
 class CsvDataset(Dataset):
-    """A CSV file as RFC 4180 has it; blank lines are passed over."""
+    """A CSV file as RFC 4180 has it; blank lines are passed over, and columns without a name get one."""
 
     name = "csv"
     suffixes = (".csv", ".tsv")
@@ -19,10 +23,14 @@ class CsvDataset(Dataset):
     def __init__(self, source: Source) -> None:
         super().__init__(source)
         self._lines = TextLines(source)
-        line = self._lines.begin_row()
-        header = next((text for text in self._lines if text.strip()), "")
+        header = self._first_line()
+        told = _SEPARATOR_LINE.fullmatch(header)
+        if told:
+            header = self._first_line()
+        line = self._lines.number
         csv.field_size_limit(_FIELD_LIMIT)
-        self._rows = csv.reader(self._with_first(header), delimiter=_delimiter(header), strict=True)
+        mark = source.delimiter or (told["mark"] if told else _delimiter(header))
+        self._rows = csv.reader(self._with_first(header), delimiter=mark, strict=True)
         try:
             self.columns = next((row for row in self._rows if row), [])
         except csv.Error as error:
@@ -33,6 +41,11 @@ class CsvDataset(Dataset):
     def begins(cls, head: bytes) -> bool:
         """Whether it may be CSV: any text that is not JSON."""
         return not head.startswith((b"{", b"["))
+
+    def _first_line(self) -> str:
+        """Return the next line that is not blank, or "" at the end."""
+        self._lines.begin_row()
+        return next((text for text in self._lines if text.strip()), "")
 
     def _with_first(self, header: str) -> Iterator[str]:
         """Return the header line, which has been read, and the others."""
@@ -46,13 +59,22 @@ class CsvDataset(Dataset):
             raise self.unusable(fault[0], f"header {fault[1]}")
         if not self.columns:
             raise self.unusable(0, "is empty", hint="a CSV begins with a line that names its columns")
-        for position, name in enumerate(self.columns, start=1):
-            if not name.strip():
-                raise self.unusable(line, f"header: column {position} has no name")
+        if not any(name.strip() for name in self.columns):
+            raise self.unusable(line, "header: no column has a name")
+        self._name_columns()
         doubled = [name for name, count in Counter(self.columns).items() if count > 1]
         if doubled:
             listed = ", ".join(f"`{name}`" for name in doubled)
             raise self.unusable(line, f"header: {listed} stands there more than once")
+
+    def _name_columns(self) -> None:
+        """Give names to the columns that have none, such as the index that pandas writes."""
+        for position, name in enumerate(self.columns, start=1):
+            if not name.strip():
+                fresh = f"column_{position}"
+                while fresh in self.columns:
+                    fresh += "_"
+                self.columns[position - 1] = fresh
 
     @property
     def raw(self) -> str:
@@ -93,8 +115,9 @@ class CsvDataset(Dataset):
 
 
 def _delimiter(header: str) -> str:
-    """Return what separates the cells: a comma, unless the header has none but has semicolons or tabs."""
-    return "," if "," in header else next((mark for mark in ";\t" if mark in header), ",")
+    """Return what separates the cells: the mark that stands most often outside of quotes; a comma if none does."""
+    plain = _QUOTED.sub("", header)
+    return max(_MARKS, key=plain.count)
 
 
 def _reason(error: csv.Error) -> str:

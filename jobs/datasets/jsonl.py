@@ -1,6 +1,7 @@
 """JSONL: one JSON object a line, whose keys are the columns."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, ClassVar, NoReturn
@@ -23,7 +24,9 @@ class JsonlDataset(Dataset):
         self._lines = TextLines(source)
         self._raw = ""
         self._places: dict[str, int] = {}
-        self._decode = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeats).decode
+        self._decode = json.JSONDecoder(
+            parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_refuse_repeats
+        ).decode
         self._rows = self._read()
         # The columns are to be known before anything is stored.
         self._ahead: list[tuple[str, Line]] = []
@@ -105,9 +108,25 @@ class JsonlDataset(Dataset):
         self._lines.close()
 
 
+def is_object(head: bytes) -> bool:
+    """Whether the first line is a whole JSON object."""
+    try:
+        return isinstance(json.loads(head.partition(b"\n")[0]), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def _refuse_constant(name: str) -> NoReturn:
     """Refuse NaN and Infinity, which Python reads and JSON does not have."""
     raise ValueError(f"is not JSON: `{name}` is no JSON number")
+
+
+def _finite(text: str) -> float:
+    """Return a number; refuse one such as 1e999, which Python reads as infinity and no JSON can be written for."""
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"has the number {text if len(text) < 40 else text[:40] + '…'}, which is too large")
+    return value
 
 
 def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A request becomes the columns below. What it asks for and Endmark does not do is
 the field; fields that say what happens anyway (`n: 1`, `stream: false`) are passed over.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -62,9 +63,17 @@ class OpenAIDataset(JsonlDataset):
 
     @classmethod
     def begins(cls, head: bytes) -> bool:
-        """Whether the first line has the keys of a request."""
+        """Whether the first line has the keys of a request, in whatever order."""
         line = head.partition(b"\n")[0]
-        return line.startswith(b"{") and bool(_BODY.search(line) and _REQUEST.search(line))
+        if not line.startswith(b"{"):
+            return False
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            return bool(_BODY.search(line) and _REQUEST.search(line))
+        url = record.get("url")
+        named = "custom_id" in record or (isinstance(url, str) and url.startswith("/v1/"))
+        return named and isinstance(record.get("body"), dict)
 
     def shape(self, record: dict[str, Any]) -> dict[str, Any]:
         """Return a request's columns.

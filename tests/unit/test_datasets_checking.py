@@ -40,13 +40,13 @@ def test_rows_come_as_json_in_batches(check):
 
 
 def test_every_bad_row_is_named(check, tmp_path):
-    text = "id,prompt,seed\n1,ok,\n2,,\n1,twice,\n3,x,many\n4\n5,ok,6\n"
+    text = "custom_id,prompt,seed\n1,ok,\n2,,\n1,twice,\n3,x,many\n4\n5,ok,6\n"
     with pytest.raises(DatasetError) as caught:
         check(text)
     source = tmp_path / "data.csv"
     assert str(caught.value).splitlines() == [
         f"{source}:3: column `prompt` is empty",
-        f"{source}:4: column `id`: `1` stands in an earlier row",
+        f"{source}:4: column `custom_id`: `1` stands in an earlier row",
         f"{source}:5: column `seed`: `many` is not a whole number",
         f"{source}:6: has 1 cell, the header has 3",
     ]
@@ -72,7 +72,7 @@ def test_the_first_twenty_are_shown_and_the_rest_counted(check):
 
 def test_after_a_bad_row_no_batch_comes(tmp_path):
     path = tmp_path / "data.csv"
-    path.write_text("id,prompt\n" + "x,ok\n" + "x,again\n" + ",fine\n" * BATCH)
+    path.write_text("custom_id,prompt\n" + "x,ok\n" + "x,again\n" + ",fine\n" * BATCH)
     taken = []
     with open_dataset(str(path)) as dataset, pytest.raises(DatasetError):
         taken.extend(checked_rows(dataset, GenerationSpec()))
@@ -90,7 +90,33 @@ def test_bad_rows_can_be_left_out(check):
 
 
 def test_a_row_left_out_does_not_take_its_id(check):
-    assert check("id,prompt\n1,\n1,ok\n", skip=[]) == [['["1","ok"]']]
+    assert check("custom_id,prompt\n1,\n1,ok\n", skip=[]) == [['["1","ok"]']]
+
+
+def test_an_id_that_stands_twice_is_noted_and_taken(tmp_path):
+    """The dataset was refused, and the only ways out lost rows."""
+    path = tmp_path / "data.csv"
+    path.write_text("id,prompt\n7,a\n8,b\n7,c\n,d\n,e\n8,f\n")
+    with open_dataset(str(path)) as dataset:
+        (batch,) = checked_rows(dataset, GenerationSpec())
+        assert len(batch) == 6
+        assert dataset.notes.texts() == [
+            "column `id` has values that stand in an earlier row (2 rows, first in line 4)"
+        ]
+
+
+def test_custom_ids_are_told_apart_where_id_is_there_too(check):
+    assert check("id,custom_id,prompt\n1,a,x\n1,b,y\n") == [['["1","a","x"]', '["1","b","y"]']]
+    with pytest.raises(DatasetError, match="`a` stands in an earlier row"):
+        check("id,custom_id,prompt\n1,a,x\n2,a,y\n")
+
+
+def test_ids_are_compared_whole(check):
+    """Python's `hash(-1) == hash(-2)`, and two texts may share a hash: neither is the other."""
+    rows = "".join(
+        f'{{"custom_id": {value}, "prompt": "x"}}\n' for value in ('"a"', '"A"', '"a "', "-1", "-2", '"é"')
+    )
+    assert len(check(rows, name="x.jsonl")[0]) == 6
 
 
 def test_custom_ids_and_ids_of_other_types(check):

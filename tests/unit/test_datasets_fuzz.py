@@ -95,7 +95,7 @@ def check(data, format, spec):
         assert good == whole
 
 
-_names = st.sampled_from(sorted(set(FORMATS) & {"csv", "jsonl", "openai"}))
+_names = st.sampled_from(sorted(set(FORMATS) & {"csv", "jsonl", "openai", "txt"}))
 
 
 @given(_damaged(), _names, _specs)

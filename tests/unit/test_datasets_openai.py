@@ -82,6 +82,24 @@ def test_what_a_request_may_ask_for(read):
     assert spec.with_overrides(two.overrides).strategies[1].strings("text") == ("###",)
 
 
+def test_a_request_is_recognised_whatever_the_order_and_length_of_its_keys(tmp_path):
+    """With sorted keys and a long text `custom_id` stands behind the first 4,096 bytes, where none looked."""
+    long = request(messages=[{"role": "user", "content": "Be careful. " * 20_000}])
+    path = tmp_path / "batch.jsonl"
+    for ends in ("\n", "\r\n"):
+        path.write_bytes(b"\xef\xbb\xbf\n" + (json.dumps(long, sort_keys=True) + ends).encode() * 2)
+        with open_dataset(str(path)) as dataset:
+            assert dataset.name == "openai"
+            assert [item[0] for item in dataset] == [2, 3]
+
+
+def test_keys_inside_a_text_make_no_request(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps({"prompt": 'What is "custom_id": and "body": {?'}) + "\n")
+    with open_dataset(str(path)) as dataset:
+        assert dataset.name == "jsonl"
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

@@ -1,13 +1,17 @@
 """Datasets as they are read: rows, lines, and what is wrong with them."""
 
+import bz2
 import gzip
 import io
+import lzma
+import pickle
 import sys
 
 import pytest
+import zstandard
 
 from endmark.jobs.datasets import open_dataset
-from endmark.jobs.errors import DatasetError, Problem, UsageError
+from endmark.jobs.errors import DatasetError, MissingDependency, Problem, UsageError
 
 pytestmark = pytest.mark.unit
 
@@ -98,15 +102,25 @@ def test_other_separators_are_seen_in_the_header(read, mark):
         (b"", 0, "is empty"),
         (b"\n\r\n", 0, "is empty"),
         (b"\xef\xbb\xbf", 0, "is empty"),
-        (b"prompt,,x\n1,2,3\n", 1, "header: column 2 has no name"),
+        (b"\n,,\n1,2,3\n", 2, "header: no column has a name"),
         (b"a,b,a\n1,2,3\n", 1, "header: `a` stands there more than once"),
         (b"pr\xf6mpt\n1\n", 1, "header is not UTF-8: byte 0xf6 at column 3"),
         (b'"prompt\n1\n', 1, "header: unexpected end of data"),
         ("prompt\nä\n".encode("utf-16"), 0, "is UTF-16 text"),
         ("prompt\nä\n".encode("utf-16-le"), 0, "is UTF-16 text"),
         ("prompt\nä\n".encode("utf-16-be"), 0, "is UTF-16 text"),
-        (gzip.compress(b"prompt\nHi\n"), 0, "is compressed by gzip"),
-        (b"PK\x03\x04 as xlsx and zip begin", 0, "is a spreadsheet or a zip archive"),
+        (gzip.compress(gzip.compress(b"prompt\nHi\n")), 0, "is compressed twice"),
+        (b"PK\x03\x04 as a zip begins", 0, "is a zip archive"),
+        (b"PK\x03\x04" + b"x" * 26 + b"[Content_Types].xml", 0, "is an Excel workbook (.xlsx)"),
+        (b"PK\x03\x04" + b"x" * 26 + b"mimetypeapplication/vnd.oasis", 0, "is an OpenDocument file (.ods)"),
+        (b"\xd0\xcf\x11\xe0\xa1", 0, "is an old Excel workbook (.xls)"),
+        (b"SQLite format 3\0\x10", 0, "is an SQLite database"),
+        (pickle.dumps(["a"]), 0, "is a Python pickle"),
+        (b"ARROW1\0\0", 0, "is an Arrow or Feather file"),
+        (b"%PDF-1.7", 0, "is a PDF document"),
+        (b"<!DOCTYPE html><p>Sign in", 0, "is a web page"),
+        (b"data/" + b"\0" * 252 + b"ustar", 0, "is a tar archive"),
+        ("prompt\n\u00e4\n".encode("utf-32"), 0, "is UTF-32 text"),
     ],
 )
 def test_files_that_cannot_be_read(read, data, line, reason):
@@ -187,6 +201,95 @@ def test_the_format_is_told_by_the_first_bytes_where_the_name_does_not(read):
 def test_gzip(read):
     assert read(gzip.compress(b"prompt\nx\n"), name="data.csv.gz") == (["prompt"], [(2, ["x"])])
     assert read(gzip.compress(b'{"a": 1}'), name="data.JSONL.gz")[0] == ["a"]
+
+
+_PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
+
+
+@pytest.mark.parametrize("suffix", _PACK)
+def test_compressed_files_by_name_in_any_case_or_by_their_first_bytes(read, suffix):
+    """A `.csv.bz2` was "header contains a NUL byte", and a `.GZ` no gzip file."""
+    data = _PACK[suffix](b"prompt\nx\n")
+    for name in (f"data.csv{suffix}", f"DATA.CSV{suffix.upper()}", "data.csv", "data"):
+        assert read(data, name=name) == (["prompt"], [(2, ["x"])])
+    assert read(_PACK[suffix](b"a,b\nc\n"), name=f"data.txt{suffix}") == (["prompt"], [(1, ["a,b"]), (2, ["c"])])
+
+
+@pytest.mark.parametrize("suffix", _PACK)
+def test_compressed_files_that_are_cut_off_or_damaged(read, suffix):
+    """Zstandard's own reader ends without a word where the file does: rows would be lost unnoticed."""
+    data = _PACK[suffix](b"prompt\n" + b"".join(b"%d %d\n" % (n, n * n) for n in range(5000)))
+    for broken in (data[: len(data) // 2], data[:-3], data[:20] + b"no such bytes" + data[33:]):
+        assert "cannot be read" in unusable(read, broken, name=f"data.csv{suffix}").problems[0].reason
+
+
+def test_zstandard_frames_one_behind_the_other(read):
+    data = zstandard.compress(b"prompt\nx\n") + zstandard.compress(b"y\n")
+    assert read(data, name="data.zst")[1] == [(2, ["x"]), (3, ["y"])]
+
+
+def test_without_zstandard_the_install_line_is_told(read, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(MissingDependency) as caught:
+        read(zstandard.compress(b"prompt\nx\n"), name="data.csv.zst")
+    assert "endmark[zstd]" in caught.value.hint
+
+
+def test_plain_text_is_one_prompt_a_line(read):
+    """The first prompt of a `.txt` became the header, and was lost."""
+    data = b'\xef\xbb\xbfName a river, "please".\r\n\r\n  \nName a hill; or two.\n\xff\nA lake'
+    assert read(data, name="data.TXT") == (
+        ["prompt"],
+        [
+            (1, ['Name a river, "please".']),
+            (4, ["Name a hill; or two."]),
+            "5: is not UTF-8: byte 0xff at column 1",
+            (6, ["A lake"]),
+        ],
+    )
+    assert read("{not json}\nb\n", name="x.txt")[1] == [(1, ["{not json}"]), (2, ["b"])]
+    assert read("id,prompt\n", name="x.csv", format="txt")[1] == [(1, ["id,prompt"])]
+
+
+def test_columns_without_a_name_get_one(read):
+    """What pandas writes, with its index first, was refused."""
+    assert read(",prompt,\n0,x,1\n") == (["column_1", "prompt", "column_3"], [(2, ["0", "x", "1"])])
+    assert read(' ,column_1,"a"\n0,x,1\n')[0] == ["column_1_", "column_1", "a"]
+
+
+@pytest.mark.parametrize("line", ["sep=;", "SEP=;", '"sep=;"', "sep=;;;"])
+def test_the_line_in_which_excel_names_the_separator(read, line):
+    assert read(f"\ufeff{line}\r\nid;prompt, long\r\n1;a\r\n") == (["id", "prompt, long"], [(3, ["1", "a"])])
+
+
+def test_the_delimiter_is_judged_outside_of_quotes(read):
+    assert read('id;"a, b, c";d\n1;2;3\n')[0] == ["id", "a, b, c", "d"]
+    assert read('"a;b;c"\n1\n')[0] == ["a;b;c"]
+    assert read("id|prompt\n1|x\n")[0] == ["id", "prompt"]
+    assert read("a;b,c\n1,2\n")[0] == ["a;b", "c"]
+    assert read("id\tprompt, or not\n1\tx\n", name="x.tsv")[0] == ["id", "prompt, or not"]
+
+
+def test_a_delimiter_may_be_named(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text("a,b,c\td\n1,2,3\t4\n")
+    for word in ("tab", "\t", "TAB"):
+        with open_dataset(str(path), delimiter=word) as dataset:
+            assert (dataset.columns, list(dataset)) == (["a,b,c", "d"], [(2, ["1,2,3", "4"])])
+    for word in ("", "ab", '"', "\n"):
+        with pytest.raises(UsageError, match="cannot be a delimiter"):
+            open_dataset(str(path), delimiter=word)
+    with pytest.raises(UsageError, match="is for CSV"):
+        open_dataset(str(path), "jsonl", delimiter="tab")
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e400", "1" + "0" * 400 + ".0"])
+def test_numbers_that_no_json_can_be_written_for(read, number):
+    """`1e999` is valid JSON, is infinity in Python, and came out as `Infinity`, which is none."""
+    _, rows = read(f'{{"a": 1}}\n{{"a": [{{"b": {number}}}]}}\n{{"a": 1e308}}\n', name="x.jsonl")
+    assert rows[1].startswith("2: has the number ")
+    assert rows[1].endswith("which is too large")
+    assert rows[2] == (3, [1e308])
 
 
 def test_a_gzip_file_that_is_cut_off(read):

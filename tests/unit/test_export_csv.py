@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from endmark.db.export.as_csv import quoted
-from endmark.db.export.strict_json import strict_json
+from endmark.jobs.strict_json import strict_json
 
 pytestmark = pytest.mark.unit
 

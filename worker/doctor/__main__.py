@@ -1,7 +1,6 @@
 """`python -m endmark.worker.doctor MODEL`: what `endmark doctor` runs, in a process that may load the model."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from endmark.jobs.errors import EndmarkError, UsageError
 from endmark.jobs.outputs import check_writable, written
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec, Sampling
+from endmark.jobs.strict_json import strict_json
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -90,7 +90,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.output:
         _write(Path(options.output), write_report(evidence, findings))
     if options.json:
-        print(json.dumps(as_json(evidence, findings), ensure_ascii=False, indent=2))  # noqa: T201
+        print(strict_json(as_json(evidence, findings), indent=2))  # noqa: T201
     else:
         print_table(evidence, findings, Console())
 
