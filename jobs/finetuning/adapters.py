@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from endmark.jobs.errors import SpecError
-from endmark.jobs.finetuning.lora import WEIGHTS, check_shapes, read_pairs
+from endmark.jobs.finetuning.lora import OTHER_WEIGHTS, WEIGHTS, check_shapes, read_pairs
 from endmark.jobs.finetuning.names import hub_id, same_model
 from endmark.jobs.finetuning.tensors import read_headers
 from endmark.jobs.settings import DEMO_MODEL
@@ -114,7 +114,7 @@ def check_adapter(adapter: Path, model: str, folder: Path | None) -> None:
     """
     check_base(adapter, model, folder)
     config = read_config(adapter)
-    if "peft_type" not in config or not (adapter / WEIGHTS).is_file():
+    if "peft_type" not in config or not any((adapter / name).is_file() for name in (WEIGHTS, OTHER_WEIGHTS)):
         return
     pairs = read_pairs(adapter, config)
     if folder is not None:

@@ -15,6 +15,7 @@ from endmark.jobs.errors import ModelError
 from endmark.jobs.finetuning.tensors import Stored, read_header
 
 WEIGHTS = "adapter_model.safetensors"
+OTHER_WEIGHTS = "adapter_model.bin"  # of older peft: a pickle, which may run anything when it is read
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 # Ways to begin that leave the base as it is: what is trained is all that is added. peft's others take a part of

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -180,6 +181,16 @@ def test_a_packed_weight_of_too_few_bytes_is_named(folders, tmp_path):
 
     with pytest.raises(ModelError, match=f"`{LAYER}` is 64 x 64 in 100 bytes and should be 64 x 64 in 2,048"):
         load_model(changed(folders, "packed", tmp_path, change), device="cpu")
+
+
+def test_a_model_with_an_adapter_beside_it_is_refused(folders, tmp_path):
+    """transformers put the adapter into the model, unasked, whatever its kind."""
+    path = changed(folders, "whole", tmp_path)
+    network = get_peft_model(AutoModelForCausalLM.from_pretrained(path), LoraConfig(target_modules=["q_proj"]))
+    network.save_pretrained(path)
+    with pytest.raises(ModelError, match="holds an adapter") as caught:
+        load_model(path, device="cpu")
+    assert "`--adapter`" in caught.value.hint
 
 
 def test_files_that_hold_no_packed_weights_pass():

@@ -202,6 +202,9 @@ def test_what_is_not_there_yet_is_left_to_the_worker(tmp_path):
     folder = write_adapter(tmp_path)
     (folder / "adapter_model.safetensors").unlink()
     check_adapter(folder, "org/model", None)
+    (folder / "adapter_model.bin").write_bytes(b"pickled")
+    with pytest.raises(ModelError, match=r"there is no `adapter_model.safetensors`"):
+        check_adapter(folder, "org/model", None)
     with pytest.raises(ModelError, match=r"there is no `adapter_model.safetensors`"):
         read_pairs(folder, json.loads((folder / "adapter_config.json").read_text()))
 

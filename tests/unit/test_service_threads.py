@@ -27,7 +27,8 @@ class Running:
     def __init__(self, script=lambda tokens: max(0, tokens[-1] - 1), **options):
         self.done = {}
         self.broken = threading.Event()
-        engine = Engine(ScriptedRunner(script, **options), VOCABULARY, {0})
+        embeddings = options.pop("embeddings", None)
+        engine = Engine(ScriptedRunner(script, **options), VOCABULARY, {0}, embeddings=embeddings)
         self.thread = EngineThread(engine, self._take, self.broken.set)
         self.thread.start()
 
@@ -66,6 +67,18 @@ def test_the_engine_thread_returns_every_attempt(running):
     assert [len(run.done[key].token_ids) for key in range(5)] == [0, 1, 2, 3, 4]
     assert run.thread.row_steps == sum(1 + key % 20 for key in range(40))
     assert run.thread.step_began is None
+
+
+def test_a_token_that_the_model_has_not_fails_its_row_alone(running):
+    """One prompt killed the worker's process, eight times in twelve minutes."""
+    run = running(embeddings=60)
+    run.thread.submit([Request(1, [5, 60], 8), request(2, 3)])
+    run.wait_for(2)
+    assert run.done[1].verdict.finish_reason is FinishReason.ERROR
+    assert "the token 60 `60`, and the model's embedding ends at 59: take it out" in run.done[1].verdict.error
+    assert run.done[1].prompt_tokens == 2
+    assert run.done[2].verdict.finish_reason is FinishReason.EOS
+    assert not run.broken.is_set()
 
 
 def test_a_prompt_that_is_too_long_fails_alone(running):

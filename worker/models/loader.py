@@ -1,31 +1,27 @@
 """Loading a model in 4 bits (NF4, double quantisation) and building the engine around it."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from transformers import AutoTokenizer, PreTrainedModel
 
 from endmark.jobs.errors import ModelError
 from endmark.jobs.finetuning.adapters import check_adapter, local_folder, read_config
 from endmark.jobs.finetuning.lora import read_pairs
-from endmark.jobs.finetuning.tensors import read_headers
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.worker.demo import MODEL_DIR
-from endmark.worker.engine.attention import PLAIN
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.text import Vocabulary
-from endmark.worker.models.adapters import apply_adapter, check_folder, model_folder
+from endmark.worker.models.adapters import apply_adapter, check_folder
 from endmark.worker.models.building import Shape, build_runner
-from endmark.worker.models.checkpoint import check_complete, check_packed, check_packed_files
-from endmark.worker.models.support import check_attention, check_kind
+from endmark.worker.models.reading import read_network
+from endmark.worker.models.support import check_attention
 from endmark.worker.models.weights import apply_weights_mode
 
 log = logging.getLogger(__name__)
@@ -182,73 +178,13 @@ def load_model(path: str, *, device: str, trust_remote_code: bool = False) -> Pr
     Raises:
         ModelError: it is not there, cannot be loaded, or is of a kind that the engine cannot run.
     """
-    check_folder(path)
-    network, found = _read_network(path, device, trust_remote_code=trust_remote_code)
-    _check_files(path)
-    check_complete(network, found, path)
-    check_packed(network, path)
+    network = read_network(path, device, compute_dtype(device), trust_remote_code=trust_remote_code)
     for module in network.modules():
         if device == "cpu" and isinstance(module, Linear4bit):
             # bitsandbytes would multiply in bf16 on some processors: an answer must not depend on which.
             module.support_avx512bf16_for_cpu = False
     network.eval()
     return network
-
-
-def _check_files(path: str) -> None:
-    """Refuse files that do not hold all of their packed weights.
-
-    Raises:
-        ModelError: naming what is missing.
-    """
-    check_packed_files(read_headers(model_folder(path).glob("*.safetensors")), path)
-
-
-def _read_network(path: str, device: str, *, trust_remote_code: bool) -> tuple[PreTrainedModel, Mapping[str, Any]]:
-    """Return the network, and what transformers says of its files; see `check_complete`.
-
-    Raises:
-        ModelError: it cannot be loaded, or is of a kind that the engine cannot run.
-    """
-    transformers_logging.disable_progress_bar()
-    dtype = compute_dtype(device)
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-        check_kind(skeleton)  # before gigabytes of weights are read
-        # With the report of its loading a pair is returned, of which the type says nothing.
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            quantization_config=quantization,
-            dtype=dtype,
-            device_map={"": device},
-            attn_implementation=PLAIN,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are told, and refused by `check_complete`
-        )
-    except ModelError:
-        raise
-    except SafetensorError as error:
-        raise ModelError(
-            f"a file of the model `{path}` is damaged: {error}", hint="copy or download the model again"
-        ) from error
-    except Exception as error:  # a library's reader of files that anybody may have written: it may raise anything
-        _check_files(path)  # where a part of a packed weight is missing it says so, and transformers does not
-        what = str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
-        raise ModelError(
-            f"cannot load the model `{path}`: {what}", hint="give a folder or a hub id with safetensors weights"
-        ) from error
-    network, found = loaded
-    return network, found
 
 
 def compute_dtype(device: str) -> torch.dtype:

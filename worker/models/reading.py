@@ -1,0 +1,110 @@
+"""Reading a model's files with transformers, and refusing all that it would read in silence."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from endmark.jobs.errors import ModelError
+from endmark.jobs.finetuning.adapters import ADAPTER_CONFIG
+from endmark.jobs.finetuning.tensors import read_headers
+from endmark.worker.engine.attention import PLAIN
+from endmark.worker.models.adapters import check_folder, model_folder
+from endmark.worker.models.checkpoint import check_complete, check_packed, check_packed_files
+from endmark.worker.models.support import check_kind
+
+
+def read_network(path: str, device: str, dtype: torch.dtype, *, trust_remote_code: bool) -> PreTrainedModel:
+    """Return a model with its weights as NF4 with double quantisation.
+
+    Args:
+        path: a folder or a hub id.
+        device: `cpu` or `cuda`.
+        dtype: to compute in.
+
+    Raises:
+        ModelError: it is not there, not whole, or of a kind that the engine cannot run.
+    """
+    check_folder(path)
+    _refuse_adapter(path, found=(Path(path) / ADAPTER_CONFIG).is_file())
+    network, found = _read(path, device, dtype, trust_remote_code=trust_remote_code)
+    _refuse_adapter(path, found=network._hf_peft_config_loaded)
+    _check_files(path)
+    check_complete(network, found, path)
+    check_packed(network, path)
+    return network
+
+
+def _refuse_adapter(path: str, *, found: bool) -> None:
+    """Refuse a model with an adapter beside it: transformers would put it into the model, unasked and unchecked.
+
+    Raises:
+        ModelError: there is one.
+    """
+    if found:
+        raise ModelError(
+            f"`{path}` holds an adapter (`{ADAPTER_CONFIG}`), so it is not clear what is to run",
+            hint="give the adapter as `--adapter` and its base as `--model`; to run a model beside which it lies, "
+            "move its files away",
+        )
+
+
+def _check_files(path: str) -> None:
+    """Refuse files that do not hold all of their packed weights.
+
+    Raises:
+        ModelError: naming what is missing.
+    """
+    check_packed_files(read_headers(model_folder(path).glob("*.safetensors")), path)
+
+
+def _read(
+    path: str, device: str, dtype: torch.dtype, *, trust_remote_code: bool
+) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """Return the network, and what transformers says of its files; see `check_complete`.
+
+    Raises:
+        ModelError: it cannot be loaded, or is of a kind that the engine cannot run.
+    """
+    transformers_logging.disable_progress_bar()
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        check_kind(skeleton)  # before gigabytes of weights are read
+        # With the report of its loading a pair is returned, of which the type says nothing.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            quantization_config=quantization,
+            dtype=dtype,
+            device_map={"": device},
+            attn_implementation=PLAIN,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told, and refused by `check_complete`
+        )
+    except ModelError:
+        raise
+    except SafetensorError as error:
+        raise ModelError(
+            f"a file of the model `{path}` is damaged: {error}", hint="copy or download the model again"
+        ) from error
+    except Exception as error:  # a library's reader of files that anybody may have written: it may raise anything
+        _check_files(path)  # where a part of a packed weight is missing it says so, and transformers does not
+        what = str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
+        raise ModelError(
+            f"cannot load the model `{path}`: {what}", hint="give a folder or a hub id with safetensors weights"
+        ) from error
+    network, found = loaded
+    return network, found
