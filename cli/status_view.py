@@ -56,6 +56,7 @@ def one_job(status: JobStatus) -> str:
             f" {status.failed:,} failed, {status.cancelled:,} cancelled",
         ),
         ("finish reasons", reasons or "none yet"),
+        ("complete", f"{status.complete:,} ({percent(status.complete, status.succeeded + status.failed)})"),
         ("tokens", f"{status.prompt_tokens:,} of prompts, {status.completion_tokens:,} of answers"),
         ("model", one_line(status.model)),
         *([("adapter", one_line(status.adapter))] if status.adapter is not None else []),

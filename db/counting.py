@@ -6,6 +6,11 @@ from sqlalchemy import Connection, text
 
 from endmark.jobs.vocabulary import Ending
 
+COMPLETE = (  # of an attempt `a`; what `Ending.is_complete` says, in SQL
+    "a.finish_reason <> 'error' AND (a.ending IN ("
+    + ", ".join(f"'{ending}'" for ending in Ending if ending.is_whole)
+    + f") OR (a.ending = '{Ending.PHRASE}' AND (a.finish_reason = 'stop_sequence' OR a.eos_source = 'natural')))"
+)
 _SUMS = {
     "succeeded": "a.finish_reason <> 'error'",
     "failed": "a.finish_reason = 'error'",
@@ -15,10 +20,7 @@ _SUMS = {
     "stop_sequence": "a.finish_reason = 'stop_sequence'",
     "repetition": "a.finish_reason = 'repetition'",
     "length": "a.finish_reason = 'length'",
-    "complete": "a.finish_reason <> 'error' AND (a.ending IN ("
-    + ", ".join(f"'{ending}'" for ending in Ending if ending.is_whole)
-    + f") OR (a.ending = '{Ending.PHRASE}'"
-    " AND (a.finish_reason = 'stop_sequence' OR a.eos_source = 'natural')))",
+    "complete": COMPLETE,
 }
 _TOKENS = ("prompt_tokens", "completion_tokens")
 _SELECTED = [f"coalesce(sum(CASE WHEN {what} THEN 1 ELSE 0 END), 0)" for what in _SUMS.values()]

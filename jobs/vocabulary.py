@@ -220,7 +220,7 @@ class JobStatus:
     finish_reasons: Mapping[str, int]
     ended_with_eos: int
     truncated: int
-    complete: int  # of the rows whose ending was worked out as they were stored
+    complete: int
     prompt_tokens: int
     completion_tokens: int
     tokens_per_second: float

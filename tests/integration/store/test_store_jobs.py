@@ -10,6 +10,7 @@ from endmark.db.counting import recount
 from endmark.db.export import export_job, stream_results
 from endmark.db.export.stream import COLUMNS
 from endmark.db.jobs import cancel_job, load_job, pause_job, resolve_job, resume_job, retry_rows
+from endmark.db.migrations import migrate
 from endmark.db.progress import all_statuses, job_status
 from endmark.db.rows import unfinished_rows
 from endmark.db.shards import finish
@@ -267,6 +268,27 @@ def test_endings_are_stored_counted_and_worked_out_for_rows_of_before(store):
     with store.writer.begin() as connection:
         recount(connection, job, [0])
     assert counters(store, job) == recounted(store, job)
+
+
+def test_an_upgrade_works_out_the_endings_of_the_answers_that_are_there(store):
+    """Jobs of before keep their rows, and are counted as new ones are."""
+    job = submit(store, ["x"] * 4)
+    texts = ["Yes. So", "- a\n- b\n", "All is well.", "Paris"]
+    reasons = ["length", "length", "error", "eos"]
+    commit(store, take(store), [outcome(row, reasons[row], text=texts[row]) for row in range(4)])
+    for table, column in (("attempts", "ending"), ("attempts", "trimmed_tokens"), ("shards", "complete")):
+        execute(store, f"ALTER TABLE {table} DROP COLUMN {column}")
+    execute(store, "UPDATE alembic_version SET version_num = '0004'")
+    with store.writer.begin() as connection:
+        migrate(connection)
+    assert rows_of(store, "SELECT ending FROM attempts ORDER BY row") == [
+        ("open",),
+        ("item",),
+        (None,),
+        ("phrase",),
+    ]
+    assert counters(store, job) == recounted(store, job)
+    assert job_status(store, job).complete == 2
 
 
 def test_cells_that_a_spreadsheet_would_run_are_defused(store, tmp_path):
