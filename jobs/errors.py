@@ -119,10 +119,10 @@ class PromptTooLong(EndmarkError):
 class TokenUnknown(EndmarkError):
     """The prompt holds a token that the tokeniser knows and the model has no embedding for."""
 
-    def __init__(self, token_id: int, text: str, embeddings: int) -> None:
+    def __init__(self, token_id: int, text: str, embeddings: int, *, where: str = "the prompt") -> None:
         super().__init__(
-            f"the prompt holds the token {token_id} `{text}`, and the model's embedding ends at {embeddings - 1}",
-            hint="take it out of the prompt, or give the model the tokeniser that it was trained with",
+            f"{where} holds the token {token_id} `{text}`, and the model's embedding ends at {embeddings - 1}",
+            hint=f"take it out of {where}, or give the model the tokeniser that it was trained with",
         )
 
 

@@ -14,7 +14,7 @@ from endmark.jobs.prompts import Turn
 from endmark.worker.finetune.holding import LOCK, disk_error, held
 from endmark.worker.finetune.labels import Labeller
 from endmark.worker.finetune.run import _labelled, _split
-from tests.engine.test_finetune_labels import HI, tokenizer_of
+from tests.engine.test_finetune_labels import CHATML, HI, tokenizer_of
 
 pytestmark = pytest.mark.engine
 HOLDER = "import sys, pathlib\nfrom endmark.worker.finetune.holding import held\n"
@@ -74,6 +74,16 @@ def test_a_prompt_is_held_out_once_and_never_learned_from():
         assert not {json.dumps(item.turns[:-1]) for item in split.train} & set(held_out)
     with pytest.raises(SpecError, match="too few different prompts"):
         _split(chats[:50], FinetuneSpec(dataset="-", output="-"))
+
+
+def test_a_chat_with_a_token_that_the_model_has_not_is_named_by_its_line():
+    """A tokeniser extended without the model ended the training in an IndexError, on a GPU with its process."""
+    tokenizer, spec = tokenizer_of(CHATML), FinetuneSpec(dataset="d.jsonl", output="-")
+    (whole,) = _labelled(Labeller(tokenizer, {0}, 100), [Chat(tuple(HI), 7)], spec)
+    highest = max(whole.token_ids)
+    assert _labelled(Labeller(tokenizer, {0}, 100, embeddings=highest + 1), [Chat(tuple(HI), 7)], spec) == [whole]
+    with pytest.raises(DatasetError, match=rf"d\.jsonl:7: the example holds the token {highest} `.+`, and"):
+        _labelled(Labeller(tokenizer, {0}, 100, embeddings=highest), [Chat(tuple(HI), 7)], spec)
 
 
 def test_a_chat_that_the_template_refuses_is_named_by_its_line():

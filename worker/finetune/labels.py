@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from endmark.jobs.errors import ModelError
+from endmark.jobs.errors import ModelError, TokenUnknown
 from endmark.jobs.prompts import Turn
 
 IGNORED = -100  # the label of what is not to be learned
@@ -47,20 +47,33 @@ class Labeller:
         tokenizer: a fast one, with a chat template.
         eos_ids: every end token of the model.
         max_length: tokens of an example, beyond which it is cut.
+        embeddings: tokens that the model can take in. None: all that the tokeniser knows.
 
     Raises:
         ModelError: the tokeniser has no end token.
     """
 
-    def __init__(self, tokenizer: Any, eos_ids: Collection[int], max_length: int) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        tokenizer: Any,  # noqa: ANN401
+        eos_ids: Collection[int],
+        max_length: int,
+        *,
+        embeddings: int | None = None,
+    ) -> None:
         if tokenizer.eos_token_id is None:
             raise ModelError("the tokeniser names no end token", hint="set `eos_token` in tokenizer_config.json")
         self._tokenizer = tokenizer
         self._eos_ids = frozenset((*eos_ids, tokenizer.eos_token_id))
         self._max_length = max_length
+        self._embeddings = embeddings
 
     def label(self, turns: Sequence[Turn]) -> Labelled:
-        """Return a chat as token ids and labels, cut to the length limit; a cut answer has no EOS."""
+        """Return a chat as token ids and labels, cut to the length limit; a cut answer has no EOS.
+
+        Raises:
+            TokenUnknown: it holds a token that the model has no embedding for.
+        """
         clean = [self._without_end(turn) for turn in turns]
         text = self._render(clean, generate=False)
         token_ids: list[int] = []
@@ -84,6 +97,10 @@ class Labeller:
             ends.append(len(token_ids))
             token_ids.append(self._tokenizer.eos_token_id)
             labels.append(token_ids[-1])
+        highest = max(token_ids, default=0)
+        if self._embeddings is not None and highest >= self._embeddings:
+            name = self._tokenizer.convert_ids_to_tokens(highest) or ""
+            raise TokenUnknown(highest, name, self._embeddings, where="the example")
         length = self._max_length
         return Labelled(
             tuple(token_ids[:length]),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 
-from endmark.jobs.errors import DatasetError, Problem, SpecError
+from endmark.jobs.errors import DatasetError, Problem, SpecError, TokenUnknown
 from endmark.jobs.finetuning.chats import Chat, read_chats
 from endmark.jobs.finetuning.request import FinetuneProgress, FinetuneSpec
 from endmark.worker.finetune.curve import write_curve
@@ -22,7 +22,7 @@ from endmark.worker.finetune.holding import held
 from endmark.worker.finetune.labels import LLAMA_2_TEMPLATE, Labelled, Labeller
 from endmark.worker.finetune.manifest import EVALUATION, begin_run, describe, end_run, is_done, write_json
 from endmark.worker.finetune.training import CHECKPOINTS, build_trainer, check_eos, last_checkpoint, train
-from endmark.worker.models.loader import end_token_ids, load_model, load_tokenizer, model_path
+from endmark.worker.models.loader import count_embeddings, end_token_ids, load_model, load_tokenizer, model_path
 
 _HELD_OUT_SHARE = 5  # at most one in so many different prompts is held out
 
@@ -105,7 +105,7 @@ class _Training:
             self._tokenizer,
             vocabulary=network.config.get_text_config().vocab_size,
         )
-        labeller = Labeller(self._tokenizer, self._eos_ids, spec.max_length)
+        labeller = Labeller(self._tokenizer, self._eos_ids, spec.max_length, embeddings=count_embeddings(network))
         self._held_out, _ = _learnable(_labelled(labeller, split.held_out, spec))
         examples, said = _learnable(_labelled(labeller, split.train, spec))
         torch.manual_seed(spec.seed)
@@ -175,7 +175,7 @@ def _labelled(labeller: Labeller, chats: Sequence[Chat], spec: FinetuneSpec) -> 
     """Return the chats as token ids and labels.
 
     Raises:
-        DatasetError: the model's chat template refuses one.
+        DatasetError: the model's chat template refuses one, or one holds a token that the model has not.
     """
     found = []
     for chat in chats:
@@ -183,7 +183,9 @@ def _labelled(labeller: Labeller, chats: Sequence[Chat], spec: FinetuneSpec) -> 
             found.append(labeller.label(chat.turns))
         except TemplateError as error:
             problem = Problem(spec.dataset, chat.line, f"the model's chat template refuses it: {error}")
-            raise DatasetError([problem], 1, hint="mend this row or take it out") from error
+            raise DatasetError([problem], 1, hint="fix this row or take it out") from error
+        except TokenUnknown as error:
+            raise DatasetError([Problem(spec.dataset, chat.line, str(error))], 1, hint=error.hint) from error
     return found
 
 

@@ -101,13 +101,11 @@ def load_engine(
         weight_bytes=weight_bytes,
         kv_tokens=runner.num_pages * runner.page_size,
     )
-    embedding = network.get_input_embeddings().weight
-    assert isinstance(embedding, Tensor)
     engine = Engine(
         runner,
         vocabulary,
         eos_ids,
-        embeddings=len(embedding),
+        embeddings=count_embeddings(network),
         context_reason=shortened,
         token_name=tokenizer.convert_ids_to_tokens,
     )
@@ -185,6 +183,13 @@ def load_model(path: str, *, device: str, trust_remote_code: bool = False) -> Pr
             module.support_avx512bf16_for_cpu = False
     network.eval()
     return network
+
+
+def count_embeddings(network: PreTrainedModel) -> int:
+    """Return how many tokens the model can take in: those from this id on have no embedding."""
+    embedding = network.get_input_embeddings().weight
+    assert isinstance(embedding, Tensor)
+    return len(embedding)
 
 
 def compute_dtype(device: str) -> torch.dtype:
