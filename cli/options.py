@@ -84,6 +84,16 @@ _SPEC = [
     ),
     click.option("--template", metavar="TEXT", help='Make prompts from columns: "Summarise: {text}".'),
     click.option("--raw", is_flag=True, help="Give the prompt to the model without its chat template."),
+    click.option(
+        "--no-row-options",
+        is_flag=True,
+        help="Take columns such as `temperature`, `seed` and `strategy` as data, not as options of their rows.",
+    ),
+    click.option(
+        "--allow-control-tokens",
+        is_flag=True,
+        help="Let `</s>` and the like in prompts be control tokens; else they are text.",
+    ),
     click.option("--trace", is_flag=True, help="Keep the EOS probability of every step."),
     click.option("--name", metavar="TEXT", help="Name of the job.  [default: the dataset's]"),
     click.option("--priority", type=int, default=0, show_default=True, help="Jobs of a higher priority go first."),
@@ -145,6 +155,8 @@ def build_spec(options: dict[str, Any]) -> GenerationSpec:
         template=options["template"],
         raw=options["raw"],
         trace=options["trace"],
+        row_options=not options["no_row_options"],
+        allow_control_tokens=options["allow_control_tokens"],
     )
 
 

@@ -87,7 +87,7 @@ class PromptPlan:
         self._overrides = tuple(
             (index, name)
             for index, name in enumerate(columns)
-            if name in OVERRIDES and name != column and name not in template_names
+            if spec.row_options and name in OVERRIDES and name != column and name not in template_names
         )
         self._parsed: dict[tuple[str, str], tuple[str, Any]] = {}
 

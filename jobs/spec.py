@@ -58,6 +58,8 @@ class GenerationSpec:
     template: str | None = None  # "Summarise: {text}", filled from the row's columns
     raw: bool = False  # the prompt as it is, without the chat template
     trace: bool = False  # keep the EOS probability of every step
+    row_options: bool = True  # whether columns such as `temperature` are options of their rows
+    allow_control_tokens: bool = False  # whether `</s>` in a row's text is the control token
 
     def __post_init__(self) -> None:
         check_range("max_new_tokens", self.max_new_tokens, 1, 2**20)
@@ -131,6 +133,8 @@ def parse_override(column: str, text: str, base: Sequence[Strategy] = ()) -> tup
         raise SpecError(f"column `{column}`: `{text}` is not {kind}") from error
     if column == "max_new_tokens":
         check_range(column, value, 1, 2**20)
+    elif column == "temperature":
+        check_range(column, value, 0, 2)  # as the Batch API has it; a column of degrees is no sampling
     else:
         changes: dict[str, Any] = {column: value}
         replace(Sampling(), **changes)

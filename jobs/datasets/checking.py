@@ -8,10 +8,11 @@ from json.encoder import encode_basestring
 from typing import Any
 
 from endmark.jobs.datasets.base import Dataset
+from endmark.jobs.datasets.control import control_tokens
 from endmark.jobs.datasets.seen import SeenIds
 from endmark.jobs.errors import DatasetError, Problem, SpecError
-from endmark.jobs.prompts import PromptPlan, find_prompt_column
-from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.prompts import PromptPlan, RowRequest, as_text, find_prompt_column
+from endmark.jobs.spec import OVERRIDES, GenerationSpec
 
 BATCH = 2000  # rows handed over at once
 _SHOWN = 20  # problems named in the error
@@ -83,9 +84,8 @@ def _checked(
             yield batch
             batch = []
     if bad and on_bad is None:
-        raise DatasetError(
-            first, bad, hint="mend them, or leave them out with `--skip-bad-rows`; nothing was stored"
-        )
+        hint = "correct them, or leave them out with `--skip-bad-rows`; nothing was stored"
+        raise DatasetError(first, bad, hint=hint + check.more_hint)
     if not good:
         reason = "has no rows" if not bad else "has no row that can be used"
         raise DatasetError([*first, Problem(dataset.source, 0, reason)], bad + 1)
@@ -112,6 +112,8 @@ class _RowCheck:
         self._spec = spec
         self._width = -1
         self._refusal: SpecError | None = None
+        self._control = control_tokens(spec.model)
+        self._model: int | None = None  # the column in which a batch file asks for a model
         self._seen = {name: SeenIds() for name in ("custom_id", "id")}
 
     def __call__(self, line: int, cells: Sequence[Any]) -> Problem | None:
@@ -121,10 +123,32 @@ class _RowCheck:
         try:
             if self._refusal is not None:
                 raise self._refusal
-            self._plan.read(cells)
+            request = self._plan.read(cells)
         except SpecError as error:
             reason = f"{error}; {error.hint}" if error.hint else str(error)
             return Problem(self._dataset.source, line, reason)
+        problem = self._check_ids(line, cells)
+        if problem is None:
+            self._take_note(line, cells, request)
+        return problem
+
+    def _take_note(self, line: int, cells: Sequence[Any], request: RowRequest) -> None:
+        """Note what is worth a word in a row that is taken."""
+        notes = self._dataset.notes
+        asked = cells[self._model] if self._model is not None else None
+        if asked is not None and asked != self._spec.model:
+            notes.add(f"the model is `{self._spec.model}`, as `--model` says, and not `{as_text(asked)}`", line)
+        if request.overrides and self._dataset.name != "openai":
+            notes.add_options(request.overrides)
+        if self._control is not None:
+            texts = [request.prompt] if request.turns is None else [turn["content"] for turn in request.turns]
+            if any(self._control.search(text) for text in texts if text is not None):
+                taken = "control tokens" if self._spec.allow_control_tokens else "text"
+                way = "" if self._spec.allow_control_tokens else "; `--allow-control-tokens` changes that"
+                notes.add(f"text of the model's control tokens in prompts is taken as {taken}{way}", line)
+
+    def _check_ids(self, line: int, cells: Sequence[Any]) -> Problem | None:
+        """Return what is wrong with a row's ids, or None."""
         for name, place in self._ids:
             problem = self._check_id(name, line, cells[place] if place < len(cells) else None)
             if problem is not None:
@@ -148,10 +172,19 @@ class _RowCheck:
         for seen in self._seen.values():
             seen.close()
 
+    @property
+    def more_hint(self) -> str:
+        """What else helps where columns set options of their rows."""
+        names = [name for name in self._dataset.columns if name in OVERRIDES and self._spec.row_options]
+        if self._dataset.name == "openai" or not names:
+            return ""
+        return f"; `--no-row-options` takes columns such as `{names[0]}` as data"
+
     def _plan_anew(self) -> None:
         """Make the plan for the columns known now."""
         columns = self._dataset.columns
         self._width = len(columns)
+        self._model = columns.index("model") if self._dataset.name == "openai" else None
         self._ids = [(name, columns.index(name)) for name in self._seen if name in columns]
         try:
             self._plan = PromptPlan(tuple(columns), self._spec)

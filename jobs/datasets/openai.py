@@ -27,6 +27,7 @@ COLUMNS = (
     "strategy",
 )
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+_MOST_STOPS = 4
 _BUDGETS = ("max_completion_tokens", "max_tokens")
 _HONOURED = frozenset({"model", "messages", "prompt", "temperature", "top_p", "seed", "stop", *_BUDGETS})
 _WITHOUT_EFFECT = frozenset(
@@ -165,6 +166,8 @@ def _stop(stop: Any) -> str | None:  # noqa: ANN401 - any JSON value
     texts = [stop] if isinstance(stop, str) else stop
     if not texts:
         return None
+    if isinstance(texts, list) and len(texts) > _MOST_STOPS:
+        raise ValueError(f"`body.stop` has {len(texts):,} texts; the Batch API takes {_MOST_STOPS}")
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
         raise ValueError("`body.stop` is not text, nor a list of texts")
     return "+" + write_strategies([Stop({"text": tuple(texts)})])

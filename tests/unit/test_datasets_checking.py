@@ -111,6 +111,62 @@ def test_custom_ids_are_told_apart_where_id_is_there_too(check):
         check("id,custom_id,prompt\n1,a,x\n2,a,y\n")
 
 
+@pytest.fixture
+def notes(tmp_path):
+    """Write a dataset and check it; return what is noted."""
+
+    def run(text, name="data.csv", **spec):
+        path = tmp_path / name
+        path.write_text(text)
+        with open_dataset(str(path)) as dataset:
+            list(checked_rows(dataset, GenerationSpec(**spec), on_bad=lambda problem, raw: None))
+            return dataset.notes.texts()
+
+    return run
+
+
+def test_columns_that_set_options_are_named_with_their_range(notes):
+    """A data column `temperature` became sampling, in silence."""
+    text = "prompt,temperature,seed,strategy\na,0.5,7,\nb,1.9,7,no-loops\nc,21.5,1,\nd,,,\n"
+    assert notes(text) == [
+        "options of rows are set by columns: `temperature` 0.5 to 1.9, `seed` 7, `strategy`;"
+        " `--no-row-options` takes them as data"
+    ]
+    assert notes(text, row_options=False) == []
+    assert notes(text, template="It is {temperature} at {seed}, {strategy}.") == []
+
+
+def test_a_bad_option_of_a_row_is_told_the_way_out(check):
+    with pytest.raises(DatasetError, match=r"3: temperature is 21\.5: must be from 0 to 2") as caught:
+        check("prompt,temperature\na,1\nb,21.5\n")
+    assert "`--no-row-options` takes columns such as `temperature` as data" in caught.value.hint
+    with pytest.raises(DatasetError) as caught:
+        check("prompt,x\n,1\n")
+    assert "--no-row-options" not in caught.value.hint
+
+
+def test_text_of_control_tokens_is_counted_where_the_model_is_here(notes):
+    text = "prompt\nfine\nWhat is </s> for?\n< / s >\n<|user|>\n"
+    assert notes(text) == [
+        "text of the model's control tokens in prompts is taken as text; `--allow-control-tokens` changes that"
+        " (2 rows, first in line 3)"
+    ]
+    assert "is taken as control tokens (2 rows" in notes(text, allow_control_tokens=True)[0]
+    turns = json.dumps({"messages": [{"role": "user", "content": "</s>"}]})
+    assert "(1 row, first in line 1)" in notes(turns, name="x.jsonl")[0]
+    assert notes(text, model="org/elsewhere") == []
+
+
+def test_a_request_for_another_model_is_noted(notes):
+    lines = [
+        {"custom_id": name, "url": "/v1/completions", "body": {"model": model, "prompt": "Hi", "temperature": 1}}
+        for name, model in (("a", "demo"), ("b", "gpt-4o"), ("c", "gpt-4o"))
+    ]
+    assert notes("\n".join(map(json.dumps, lines)), name="batch.jsonl") == [
+        "the model is `demo`, as `--model` says, and not `gpt-4o` (2 rows, first in line 2)"
+    ]
+
+
 def test_ids_are_compared_whole(check):
     """Python's `hash(-1) == hash(-2)`, and two texts may share a hash: neither is the other."""
     rows = "".join(

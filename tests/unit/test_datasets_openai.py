@@ -108,6 +108,7 @@ def test_keys_inside_a_text_make_no_request(tmp_path):
         (request(url="/v1/embeddings"), "`url` is '/v1/embeddings'"),
         (request(custom_id=""), "`custom_id` is missing or not text"),
         ({"custom_id": "a", "body": {"messages": None}}, "`body.messages` is missing"),
+        (request(stop=list("abcde")), "`body.stop` has 5 texts; the Batch API takes 4"),
         (request(stop=[1]), "`body.stop` is not text, nor a list of texts"),
         (request(url="/v1/completions", prompt=[1, 2]), "`body.prompt` is not one text"),
         (
@@ -130,7 +131,7 @@ def test_the_whole_file_is_checked_before_anything_is_stored(tmp_path):
         list(checked_rows(dataset, settle(GenerationSpec(), dataset, skip_bad_rows=False)))
     assert str(caught.value).splitlines() == [
         f"{path}:2: column `custom_id`: `a` stands in an earlier row",
-        f"{path}:3: temperature is -1: must be from 0 to 100",
+        f"{path}:3: temperature is -1: must be from 0 to 2",
         f"{path}:4: column `messages` is not a list of chat turns",
     ]
 

@@ -147,6 +147,19 @@ def test_overrides_are_read_by_their_columns():
     assert changed.strategies == build_strategies(["soft-landing:start=0.4"])
 
 
+def test_columns_may_be_data_instead_of_options():
+    """A column of degrees, called `temperature`, became the sampling temperature."""
+    reader = plan(["prompt", "temperature", "strategy"], row_options=False)
+    assert reader.read(["Hi", "21.5", "warm"]).overrides == {}
+
+
+def test_the_temperature_of_a_row_is_at_most_two():
+    assert plan(["prompt", "temperature"]).read(["Hi", "2"]).overrides == {"temperature": 2.0}
+    assert refusal(plan(["prompt", "temperature"]), "Hi", "2.01").startswith(
+        "temperature is 2.01: must be from 0 to 2"
+    )
+
+
 def test_empty_override_cells_leave_the_spec():
     reader = plan(("prompt", "temperature", "strategy", "seed"))
     assert reader.read(["x", "", " ", None]).overrides == {}

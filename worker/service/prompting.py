@@ -1,5 +1,6 @@
 """From a row's cells to the token ids that the model sees: prompt strategies, chat template, tokeniser."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -8,6 +9,9 @@ from endmark.jobs.errors import EndmarkError, SpecError
 from endmark.jobs.prompts import PromptPlan, RowRequest
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import Strategy
+from endmark.worker.service.control_tokens import ControlTokens
+
+log = logging.getLogger(__name__)
 
 
 class Tokenizer(Protocol):
@@ -32,6 +36,7 @@ class Prompt:
     request: RowRequest
     token_ids: tuple[int, ...] = ()
     error: str | None = None  # why the row cannot be run
+    control_text: bool = False  # whether the row's own text holds that of control tokens
 
 
 class Prompter:
@@ -39,6 +44,7 @@ class Prompter:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._control = ControlTokens(tokenizer)
 
     def read(self, plan: PromptPlan, spec: GenerationSpec, rows: Iterable[Sequence[Any]]) -> list[Prompt]:
         """Return the prompts of rows, given by their cells; a row that cannot be read carries its error."""
@@ -49,7 +55,16 @@ class Prompter:
                 prompts.append(Prompt(spec.with_overrides(request.overrides), request))
             except EndmarkError as error:
                 prompts.append(Prompt(spec, RowRequest(None, None, {}), error=str(error)))
-        return self.encode(prompts)
+        encoded = self.encode(prompts)
+        held = sum(prompt.control_text for prompt in encoded)
+        if held:
+            log.warning(
+                "%d of %d rows hold the text of control tokens, which %s",
+                held,
+                len(encoded),
+                "become control tokens" if spec.allow_control_tokens else "are taken as text",
+            )
+        return encoded
 
     def again(self, prompt: Prompt, strategies: tuple[Strategy, ...]) -> Prompt:
         """Return a row's prompt as other strategies make it."""
@@ -59,31 +74,39 @@ class Prompter:
     def encode(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """Fill in the token ids, the tokeniser called once for all rows of a kind."""
         encoded = list(prompts)
-        texts: dict[bool, list[tuple[int, str]]] = {False: [], True: []}
+        texts: dict[tuple[bool, bool], list[tuple[int, str]]] = {}
         for index, prompt in enumerate(prompts):
             if prompt.error is not None:
                 continue
             try:
-                text, special = self._text(prompt)
+                turns = _turns(prompt)
+                held = self._control.are_in(turn["content"] for turn in turns)
+                encoded[index] = replace(prompt, control_text=held)
+                shielded = held and not prompt.spec.allow_control_tokens
+                text, special = self._text(prompt, self._shielded(turns) if shielded else turns)
+            except SpecError as error:
+                encoded[index] = replace(prompt, error=str(error))
             except Exception as error:  # a template may raise anything; the row fails with what it said
                 encoded[index] = replace(prompt, error=f"the chat template refuses the row: {error}")
             else:
-                texts[special].append((index, text))
-        for special, items in texts.items():
-            for (index, _), token_ids in zip(
-                items, self._tokens([text for _, text in items], special), strict=True
-            ):
+                texts.setdefault((special, shielded), []).append((index, text))
+        for (special, shielded), items in texts.items():
+            found = self._tokens([text for _, text in items], special, shielded)
+            for (index, _), token_ids in zip(items, found, strict=True):
                 if isinstance(token_ids, str):
-                    encoded[index] = replace(prompts[index], error=token_ids)
+                    encoded[index] = replace(encoded[index], error=token_ids)
                 elif not token_ids:
-                    encoded[index] = replace(prompts[index], error="the prompt has no tokens")
+                    encoded[index] = replace(encoded[index], error="the prompt has no tokens")
                 else:
-                    encoded[index] = replace(prompts[index], token_ids=tuple(token_ids))
+                    encoded[index] = replace(encoded[index], token_ids=tuple(token_ids))
         return encoded
 
-    def _text(self, prompt: Prompt) -> tuple[str, bool]:
+    def _shielded(self, turns: list[dict[str, str]]) -> list[dict[str, str]]:
+        """Return the turns whose contents are to be tokenised as text alone."""
+        return [{**turn, "content": self._control.shield(turn["content"])} for turn in turns]
+
+    def _text(self, prompt: Prompt, turns: list[dict[str, str]]) -> tuple[str, bool]:
         """Return a row's text, and whether the tokeniser is to add its special tokens to it."""
-        turns = _turns(prompt)
         templated = not prompt.spec.raw and self._tokenizer.chat_template is not None
         if templated:
             text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
@@ -92,16 +115,16 @@ class Prompter:
             raise SpecError("the model has no chat template, so a row can be one user turn only")
         return turns[0]["content"], True
 
-    def _tokens(self, texts: list[str], special: bool) -> Sequence[Sequence[int] | str]:
+    def _tokens(self, texts: list[str], special: bool, shielded: bool) -> Sequence[Sequence[int] | str]:
         """Return each text's token ids, or why it has none."""
-        if not texts:
-            return []
         try:
+            if shielded:
+                return self._control.encode(texts, add_special_tokens=special)
             encoded = self._tokenizer(texts, add_special_tokens=special, verbose=False)
         except Exception as error:  # one text spoils the batch (a lone surrogate): find it
             if len(texts) == 1:
                 return [f"the tokeniser refuses the prompt: {error}"]
-            return [item for text in texts for item in self._tokens([text], special)]
+            return [item for text in texts for item in self._tokens([text], special, shielded)]
         token_ids: Sequence[Sequence[int]] = encoded["input_ids"]
         return token_ids
 
