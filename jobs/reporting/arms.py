@@ -8,6 +8,7 @@ from typing import Any
 
 from endmark.jobs.reporting.intervals import Interval, mean_of, wilson
 from endmark.jobs.sentences import ends_sentence
+from endmark.jobs.vocabulary import Ending as TextEnding
 
 
 class Ending(StrEnum):
@@ -41,6 +42,7 @@ class Answer:
     error: str | None = None
     eos_prob_max: float | None = None
     complete: bool = False
+    looped: bool = False  # the text ends in a loop
 
     @classmethod
     def of(cls, row: int, values: Mapping[str, Any]) -> "Answer | None":
@@ -58,6 +60,7 @@ class Answer:
             error=values["error"],
             eos_prob_max=values["eos_prob_max"],
             complete=bool(values["complete"]),
+            looped=values["ending"] == TextEnding.LOOP,
         )
 
     @property
@@ -81,6 +84,7 @@ class Arm:
     lengths: dict[bool, Counter[int]] = field(default_factory=lambda: {True: Counter(), False: Counter()})
     complete_rows: set[int] = field(default_factory=set)
     sentence_ends: int = 0
+    loops: int = 0
 
     def count(self, answer: Answer) -> None:
         """Take an answer into the figures."""
@@ -88,6 +92,7 @@ class Arm:
         if answer.ending in NO_ANSWER:
             return
         self.sentence_ends += answer.at_sentence_end
+        self.loops += answer.looped
         if answer.complete:
             self.complete_rows.add(answer.row)
         self.lengths[answer.complete][answer.tokens] += 1
@@ -116,6 +121,11 @@ class Arm:
     def at_sentence_end(self) -> Interval:
         """The share of answers that end where a sentence ends, truncated ones among them."""
         return wilson(self.sentence_ends, self.total)
+
+    @property
+    def looped(self) -> Interval:
+        """The share of answers that end in a loop, whatever ended them."""
+        return wilson(self.loops, self.total)
 
     def share(self, ending: Ending) -> Interval:
         """Return the share of answers that ended so."""

@@ -20,7 +20,7 @@ def headings(whole: int | None) -> list[str]:
     Args:
         whole: rows of the dataset that the jobs are a sample of; None if they are none.
     """
-    names = ["strategy", "complete", *_ENDINGS, "truncated", "ends a sentence", "tokens", "tokens/s"]
+    names = ["strategy", "complete", *_ENDINGS, "truncated", "ends a sentence", "in a loop", "tokens", "tokens/s"]
     return names if whole is None else [*names, f"{whole:,} rows"]
 
 
@@ -28,7 +28,7 @@ def cells(arm: Arm, whole: int | None) -> list[tuple[str, str]]:
     """Return an arm's values in the order of the headings, each with its interval or an empty text."""
     values = [(arm.label, ""), _share(arm.complete)]
     values += [_share(arm.share(ending)) for ending in _ENDINGS.values()]
-    values += [_share(arm.truncated), _share(arm.at_sentence_end)]
+    values += [_share(arm.truncated), _share(arm.at_sentence_end), _share(arm.looped)]
     tokens = arm.tokens
     values.append((f"{tokens.value:.0f}", f"{tokens.low:.0f}–{tokens.high:.0f}"))
     values.append((f"{arm.tokens_per_second:,.0f}" if arm.tokens_per_second else "–", ""))

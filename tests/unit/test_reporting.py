@@ -64,7 +64,7 @@ def test_an_arm_counts_what_its_answers_are():
         [
             answer(0),
             answer(1, text="It stops in the"),
-            answer(2, "length", "Cut.", 64),
+            answer(2, "length", "Cut.", 64, looped=True),
             answer(3, "error", "", 0, error="too long"),
             answer(4, "stop_sequence", "Here.", stop_sequence="#"),
         ],
@@ -72,7 +72,7 @@ def test_an_arm_counts_what_its_answers_are():
     assert (counted.total, counted.answered) == (5, 4)
     assert counted.complete_rows == {0, 4}
     assert counted.at_sentence_end.value == 3 / 5
-    assert counted.truncated.value == 1 / 5
+    assert counted.truncated.value == counted.looped.value == 1 / 5
     assert counted.tokens.value == (10 + 10 + 64 + 10) / 4
     assert counted.seconds_for(50) == pytest.approx(94 / 100 / 5 * 50)
     values = dict(zip(headings(50), cells(counted, 50), strict=True))
@@ -84,6 +84,7 @@ def test_an_arm_counts_what_its_answers_are():
 def test_an_answer_is_read_from_an_exported_row():
     values = {"response": "Hi.", "finish_reason": "eos", "eos_source": "forced", "completion_tokens": 3}
     values |= {"attempts": 2, "stop_sequence": None, "error": None, "eos_prob_max": 0.5, "complete": True}
+    values["ending"] = "sentence"
     assert Answer.of(7, values) == Answer(7, "Hi.", Ending.FORCED, 3, 2, eos_prob_max=0.5, complete=True)
     assert Answer.of(7, {**values, "finish_reason": None}) is None
     assert Answer.of(7, {**values, "finish_reason": "cancelled"}).ending is Ending.CANCELLED

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 
-from endmark.jobs.vocabulary import Outcome
+from endmark.jobs.vocabulary import FinishReason, Outcome
 
 STEP_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)  # seconds
 
@@ -14,6 +14,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.rows: Counter[tuple[str, str]] = Counter()  # stored rows by finish reason and EOS source
+        self.endings: Counter[str] = Counter()  # the same rows by where their text ends, failed ones apart
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.reaped = 0  # shards taken up whose former worker had died
@@ -30,5 +31,7 @@ class Meter:
         for outcome in outcomes:
             last = outcome.attempts[-1]
             self.rows[last.verdict.finish_reason.value, (last.verdict.eos_source or "")] += 1
+            if last.ending is not None and last.verdict.finish_reason is not FinishReason.ERROR:
+                self.endings[last.ending.value] += 1
             self.prompt_tokens += last.prompt_tokens
             self.completion_tokens += last.completion_tokens

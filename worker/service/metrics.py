@@ -105,6 +105,10 @@ class WorkerMetrics(Collector):
         for (reason, source), count in sorted(self._meter.rows.items()):
             finished.add_metric([reason, source], count)
         yield finished
+        endings = CounterMetricFamily("endmark_answers", "Answers stored, by where they end.", labels=["ending"])
+        for ending, count in sorted(self._meter.endings.items()):
+            endings.add_metric([ending], count)
+        yield endings
         rows = GaugeMetricFamily("endmark_rows", "Rows of all jobs in the ledger, by state.", labels=["state"])
         for state, count in self._ledger().items():
             rows.add_metric([state], count)
