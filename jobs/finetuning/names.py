@@ -7,10 +7,10 @@ from endmark.jobs.settings import DEMO_MODEL
 
 _CACHED = re.compile(r"(?:^|/)models--(?P<id>[^/]+)(?:/|$)")  # a folder of the hub's cache
 _BUNDLED = ("worker", "demo", "model")  # how the path of the bundled model ends, wherever Endmark is installed
-# Names of folders that say nothing of the model in them: two that are called so may hold any two models.
+# Parts of names of folders that say nothing of the model in them: two that are called so may hold any two models.
 _SAYS_NOTHING = re.compile(
-    r"(?:(?:my|the|base|hf|llm|final|merged|best|last|new|old|test|tmp|out|output|weights|checkpoint|ckpt|step|epoch|"
-    r"run|main|snapshot|adapter|lora|models?|finetuned|trained|v?\d+|[0-9a-f]{7,64})s?-?)+"
+    r"(?:my|the|base|hf|llm|final|merged|best|last|new|old|test|tmp|out|output|weight|checkpoint|ckpt|step|epoch|run|"
+    r"main|snapshot|adapter|lora|model|finetuned|trained)s?\d*|v?\d+|[0-9a-f]{7,64}|"
 )
 _COPIES = re.compile(r"-(?:(?:unsloth-)?(?:dynamic-)?bnb-(?:4bit|nf4)|4bit|nf4|hf)$")
 # Copies whose names leave a part of the original's out.
@@ -46,7 +46,7 @@ def same_model(one: str, other: str) -> bool:
     if first == second:
         return True
     key = model_key(first)
-    return key == model_key(second) and not _SAYS_NOTHING.fullmatch(key)
+    return key == model_key(second) and not all(map(_SAYS_NOTHING.fullmatch, key.split("-")))
 
 
 def model_key(name: str) -> str:

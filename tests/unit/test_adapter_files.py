@@ -241,6 +241,8 @@ SAME = [
     ("some/model", "some/model"),
     ("some/model", "/c/models--some--model/snapshots/0a"),
     ("./checkpoint-500/", "./checkpoint-500"),
+    ("a/" + "1" * 60 + "x", "b/" + "1" * 60 + "x"),  # found in no time
+    ("org/model-7b", "/data/model-7b"),
 ]
 OTHER = [
     ("other/model", "/data/model"),
@@ -250,6 +252,9 @@ OTHER = [
     ("/a/final_model", "/b/final-model"),
     ("/a/0a1b2c3d", "/b/0a1b2c3d"),
     ("/a/v2", "/b/v2"),
+    ("/a/my_models", "/b/my-models"),
+    ("/a/model2", "/b/model2"),
+    ("/a/run-3-step-40", "/b/run-3-step-40"),
     ("meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-7b-chat-hf"),
     ("meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-13b-hf"),
     ("Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-7B-Instruct"),
