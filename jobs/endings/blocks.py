@@ -74,6 +74,8 @@ def _tagged(text: str) -> bool | None:
 
 def _bracketed(text: str) -> bool | None:
     """See `in_or_behind_block`, for values and code in brackets that stand on lines of their own."""
+    if "{" not in text and "[" not in text:
+        return None
     begins_value = text.lstrip()[:1] in ("{", "[")
     if not (begins_value or text[-1] in "}];" or _OPENING_LINE.search(text)):
         return None

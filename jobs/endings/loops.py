@@ -17,6 +17,7 @@ COPIES, TOKENS = 3, 48  # from which on a repetition is a loop
 _BYTES_A_TOKEN = 4
 _WINDOW = 5000  # characters at the end of the text that are looked at
 _COVERED = 0.84  # share of a loop's words that stand elsewhere in it
+_LOSS = -_COVERED / (1 - _COVERED)  # what a word that does not weighs against one that does
 _LISTED = 0.9  # the same where most lines are items or rows, which may be alike and still say something new
 _FIGURES = 0.95  # the same where the numbers are what is told
 _RECENT, _COUNTED = 10, 3  # numbers that are remembered, and how far a counter may jump
@@ -123,12 +124,12 @@ class _Words:
         self, words: list[str], copies: int, tokens: int, needed: float = _COVERED
     ) -> tuple[int, int] | None:
         """Return where a repetition begins that reaches to the end, and how many words later it returns."""
-        start, before = self._start(words, 0), -1
+        start, before = 0, -1
         while start > before:  # what stands only before the loop covers nothing in it
-            start, before = self._start(words, start), start
+            covered = self._covered(words, start)
+            start, before = self._start(covered, start), start
         if start >= len(words) - copies:
             return None
-        covered = self._covered(words, start)
         weights = self._weights[start:]
         share = sum(weight for weight, known in zip(weights, covered, strict=True) if known) / max(1, sum(weights))
         if share < max(needed, self._needed(start)):
@@ -145,13 +146,17 @@ class _Words:
         size = len(self._text[self._at(start) :].encode(errors="replace"))
         return max(size / _BYTES_A_TOKEN, min(len(self._raw) - start, size / 3))
 
-    def _start(self, words: list[str], begin: int) -> int:
-        """Return where the end of the text begins that is covered but for few words."""
-        loss = _COVERED / (1 - _COVERED)
-        covered = self._covered(words, begin)
-        best, start, score = 0.0, len(words), 0.0
-        for index in range(len(words) - 1, begin - 1, -1):
-            score += self._weights[index] * (1.0 if covered[index - begin] else -loss)
+    def _start(self, covered: list[bool], begin: int) -> int:
+        """Return where the end of the text begins that is covered but for few words.
+
+        Args:
+            covered: of the words from `begin` on.
+        """
+        best, start, score = 0.0, len(self._raw), 0.0
+        index = start
+        for known, weight in zip(reversed(covered), reversed(self._weights[begin:]), strict=True):
+            index -= 1
+            score += weight if known else _LOSS * weight
             if score > best:
                 best, start = score, index
         return start

@@ -47,6 +47,8 @@ def ends_with_sentence(text: str, *, cut: bool) -> bool:
 def bare_end(text: str) -> str:
     """Return the end of the text without what may stand behind a sentence."""
     tail = text[-96:]
+    if tail[-1:] in TERMINATORS:  # nothing does, as for most answers
+        return tail
     match = _BEHIND.search(tail)
     return tail[: match.start()] if match else tail
 
