@@ -18,6 +18,7 @@ from endmark.cli.waiting import pause, wait_for
 from endmark.db.connection import Store
 from endmark.db.progress import job_status
 from endmark.db.runs import forget_run
+from endmark.db.summaries import commonest_error
 from endmark.jobs.errors import EndmarkError, Interrupted, StoreError, UsageError
 from endmark.jobs.settings import Settings
 from endmark.jobs.vocabulary import JobState, JobStatus
@@ -56,7 +57,8 @@ def complete(settings: Settings, store: Store, job: Submission, output: str) -> 
     """
     status = _ended(settings, store, job, output)
     _write(store, job.job_id, output)
-    click.echo(summary(status, output), err=True)
+    error = commonest_error(store, job.job_id) if status.failed else None
+    click.echo(summary(status, output, error), err=True)
     if status.state is JobState.CANCELLED:
         raise EndmarkError(f"job {job.job_id} was cancelled", hint="the rows that had a result are exported")
     if status.truncated:

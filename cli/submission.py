@@ -21,6 +21,7 @@ from endmark.db.jobs import (
 from endmark.jobs.datasets import STDIN, Dataset, checked_rows, open_dataset, settle
 from endmark.jobs.errors import Problem
 from endmark.jobs.outputs import check_writable, is_regular, written
+from endmark.jobs.prompts import MESSAGES
 from endmark.jobs.shards import shard_size
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.spelling import counted
@@ -91,8 +92,15 @@ def resumed(store: Store, job_id: str) -> Submission:
 def settled(spec: GenerationSpec, dataset: Dataset, *, skip_bad_rows: bool) -> GenerationSpec:
     """Return the spec with the dataset's own prompt column, as `settle` does, and say so where it was not named.
 
-    A file without a header would else lose its first prompt unnoticed.
+    A file without a header would else lose its first prompt unnoticed. A system turn that the model's chat
+    template refuses is refused here.
     """
+    if spec.system is not None or MESSAGES not in dataset.columns:
+        from endmark.cli.template_check import (
+            check_template,  # a template engine, for commands that make a job alone
+        )
+
+        check_template(spec)
     found = settle(spec, dataset, skip_bad_rows=skip_bad_rows)
     if found.prompt_column != spec.prompt_column:
         note(f"prompts are read from the only column, `{one_line(found.prompt_column)}`")

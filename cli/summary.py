@@ -3,11 +3,12 @@
 from endmark.cli.export import named
 from endmark.cli.progress import percent
 from endmark.cli.terminal import one_line, printable
+from endmark.jobs.spelling import counted
 from endmark.jobs.vocabulary import JobStatus
 
 
-def summary(status: JobStatus, output: str) -> str:
-    """Return the lines at the end of a run."""
+def summary(status: JobStatus, output: str, error: tuple[str, int] | None = None) -> str:
+    """Return the lines at the end of a run; `error` is the commonest one of its rows, and of how many."""
     done = status.succeeded + status.failed
     reasons = ", ".join(f"{name} {count:,}" for name, count in status.finish_reasons.items())
     lines = [
@@ -15,6 +16,7 @@ def summary(status: JobStatus, output: str) -> str:
         ("complete", _share(status.complete, done)),
         ("truncated", _share(status.truncated, done)),
         ("failed", _share(status.failed, done)),
+        *_why(status, error),
         ("finish reasons", reasons or "none"),
         (
             "tokens",
@@ -30,3 +32,13 @@ def summary(status: JobStatus, output: str) -> str:
 def _share(part: int, whole: int) -> str:
     """Return a number and its share."""
     return f"{part:,} ({percent(part, whole)})"
+
+
+def _why(status: JobStatus, error: tuple[str, int] | None) -> list[tuple[str, str]]:
+    """Return the line that says why rows failed: the commonest reason, and of how many."""
+    if error is None:
+        return []
+    reason, count = error
+    return [
+        ("mostly because" if count < status.failed else "because", f"{one_line(reason)} ({counted(count, 'row')})")
+    ]

@@ -1,4 +1,4 @@
-"""What reports read of a job beyond its exported rows: the EOS probability of every step, for some rows."""
+"""What is read of a job beyond its exported rows: the EOS probability of every step, and why rows failed."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -29,3 +29,21 @@ def load_traces(store: Store, job_id: str, rows: Sequence[int]) -> Mapping[int, 
             for row, packed in connection.execute(_TRACES, part):
                 found[row] = struct.unpack(f"<{len(packed) // 2}e", packed)
     return found
+
+
+_ERRORS = text(
+    "SELECT error, count(*) FROM attempts a WHERE job_id = :job AND final AND error IS NOT NULL"
+    " AND attempt = (SELECT max(attempt) FROM attempts b WHERE b.job_id = a.job_id AND b.row = a.row AND b.final)"
+    " GROUP BY error ORDER BY count(*) DESC, error LIMIT 1"
+)
+
+
+def commonest_error(store: Store, job_id: str) -> tuple[str, int] | None:
+    """Return the error of which most of a job's rows failed, and how many; None if none failed.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    with reading(store) as connection:
+        found = connection.execute(_ERRORS, {"job": job_id}).first()
+    return (str(found[0]), int(found[1])) if found is not None else None

@@ -29,11 +29,11 @@ def settle(spec: GenerationSpec, dataset: Dataset, *, skip_bad_rows: bool) -> Ge
     """
     try:
         column = find_prompt_column(dataset.columns, spec)
-    except SpecError:
+    except SpecError as error:
         # Where rows may bring columns and may be left out, one without the column speaks for itself alone.
         if dataset.grows and (skip_bad_rows or not dataset.columns):
             return spec
-        raise
+        raise SpecError(f"{dataset.source}: {error}", hint=error.hint) from error
     return spec if column is None else replace(spec, prompt_column=column)
 
 

@@ -231,7 +231,7 @@ def test_nothing_is_stored_on_ctrl_c(store):
 
 
 def test_bad_rows_are_left_out_on_request(call, store):
-    Path("data.csv").write_bytes(b"id,prompt\n1,ok\n2,\n3,\xff\n1,again\n4,fine\n")
+    Path("data.csv").write_bytes(b"custom_id,prompt\n1,ok\n2,\n3,\xff\n1,again\n4,fine\n")
     code, out, err = call("submit", "data.csv", "--skip-bad-rows")
     assert code == 0
     assert load_job(store, out.strip()).total == 2
@@ -242,7 +242,7 @@ def test_bad_rows_are_left_out_on_request(call, store):
         ["line", "reason", "content"],
         ["3", "column `prompt` is empty", "2,"],
         ["4", "is not UTF-8: byte 0xff at column 3", "3,\udcff"],
-        ["5", "column `id`: `1` stands in an earlier row", "1,again"],
+        ["5", "column `custom_id`: `1` stands in an earlier row", "1,again"],
     ]
 
 

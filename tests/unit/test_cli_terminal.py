@@ -156,6 +156,14 @@ def test_the_summary():
     assert lines[-1].endswith("`out.csv`")
 
 
+def test_the_summary_says_why_rows_failed():
+    """Every row of a job had failed for one reason, and the summary gave none."""
+    lines = summary(status(), "out.csv", ("the template refuses\nthe row", 4)).splitlines()
+    assert lines[4] == "because         the template refuses the row (4 rows)"
+    assert "mostly because  too long (1 row)" in summary(status(), "out.csv", ("too long", 1))
+    assert "because" not in summary(status(), "out.csv")
+
+
 def test_commands_are_quoted_for_the_shell():
     assert worker_command("demo", None) == "endmark worker"
     assert worker_command("/my models/a", "/b") == "endmark worker --model '/my models/a' --adapter /b"

@@ -194,9 +194,11 @@ def test_a_dataset_without_rows(check, text, reason):
         check(text, skip=[])
 
 
-def test_a_missing_column_is_told_once(check):
-    with pytest.raises(SpecError, match="no column `prompt`"):
+def test_a_missing_column_is_told_once(check, tmp_path):
+    with pytest.raises(SpecError, match="no column `prompt`") as caught:
         check("id,text\n" * 100)
+    assert str(caught.value).startswith(f"{tmp_path / 'data.csv'}: no column `prompt`; there are `id`, `text`")
+    assert "--prompt-column" in caught.value.hint
     with pytest.raises(SpecError, match="no column `prompt`"):
         check('{"id": 1, "text": "x"}\n' * 100, name="x.jsonl")
 

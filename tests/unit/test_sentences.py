@@ -29,6 +29,7 @@ GOES_ON = [
     "See\n12. ",
     "Pi is 3.",
     "J. ",
+    *(f"{letter}. " for letter in "DFMPRSacv"),  # initials that an abbreviation begins with
 ]
 
 

@@ -147,6 +147,14 @@ def test_the_firm_stretch_follows_a_late_start():
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [("exp-decay", 50), ("exp-decay:start=0", 0), ("exp-decay:start_token=0", 0), ("exp-decay:start_token=7", 7)],
+)
+def test_the_start_in_tokens_comes_before_the_share(text, start):
+    assert score_numbers(build_strategies([text]), 100).start == start
+
+
 def test_the_prompt_gets_its_instruction():
     assert amend_prompt(build_strategies(["concise"]), "Why?\n") == "Why? Answer in at most five sentences."
     assert amend_prompt(build_strategies(["concise:sentences=1"]), "Why?").endswith("at most one sentence.")

@@ -14,6 +14,7 @@ from endmark.db.migrations import migrate
 from endmark.db.progress import all_statuses, job_status
 from endmark.db.rows import unfinished_rows
 from endmark.db.shards import finish
+from endmark.db.summaries import commonest_error
 from endmark.db.workers import ALIVE_SECONDS, report_worker
 from endmark.jobs.errors import Interrupted, JobNotFound, JobStateError
 from endmark.jobs.spec import GenerationSpec
@@ -289,6 +290,23 @@ def test_an_upgrade_works_out_the_endings_of_the_answers_that_are_there(store):
     ]
     assert counters(store, job) == recounted(store, job)
     assert job_status(store, job).complete == 2
+
+
+def test_the_commonest_error_is_of_results_that_stand(store):
+    """An error of an attempt that a retry has replaced is nobody's any more."""
+    job = submit(store, ["x"] * 6)
+    assert commonest_error(store, job) is None
+    commit(store, take(store), [outcome(row, "error" if row < 5 else "eos") for row in range(6)])
+    execute(store, "UPDATE attempts SET error = 'no such turn' WHERE row > 2 AND error IS NOT NULL")
+    assert commonest_error(store, job) == ("too long", 3)
+    assert commonest_error(store, "absent") is None
+    execute(
+        store,
+        "INSERT INTO attempts (job_id, row, attempt, round, final, text, finish_reason, prompt_tokens,"
+        " completion_tokens, eos_hidden_steps, strategies)"
+        " SELECT job_id, row, 2, 1, final, text, 'eos', 1, 1, 0, '' FROM attempts WHERE row < 2",
+    )
+    assert commonest_error(store, job) == ("no such turn", 2)
 
 
 def test_cells_that_a_spreadsheet_would_run_are_defused(store, tmp_path):
