@@ -81,7 +81,7 @@ class JsonlDataset(Dataset):
             except RecursionError:
                 yield Problem(self.source, lines.number, "is nested too deeply")
             except ValueError as error:
-                yield Problem(self.source, lines.number, str(error))
+                yield Problem(self.source, lines.number, str(error).partition(": value has")[0])
             else:
                 if record.keys() != places.keys():
                     self._grow(record)

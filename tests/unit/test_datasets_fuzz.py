@@ -1,15 +1,19 @@
 """Any bytes whatever are read as rows, or refused with an error that names the line; nothing else ever comes."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from endmark.jobs.datasets import FORMATS, checked_rows, settle
+from endmark.jobs.datasets import FORMATS, checked_rows, open_dataset, settle
 from endmark.jobs.datasets.base import Source
-from endmark.jobs.errors import DatasetError, SpecError
+from endmark.jobs.errors import DatasetError, SpecError, UsageError
 from endmark.jobs.spec import GenerationSpec
 
 pytestmark = pytest.mark.unit
@@ -102,6 +106,34 @@ _names = st.sampled_from(sorted(set(FORMATS) & {"csv", "jsonl", "openai", "txt"}
 @settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_bytes_are_rows_or_a_clear_error(data, format, spec):
     check(data, format, spec)
+
+
+_packed = st.sampled_from([bytes, gzip.compress, bz2.compress, lzma.compress, zstandard.compress])
+_encoded = st.tuples(
+    st.text(max_size=20), st.sampled_from(["utf-16", "utf-32", "utf-8-sig", "latin-1", "cp1252"])
+).map(lambda item: item[0].encode(item[1], errors="replace"))
+_suffixes = st.sampled_from(["csv", "tsv", "jsonl", "txt", "JSON", "dat", "csv.gz", "txt.bz2", "jsonl.xz", "zst"])
+_delimiters = st.sampled_from([None, "tab", ";", "|", " "])
+
+
+@given(_damaged() | _encoded, _packed, st.integers(0, 40), _suffixes, _delimiters)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_file_is_opened_and_read_or_refused_by_its_name(tmp_path_factory, data, pack, lost, suffix, mark):
+    """Compressed, cut off, in other encodings, under any name: rows, or an error that names the file."""
+    path = tmp_path_factory.getbasetemp() / f"data.{suffix}"
+    packed = pack(data)
+    path.write_bytes(packed[: len(packed) - lost] if lost < 20 else packed)
+    refusal = ""
+    try:
+        with open_dataset(str(path), delimiter=mark) as dataset:
+            spec = settle(GenerationSpec(model="m"), dataset, skip_bad_rows=True)
+            for batch in checked_rows(dataset, spec, on_bad=lambda problem, raw: None):
+                for row in batch:
+                    json.loads(row)
+            assert all(isinstance(text, str) for text in dataset.notes.texts())
+    except UsageError as error:
+        refusal = str(error)
+    assert not refusal or str(path) in refusal
 
 
 @pytest.mark.slow

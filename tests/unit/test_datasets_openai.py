@@ -93,6 +93,19 @@ def test_a_request_is_recognised_whatever_the_order_and_length_of_its_keys(tmp_p
             assert [item[0] for item in dataset] == [2, 3]
 
 
+def test_a_request_is_recognised_by_its_id_or_by_its_url(tmp_path):
+    path = tmp_path / "batch.jsonl"
+    chat = request(stop=list("abcd"))
+    for missing in ("custom_id", "url", "method"):
+        path.write_text(json.dumps({key: value for key, value in chat.items() if key != missing}) + "\n")
+        with open_dataset(str(path)) as dataset:
+            assert dataset.name == "openai"
+            assert isinstance(next(iter(dataset)), Problem) == (missing == "custom_id")
+    path.write_text(json.dumps({"id": "a", "url": "https://x", "body": chat["body"]}) + "\n")
+    with open_dataset(str(path)) as dataset:
+        assert dataset.name == "jsonl"
+
+
 def test_keys_inside_a_text_make_no_request(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text(json.dumps({"prompt": 'What is "custom_id": and "body": {?'}) + "\n")
@@ -129,6 +142,7 @@ def test_the_whole_file_is_checked_before_anything_is_stored(tmp_path):
     path.write_text("\n".join(map(json.dumps, lines)))
     with open_dataset(str(path)) as dataset, pytest.raises(DatasetError) as caught:
         list(checked_rows(dataset, settle(GenerationSpec(), dataset, skip_bad_rows=False)))
+    assert "--no-row-options" not in caught.value.hint  # the format says what these fields are
     assert str(caught.value).splitlines() == [
         f"{path}:2: column `custom_id`: `a` stands in an earlier row",
         f"{path}:3: temperature is -1: must be from 0 to 2",

@@ -149,7 +149,7 @@ def test_jsonl_columns_grow(read):
         ('{"a": 3, "b": 1, "a": 4}', "has the key 'a' twice"),  # the last one was taken, without a word
         ('{"a": [{"é": 1, "\\u00e9" : 1}]}', "has the key 'é' twice"),
         ('{"a": [{"b\\u0000": 1}]}', "contains a NUL character"),
-        ('{"a": ' + "1" * 5000 + "}", "Exceeds the limit"),
+        ('{"a": ' + "1" * 5000 + "}", "Exceeds the limit"),  # of digits
     ],
 )
 def test_bad_json_lines(read, line, reason):
@@ -281,6 +281,11 @@ def test_a_delimiter_may_be_named(tmp_path):
             open_dataset(str(path), delimiter=word)
     with pytest.raises(UsageError, match="is for CSV"):
         open_dataset(str(path), "jsonl", delimiter="tab")
+
+
+def test_a_number_of_too_many_digits_names_no_function_of_python(read):
+    _, rows = read('{"a": 1}\n{"a": ' + "1" * 5000 + "}\n", name="x.jsonl")
+    assert rows[1] == "2: Exceeds the limit (4300 digits) for integer string conversion"
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e400", "1" + "0" * 400 + ".0"])

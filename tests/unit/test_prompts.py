@@ -153,6 +153,10 @@ def test_columns_may_be_data_instead_of_options():
     assert reader.read(["Hi", "21.5", "warm"]).overrides == {}
 
 
+def test_a_prompt_column_that_is_called_like_an_option_is_the_prompt():
+    assert plan(["seed", "top_k"], prompt_column="seed").read(["7 seeds", "3"]).overrides == {"top_k": 3}
+
+
 def test_the_temperature_of_a_row_is_at_most_two():
     assert plan(["prompt", "temperature"]).read(["Hi", "2"]).overrides == {"temperature": 2.0}
     assert refusal(plan(["prompt", "temperature"]), "Hi", "2.01").startswith(
