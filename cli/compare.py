@@ -18,7 +18,7 @@ from endmark.cli.progress import counting, job_progress
 from endmark.cli.report import check_page
 from endmark.cli.reporting import build_report, table, write_report
 from endmark.cli.session import opened
-from endmark.cli.submission import Submission, bad_rows, dataset_name, settled, store_job
+from endmark.cli.submission import Submission, bad_rows, dataset_name, settled, store_job, tell_notes
 from endmark.cli.terminal import note
 from endmark.cli.waiting import ended_like_by_ctrl_c, pause, wait_for
 from endmark.db.connection import Store
@@ -114,6 +114,7 @@ def _draw(path: str, spec: GenerationSpec, size: int, options: dict[str, Any], o
     ):
         spec = settled(spec, dataset, skip_bad_rows=skip)
         rows, whole = _reservoir(checked_rows(dataset, spec, on_bad=reject), size, on_progress)
+        tell_notes(dataset)
         return Sample(rows, dataset.columns, whole, spec, options["priority"])
 
 

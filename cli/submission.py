@@ -71,9 +71,14 @@ def submit_dataset(
                 priority=options["priority"],
                 on_progress=on_progress,
             )
-        for text in dataset.notes.texts():
-            note(text)
+        tell_notes(dataset)
     return job
+
+
+def tell_notes(dataset: Dataset) -> None:
+    """Say what is worth a word about rows that were taken, once they have been read."""
+    for text in dataset.notes.texts():
+        note(text)
 
 
 def resumed(store: Store, job_id: str) -> Submission:

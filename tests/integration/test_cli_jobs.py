@@ -246,6 +246,15 @@ def test_bad_rows_are_left_out_on_request(call, store):
     ]
 
 
+def test_what_is_noted_about_rows_is_told_once_they_are_stored(call):
+    code, out, err = call("submit", dataset("id,prompt,seed\n7,a,1\n7,What is </s>?,2\n"))
+    assert code == 0
+    assert len(out.split()) == 1
+    assert "options of rows are set by columns: `seed` 1 to 2" in err
+    assert "column `id` has values that stand in an earlier row (1 row, first in line 3)" in err
+    assert "`--allow-control-tokens` changes that (1 row, first in line 3)" in err
+
+
 def test_a_dataset_without_bad_rows_leaves_no_rejects(call):
     submitted(call, "prompt\nx\n", "--skip-bad-rows")
     assert list(Path().glob("*rejected*")) == []
