@@ -159,3 +159,25 @@ def test_a_short_row_is_not_padded_with_the_page_of_a_failed_one():
     failed = run(engine, [Request(key=0, prompt_token_ids=[100] * 20, max_new_tokens=8)])[0]
     assert failed.verdict.finish_reason is FinishReason.ERROR
     assert run(engine, requests) == run(build_engine(build_model("llama"), max_rows=2), requests)
+
+
+def test_a_sampled_answer_in_two_attempts_is_the_answer_in_one():
+    """A continued row once could repeat the random numbers of its first attempt, or count its answer as prompt."""
+    model, sampling, prompt = build_model("llama"), Sampling(temperature=1.0, seed=3), [5, 9, 40, 77]
+
+    def answer(tokens, before=()):
+        request = Request(
+            key=0,
+            prompt_token_ids=prompt,
+            answer_token_ids=before,
+            max_new_tokens=tokens,
+            stream=4,
+            sampling=sampling,
+        )
+        return run(build_engine(model), [request])[0]
+
+    whole, first = answer(24), answer(12)
+    second = answer(12, first.token_ids)
+    assert len(whole.token_ids) == 24
+    assert second.token_ids == whole.token_ids
+    assert (second.prompt_tokens, second.completion_tokens) == (len(prompt), 12)
