@@ -19,7 +19,7 @@ from endmark.db.jobs import (
     resume_job,
 )
 from endmark.jobs.datasets import STDIN, Dataset, checked_rows, open_dataset, settle
-from endmark.jobs.errors import Problem
+from endmark.jobs.errors import Problem, SpecError
 from endmark.jobs.outputs import check_writable, is_regular, written
 from endmark.jobs.prompts import MESSAGES
 from endmark.jobs.shards import shard_size
@@ -99,6 +99,9 @@ def settled(spec: GenerationSpec, dataset: Dataset, *, skip_bad_rows: bool) -> G
 
     A file without a header would else lose its first prompt unnoticed. A system turn that the model's chat
     template refuses is refused here.
+
+    Raises:
+        SpecError: the columns that the spec needs are not there.
     """
     if spec.system is not None or MESSAGES not in dataset.columns:
         from endmark.cli.template_check import (
@@ -106,7 +109,10 @@ def settled(spec: GenerationSpec, dataset: Dataset, *, skip_bad_rows: bool) -> G
         )
 
         check_template(spec)
-    found = settle(spec, dataset, skip_bad_rows=skip_bad_rows)
+    try:
+        found = settle(spec, dataset, skip_bad_rows=skip_bad_rows)
+    except SpecError as error:  # of the header, which is the file's
+        raise SpecError(f"{dataset.source}: {error}", hint=error.hint) from error
     if found.prompt_column != spec.prompt_column:
         note(f"prompts are read from the only column, `{one_line(found.prompt_column)}`")
     return found

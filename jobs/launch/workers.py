@@ -54,6 +54,7 @@ def worker_command(options: WorkerOptions, *extra: str, module: str = "endmark.w
 def worker_environment(settings: Settings) -> dict[str, str]:
     """Return the environment that `worker_command` needs."""
     environment = {**os.environ, **settings.environment(), "PYTHONUNBUFFERED": "1"}
+    environment["PYTHONSAFEPATH"] = "1"  # for interpreters that libraries start: as `-P` does for ours
     if "site-packages" not in _ROOT.parts:  # a source tree that may not be installed
         path = environment.get("PYTHONPATH")
         environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *([path] if path else [])])

@@ -428,6 +428,19 @@ def test_a_database_that_is_not_there_names_the_setting(call, monkeypatch):
     assert "secret" not in err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--prompt-column", "question"], "error: data.csv: no column `question`; there are `id`, `prompt`"),
+        (["--template", "Say {word}"], "error: data.csv: "),
+    ],
+)
+def test_a_column_that_is_not_there_is_told_with_the_file(call, words, message):
+    code, _, err = call("submit", dataset("id,prompt\n1,x\n"), *words)
+    assert code == 2
+    assert message in err
+
+
 def test_a_file_without_a_header_says_what_it_takes_for_one(call):
     code, _, err = call("submit", dataset("What can I do in Paris?\nTell me about Rome.\n"))
     assert code == 0

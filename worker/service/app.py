@@ -174,8 +174,10 @@ def consume(service: Service, broker_url: str, arguments: Arguments, orphaned: O
     """Take messages until drained; return the exit code."""
     options = arguments.options
     channel.install()
+    app = bind_task(make_app(broker_url, queue_name(options.model, options.adapter)), service)
+    app.set_default()  # or Celery's threads make one, configured by the current folder's `celeryconfig.py`
     worker = WorkController(
-        app=bind_task(make_app(broker_url, queue_name(options.model, options.adapter)), service),
+        app=app,
         pool_cls="threads",
         concurrency=service.shards_at_once,
         without_gossip=True,
