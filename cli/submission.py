@@ -19,7 +19,7 @@ from endmark.db.jobs import (
     resume_job,
 )
 from endmark.jobs.datasets import STDIN, Dataset, checked_rows, open_dataset, settle
-from endmark.jobs.errors import Problem, SpecError
+from endmark.jobs.errors import Problem
 from endmark.jobs.outputs import check_writable, is_regular, written
 from endmark.jobs.prompts import MESSAGES
 from endmark.jobs.shards import shard_size
@@ -109,10 +109,7 @@ def settled(spec: GenerationSpec, dataset: Dataset, *, skip_bad_rows: bool) -> G
         )
 
         check_template(spec)
-    try:
-        found = settle(spec, dataset, skip_bad_rows=skip_bad_rows)
-    except SpecError as error:  # of the header, which is the file's
-        raise SpecError(f"{dataset.source}: {error}", hint=error.hint) from error
+    found = settle(spec, dataset, skip_bad_rows=skip_bad_rows)
     if found.prompt_column != spec.prompt_column:
         note(f"prompts are read from the only column, `{one_line(found.prompt_column)}`")
     return found
