@@ -229,7 +229,7 @@ def eos_not_learned(evidence: Evidence) -> Finding | None:
         Level.CAUSE,
         "The model knows EOS but seldom prefers it, as after training on many answers that were not closed",
         seen,
-        "`--strategy soft-landing` ends at a sentence end now; `endmark finetune` on closed answers mends it",
+        "`--strategy soft-landing` ends at a sentence end now; `endmark finetune` on closed answers fixes it",
     )
 
 
