@@ -13,7 +13,7 @@ from endmark.cli.options import Command
 from endmark.cli.progress import job_progress
 from endmark.cli.submission import Submission
 from endmark.cli.summary import summary
-from endmark.cli.terminal import hint, note
+from endmark.cli.terminal import hint, note, one_line
 from endmark.cli.waiting import pause, wait_for
 from endmark.db.connection import Store
 from endmark.db.progress import job_status
@@ -56,6 +56,13 @@ def complete(settings: Settings, store: Store, job: Submission, output: str) -> 
         EndmarkError: it cannot be done; the job is paused, or the results are left to `endmark export`.
     """
     status = _ended(settings, store, job, output)
+    if status.state is JobState.FAILED:
+        forget_run(store, job.job_id)
+        again = f"`endmark retry {job.job_id} --failed --run -o {shlex.quote(output)}`"
+        raise EndmarkError(
+            f"job {job.job_id} failed: {one_line(status.error or 'nobody said why')}",
+            hint=f"{again} runs it again, once that is fixed",
+        )
     _write(store, job.job_id, output)
     error = commonest_error(store, job.job_id) if status.failed else None
     click.echo(summary(status, output, error), err=True)

@@ -8,7 +8,7 @@ from endmark.cli.advice import worker_hint
 from endmark.cli.notifying import reap_and_notify
 from endmark.cli.session import opened
 from endmark.cli.status_view import as_json, one_job, table_of_jobs
-from endmark.cli.terminal import hint, note
+from endmark.cli.terminal import hint, note, one_line
 from endmark.cli.watching import watched
 from endmark.db.connection import Store
 from endmark.db.jobs import resolve_job
@@ -51,7 +51,7 @@ def status(job: str | None, watch: bool, json_wanted: bool) -> int:
         found = watched(read, view, lambda: _care(settings, store)) if watch else read()
         _print(found, job_id is not None, json_wanted)
         if not json_wanted:
-            _advise(settings, found)
+            _advise(settings, found, single=job_id is not None)
     failed = watch and job_id is not None and found[0].failed
     return _FAILED_ROWS if failed else 0
 
@@ -95,7 +95,7 @@ def _broker(settings: Settings) -> tuple[str | None, str | None]:
     return (settings.broker_url, None) if reason is None else (None, f"`{mask(settings.broker_url)}`: {reason}")
 
 
-def _advise(settings: Settings, found: Sequence[JobStatus]) -> None:
+def _advise(settings: Settings, found: Sequence[JobStatus], *, single: bool) -> None:
     """Say what the jobs that have not ended wait for."""
     waiting = [item for item in found if item.state in (JobState.QUEUED, JobState.RUNNING)]
     unserved = dict.fromkeys((item.model, item.adapter) for item in waiting if not item.workers)
@@ -104,5 +104,11 @@ def _advise(settings: Settings, found: Sequence[JobStatus]) -> None:
     if settings.broker_url is None and any(item.workers for item in waiting) and find_broker(settings) is None:
         note("the broker does not run; the workers start it again")
     for item in found:
+        if item.state is JobState.FAILED:
+            again = f"`endmark retry {item.id} --failed` runs it again, once that is fixed"
+            if single:
+                hint(again)
+            else:
+                note(f"job {item.id} failed: {one_line(item.error or 'nobody said why')}; {again}")
         if item.state is JobState.PAUSED and len(found) == 1:
             hint(f"`endmark resume {item.id}` lets it go on")

@@ -49,6 +49,7 @@ def one_job(status: JobStatus) -> str:
     lines = [
         ("job", f"{status.id}  {one_line(status.name)}"),
         ("state", what_it_does(status)),
+        *([("because", one_line(status.error))] if status.error is not None else []),
         ("progress", describe(status)),
         (
             "rows",

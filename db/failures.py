@@ -4,7 +4,14 @@ import shutil
 from pathlib import Path
 
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, TimeoutError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    TimeoutError,
+)
 
 from endmark.jobs.errors import SchemaError, StoreError
 
@@ -30,6 +37,11 @@ def failure(url: URL, error: DBAPIError | TimeoutError) -> StoreError:
 def passes(error: DBAPIError | TimeoutError) -> bool:
     """Whether the same work may succeed in a moment."""
     return isinstance(error, OperationalError) and not _is_full(_reason(error))
+
+
+def refuses_values(error: StoreError) -> bool:
+    """Whether the database refuses what is to be stored, as it would again."""
+    return isinstance(error.__cause__, DataError | IntegrityError)
 
 
 def _reason(error: Exception) -> str:

@@ -9,12 +9,16 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from endmark.db.connection import Store
+from endmark.db.job_states import LEASE_SECONDS
 from endmark.db.transactions import reading, write
 from endmark.jobs.errors import JobNotFound, LeaseLost
 from endmark.jobs.finetuning.request import FinetuneProgress, FinetuneSpec
 
-LEASE_SECONDS = 90.0
-_DUE = "(state = 'queued' OR (state = 'running' AND lease_until < {now}))"
+# One that ends later than a lease from now was given before the clock was put back.
+_DUE = (
+    "(state = 'queued' OR (state = 'running'"
+    f" AND (lease_until < {{now}} OR lease_until > {{now}} + {LEASE_SECONDS + 5.0})))"
+)
 
 
 @dataclass(frozen=True, slots=True)

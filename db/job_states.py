@@ -10,6 +10,9 @@ from endmark.db.connection import Store
 from endmark.jobs.errors import JobNotFound
 from endmark.jobs.vocabulary import JobState
 
+LEASE_SECONDS = 90.0
+_CLOCK_SLACK = 5.0  # seconds by which a clock may be corrected
+
 
 def lock_job(store: Store, connection: Connection, job_id: str) -> JobState:
     """Return a job's state; it stays so until the transaction ends.
@@ -36,12 +39,24 @@ def row_lock(store: Store, *, of: str | None = None, skip: bool = False) -> str:
     return " FOR NO KEY UPDATE" + (f" OF {of}" if of else "") + (" SKIP LOCKED" if skip else "")
 
 
-def set_state(store: Store, connection: Connection, job_id: str, state: JobState) -> None:
-    """Set a job's state, and when it ended."""
+def expired(store: Store, table: str) -> str:
+    """Return the condition that the lease of a running shard has run out.
+
+    One that ends later than a lease from now has run out too: the clock was put back since, by an hour say, and a
+    worker that lives prolongs its leases sooner than that.
+    """
+    longest = f"coalesce({table}.lease_seconds, {LEASE_SECONDS}) + {_CLOCK_SLACK}"
+    return f"({table}.lease_until < {store.now} OR {table}.lease_until > {store.now} + {longest})"
+
+
+def set_state(
+    store: Store, connection: Connection, job_id: str, state: JobState, *, error: str | None = None
+) -> None:
+    """Set a job's state, when it ended, and why it has failed as a whole."""
     finished = store.now if state.is_final else "NULL"
     connection.execute(
-        text(f"UPDATE jobs SET state = :state, finished_at = {finished} WHERE id = :job"),
-        {"job": job_id, "state": state.value},
+        text(f"UPDATE jobs SET state = :state, finished_at = {finished}, error = :error WHERE id = :job"),
+        {"job": job_id, "state": state.value, "error": error},
     )
 
 

@@ -13,7 +13,7 @@ from endmark.db.submission import add_rows, begin_job, discard_submission, finis
 from endmark.db.transactions import reading, write
 from endmark.jobs.errors import JobNotFound, JobStateError
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.vocabulary import JobState, ShardKey
+from endmark.jobs.vocabulary import JobState, Lease, ShardKey
 
 __all__ = [
     "Job",
@@ -21,6 +21,7 @@ __all__ = [
     "begin_job",
     "cancel_job",
     "discard_submission",
+    "fail_job",
     "find_job",
     "finish_submission",
     "load_job",
@@ -30,6 +31,7 @@ __all__ = [
     "retry_rows",
 ]
 _UNDER_WAY = (JobState.QUEUED, JobState.RUNNING)
+_UNHARMED = "state = 'queued', sent_at = 0, attempts = attempts - 1"  # claims that do not count as deaths
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,33 @@ def cancel_job(store: Store, job_id: str) -> None:
     write(store, work, repeatable=False)
 
 
+def fail_job(store: Store, lease: Lease, reason: str) -> None:
+    """End a job that cannot be run at all; its rows without a result wait for `endmark retry`.
+
+    Under a lease that is good no longer nothing is done: another worker may run the job.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    key = lease.key
+
+    def work(connection: Connection) -> None:
+        state = lock_job(store, connection, key.job_id)
+        held = connection.execute(
+            text(
+                "SELECT 1 FROM shards WHERE job_id = :job AND shard = :shard AND fence = :fence"
+                " AND state = 'running'"
+            ),
+            {"job": key.job_id, "shard": key.shard, "fence": lease.fence},
+        )
+        if state.is_final or held.scalar() is None:
+            return
+        set_state(store, connection, key.job_id, JobState.FAILED, error=reason)
+        _take_back(store, connection, key.job_id, "= 'running'", _UNHARMED)
+
+    write(store, work)
+
+
 def pause_job(store: Store, job_id: str) -> None:
     """Stop a job where it stands, to be resumed.
 
@@ -142,10 +171,7 @@ def pause_job(store: Store, job_id: str) -> None:
     def work(connection: Connection) -> None:
         _expect(store, connection, job_id, _UNDER_WAY, "paused")
         set_state(store, connection, job_id, JobState.PAUSED)
-        # Their claims have ended in order, and do not count as deaths.
-        _take_back(
-            store, connection, job_id, "= 'running'", "state = 'queued', sent_at = 0, attempts = attempts - 1"
-        )
+        _take_back(store, connection, job_id, "= 'running'", _UNHARMED)
 
     write(store, work, repeatable=False)
 
@@ -178,6 +204,7 @@ def _expect(
     state = lock_job(store, connection, job_id)
     if state not in allowed:
         fix = f"endmark export {job_id} -o FILE" if state.is_final else f"endmark resume {job_id}"
+        fix = f"endmark retry {job_id} --failed" if state is JobState.FAILED else fix
         problem = "already" if state == wanted else f"and cannot be {wanted}"
         raise JobStateError(f"job `{job_id}` is {state} {problem}", hint=f"`{fix}`")
     return state

@@ -9,7 +9,7 @@ from endmark.db.connection import Store
 from endmark.db.schema import COUNTERS
 from endmark.db.transactions import reading
 from endmark.db.workers import ALIVE_SECONDS, list_workers, workers_for
-from endmark.jobs.errors import JobNotFound
+from endmark.jobs.errors import JobNotFound, SpecError
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import JobState, JobStatus, WorkerInfo
 
@@ -44,13 +44,15 @@ def _read(store: Store, condition: str, **values: object) -> list[JobStatus]:
     sums = ", ".join(f"coalesce(sum(s.{name}), 0) AS {name}" for name in COUNTERS)
     without = "s.end_row - s.first_row - s.succeeded - s.failed"
     statement = (
-        f"SELECT j.id, j.name, j.state, j.model, j.adapter, j.total, j.started_at, j.finished_at, {sums},"
+        f"SELECT j.id, j.name, j.state, j.model, j.adapter, j.total, j.started_at, j.finished_at,"
+        f" j.error, {sums},"
         f" coalesce(sum(CASE WHEN s.state = 'running' THEN {without} ELSE 0 END), 0) AS running,"
         f" coalesce(sum(CASE WHEN s.state = 'done' THEN {without} ELSE 0 END), 0) AS cancelled,"
         f" coalesce(max(s.updated_at), {store.now}) AS updated_at,"
         " (SELECT spec FROM specs p WHERE p.job_id = j.id ORDER BY p.round DESC LIMIT 1) AS spec"
         f" FROM jobs j LEFT JOIN shards s ON s.job_id = j.id WHERE {condition}"
-        " GROUP BY j.id, j.name, j.state, j.model, j.adapter, j.total, j.started_at, j.finished_at, j.created_at"
+        " GROUP BY j.id, j.name, j.state, j.model, j.adapter, j.total, j.started_at, j.finished_at, j.created_at,"
+        " j.error"
         " ORDER BY j.created_at DESC, j.id"
     )
     with reading(store) as connection:
@@ -93,7 +95,7 @@ def _status(item: Any, workers: Sequence[WorkerInfo], shares: Mapping[tuple[str,
         state=state,
         model=item.model,
         adapter=item.adapter,
-        strategies=tuple(map(str, GenerationSpec.from_json(item.spec).strategies)),
+        strategies=_strategies(item.spec),
         total=item.total,
         pending=left - running,
         running=running,
@@ -109,8 +111,17 @@ def _status(item: Any, workers: Sequence[WorkerInfo], shares: Mapping[tuple[str,
         tokens_per_second=speed,
         eta_seconds=tokens_left / speed if state is JobState.RUNNING and tokens_left and speed else None,
         workers=tuple(w for w in workers if (w.model, w.adapter) == (item.model, item.adapter)),
+        error=item.error,
         silent_seconds=_silence([worker for worker, job in shares if job == item.id], workers),
     )
+
+
+def _strategies(spec: str) -> tuple[str, ...]:
+    """Return the strategies of a stored spec; none where another version of the program has written it."""
+    try:
+        return tuple(map(str, GenerationSpec.from_json(spec).strategies))
+    except SpecError:
+        return ()
 
 
 def _silence(holders: Sequence[str], workers: Sequence[WorkerInfo]) -> float | None:

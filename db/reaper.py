@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 from endmark.db.attempts import count_outcomes, insert_outcomes
 from endmark.db.connection import Store
 from endmark.db.counting import recount
-from endmark.db.job_states import close_if_done, lock_job, row_lock
+from endmark.db.job_states import close_if_done, expired, lock_job, row_lock
 from endmark.db.rows import UNFINISHED
 from endmark.db.submission import discard_abandoned
 from endmark.db.transactions import reading, write
@@ -19,12 +19,15 @@ SPLIT_AFTER = 3  # claims that died, after which it is halved
 _LONE_DEATHS = 3  # claims of one row alone that died, after which the row has failed
 
 
-def reap(store: Store, *, resend_after: float = 60.0, window: int = 64) -> list[tuple[ShardKey, str, str | None]]:
+def reap(
+    store: Store, *, resend_after: float = 60.0, window: int = 64, queue: tuple[str, str | None] | None = None
+) -> list[tuple[ShardKey, str, str | None]]:
     """Put expired leases back, halve shards that kill workers, and return queued shards whose message is old.
 
     Args:
         resend_after: seconds after which a message counts as lost.
         window: the most shards to return.
+        queue: the model and adapter whose shards the caller can send again; those of others are left to others.
 
     Returns:
         Each shard to be sent again with its job's model and adapter; they count as sent now.
@@ -42,7 +45,7 @@ def reap(store: Store, *, resend_after: float = 60.0, window: int = 64) -> list[
         write(store, lambda connection, key=key: _narrow(store, connection, key))  # type: ignore[misc]
     discard_abandoned(store)
     forget_silent_workers(store)
-    return write(store, lambda connection: _due_again(store, connection, resend_after, window))
+    return write(store, lambda connection: _due_again(store, connection, resend_after, window, queue))
 
 
 def _requeue_expired(store: Store, connection: Connection) -> None:
@@ -50,15 +53,15 @@ def _requeue_expired(store: Store, connection: Connection) -> None:
     connection.execute(
         text(
             "UPDATE shards SET state = 'queued', lease_until = NULL, sent_at = 0 WHERE (job_id, shard) IN"
-            " (SELECT job_id, shard FROM shards WHERE state = 'running'"
-            f" AND lease_until < {store.now} AND attempts < {SPLIT_AFTER}{row_lock(store, skip=True)})"
+            " (SELECT s.job_id, s.shard FROM shards s WHERE s.state = 'running'"
+            f" AND {expired(store, 's')} AND s.attempts < {SPLIT_AFTER}{row_lock(store, skip=True)})"
         )
     )
 
 
 def _deadly(store: Store) -> str:
     """Return the condition of a shard `s` that has killed its workers."""
-    return f"s.state = 'running' AND s.lease_until < {store.now} AND s.attempts >= {SPLIT_AFTER}"
+    return f"s.state = 'running' AND {expired(store, 's')} AND s.attempts >= {SPLIT_AFTER}"
 
 
 def _narrow(store: Store, connection: Connection, key: ShardKey) -> None:
@@ -101,11 +104,17 @@ def _split(connection: Connection, found: Any, middle: int) -> None:  # noqa: AN
     """Cut a shard in two before a row; both are suspects."""
     connection.execute(
         text(
-            "INSERT INTO shards (job_id, shard, first_row, end_row, state, attempts)"
-            " SELECT job_id, max(shard) + 1, :first, :end, 'queued', :attempts FROM shards"
+            "INSERT INTO shards (job_id, shard, first_row, end_row, state, attempts, fence)"
+            " SELECT job_id, max(shard) + 1, :first, :end, 'queued', :attempts, :fence FROM shards"
             " WHERE job_id = :job GROUP BY job_id"
         ),
-        {"job": found.job_id, "first": middle, "end": found.end_row, "attempts": SUSPECT_AFTER},
+        {
+            "job": found.job_id,
+            "first": middle,
+            "end": found.end_row,
+            "attempts": SUSPECT_AFTER,
+            "fence": found.fence + 1,  # as the other half will have: neither was tried before the other
+        },
     )
     connection.execute(
         text("UPDATE shards SET end_row = :middle WHERE job_id = :job AND shard = :shard"),
@@ -129,17 +138,23 @@ def _fail_row(store: Store, connection: Connection, found: Any, row: Any) -> Non
 
 
 def _due_again(
-    store: Store, connection: Connection, resend_after: float, window: int
+    store: Store, connection: Connection, resend_after: float, window: int, queue: tuple[str, str | None] | None
 ) -> list[tuple[ShardKey, str, str | None]]:
-    """Return queued shards whose message is old, and note that they are sent now."""
+    """Return queued shards whose message is old, or of a time to come; and note that they are sent now."""
+    values: dict[str, Any] = {"age": resend_after, "window": window}
+    ours = ""
+    if queue is not None:
+        ours = " AND j.model = :model AND coalesce(j.adapter, '') = :adapter"
+        values |= {"model": queue[0], "adapter": queue[1] or ""}
     found = connection.execute(
         text(
             "SELECT s.job_id, s.shard, j.model, j.adapter FROM shards s JOIN jobs j ON j.id = s.job_id"
-            f" WHERE s.state = 'queued' AND s.sent_at < {store.now} - :age AND j.state IN ('queued', 'running')"
+            f" WHERE s.state = 'queued' AND (s.sent_at < {store.now} - :age OR s.sent_at > {store.now} + 5)"
+            f" AND j.state IN ('queued', 'running'){ours}"
             " ORDER BY j.priority DESC, j.created_at, s.job_id, s.first_row LIMIT :window"
             + row_lock(store, of="s", skip=True)
         ),
-        {"age": resend_after, "window": window},
+        values,
     ).all()
     if found:
         connection.execute(

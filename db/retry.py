@@ -25,6 +25,8 @@ def retry_rows(
 ) -> list[ShardKey]:
     """Ask again for the rows of an ended job that ended for one of these reasons, under this spec.
 
+    Of a job that has failed as a whole, those that were never run are asked in any case.
+
     Returns:
         The shards that hold such rows; none if there are no such rows.
 
@@ -41,7 +43,9 @@ def retry_rows(
                 hint=f"`endmark cancel {job_id}` ends it",
             )
         number = _next_round(connection, job_id)
-        if not _take_rows(connection, job_id, number, reasons):
+        # Of a job that failed as a whole the rows that nobody has run are failed ones, too.
+        wanted = {*reasons, FinishReason.CANCELLED} if state is JobState.FAILED else reasons
+        if not _take_rows(connection, job_id, number, wanted):
             return []
         if state is JobState.CANCELLED:
             connection.execute(

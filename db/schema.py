@@ -33,6 +33,7 @@ jobs = Table(
     Column("updated_at", Float(53), nullable=False),  # while it is being stored: by the newest rows; 0 if given up
     Column("started_at", Float(53)),
     Column("finished_at", Float(53)),
+    Column("error", Text),  # why the job as a whole has failed
     Index("jobs_by_state", "state", "model"),
 )
 specs = Table(
@@ -73,6 +74,7 @@ shards = Table(
     Column("state", String(16), nullable=False),
     Column("fence", Integer, nullable=False, server_default="0"),
     Column("lease_until", Float(53)),
+    Column("lease_seconds", Float(53)),  # how long a lease is; null under workers of version 0005
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("worker", Text),
     Column("sent_at", Float(53), nullable=False, server_default="0"),

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, text
 
 from endmark.db.connection import Store
-from endmark.db.job_states import close_if_done, lock_job, row_lock
+from endmark.db.job_states import LEASE_SECONDS, close_if_done, expired, lock_job, row_lock
 from endmark.db.reaper import SPLIT_AFTER, SUSPECT_AFTER, reap
 from endmark.db.transactions import write
 from endmark.jobs.vocabulary import Lease, ShardKey
 
 __all__ = ["LEASE_SECONDS", "claim", "finish", "heartbeat", "mark_sent", "reap", "release"]
-LEASE_SECONDS = 90.0
 _MINE = "job_id = :job AND shard = :shard AND fence = :fence AND state = 'running'"
 
 
@@ -33,22 +32,29 @@ def claim(
         StoreError: the database cannot be used.
     """
     queue = {"model": model, "adapter": adapter or ""}
+    passed: list[str] = []  # jobs at all of whose due shards others are just now
 
-    def work(connection: Connection) -> Lease | None:
+    def work(connection: Connection, *, wait: bool) -> Lease | str | None:
+        """Return a lease, or the job that is passed over."""
         held, deaths = _held_by(store, connection, worker)
         if deaths >= SUSPECT_AFTER:
             return None
-        while (job_id := _fairest_job(store, connection, queue)) is not None:
-            found = _first_due(store, connection, job_id)
-            if found is None:
-                continue  # another claim was faster; the next look sees it
-            shard, deaths = found
-            if held and deaths >= SUSPECT_AFTER:
-                return None
-            return _take(store, connection, ShardKey(job_id, shard), worker, lease_seconds)
-        return None
+        job_id = _fairest_job(store, connection, queue, () if wait else passed)
+        if job_id is None:
+            return None
+        found = _first_due(store, connection, job_id, wait=wait)
+        if found is None:
+            return None if wait else job_id
+        shard, deaths = found
+        if held and deaths >= SUSPECT_AFTER:
+            return None
+        return _take(store, connection, ShardKey(job_id, shard), worker, lease_seconds)
 
-    return write(store, work)
+    while isinstance(taken := write(store, lambda connection: work(connection, wait=False)), str):
+        passed.append(taken)
+    if taken is None and passed:  # others may be about to give back what they are at
+        taken = write(store, lambda connection: work(connection, wait=True))
+    return taken if isinstance(taken, Lease) else None
 
 
 def heartbeat(store: Store, leases: Sequence[Lease], *, lease_seconds: float = LEASE_SECONDS) -> set[ShardKey]:
@@ -62,7 +68,10 @@ def heartbeat(store: Store, leases: Sequence[Lease], *, lease_seconds: float = L
         lost: set[ShardKey] = set()
         for lease in sorted(leases, key=lambda lease: (lease.key.job_id, lease.key.shard)):
             done = connection.execute(
-                text(f"UPDATE shards SET lease_until = {store.now} + :seconds WHERE {_MINE}"),
+                text(
+                    f"UPDATE shards SET lease_until = {store.now} + :seconds, lease_seconds = :seconds"
+                    f" WHERE {_MINE}"
+                ),
                 {"seconds": lease_seconds, **_named(lease)},
             )
             if done.rowcount != 1:
@@ -128,44 +137,54 @@ def mark_sent(store: Store, keys: Sequence[ShardKey]) -> None:
 
 def _due(store: Store) -> str:
     """Return the condition of a shard `s` that may be claimed; one that is to be halved first is the reaper's."""
-    expired = f"s.state = 'running' AND s.lease_until < {store.now} AND s.attempts < {SPLIT_AFTER}"
-    return f"(s.state = 'queued' OR ({expired}))"
+    left = f"s.state = 'running' AND {expired(store, 's')} AND s.attempts < {SPLIT_AFTER}"
+    return f"(s.state = 'queued' OR ({left}))"
 
 
 def _held_by(store: Store, connection: Connection, worker: str) -> tuple[int, int]:
     """Return how many shards a worker holds, and the most deaths that one of them has seen."""
     found = connection.execute(
         text(
-            "SELECT count(*), coalesce(max(attempts), 1) - 1 FROM shards"
-            f" WHERE state = 'running' AND worker = :worker AND lease_until >= {store.now}"
+            "SELECT count(*), coalesce(max(s.attempts), 1) - 1 FROM shards s"
+            f" WHERE s.state = 'running' AND s.worker = :worker AND NOT {expired(store, 's')}"
         ),
         {"worker": worker},
     ).one()
     return found[0], found[1]
 
 
-def _fairest_job(store: Store, connection: Connection, queue: dict[str, str]) -> str | None:
-    """Return the job whose turn it is, locked."""
+def _fairest_job(store: Store, connection: Connection, queue: dict[str, str], passed: Sequence[str]) -> str | None:
+    """Return the job whose turn it is, locked; none of those that were passed over."""
+    others = {f"passed_{index}": job_id for index, job_id in enumerate(passed)}
+    but = f" AND j.id NOT IN ({', '.join(':' + name for name in others)})" if others else ""
     found = connection.execute(
         text(
             "SELECT j.id FROM jobs j WHERE j.state IN ('queued', 'running') AND j.model = :model"
-            " AND coalesce(j.adapter, '') = :adapter"
+            f" AND coalesce(j.adapter, '') = :adapter{but}"
             f" AND EXISTS (SELECT 1 FROM shards s WHERE s.job_id = j.id AND {_due(store)})"
             " ORDER BY j.priority DESC,"
             " (SELECT count(*) FROM shards o WHERE o.job_id = j.id AND o.state = 'running'), j.created_at, j.id"
             f" LIMIT 1{row_lock(store, of='j')}"
         ),
-        queue,
+        {**queue, **others},
     )
     return found.scalar()
 
 
-def _first_due(store: Store, connection: Connection, job_id: str) -> tuple[int, int] | None:
-    """Return the first due shard of a job, suspects last, locked; and how many of its claims have died."""
+def _first_due(store: Store, connection: Connection, job_id: str, *, wait: bool = False) -> tuple[int, int] | None:
+    """Return the first due shard of a job, locked; and how many of its claims have died.
+
+    Suspects come last, of them those first that were tried longest ago: of two halves the one that has just killed
+    its worker waits for the other, so that a worker finishes rows between two deaths of one deadly row.
+
+    Args:
+        wait: for who holds the shard's row now, instead of passing over it.
+    """
     found = connection.execute(
         text(
             f"SELECT s.shard, s.attempts FROM shards s WHERE s.job_id = :job AND {_due(store)}"
-            f" ORDER BY s.attempts >= {SUSPECT_AFTER}, s.first_row LIMIT 1{row_lock(store, skip=True)}"
+            f" ORDER BY s.attempts >= {SUSPECT_AFTER}, CASE WHEN s.attempts >= {SUSPECT_AFTER} THEN s.fence END,"
+            f" s.first_row LIMIT 1{row_lock(store, skip=not wait)}"
         ),
         {"job": job_id},
     ).one_or_none()
@@ -177,7 +196,8 @@ def _take(store: Store, connection: Connection, key: ShardKey, worker: str, seco
     found = connection.execute(
         text(
             "UPDATE shards SET state = 'running', fence = fence + 1, attempts = attempts + 1, worker = :worker,"
-            f" lease_until = {store.now} + :seconds WHERE job_id = :job AND shard = :shard"
+            f" lease_until = {store.now} + :seconds, lease_seconds = :seconds"
+            " WHERE job_id = :job AND shard = :shard"
             " RETURNING fence, first_row, end_row, attempts"
         ),
         {"job": key.job_id, "shard": key.shard, "worker": worker, "seconds": seconds},

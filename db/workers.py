@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from endmark.db.connection import Store
+from endmark.db.job_states import row_lock
 from endmark.db.transactions import reading, write
 from endmark.jobs.vocabulary import WorkerInfo, WorkerReport
 
@@ -48,6 +49,25 @@ def remove_worker(store: Store, worker: str) -> None:
     write(store, work)
 
 
+def bury_worker(store: Store, worker: str) -> None:
+    """Forget a worker whose process has died; what it held is due at once, as if its leases had run out.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    held = "worker = :worker AND state = 'running'"
+
+    def work(connection: Connection) -> None:
+        if store.dialect == "postgresql":  # in the order in which heartbeats lock them
+            order = f"SELECT 1 FROM shards WHERE {held} ORDER BY job_id, shard{row_lock(store)}"
+            connection.execute(text(order), {"worker": worker})
+        for table in ("shards", "finetunings"):
+            connection.execute(text(f"UPDATE {table} SET lease_until = 0 WHERE {held}"), {"worker": worker})
+        connection.execute(text("DELETE FROM workers WHERE worker = :worker"), {"worker": worker})
+
+    write(store, work)
+
+
 def forget_silent_workers(store: Store) -> None:
     """Forget workers that have not reported themselves for an hour."""
 
@@ -70,7 +90,8 @@ def list_workers(store: Store, *, max_age: float = ALIVE_SECONDS) -> list[Worker
             text(
                 f"SELECT w.{', w.'.join(_COLUMNS)}, {store.now} - w.heartbeat AS heartbeat_age,"
                 " (SELECT count(*) FROM shards s WHERE s.worker = w.worker AND s.state = 'running') AS shards"
-                f" FROM workers w WHERE w.heartbeat >= {store.now} - :age ORDER BY w.worker"
+                f" FROM workers w WHERE w.heartbeat BETWEEN {store.now} - :age AND {store.now} + :age"
+                " ORDER BY w.worker"
             ),
             {"age": max_age},
         ).mappings()

@@ -81,14 +81,27 @@ class GenerationSpec:
         """Read a stored spec.
 
         Raises:
-            SpecError: it was written by a newer program.
+            SpecError: it was written by another version of the program.
         """
-        values = json.loads(text)
-        if values.pop("version", None) != SPEC_VERSION:
-            raise SpecError("the job's spec was written by another version of Endmark", hint="upgrade Endmark")
-        values["strategies"] = build_strategies([values["strategies"]])
-        values["sampling"] = Sampling(**values["sampling"])
-        return cls(**values)
+        values = _stored(text)
+        version = values.pop("version", None)
+        if version != SPEC_VERSION:
+            raise _unreadable(f"it is of version {version}, this program reads version {SPEC_VERSION}")
+        sampling = values.get("sampling")
+        if not isinstance(sampling, dict):
+            raise _unreadable("it does not say how to sample")
+        for known, given in ((cls, values), (Sampling, sampling)):
+            unknown = sorted(given.keys() - {item.name for item in fields(known)})
+            if unknown:
+                raise _unreadable(f"this program does not know `{'`, `'.join(unknown)}`")
+        try:
+            values["strategies"] = build_strategies([values["strategies"]])
+            values["sampling"] = Sampling(**sampling)
+            return cls(**values)
+        except SpecError as error:
+            raise _unreadable(str(error)) from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise _unreadable(f"{type(error).__name__}: {error}") from error
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> "GenerationSpec":
         """Return the spec of one row, whose overrides are of the types that `OVERRIDES` names."""
@@ -104,6 +117,24 @@ class GenerationSpec:
     def queue(self) -> tuple[str, str | None]:
         """What a worker must hold to run this job: the model and the adapter."""
         return self.model, self.adapter
+
+
+def _stored(text: str) -> dict[str, Any]:
+    """Return the values of a stored spec."""
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise _unreadable(f"it is no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise _unreadable("it is no JSON object")
+    return values
+
+
+def _unreadable(reason: str) -> SpecError:
+    """Return the error for a stored spec that this program cannot read."""
+    return SpecError(
+        f"the job's spec was written by another version of Endmark: {reason}", hint="upgrade Endmark on this host"
+    )
 
 
 _SAMPLING_FIELDS = tuple(item.name for item in fields(Sampling))

@@ -226,6 +226,7 @@ class JobStatus:
     tokens_per_second: float
     eta_seconds: float | None
     workers: tuple[WorkerInfo, ...] = field(default=())
+    error: str | None = None  # why the job as a whole has failed
     silent_seconds: float | None = None  # since a worker that holds its rows was heard of; None if one was lately
 
     @property

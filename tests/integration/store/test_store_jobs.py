@@ -277,7 +277,8 @@ def test_an_upgrade_works_out_the_endings_of_the_answers_that_are_there(store):
     texts = ["Yes. So", "- a\n- b\n", "All is well.", "Paris"]
     reasons = ["length", "length", "error", "eos"]
     commit(store, take(store), [outcome(row, reasons[row], text=texts[row]) for row in range(4)])
-    for table, column in (("attempts", "ending"), ("attempts", "trimmed_tokens"), ("shards", "complete")):
+    newer = (("jobs", "error"), ("shards", "lease_seconds"))
+    for table, column in (("attempts", "ending"), ("attempts", "trimmed_tokens"), ("shards", "complete"), *newer):
         execute(store, f"ALTER TABLE {table} DROP COLUMN {column}")
     execute(store, "UPDATE alembic_version SET version_num = '0004'")
     with store.writer.begin() as connection:
