@@ -7,7 +7,7 @@ from types import TracebackType
 
 from endmark.cli.terminal import note, one_line
 from endmark.db.connection import Store
-from endmark.db.workers import list_workers, remove_worker
+from endmark.db.workers import bury_worker, list_workers
 from endmark.jobs.broker.access import Broker, ensure_broker
 from endmark.jobs.errors import WorkerFailed
 from endmark.jobs.launch.slots import Slot, take_slot
@@ -29,6 +29,7 @@ class Crew:
         self._worker: WorkerProcess | None = None
         self._slot: Slot | None = None
         self._doing = "loading the model"
+        self._deaths = 0  # of the worker that was started, as told
 
     def __enter__(self) -> "Crew":
         """Have a broker that answers, and a worker, or wait for that of another `endmark run`.
@@ -88,9 +89,16 @@ class Crew:
         return any((item.model, item.adapter) == self._spec.queue for item in list_workers(self._store))
 
     def look_after(self, *, served: bool) -> None:
-        """Start a worker if none was started and the one that was there has ended."""
-        if self._worker is None and not served:
-            self._start_worker()
+        """Start a worker if none was started and the one that was there has ended; say when ours has died."""
+        if self._worker is None:
+            if not served:
+                self._start_worker()
+            return
+        count, last = self._worker.deaths()
+        if count > self._deaths and self._worker.alive:
+            often = "once" if count == 1 else f"{count} times"
+            note(f"the worker died, {often} so far, and is started again: {one_line(last)}; {self._log_hint()}")
+        self._deaths = count
 
     def failure(self) -> WorkerFailed:
         """Return why the worker that was started has ended."""
@@ -98,7 +106,9 @@ class Crew:
         said = self._worker.failure()
         if said is not None:
             message, hint = said
-            return WorkerFailed(f"the worker gave up: {message}", hint=hint or self._log_hint())
+            return WorkerFailed(
+                f"the worker gave up: {message}", hint="; ".join(filter(None, (hint, self._log_hint())))
+            )
         tail = "".join(f"\n  {line}" for line in self._worker.tail(_LOG_LINES).splitlines())
         return WorkerFailed(
             f"the worker ended with code {self._worker.returncode}; the last lines of its log:{tail or ' none'}",
@@ -136,7 +146,7 @@ class Crew:
         for item in list_workers(self._store):
             host, _, number = item.worker.rpartition(":")
             if host == socket.gethostname() and number.isdecimal() and not _runs(int(number)):
-                remove_worker(self._store, item.worker)
+                bury_worker(self._store, item.worker)
 
 
 def _runs(number: int) -> bool:

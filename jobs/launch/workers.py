@@ -1,6 +1,5 @@
 """Worker processes as others start them: the command line, and a child that dies with its parent."""
 
-import json
 import os
 import subprocess
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import endmark
 from endmark.jobs.launch.interpreter import module_command
+from endmark.jobs.launch.lives import read_whole, write_whole
 from endmark.jobs.private import open_private, private_folder
 from endmark.jobs.settings import Settings
 
@@ -108,6 +108,11 @@ class WorkerProcess:
         """Return why it gave up and the hint how to fix it, or None if it has not said so."""
         return read_failure(self.report_path)
 
+    def deaths(self) -> tuple[int, str]:
+        """Return how often its processes have died so far, and how the last one did; 0 and nothing if none has."""
+        values = read_whole(_deaths_path(self.report_path))
+        return (0, "") if values is None else (int(values["count"] or 0), values["last"] or "")
+
     def stop(self, grace: float = 60.0) -> int:
         """End it: let it drain for `grace` seconds, or until Ctrl-C, then end it at once. Return its exit code."""
         assert self.process.stdin is not None
@@ -124,22 +129,27 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = self.process.wait()
-        self.report_path.unlink(missing_ok=True)
+        for path in (self.report_path, _deaths_path(self.report_path)):
+            path.unlink(missing_ok=True)
         return code
 
 
 def write_failure(path: Path, message: str, hint: str | None) -> None:
     """Leave word of why a worker gave up, for the process that started it."""
-    fresh = path.with_name(path.name + ".new")
-    with open_private(fresh, "wb") as file:
-        file.write(json.dumps({"message": message, "hint": hint}).encode())
-    fresh.replace(path)
+    write_whole(path, {"message": message, "hint": hint})
 
 
 def read_failure(path: Path) -> tuple[str, str | None] | None:
     """Return what `write_failure` wrote, or None."""
-    try:
-        values = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    return values["message"], values["hint"]
+    values = read_whole(path)
+    return None if values is None else (values["message"] or "", values["hint"])
+
+
+def write_deaths(report: Path, count: int, last: str) -> None:
+    """Leave word of how often a worker's processes have died so far, and how the last one did."""
+    write_whole(_deaths_path(report), {"count": str(count), "last": last})
+
+
+def _deaths_path(report: Path) -> Path:
+    """Return where the deaths are told of a worker that reports its failure to this file."""
+    return report.with_suffix(".deaths")

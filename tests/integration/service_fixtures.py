@@ -88,6 +88,7 @@ class Worker:
         engine = Engine(ScriptedRunner(script, **options), VOCABULARY, {0})
         self.rung = []
         self.broken = threading.Event()
+        self.reason = None  # why it would have ended its process
         self.service = Service(
             engine,
             Prompter(ByteTokenizer()),
@@ -96,10 +97,14 @@ class Worker:
             rows_at_once=options["max_rows"],
             rows_ahead=rows_ahead(options["max_rows"], device),
             ring=self.rung.extend,
-            fatal=self.broken.set,
+            fatal=self._end,
             pace=pace,
         )
         self.service.start()
+
+    def _end(self, reason, stalled):
+        self.reason = reason
+        self.broken.set()
 
     def drain(self, grace=10.0):
         self.service.drain(grace)

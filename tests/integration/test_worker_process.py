@@ -1,5 +1,6 @@
 """Real worker processes on a tiny model: killed, orphaned, flooded with nonsense, left without their broker."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from endmark.cli import crew
+from endmark.cli.waiting import wait_for
 from endmark.db.connection import open_store
 from endmark.db.jobs import load_job
 from endmark.db.workers import list_workers
@@ -147,11 +150,24 @@ def test_a_killed_broker_is_started_again(house):
 def test_a_killed_worker_is_started_again_and_its_rows_are_done_once(house):
     job = house.submit(400, max_new_tokens=60)
     wait_until(lambda: len(results(house.store, job)) > 20)
-    os.kill(house.child(), signal.SIGKILL)
-    with house.store.writer.begin() as connection:  # as if the lease had run out
-        connection.execute(text("UPDATE shards SET lease_until = 0 WHERE state = 'running'"))
+    killed = house.child()
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: house.worker.deaths()[0] == 1)
+    assert house.worker.deaths()[1] == "cpu: it was killed by SIGKILL"
+    # Its leases, which would have held for another minute and more, are free; and it is shown as alive no longer.
+    wait_until(lambda: str(killed) not in str(list_workers(house.store)))
+    assert held_by(house.store, killed) == 0
     house.wait(job, START)
     assert "was killed by SIGKILL" in house.worker.log_path.read_text()
+
+
+def held_by(store, pid):
+    """How many shards are running under a process that has died."""
+    with store.reader.connect() as connection:
+        found = connection.execute(
+            text("SELECT count(*) FROM shards WHERE state = 'running' AND worker LIKE :name"), {"name": f"%:{pid}"}
+        )
+        return found.scalar()
 
 
 def test_a_drained_worker_leaves_no_lease_and_no_process(tmp_path, model):
@@ -212,6 +228,65 @@ def test_a_worker_that_cannot_load_its_model_says_why_and_is_not_tried_again(tmp
     assert "--model" in hint
     assert "starting it again" not in worker.tail()
     worker.stop()
+
+
+def odd_model(folder, code):
+    """A tiny model whose own code is `code`, the body of a subclass of its class."""
+    save_tiny_model(folder)
+    body = "\n".join(f"    {line}" for line in code.splitlines())
+    (folder / "modeling_odd.py").write_text(
+        f"import os\nfrom transformers import LlamaForCausalLM\nclass Odd(LlamaForCausalLM):\n{body}\n"
+    )
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling_odd.Odd"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def test_an_exception_that_nobody_has_foreseen_is_told_in_one_line(tmp_path, monkeypatch):
+    """It was tried again for 150 seconds, and then `the log above says` stood where no log was."""
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    model = odd_model(tmp_path / "odd", "def forward(self, *given, **more):\n    raise IndexError('made up')")
+    settings = Settings(tmp_path, f"sqlite:///{tmp_path / 'ledger.db'}", None)
+    worker = start_worker(settings, WorkerOptions(model, gpus="cpu", trust_remote_code=True))
+    wait_until(lambda: not worker.alive, START)
+    assert worker.returncode == 1
+    message, hint = worker.failure()
+    assert "\n" not in message
+    assert model in message
+    assert message.endswith("IndexError: made up")
+    (trace,) = (tmp_path / "logs").glob("trace-*.log")
+    assert str(trace) in hint
+    assert "in forward" in trace.read_text()
+    log = worker.log_path.read_text()
+    assert log.count("IndexError") == 1
+    assert "Traceback" not in log
+    assert "starting it again" not in log
+    worker.stop()
+
+
+def test_a_run_says_that_its_worker_died_and_goes_on(tmp_path, monkeypatch, capfd):
+    """`endmark run` said nothing while its worker died again and again."""
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    marker = tmp_path / "died"
+    code = (
+        f"def __init__(self, *given):\n    super().__init__(*given)\n    if not os.path.exists({str(marker)!r}):"
+    )
+    code += f"\n        open({str(marker)!r}, 'w').close()\n        os.kill(os.getpid(), 9)"
+    model = odd_model(tmp_path / "odd", code)
+    monkeypatch.setattr(
+        crew, "WorkerOptions", lambda **named: WorkerOptions(gpus="cpu", trust_remote_code=True, **named)
+    )
+    settings = Settings(tmp_path, f"sqlite:///{tmp_path / 'ledger.db'}", None)
+    with open_store(settings.database_url) as store:
+        job = submit(store, ["a", "b"], model=model, max_new_tokens=3)
+        with crew.Crew(settings, store, load_job(store, job).spec) as hands:
+            assert wait_for(store, job, hands, lambda *_: None).state is JobState.COMPLETED
+    said = capfd.readouterr().err
+    line = "the worker died, once so far, and is started again: cpu: it was killed by SIGKILL"
+    line += " while it loaded the model"
+    assert said.count(line) == 1
+    assert "its log is `" in said.partition(line)[2]
 
 
 def test_a_gpu_that_is_not_there_is_said_at_once(tmp_path):

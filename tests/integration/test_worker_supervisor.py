@@ -22,13 +22,16 @@ QUICKLY = RestartPolicy(first_wait=0.05, longest_wait=0.1, quick=60, most_quick=
 STAY = """
 import signal, sys, time
 asked = []
+def say(word):
+    with open(sys.argv[2], "a") as log:
+        log.write(word + ";")
 def on_term(*_):
     asked.append(1)
-    print("term", len(asked), flush=True)
+    say(f"term {len(asked)}")
     if len(asked) >= int(sys.argv[1]):
         sys.exit(0)
 signal.signal(signal.SIGTERM, on_term)
-print("ready", flush=True)
+say("ready")
 while True:
     time.sleep(0.05)
 """
@@ -105,39 +108,117 @@ def test_one_that_says_it_cannot_start_is_not_tried_again(tmp_path):
 
 def test_a_child_given_up_leaves_the_others_running(tmp_path):
     code = f"import sys; sys.exit({EXIT_CANNOT_START})"
-    run = Run(child(code, name="bad"), child(STAY, 1, name="good"))
-    time.sleep(0.6)
+    gone = threading.Event()
+    good = tmp_path / "good"
+    run = Run(
+        child(code, name="bad"), child(STAY, 1, good, name="good"), died=lambda death: death.last and gone.set()
+    )
+    assert gone.wait(30)
+    wait_for(good, "ready")
     assert run.thread.is_alive()
     run.supervisor.drain()
     assert run.wait() == ["bad: it cannot start"]
 
 
-def test_drain_reaches_every_child_and_a_second_one_too():
-    run = Run(child(STAY, 1), child(STAY, 2))
-    time.sleep(0.6)
+def test_drain_reaches_every_child_and_a_second_one_too(tmp_path):
+    quick, slow = tmp_path / "quick", tmp_path / "slow"
+    run = Run(child(STAY, 1, quick), child(STAY, 2, slow))
+    for log in (quick, slow):
+        wait_for(log, "ready")
     run.supervisor.drain()
-    time.sleep(0.6)
+    for log in (quick, slow):
+        wait_for(log, "term 1")
     assert run.thread.is_alive()
     run.supervisor.drain()
     assert run.wait() == []
+    assert slow.read_text() == "ready;term 1;term 2;"
 
 
-def test_a_child_that_does_not_drain_is_killed_after_the_grace():
-    began = time.monotonic()
-    run = Run(child(STAY, 99), grace=0.5)
-    time.sleep(0.4)
+def test_a_child_that_does_not_drain_is_killed_after_the_grace(tmp_path):
+    log = tmp_path / "log"
+    deaths = []
+    run = Run(child(STAY, 99, log), grace=0.5, died=deaths.append)
+    wait_for(log, "ready")
     run.supervisor.drain()
-    run.wait()
-    assert time.monotonic() - began < 5
+    assert run.wait(30) == []
+    assert [death.how for death in deaths] == ["was killed by SIGKILL"]
 
 
-def test_the_chore_is_done_again_and_again():
-    done = []
-    run = Run(child(STAY, 1), chore=lambda: done.append(1), chore_interval=0.1)
-    time.sleep(1.5)
+def test_the_chore_is_done_again_and_again(tmp_path):
+    enough = threading.Semaphore(0)
+    log = tmp_path / "log"
+    run = Run(child(STAY, 1, log), chore=enough.release, chore_interval=0.01)
+    wait_for(log, "ready")
+    for _ in range(3):
+        assert enough.acquire(timeout=30)
     run.supervisor.stop_now()
     run.wait()
-    assert len(done) >= 3
+
+
+LIVE = """
+import sys
+from pathlib import Path
+from endmark.jobs.launch.lives import LifeFile, Stage
+life, log = LifeFile(Path(sys.argv[1])), Path(sys.argv[2])
+turn = len(log.read_text()) if log.exists() else 0
+log.write_text("x" * (turn + 1))
+life.begin()
+*stages, code = sys.argv[3].split(",")[min(turn, sys.argv[3].count(","))].split("+")
+for stage in stages:
+    life.reach(Stage(stage))
+life.end("IndexError: out of bounds", "look at it")
+sys.exit(int(code))
+"""
+
+
+def living(tmp_path, turns):
+    """A child that comes as far in each of its lives as one of the turns says, such as `idle+working+71`."""
+    tmp_path.mkdir(exist_ok=True)
+    life = tmp_path / "life"
+    spec = child(LIVE, life, tmp_path / "log", turns)
+    return replace(spec, life=life, environment={**spec.environment, "PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.parametrize(
+    ("turns", "when"),
+    [
+        ("71", " while it loaded the model"),
+        ("idle+working+71", " before it had finished a row"),
+        ("idle+proven+71,idle+working+71", " before it had finished a row"),
+    ],
+)
+def test_one_that_dies_before_its_first_finished_row_died_quickly(tmp_path, turns, when):
+    """However long it lived: a model whose first step failed was started again every 90 seconds for ever."""
+    deaths = []
+    run = Run(living(tmp_path, turns), policy=replace(QUICKLY, quick=0.0), died=deaths.append)
+    assert run.wait(60) == [
+        f"child: it ended with code 71{when}, for the 4th time in a row: IndexError: out of bounds"
+    ]
+    assert run.supervisor.hint == "look at it"
+    assert [death.last for death in deaths] == [False] * (len(deaths) - 1) + [True]
+    assert deaths[-1].how == f"ended with code 71{when}: IndexError: out of bounds"
+
+
+def test_one_that_finishes_rows_is_started_again_whatever_it_dies_of(tmp_path):
+    """However short it lived: a row that kills its worker is the ledger's to find."""
+    turns = ",".join(["idle+proven+71"] * 6 + ["idle+0"])
+    assert Run(living(tmp_path, turns), policy=replace(QUICKLY, quick=3600.0)).wait(60) == []
+    assert (tmp_path / "log").read_text() == "x" * 7
+
+
+def test_one_that_waits_for_work_may_die_now_and_then(tmp_path):
+    turns = ",".join(["idle+71"] * 6 + ["idle+0"])
+    assert Run(living(tmp_path, turns), policy=replace(QUICKLY, quick=0.0)).wait(60) == []
+
+
+def test_one_whose_model_has_run_before_tries_to_load_it_again(tmp_path):
+    """The memory of the process before it may not be free yet; the model is one that loads."""
+    deaths = []
+    turns = f"idle+proven+71,{EXIT_CANNOT_START},idle+0"
+    assert Run(living(tmp_path, turns), died=deaths.append).wait(60) == []
+    assert len(deaths) == 2
+    (failure,) = Run(living(tmp_path / "new", turns.partition(",")[2]), died=deaths.append).wait(60)
+    assert failure == "child: IndexError: out of bounds"
 
 
 PARENT = """

@@ -11,6 +11,7 @@ from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.scripted import ScriptedRunner
 from endmark.worker.engine.text import Vocabulary
+from endmark.worker.process.guarded import only_log
 from endmark.worker.process.periodic import Periodic
 from endmark.worker.service.engine_thread import EngineThread
 from endmark.worker.service.speed import Speed
@@ -29,7 +30,7 @@ class Running:
         self.broken = threading.Event()
         embeddings = options.pop("embeddings", None)
         engine = Engine(ScriptedRunner(script, **options), VOCABULARY, {0}, embeddings=embeddings)
-        self.thread = EngineThread(engine, self._take, self.broken.set)
+        self.thread = EngineThread(engine, self._take, lambda *_: self.broken.set())
         self.thread.start()
 
     def _take(self, finished):
@@ -160,7 +161,7 @@ def test_an_engine_that_raises_is_reported_broken(running, caplog):
 
 def watch(step_began, limit=0.1):
     bitten = threading.Event()
-    dog = Watchdog(step_began, limit, interval=0.01, bite=bitten.set)
+    dog = Watchdog(step_began, limit, interval=0.01, stalled=lambda _: bitten.set(), broken=only_log)
     dog.start()
     return dog, bitten
 
@@ -184,7 +185,7 @@ def test_the_watchdog_lets_an_idle_or_moving_engine_be(step_began):
 def test_time_in_which_the_process_was_stopped_does_not_count(monkeypatch):
     """A SIGSTOP longer than the limit must not kill a healthy engine at SIGCONT."""
     bitten = threading.Event()
-    dog = Watchdog(lambda: 1.0, 100.0, interval=0.01, bite=bitten.set)
+    dog = Watchdog(lambda: 1.0, 100.0, interval=0.01, stalled=lambda _: bitten.set(), broken=only_log)
     clock = iter([0.0, 0.01, 5000.0, 10_000.0])
     monkeypatch.setattr("endmark.worker.service.watchdog.time.monotonic", lambda: next(clock, 10_000.01))
     dog.start()
@@ -196,11 +197,11 @@ def test_time_in_which_the_process_was_stopped_does_not_count(monkeypatch):
     ("error", "said"),
     [
         (StoreError("no database", hint="start it"), "reaper: no database (start it)"),
-        (ZeroDivisionError("by zero"), "reaper: a defect of Endmark"),
+        (ZeroDivisionError("by zero"), "reaper: a bug in Endmark"),
     ],
 )
 def test_what_is_done_every_so_often_goes_on_after_an_error(caplog, error, said):
-    """A defect too: it had ended the thread alone, and a worker without its heartbeat loses what it runs."""
+    """A bug too: it had ended the thread alone, and a worker without its heartbeat loses what it runs."""
     calls = []
     enough = threading.Event()
 

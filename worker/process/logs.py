@@ -6,7 +6,7 @@ import sys
 import warnings
 
 _LONGEST = 4000  # characters of one line
-_LIBRARIES = ("celery", "kombu", "httpx", "urllib3", "filelock", "py")  # "py.warnings"
+_LIBRARIES = ("alembic", "celery", "kombu", "httpx", "urllib3", "filelock", "py")  # "py.warnings"
 _LIBRARY_LONGEST = 600
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 

@@ -17,7 +17,8 @@ class Arguments:
 
     options: WorkerOptions
     with_parent: bool  # end when standard input is closed
-    report: Path | None  # where to leave word of a failure
+    report: Path | None  # where a supervisor leaves word of a failure
+    life: Path | None  # where a worker process describes itself to its supervisor
     device: str  # `cpu` or `cuda`, as the supervisor chose
 
 
@@ -42,6 +43,7 @@ def parse(words: Sequence[str]) -> Arguments:
     parser.add_argument("--lease", type=float, default=_DEFAULT.lease, help=argparse.SUPPRESS)
     parser.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--report", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--life", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help=argparse.SUPPRESS)
     values = parser.parse_args(words)
     options = WorkerOptions(
@@ -56,4 +58,6 @@ def parse(words: Sequence[str]) -> Arguments:
         lease=values.lease,
         metrics_port=values.metrics_port,
     )
-    return Arguments(options, with_parent=values.with_parent, report=values.report, device=values.device)
+    return Arguments(
+        options, with_parent=values.with_parent, report=values.report, life=values.life, device=values.device
+    )

@@ -2,20 +2,23 @@
 
 import os
 import sys
-import threading
 from collections.abc import Callable
+
+from endmark.worker.process.guarded import Guarded, only_log
 
 
 def when_parent_ends(action: Callable[[], None]) -> None:
     """Call `action`, on a thread of its own, when the pipe on standard input is closed at its other end.
 
-    The kernel closes it when the parent dies, of SIGKILL too.
+    The kernel closes it when the parent dies, of SIGKILL too. A pipe that cannot be read counts as closed.
     """
     source = os.dup(sys.stdin.fileno())
 
     def watch() -> None:
-        while os.read(source, 4096):
-            pass
-        action()
+        try:
+            while os.read(source, 4096):
+                pass
+        finally:
+            action()
 
-    threading.Thread(target=watch, name="parent", daemon=True).start()
+    Guarded("parent", watch, only_log).start()

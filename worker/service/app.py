@@ -21,8 +21,9 @@ from celery.worker.worker import WorkController
 
 from endmark.db.connection import Store, open_store
 from endmark.jobs.broker.access import ensure_broker
-from endmark.jobs.errors import BrokerError, EndmarkError, MessageRefused, SchemaError, StoreError
-from endmark.jobs.launch.workers import WorkerOptions, write_failure
+from endmark.jobs.errors import EndmarkError, MessageRefused
+from endmark.jobs.launch.lives import LifeFile, Stage
+from endmark.jobs.launch.workers import WorkerOptions
 from endmark.jobs.patience import patiently
 from endmark.jobs.queue import (
     FINETUNE_TASK,
@@ -37,17 +38,16 @@ from endmark.jobs.queue import (
 from endmark.jobs.settings import Settings
 from endmark.jobs.spelling import size
 from endmark.jobs.vocabulary import ShardKey, WorkerReport
+from endmark.worker.process.guarded import Guarded
 from endmark.worker.process.logs import log_to_stderr
 from endmark.worker.process.options import Arguments, parse
 from endmark.worker.process.parent import when_parent_ends
 from endmark.worker.service import channel
+from endmark.worker.service.ending import EXIT_SERVER_AWAY, break_off, give_up, hear_all_threads
 from endmark.worker.service.handover import HANDOVER
 from endmark.worker.service.prompting import Prompter
 from endmark.worker.service.service import Pace, Service
-from endmark.worker.supervisor.children import EXIT_CANNOT_START
 
-EXIT_ENGINE_BROKE = 71
-EXIT_SERVER_AWAY = 75
 _MESSAGES_WAITING = 64  # any one of them wakes an idle worker
 _SERVER_PAUSE = 3.0  # seconds between looks for a database or broker that is away at the start
 _CLOSE_WAIT = 10.0  # seconds for Celery to close its connections, once all rows are stored
@@ -61,6 +61,8 @@ def main(words: Sequence[str]) -> int:
     arguments = parse(words)
     name = f"{socket.gethostname()}:{os.getpid()}"
     log_to_stderr(f"worker:{os.getpid()}")
+    life = LifeFile(arguments.life)
+    life.begin()
     orphaned = Orphaned()
     if arguments.with_parent:
         when_parent_ends(lambda: orphaned.action())
@@ -71,15 +73,13 @@ def main(words: Sequence[str]) -> int:
             _patiently(lambda: open_store(settings.database_url)) as store,
         ):
             if HANDOVER.offer(store, arguments.options):
+                life.reach(Stage.IDLE)
                 return 0
-            service = _load_service(arguments, name, store, broker.url)
+            service = _load_service(arguments, name, store, broker.url, life)
+            life.reach(Stage.IDLE)
             return consume(service, broker.url, arguments, orphaned)
-    except EndmarkError as error:
-        log.error("cannot start: %s%s", error, f" (hint: {error.hint})" if error.hint else "")
-        if arguments.report:
-            write_failure(arguments.report, str(error), error.hint)
-        passing = isinstance(error, BrokerError | StoreError) and not isinstance(error, SchemaError)
-        return EXIT_SERVER_AWAY if passing else EXIT_CANNOT_START
+    except Exception as error:
+        return give_up(error, arguments.options.model, life)
 
 
 @dataclass(slots=True)
@@ -99,7 +99,7 @@ def _say_away(error: EndmarkError) -> None:
     log.warning("trying again: %s%s", error, f" (hint: {error.hint})" if error.hint else "")
 
 
-def _load_service(arguments: Arguments, name: str, store: Store, broker_url: str) -> Service:
+def _load_service(arguments: Arguments, name: str, store: Store, broker_url: str, life: LifeFile) -> Service:
     """Load the model and build the service around its engine."""
     from endmark.worker.models.loader import (
         load_engine,  # seconds of imports, and no use before the options are read
@@ -142,7 +142,8 @@ def _load_service(arguments: Arguments, name: str, store: Store, broker_url: str
         rows_at_once=rows,
         rows_ahead=rows_ahead(rows, about.device),
         ring=lambda keys: ring(broker_url, options, keys),
-        fatal=lambda: os._exit(EXIT_ENGINE_BROKE),
+        fatal=lambda reason, stalled: break_off(life, reason, stalled=stalled),
+        life=life,
         pace=Pace.of(options.lease, options.stall),
     )
     if options.metrics_port is not None:
@@ -185,8 +186,9 @@ def consume(service: Service, broker_url: str, arguments: Arguments, orphaned: O
         task_events=True,  # for Flower
         hostname=f"worker-{os.getpid()}@{socket.gethostname()}",
     )
+    hear_all_threads(service.broken)
     service.start()
-    draining = threading.Thread(target=_drain, args=(service, options.grace), name="drain", daemon=True)
+    draining = Guarded("drain", lambda: _drain(service, options.grace), service.broken)
 
     first = threading.Lock()  # a signal may come on the heels of the parent's end
 
@@ -252,12 +254,14 @@ def _read(task: Any, decode: Callable[[Any, Any], Reached], args: Any, kwargs: A
 
 def answer(service: Service, key: ShardKey) -> None:
     """Run shards until none is due; the message is acknowledged then, whatever came of them."""
-    log.debug("job %s shard %d: rung for", key.job_id, key.shard)
+    log.debug("job %s shard %d: notified", key.job_id, key.shard)
     try:
         while service.run_next_shard():
             pass
     except EndmarkError as error:
         log.error("job %s shard %d: %s", key.job_id, key.shard, error)
+    except Exception as error:
+        service.broken("claim", error)
 
 
 if __name__ == "__main__":

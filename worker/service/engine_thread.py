@@ -11,6 +11,8 @@ from typing import Protocol
 from endmark.jobs.errors import PromptTooLong, TokenUnknown
 from endmark.jobs.vocabulary import EosTrace, FinishReason, Verdict
 from endmark.worker.engine.request import Finished, Request
+from endmark.worker.process.guarded import Broken, Guarded
+from endmark.worker.process.traces import described
 from endmark.worker.service.meter import Meter
 
 _IDLE = 1.0  # seconds between looks when there is nothing to run
@@ -50,7 +52,7 @@ class EngineThread:
     Args:
         engine: the engine, touched by this thread alone from `start` on.
         deliver: takes the attempts that a step ended; must not block.
-        broken: called on this thread when a step raises, which leaves the engine unusable.
+        broken: told on this thread when a step raises, which leaves the engine unusable.
         meter: counts the steps.
     """
 
@@ -58,24 +60,23 @@ class EngineThread:
         self,
         engine: EngineLike,
         deliver: Callable[[Sequence[Finished]], None],
-        broken: Callable[[], None],
+        broken: Broken,
         meter: Meter | None = None,
     ) -> None:
         self._engine = engine
         self._deliver = deliver
-        self._broken = broken
         self._meter = meter or Meter()
         self._inbox: deque[Request | frozenset[int]] = deque()
         self._changed = threading.Condition()
         self._waiting = 0  # rows in the inbox or without a slot
         self._stopping = False
         self._step_began: float | None = None
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.thread = Guarded("engine", self._run, broken)
 
     def start(self) -> None:
         """Begin; from now on all threads of the process let this one in soon."""
         sys.setswitchinterval(_SWITCH_INTERVAL)
-        self._thread.start()
+        self.thread.start()
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Hand attempts to the engine, in order."""
@@ -110,25 +111,21 @@ class EngineThread:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        self._thread.join(timeout)
+        self.thread.join(timeout)
 
     def _run(self) -> None:
         """Alternate between the inbox and the engine until stopped."""
         engine = self._engine
-        try:
-            while not self._stopping:
-                self._take(block=not engine.has_work)
-                if not engine.has_work:
-                    continue
-                began = self._step_began = time.monotonic()
-                finished = engine.step()
-                self._step_began = None
-                self._meter.step(time.monotonic() - began)
-                if finished:
-                    self._deliver(finished)
-        except Exception:
-            log.exception("the engine broke")
-            self._broken()
+        while not self._stopping:
+            self._take(block=not engine.has_work)
+            if not engine.has_work:
+                continue
+            began = self._step_began = time.monotonic()
+            finished = engine.step()
+            self._step_began = None
+            self._meter.step(time.monotonic() - began)
+            if finished:
+                self._deliver(finished)
 
     def _take(self, *, block: bool) -> None:
         """Move the inbox into the engine; wait for something to come if `block`."""
@@ -148,6 +145,10 @@ class EngineThread:
                 self._engine.add(item)
             except (PromptTooLong, TokenUnknown) as error:
                 refused.append(failed(item.key, f"{error}: {error.hint}", len(item.prompt_token_ids)))
+            except Exception as error:
+                log.exception("the engine does not take a row")
+                said = f"the engine does not take the row: {described(error)}"
+                refused.append(failed(item.key, said, len(item.prompt_token_ids)))
         if refused:
             self._deliver(refused)
 

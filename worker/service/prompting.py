@@ -9,6 +9,7 @@ from endmark.jobs.errors import EndmarkError, SpecError
 from endmark.jobs.prompts import PromptPlan, RowRequest
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import Strategy
+from endmark.worker.process.traces import described
 from endmark.worker.service.control_tokens import ControlTokens
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,10 @@ class Prompter:
                 prompts.append(Prompt(spec.with_overrides(request.overrides), request))
             except EndmarkError as error:
                 prompts.append(Prompt(spec, RowRequest(None, None, {}), error=str(error)))
+            except Exception as error:
+                log.exception("a row cannot be read")
+                said = f"the row cannot be read: {described(error)}"
+                prompts.append(Prompt(spec, RowRequest(None, None, {}), error=said))
         encoded = self.encode(prompts)
         held = sum(prompt.control_text for prompt in encoded)
         if held:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from endmark.jobs.endings import ending_of
 from endmark.jobs.strategies import Strategy, follow_up, write_strategies
-from endmark.jobs.vocabulary import Attempt, Outcome, StoredRow
+from endmark.jobs.vocabulary import Attempt, FinishReason, Outcome, StoredRow, Verdict
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.service.prompting import Prompt, Prompter
 
@@ -86,3 +86,9 @@ class RowRun:
 def _judged(attempt: Attempt, *, cut: bool) -> Attempt:
     """Return the attempt with its ending."""
     return replace(attempt, ending=ending_of(attempt.text, cut=cut))
+
+
+def unstorable(number: int, row: int, attempt: int, error: str) -> Outcome:
+    """Return the outcome of a row of a round whose own answer could not be judged or stored."""
+    verdict = Verdict(FinishReason.ERROR, error=error)
+    return Outcome(number, (Attempt(row, attempt, "", verdict, prompt_tokens=0, completion_tokens=0),))

@@ -8,16 +8,19 @@ from dataclasses import dataclass, replace
 
 from endmark.db import shards, workers
 from endmark.db.connection import Store
-from endmark.jobs.errors import EndmarkError, StoreError
+from endmark.jobs.errors import StoreError
+from endmark.jobs.launch.lives import LifeFile
 from endmark.jobs.vocabulary import ShardKey, WorkerReport
 from endmark.worker.process.periodic import Periodic
-from endmark.worker.service.engine_thread import EngineLike, EngineThread, failed
+from endmark.worker.process.traces import described
+from endmark.worker.service.claims import Claims
+from endmark.worker.service.engine_thread import EngineLike, EngineThread
 from endmark.worker.service.feeder import Feeder
 from endmark.worker.service.in_flight import InFlight, ShardRun
 from endmark.worker.service.meter import Meter
 from endmark.worker.service.prompting import Prompter
 from endmark.worker.service.speed import Speed
-from endmark.worker.service.watchdog import Watchdog
+from endmark.worker.service.watchdog import Stalled, ThreadEnded, Watchdog
 from endmark.worker.service.writer import Writer
 
 _FEWEST_ROWS = 4  # left in a shard that runs: one begins with 16, and its slowest rows hold it open
@@ -55,8 +58,9 @@ class Service:
         rows_at_once: rows in one batch of the engine.
         rows_ahead: rows that wait for a slot, below which a shard is claimed.
         ring: sends messages for shards that are due.
-        fatal: ends the process, whose engine is broken.
+        fatal: ends the process, which is of no use any more, for this reason; a stalled engine at once.
         pace: the times.
+        life: where the process says how far it is.
     """
 
     def __init__(
@@ -69,8 +73,9 @@ class Service:
         rows_at_once: int,
         rows_ahead: int,
         ring: Callable[[Sequence[ShardKey]], None],
-        fatal: Callable[[], None],
+        fatal: Callable[[str, bool], None],
         pace: Pace | None = None,
+        life: LifeFile | None = None,
     ) -> None:
         self._store = store
         self._identity = identity
@@ -80,24 +85,40 @@ class Service:
         self._rows_ahead = rows_ahead
         self.shards_at_once = (rows_at_once + rows_ahead) // _FEWEST_ROWS + 2  # more than are claimed
         self._in_flight = InFlight()
-        self._feeder = Feeder(store, prompter)
         self._claiming = threading.Lock()
         self._draining = threading.Event()
         self._hurrying = threading.Event()
+        self._ending = threading.Lock()  # held from the first break on
+        self._stopping = False  # whether threads may end
         self.meter = Meter()
         self._prolonged = 0.0  # when the leases were last
+        life = life or LifeFile(None)
         self._engine = EngineThread(
-            engine, lambda finished: self._writer.deliver(finished), self._broken, self.meter
+            engine, lambda finished: self._writer.deliver(finished), self.broken, self.meter
         )
-        self._writer = Writer(store, self._in_flight, prompter, self._engine.submit, self._lose, self.meter)
-        self._watchdog = Watchdog(lambda: self._engine.step_began, self._pace.stall)
+        self._writer = Writer(
+            store, self._in_flight, prompter, self._engine.submit, self._lose, self.broken, self.meter, life
+        )
+        self._claims = Claims(
+            store,
+            identity,
+            Feeder(store, prompter),
+            self._in_flight,
+            self._engine,
+            self._writer,
+            lease_seconds=self._pace.lease,
+            meter=self.meter,
+            life=life,
+        )
+        self._watchdog = Watchdog(
+            lambda: self._engine.step_began,
+            self._pace.stall,
+            stalled=self._stalled,
+            broken=self.broken,
+            ended=self._ended,
+        )
         self._speed = Speed(lambda: self._engine.row_steps)
-        self._periodic = [
-            Periodic("heartbeat", self._pace.heartbeat, self._heartbeat),
-            Periodic("report", self._pace.report, self._report),
-            Periodic("reaper", self._pace.reap, self._reap),
-            Periodic("look", self._pace.look, self._look),
-        ]
+        self._periodic = self._chores()
 
     def start(self) -> None:
         """Start all threads."""
@@ -107,6 +128,15 @@ class Service:
         for periodic in self._periodic:
             periodic.start()
 
+    def _chores(self) -> list[Periodic]:
+        """Return what is done every so often; without a heartbeat the process is of no use."""
+        return [
+            Periodic("heartbeat", self._pace.heartbeat, self._heartbeat, broken=self.broken, vital=True),
+            Periodic("report", self._pace.report, self._report, broken=self.broken),
+            Periodic("reaper", self._pace.reap, self._reap, broken=self.broken),
+            Periodic("look", self._pace.look, self._look, broken=self.broken),
+        ]
+
     def run_next_shard(self) -> bool:
         """Wait until the engine wants rows, claim the fairest due shard of its model, and see it through.
 
@@ -114,7 +144,7 @@ class Service:
             False if no shard is due, or the service drains.
 
         Raises:
-            EndmarkError: the ledger cannot be reached, or the shard cannot be read.
+            StoreError: the ledger cannot be reached.
         """
         with self._claiming:  # one at a time, or all who wait would claim at once
             shard = self._claim()
@@ -133,10 +163,11 @@ class Service:
             while not shard.over.wait(_TICK):
                 if self._hurrying.is_set() or time.monotonic() > deadline:
                     break
+        self._stopping = True
         self._engine.stop(self._pace.flush)
         self._writer.stop(self._pace.flush)
         for shard in self._in_flight.shards():
-            self._release(shard)
+            self._claims.release(shard)
         for periodic in self._periodic:
             periodic.stop()
         self._watchdog.stop()
@@ -166,46 +197,7 @@ class Service:
                 return None
         if self._draining.is_set():
             return None
-        identity = self._identity
-        lease = shards.claim(
-            self._store,
-            worker=identity.worker,
-            model=identity.model,
-            adapter=identity.adapter,
-            lease_seconds=self._pace.lease,
-        )
-        if lease is None:
-            return None
-        self.meter.reaped += lease.attempts > 1
-        shard = ShardRun(lease)
-        try:
-            self._feed(shard)
-        except EndmarkError:
-            self._release(shard)
-            raise
-        return shard
-
-    def _feed(self, shard: ShardRun) -> None:
-        """Hand a shard's rows to the engine, and those that cannot be run to the writer."""
-        keyed = self._in_flight.open(shard, self._feeder.rows(shard.lease))
-        log.debug("%s: claimed, %d rows", shard, len(keyed))
-        if not keyed:
-            shards.finish(self._store, shard.lease)
-            self._in_flight.close(shard)
-            return
-        refused = [failed(key, run.prompt.error) for key, run in keyed if run.prompt.error is not None]
-        self._engine.submit([run.first_request(key) for key, run in keyed if run.prompt.error is None])
-        if refused:
-            self._writer.deliver(refused)
-
-    def _release(self, shard: ShardRun) -> None:
-        """Give a shard back, for any worker to go on with."""
-        self._in_flight.close(shard)
-        try:
-            shards.release(self._store, shard.lease)
-            log.info("%s: released", shard)
-        except StoreError as error:
-            log.warning("%s: cannot release it, its lease will run out: %s", shard, error)
+        return self._claims.take()
 
     def _lose(self, shard: ShardRun) -> None:
         """Drop a shard that is ours no longer: its job was cancelled, or another worker has taken it."""
@@ -214,13 +206,28 @@ class Service:
             self._engine.cancel(keys)
             log.warning("%s: paused, cancelled or taken by another worker; %d rows are dropped", shard, len(keys))
 
-    def _broken(self) -> None:
-        """End the process, whose engine is of no use; what it has finished is stored first."""
+    def broken(self, thread: str, error: BaseException) -> None:
+        """End the process, one of whose threads is of no use any more; what it has finished is stored first."""
+        if not self._ending.acquire(blocking=False):
+            return
         self._writer.stop(self._pace.flush)
-        self._fatal()
+        self._fatal(f"its {thread} broke: {described(error)}", False)
+
+    def _stalled(self, error: Stalled) -> None:
+        """End the process without any clean-up: a thread stuck in the device's driver would not let it end."""
+        self._fatal(str(error), True)
+
+    def _ended(self) -> list[str]:
+        """Return the names of the threads that have ended before their time."""
+        if self._stopping:
+            return []
+        threads = [self._engine.thread, self._writer.thread, *(item.thread for item in self._periodic)]
+        return [thread.name for thread in threads if thread.ident is not None and not thread.is_alive()]
 
     def _heartbeat(self) -> None:
-        """Keep the leases, of shards that are still ours."""
+        """Keep the leases, of shards that are still ours; see that who watches the other threads lives."""
+        if not self._stopping and self._watchdog.thread.ident is not None and not self._watchdog.thread.is_alive():
+            self.broken("watchdog", ThreadEnded("it has ended"))
         held = self._in_flight.shards()
         if held:
             leases = [shard.lease for shard in held]
@@ -238,7 +245,7 @@ class Service:
     def _reap(self) -> None:
         """Free what dead workers held, and ring for shards whose message may be lost."""
         ours = (self._identity.model, self._identity.adapter)
-        due = [key for key, model, adapter in shards.reap(self._store) if (model, adapter) == ours]
+        due = [key for key, *_ in shards.reap(self._store, queue=ours)]
         if due:
             self._ring(due)
 

@@ -1,31 +1,34 @@
-"""The end of a process whose engine stands still: its leases run out, and other workers take its rows."""
+"""The end of a process whose engine stands still, or one of whose threads has ended; others take its rows."""
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
 
-EXIT_STALLED = 70
+from endmark.worker.process.guarded import Broken, Guarded
 
 log = logging.getLogger(__name__)
 
 
-def _exit_now() -> None:
-    """End the process without any clean-up: a thread stuck in the device's driver would not let it end."""
-    logging.shutdown()
-    os._exit(EXIT_STALLED)
+class Stalled(Exception):
+    """One step of the engine has taken too long."""
+
+
+class ThreadEnded(Exception):
+    """A thread that is to run as long as the process has ended."""
 
 
 class Watchdog:
-    """Looks at the engine's step every `interval` seconds and ends the process when one takes too long.
+    """Looks every `interval` seconds at the engine's step, and whether all threads live.
 
     Time in which the process itself was stopped does not count against the engine.
 
     Args:
         step_began: returns when the step that runs began, None between steps.
         limit: seconds that a step may take.
-        bite: what to do then.
+        ended: returns the names of threads that have ended before their time.
+        stalled: called when a step has taken too long.
+        broken: told of a thread that has ended, this one too.
     """
 
     def __init__(
@@ -33,24 +36,28 @@ class Watchdog:
         step_began: Callable[[], float | None],
         limit: float,
         *,
+        stalled: Callable[[Stalled], None],
+        broken: Broken,
+        ended: Callable[[], list[str]] = list,
         interval: float = 1.0,
-        bite: Callable[[], None] = _exit_now,
     ) -> None:
         self._step_began = step_began
         self._limit = limit
         self._interval = interval
-        self._bite = bite
+        self._ended = ended
+        self._stalled = stalled
+        self._broken = broken
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self.thread = Guarded("watchdog", self._run, broken)
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         """End."""
         self._stopping.set()
-        self._thread.join()
+        self.thread.join()
 
     def _run(self) -> None:
         """Add up how long the same step has been running."""
@@ -58,6 +65,10 @@ class Watchdog:
         stood = 0.0
         looked = time.monotonic()
         while not self._stopping.wait(self._interval):
+            ended = self._ended()
+            if ended:
+                self._broken(ended[0], ThreadEnded("it has ended"))
+                return
             now = time.monotonic()
             began = self._step_began()
             if began is None or began != step:
@@ -66,6 +77,7 @@ class Watchdog:
                 stood += min(now - looked, 2 * self._interval)
             looked = now
             if stood > self._limit:
-                log.critical("the engine has stood still for %.0f s: ending this process", stood)
-                self._bite()
+                error = Stalled(f"the engine has stood still for {stood:.0f} s")
+                log.critical("%s: ending this process", error)
+                self._stalled(error)
                 return

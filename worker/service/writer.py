@@ -8,13 +8,18 @@ from collections.abc import Callable, Sequence
 
 from endmark.db.attempts import commit
 from endmark.db.connection import Store
+from endmark.db.failures import refuses_values
 from endmark.db.shards import finish
 from endmark.jobs.errors import LeaseLost, StoreError
+from endmark.jobs.launch.lives import LifeFile, Stage
 from endmark.jobs.vocabulary import FinishReason, Outcome
 from endmark.worker.engine.request import Finished, Request
+from endmark.worker.process.guarded import Broken, Guarded
+from endmark.worker.process.traces import described
 from endmark.worker.service.in_flight import InFlight, ShardRun
 from endmark.worker.service.meter import Meter
 from endmark.worker.service.prompting import Prompter
+from endmark.worker.service.rows import RowRun, unstorable
 
 _BATCH = 32  # a commit begins when a shard has this many outcomes,
 _BATCH_MOST = 64  # takes at most this many,
@@ -33,7 +38,9 @@ class Writer:
         prompter: makes the prompt of an attempt that follows another.
         submit: hands such an attempt to the engine.
         lost: called with a shard whose lease another worker holds now.
+        broken: told on this thread of what ends it; an exception of one row fails that row instead.
         meter: counts the rows that are stored.
+        life: told of the first of them.
     """
 
     def __init__(
@@ -43,34 +50,40 @@ class Writer:
         prompter: Prompter,
         submit: Callable[[Sequence[Request]], None],
         lost: Callable[[ShardRun], None],
-        meter: Meter | None = None,
+        broken: Broken,
+        meter: Meter,
+        life: LifeFile,
     ) -> None:
         self._store = store
         self._in_flight = in_flight
         self._prompter = prompter
         self._submit = submit
         self._lost = lost
-        self._meter = meter or Meter()
+        self._meter = meter
+        self._life = life
         self._finished: queue.SimpleQueue[Sequence[Finished] | None] = queue.SimpleQueue()
         self._buffers: dict[ShardRun, list[tuple[int, Outcome]]] = {}
         self._oldest = 0.0  # when the oldest outcome in the buffers came
         self._gone = threading.Event()  # no time is left for a database that does not answer
-        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self.thread = Guarded("writer", self._run, broken)
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self.thread.start()
 
     def deliver(self, finished: Sequence[Finished]) -> None:
         """Take attempts that have ended; never blocks."""
         self._finished.put(finished)
 
     def stop(self, timeout: float) -> None:
-        """Store what has been delivered and end, within `timeout` seconds."""
+        """Store what has been delivered and end, within `timeout` seconds; on this thread itself, end at once."""
+        own = threading.current_thread() is self.thread
         self._finished.put(None)
-        self._thread.join(timeout)
+        if not own:
+            self.thread.join(timeout)
         self._gone.set()
-        self._thread.join()
+        if not own:
+            self.thread.join()
 
     def _run(self) -> None:
         """Collect outcomes and commit them when they are many or old."""
@@ -94,6 +107,20 @@ class Writer:
         if found is None:
             return  # its lease was lost meanwhile
         shard, run = found
+        try:
+            outcome = self._outcome(run, finished)
+        except Exception as error:
+            log.exception("%s: row %d cannot be judged", shard, run.row.row)
+            said = f"the answer cannot be judged: {described(error)}"
+            outcome = unstorable(run.row.round, run.row.row, run.row.attempts + 1, said)
+        if outcome is None:
+            return
+        if not self._buffers:
+            self._oldest = time.monotonic()
+        self._buffers.setdefault(shard, []).append((finished.key, outcome))
+
+    def _outcome(self, run: RowRun, finished: Finished) -> Outcome | None:
+        """Return what a row has come to; None if it goes back to the engine for another attempt."""
         # A further attempt for which the context has no room left is none: the row stays as it was.
         refused = finished.verdict.finish_reason is FinishReason.ERROR and bool(run.attempts)
         if not refused:
@@ -101,10 +128,8 @@ class Writer:
             again = run.next_request(finished, finished.key, self._prompter)
             if again is not None:
                 self._submit([again])
-                return
-        if not self._buffers:
-            self._oldest = time.monotonic()
-        self._buffers.setdefault(shard, []).append((finished.key, run.outcome()))
+                return None
+        return run.outcome()
 
     def _flush(self, least: int) -> None:
         """Commit the buffers that hold at least that many outcomes, or their shard's last."""
@@ -119,9 +144,7 @@ class Writer:
     def _store_part(self, shard: ShardRun, part: list[tuple[int, Outcome]]) -> bool:
         """Commit outcomes of one shard, finishing it with its last; return whether it is still held."""
         try:
-            outcomes = [outcome for _, outcome in part]
-            self._persist(shard, lambda: commit(self._store, shard.lease, outcomes))
-            self._meter.stored(outcomes)
+            self._commit(shard, [outcome for _, outcome in part])
             if self._in_flight.settle(shard, [key for key, _ in part]):
                 self._persist(shard, lambda: finish(self._store, shard.lease))
                 self._in_flight.close(shard)
@@ -131,17 +154,39 @@ class Writer:
             return False
         return True
 
+    def _commit(self, shard: ShardRun, outcomes: Sequence[Outcome]) -> None:
+        """Store outcomes of one shard; one that the ledger does not take fails its row, and no other."""
+        try:
+            self._persist(shard, lambda: commit(self._store, shard.lease, outcomes))
+        except LeaseLost:
+            raise
+        except Exception as error:
+            if len(outcomes) > 1:
+                for outcome in outcomes:
+                    self._commit(shard, [outcome])
+                return
+            first = outcomes[0].attempts[0]
+            log.exception("%s: row %d cannot be stored", shard, first.row)
+            said = f"the answer cannot be stored: {described(error)}"
+            outcomes = [unstorable(outcomes[0].round, first.row, first.attempt, said)]
+            self._persist(shard, lambda: commit(self._store, shard.lease, outcomes))
+        self._meter.stored(outcomes)
+        self._life.reach(Stage.PROVEN)
+
     def _persist(self, shard: ShardRun, write: Callable[[], None]) -> None:
         """Write to the ledger, again and again while it cannot be reached.
 
         Raises:
             LeaseLost: another worker holds the shard now, or the process must end before the ledger is back.
+            StoreError: the ledger refuses the values, and would again.
         """
         wait = _RETRY_FIRST
         while True:
             try:
                 return write()
             except StoreError as error:
+                if refuses_values(error):
+                    raise
                 log.warning("%s: cannot store its rows, trying again: %s", shard, error)
                 if self._gone.wait(wait):
                     raise LeaseLost("the process ends") from error

@@ -4,16 +4,19 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from endmark.jobs.broker.access import Broker, ensure_broker
 from endmark.jobs.errors import EndmarkError
-from endmark.jobs.launch.workers import read_failure, worker_command, worker_environment, write_failure
+from endmark.jobs.launch.workers import worker_command, worker_environment, write_failure
 from endmark.jobs.settings import DEMO_MODEL, Settings
 from endmark.worker.process.logs import log_to_stderr
 from endmark.worker.process.options import Arguments, parse
 from endmark.worker.process.parent import when_parent_ends
-from endmark.worker.supervisor.children import ChildSpec, RestartPolicy, Supervisor, child_specs, drain_on_signals
+from endmark.worker.supervisor.children import ChildSpec, Supervisor, child_specs, drain_on_signals
 from endmark.worker.supervisor.gpus import choose_gpus
+from endmark.worker.supervisor.undertaker import Undertaker
 
 _MARGIN = 30.0  # seconds a child may take beyond its grace to store what it has
 
@@ -42,31 +45,42 @@ def _supervise(arguments: Arguments, settings: Settings, broker: Broker) -> int:
     log.info(
         "model %s%s on %s; broker %s", options.model, bundled, where, "our own" if broker.server else "as set"
     )
-    report = ["--report", str(arguments.report)] if arguments.report else []
     device = "cpu" if gpus is None else "cuda"
-    command = worker_command(
-        options, "--with-parent", "--device", device, *report, module="endmark.worker.service.app"
-    )
-    environment = worker_environment(settings)
+    command = worker_command(options, "--with-parent", "--device", device, module="endmark.worker.service.app")
+    specs = _with_ports(child_specs(command, worker_environment(settings), gpus), options.metrics_port)
+    undertaker = Undertaker(settings.database_url, arguments.report)
 
-    def revive() -> None:
+    def chore() -> None:
+        undertaker.work()
         if broker.revive():
             log.warning("the broker had died and was started again")
 
-    specs = _with_ports(child_specs(command, environment, gpus), options.metrics_port)
-    # A row that kills its worker comes back when its lease has run out: its deaths are never quick ones.
-    policy = RestartPolicy(quick=options.lease * 2 / 3)
-    supervisor = Supervisor(specs, policy=policy, grace=options.grace + _MARGIN, chore=revive)
-    drain_on_signals(supervisor)
-    if arguments.with_parent:
-        when_parent_ends(supervisor.stop_now)
-    failures = supervisor.run()
+    with TemporaryDirectory(prefix="endmark-lives-") as folder:
+        supervisor = Supervisor(
+            _with_lives(specs, Path(folder)), grace=options.grace + _MARGIN, chore=chore, died=undertaker.take
+        )
+        drain_on_signals(supervisor)
+        if arguments.with_parent:
+            when_parent_ends(supervisor.stop_now)
+        failures = supervisor.run()
+        undertaker.work()
     if not failures:
         return 0
-    said = read_failure(arguments.report) if arguments.report else None
-    if said is None:
-        _say_failure(arguments, "; ".join(failures), "the log above says what happened before")
+    message = "; ".join(failures) if len(specs) > 1 else failures[0].removeprefix(f"{specs[0].name}: ")
+    if undertaker.told and undertaker.count == 1:  # its one line in the log says it all
+        _tell(arguments, message, supervisor.hint)
+    else:
+        _say_failure(arguments, message, supervisor.hint)
     return 1
+
+
+def _with_lives(specs: Sequence[ChildSpec], folder: Path) -> Sequence[ChildSpec]:
+    """Give each child a file in which it describes itself."""
+    files = [folder / f"{index}.json" for index in range(len(specs))]
+    return [
+        replace(spec, command=[*spec.command, "--life", str(file)], life=file)
+        for spec, file in zip(specs, files, strict=True)
+    ]
 
 
 def _with_ports(specs: Sequence[ChildSpec], first: int | None) -> Sequence[ChildSpec]:
@@ -83,6 +97,11 @@ def _with_ports(specs: Sequence[ChildSpec], first: int | None) -> Sequence[Child
 def _say_failure(arguments: Arguments, message: str, hint: str | None) -> None:
     """Log why the worker gives up, and leave word for the process that started it."""
     log.error("%s%s", message, f" (hint: {hint})" if hint else "")
+    _tell(arguments, message, hint)
+
+
+def _tell(arguments: Arguments, message: str, hint: str | None) -> None:
+    """Leave word of why the worker gives up, for the process that started it."""
     if arguments.report:
         write_failure(arguments.report, message, hint)
 

@@ -12,8 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from endmark.jobs.errors import EndmarkError
+from endmark.jobs.launch.lives import Life, Stage, read_life
 
 EXIT_CANNOT_START = 78  # a child that says why it cannot run; another try would end the same way
 _TICK = 0.2
@@ -28,6 +30,7 @@ class ChildSpec:
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
+    life: Path | None = None  # where it describes itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +39,36 @@ class RestartPolicy:
 
     first_wait: float = 1.0  # doubled with each quick death in a row
     longest_wait: float = 30.0
-    quick: float = 60.0  # a child that lived for less died quickly
+    quick: float = 60.0  # a child that lived for less, and finished no row, died quickly
     most_quick: int = 5  # quick deaths in a row after which it is given up
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A child that has ended, but not in order."""
+
+    name: str  # the child's
+    pid: int
+    how: str  # that it was killed or ended with a code, and the reason it gave
+    told: bool  # whether it has said in the log why
+    last: bool  # whether it is not started again
 
 
 class Child:
     """One child process and its restarts."""
 
-    def __init__(self, spec: ChildSpec, policy: RestartPolicy) -> None:
+    def __init__(self, spec: ChildSpec, policy: RestartPolicy, died: Callable[[Death], None]) -> None:
         self.spec = spec
         self.over: str | None = None  # why it runs no more
         self.failed = False
+        self.hint: str | None = None  # how to fix what it failed of
         self._policy = policy
+        self._died = died
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._start_at = 0.0
         self._quick_deaths = 0
+        self._proven = False  # whether it has ever finished a row
 
     @property
     def running(self) -> bool:
@@ -76,6 +93,8 @@ class Child:
 
     def _start(self, now: float) -> None:
         """Start the process."""
+        if self.spec.life is not None:
+            self.spec.life.unlink(missing_ok=True)
         self._started = now
         self._process = subprocess.Popen(
             list(self.spec.command),
@@ -95,18 +114,40 @@ class Child:
         if code == 0:
             self.over = "ended"
             return
-        if code == EXIT_CANNOT_START:
-            self.over, self.failed = "it cannot start", True
-            return
+        life = read_life(self.spec.life) if self.spec.life is not None else None
+        said = life.reason if life is not None else None
+        self.hint = life.hint if life is not None else None
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        self._quick_deaths = self._quick_deaths + 1 if lived < self._policy.quick else 0
-        if self._quick_deaths > self._policy.most_quick:
-            self.over, self.failed = f"it {how}, for the {self._quick_deaths}th time in a row", True
-            return
-        doubled = self._policy.first_wait * 2 ** max(0, self._quick_deaths - 1)
-        wait = min(doubled, self._policy.longest_wait)
-        self._start_at = now + wait
-        log.warning("%s: %s after %.0f s; starting it again in %.0f s", self.spec.name, how, lived, wait)
+        how += _when(life)
+        why = f": {said}" if said else ""
+        self._proven = self._proven or (life is not None and life.stage is Stage.PROVEN)
+        self._quick_deaths = self._quick_deaths + 1 if self._was_quick(life, lived) else 0
+        if code == EXIT_CANNOT_START and not self._proven:
+            self.over = said or "it cannot start"
+        elif self._quick_deaths > self._policy.most_quick:
+            self.over = f"it {how}, for the {self._quick_deaths}th time in a row{why}"
+        else:
+            doubled = self._policy.first_wait * 2 ** max(0, self._quick_deaths - 1)
+            wait = min(doubled, self._policy.longest_wait)
+            self._start_at = now + wait
+            log.warning(
+                "%s: %s after %.0f s%s; starting it again in %.0f s", self.spec.name, how, lived, why, wait
+            )
+        self.failed = self.over is not None
+        self._died(Death(self.spec.name, process.pid, how + why, told=said is not None, last=self.failed))
+
+    def _was_quick(self, life: Life | None, lived: float) -> bool:
+        """Whether a death counts towards giving the child up: one before its first finished row does."""
+        if life is None or life.stage is Stage.IDLE:
+            return lived < self._policy.quick
+        return life.stage is not Stage.PROVEN
+
+
+def _when(life: Life | None) -> str:
+    """Return when in its life a process died, where that says something."""
+    if life is None or life.stage in (Stage.IDLE, Stage.PROVEN):
+        return ""
+    return " while it loaded the model" if life.stage is Stage.LOADING else " before it had finished a row"
 
 
 class Supervisor:
@@ -117,6 +158,7 @@ class Supervisor:
         policy: when to start one again.
         grace: seconds after which a draining child is killed.
         chore: something to do every few seconds, such as reviving the broker.
+        died: told of each child that has ended, but not in order.
     """
 
     def __init__(
@@ -127,13 +169,19 @@ class Supervisor:
         grace: float = 60.0,
         chore: Callable[[], None] = lambda: None,
         chore_interval: float = 2.0,
+        died: Callable[[Death], None] = lambda _: None,
     ) -> None:
-        self._children = [Child(spec, policy or RestartPolicy()) for spec in specs]
+        self._children = [Child(spec, policy or RestartPolicy(), died) for spec in specs]
         self._grace = grace
         self._chore = chore
         self._chore_interval = chore_interval
         self._wake = threading.Event()
         self._asked = 0  # how often it was told to drain
+
+    @property
+    def hint(self) -> str | None:
+        """How to fix what the first of the failed children failed of, if it has said so."""
+        return next((child.hint for child in self._children if child.failed), None)
 
     def drain(self) -> None:
         """Tell the children to drain; told again, they stop at once. Safe in a signal handler."""
