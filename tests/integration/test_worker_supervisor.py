@@ -47,7 +47,7 @@ class Run:
     def __init__(self, *specs, **options):
         self.supervisor = Supervisor(specs, **{"policy": QUICKLY, **options})
         self.failures = None
-        self.thread = threading.Thread(target=self._run)
+        self.thread = threading.Thread(target=self._run, daemon=True)  # a failed test leaves it behind
         self.thread.start()
 
     def _run(self):

@@ -7,20 +7,22 @@ import pytest
 from sqlalchemy import text
 
 from endmark.db.attempts import commit
+from endmark.db.counting import recount
 from endmark.db.finetunings import add_finetuning, claim_finetuning, due_finetuning
 from endmark.db.jobs import fail_job, load_job, retry_rows
 from endmark.db.progress import all_statuses, job_status
 from endmark.db.reaper import reap
-from endmark.db.shards import heartbeat
+from endmark.db.shards import finish, heartbeat
 from endmark.db.workers import bury_worker, list_workers, report_worker
 from endmark.jobs.errors import LeaseLost
 from endmark.jobs.finetuning.request import FinetuneSpec
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.vocabulary import FinishReason, JobState, ShardKey, WorkerReport
+from endmark.jobs.vocabulary import FinishReason, JobState, Outcome, ShardKey, WorkerReport
 from tests.integration.service_fixtures import shards_of, submit
 from tests.integration.store.ledger import (
     answer,
     answer_all,
+    attempt,
     counters,
     execute,
     outcome,
@@ -249,3 +251,32 @@ def _one_writer_at_a_time(store):
     """On SQLite nobody is at a shard while another claims."""
     jobs = [submit(store, ["x"], priority=1), submit(store, ["y"])]
     assert [take(store, name).key.job_id for name in ("host:1", "host:2")] == jobs
+
+
+def twice(row, first, last, *, round=0, number=1):
+    """What a row has come to in two attempts of one round: the first was followed by another."""
+    return Outcome(round, (attempt(row, first, number=number), attempt(row, last, number=number + 1)))
+
+
+def test_a_recount_counts_the_last_attempt_of_a_row_alone(store):
+    """The attempts before it, which `continue` or `escalate` followed up, were counted too."""
+    job = submit(store, ["x"] * 3)
+    commit(store, take(store), [twice(0, "length", "eos"), twice(1, "length", "length"), outcome(2, "error")])
+    before = counters(store, job)
+    assert (before["eos_natural"], before["length"], before["failed"], before["completion_tokens"]) == (1, 1, 1, 9)
+    with store.writer.begin() as connection:
+        recount(connection, job, [0])
+    assert counters(store, job) == before
+
+
+def test_rows_whose_earlier_attempt_was_cut_are_not_asked_again(store):
+    """`retry --truncated` asked for rows again whose answer was whole: an attempt before it had been cut."""
+    job = submit(store, ["x"] * 3)
+    lease = take(store)
+    commit(store, lease, [twice(0, "length", "eos"), twice(1, "length", "length"), outcome(2)])
+    finish(store, lease)
+    assert retry_rows(store, job, spec=SPEC, reasons=[FinishReason.LENGTH]) == [ShardKey(job, 0)]
+    assert rows_of(store, "SELECT row FROM rows WHERE round = 1") == [(1,)]
+    assert answer_all(store) == [1]
+    assert counters(store, job) == recounted(store, job)
+    assert retry_rows(store, job, spec=SPEC, reasons=[FinishReason.LENGTH]) == []
