@@ -55,7 +55,7 @@ def complete(settings: Settings, store: Store, job: Submission, output: str) -> 
         Interrupted: by the user; the job is paused.
         EndmarkError: it cannot be done; the job is paused, or the results are left to `endmark export`.
     """
-    status = _ended(settings, store, job, output)
+    status = see_through(settings, store, job, _to_go_on(job, output))
     if status.state is JobState.FAILED:
         forget_run(store, job.job_id)
         again = f"`endmark retry {job.job_id} --failed --run -o {shlex.quote(output)}`"
@@ -76,8 +76,16 @@ def complete(settings: Settings, store: Store, job: Submission, output: str) -> 
     return 0
 
 
-def _ended(settings: Settings, store: Store, job: Submission, output: str) -> JobStatus:
-    """Wait until the job has ended; if it cannot be, leave it paused, and say how to go on."""
+def see_through(settings: Settings, store: Store, job: Submission, to_go_on: str) -> JobStatus:
+    """Have a job worked on until it has ended, with a worker of its own if none runs; return how it stands then.
+
+    Args:
+        to_go_on: how the user goes on with a job that had to be paused.
+
+    Raises:
+        Interrupted: by the user; the job is paused.
+        EndmarkError: it cannot be done; the job is paused.
+    """
     status = job_status(store, job.job_id)
     if status.state.is_final:
         return status
@@ -92,9 +100,9 @@ def _ended(settings: Settings, store: Store, job: Submission, output: str) -> Jo
         if status.state.is_final:
             note(f"job {job.job_id} has ended meanwhile")
             return status
-        raise Interrupted(pause(store, job.job_id), hint=_to_go_on(job, output)) from None
+        raise Interrupted(pause(store, job.job_id), hint=to_go_on) from None
     except EndmarkError as error:
-        error.hint = f"{error.hint or 'fix it'}\n{pause(store, job.job_id)}: {_to_go_on(job, output)}"
+        error.hint = f"{error.hint or 'fix it'}\n{pause(store, job.job_id)}: {to_go_on}"
         raise
 
 

@@ -27,7 +27,7 @@ def report(error: Exception) -> int:
         click.echo(error.format_message(), err=True)
         return _USAGE
     if isinstance(error, click.ClickException):
-        _say("error", _plain(error), _hint(error))
+        _say("error", plain(error), _hint(error))
         return error.exit_code
     if isinstance(error, click.Abort):
         click.echo("interrupted", err=True)
@@ -43,7 +43,7 @@ def _say(kind: str, text: str, hint: str | None) -> None:
         click.echo(f"\nhint: {printable(hint)}", err=True)
 
 
-def _plain(error: click.ClickException) -> str:
+def plain(error: click.ClickException) -> str:
     """Return what click has to say, in the manner of our own messages."""
     if isinstance(error, click.NoSuchOption):
         return f"no option `{error.option_name}`"

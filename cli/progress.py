@@ -47,8 +47,17 @@ def counting(what: str) -> Iterator[Callable[[int], None] | None]:
 @contextmanager
 def job_progress() -> Iterator[Show]:
     """Show how far a job is."""
-    with _bar() if sys.stderr.isatty() else _lines() as show:
+    with _bar() if sys.stderr.isatty() else _cell() if "ipykernel" in sys.modules else _lines() as show:
         yield show
+
+
+@contextmanager
+def _cell() -> Iterator[Show]:
+    """Draw over one line in a notebook's cell."""
+    from IPython.display import display
+
+    line = display({"text/plain": ""}, raw=True, display_id=True)
+    yield lambda status, doing: line.update({"text/plain": f"{doing}: {describe(status)}"}, raw=True)
 
 
 @contextmanager

@@ -59,19 +59,47 @@ def submit_dataset(
         UsageError: the file cannot be read.
     """
     skip = options["skip_bad_rows"]
-    with open_dataset(path, options["format"], delimiter=options["delimiter"]) as dataset:
-        spec = settled(spec, dataset, skip_bad_rows=skip)
-        with bad_rows(path, skip=skip) as reject:
-            job = store_job(
-                store,
-                checked_rows(dataset, spec, on_bad=reject),
-                spec,
-                columns=lambda: dataset.columns,
-                name=options["name"] or dataset_name(path),
-                priority=options["priority"],
-                on_progress=on_progress,
-            )
-        tell_notes(dataset)
+    with (
+        open_dataset(path, options["format"], delimiter=options["delimiter"]) as dataset,
+        bad_rows(path, skip=skip) as reject,
+    ):
+        name = options["name"] or dataset_name(path)
+        return submit_rows(
+            store, dataset, spec, name=name, priority=options["priority"], reject=reject, on_progress=on_progress
+        )
+
+
+def submit_rows(
+    store: Store,
+    dataset: Dataset,
+    spec: GenerationSpec,
+    *,
+    name: str,
+    priority: int = 0,
+    reject: Callable[[Problem, str], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Submission:
+    """Store an open dataset as a job, whole or not at all.
+
+    Args:
+        reject: takes the bad rows, which are left out then.
+        on_progress: called with the rows stored so far.
+
+    Raises:
+        DatasetError: rows cannot be used, and nothing takes them.
+        SpecError: the columns that the spec needs are not there.
+    """
+    spec = settled(spec, dataset, skip_bad_rows=reject is not None)
+    job = store_job(
+        store,
+        checked_rows(dataset, spec, on_bad=reject),
+        spec,
+        columns=lambda: dataset.columns,
+        name=name,
+        priority=priority,
+        on_progress=on_progress,
+    )
+    tell_notes(dataset)
     return job
 
 

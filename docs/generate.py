@@ -12,7 +12,7 @@ import click
 from endmark.cli.main import endmark
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("jobs", "db", "worker", "cli", "benchmarks", "docs")
+FOLDERS = ("jobs", "db", "worker", "cli", "client", "benchmarks", "docs")
 _WIDTH = 24  # of the names
 
 

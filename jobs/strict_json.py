@@ -20,3 +20,21 @@ def _finite(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def refuse_unstorable(record: dict[str, Any]) -> None:
+    r"""Refuse what no UTF-8 file can hold but an escape can: half of a surrogate pair, and NUL."""
+    text = json.dumps(record, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"has half of a surrogate pair: \\u{ord(text[error.start]):04x}") from error
+    pending = [*record.keys(), *record.values()] if "\\u0000" in text else []
+    while pending:
+        item = pending.pop()
+        if isinstance(item, str) and "\0" in item:
+            raise ValueError("contains a NUL character")
+        if isinstance(item, dict):
+            pending += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            pending += item

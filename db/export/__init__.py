@@ -10,7 +10,7 @@ from typing import IO, Any
 from endmark.db.connection import Store
 from endmark.db.export import as_csv, as_jsonl, as_openai, as_parquet
 from endmark.db.export.request import Export, Format
-from endmark.db.export.stream import COLUMNS, Only, Result, stream_results
+from endmark.db.export.stream import Only, Result, result_columns, stream_results
 from endmark.db.export.traces import write_traces
 from endmark.db.jobs import load_job
 from endmark.jobs.compression import SUFFIXES as COMPRESSED
@@ -123,11 +123,10 @@ def export_job(
                 on_progress(count)
             yield result
 
-    columns = tuple(f"input_{name}" if name in ("row", *COLUMNS) else name for name in job.columns)
     with ExitStack() as files:
         beside = partial(_beside, files, path) if path is not None and is_regular(path) else None
         handle = files.enter_context(_target(path, binary=chosen.binary))
-        chosen.write(handle, Export(job, columns, counted, excel_safe, beside))
+        chosen.write(handle, Export(job, result_columns(job.columns), counted, excel_safe, beside))
     return count
 
 

@@ -1,7 +1,7 @@
 """Reading rows with their results in input order, a chunk at a time, in constant memory."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -47,6 +47,20 @@ class Result:
     row: int
     cells: list[Any]
     values: tuple[Any, ...]  # in the order of COLUMNS
+
+    def as_dict(self, columns: Sequence[str]) -> dict[str, Any]:
+        """Return all by name.
+
+        Args:
+            columns: the input's, as they are to come out; those that the row does not have are None.
+        """
+        cells = [*self.cells, *([None] * (len(columns) - len(self.cells)))]
+        return dict(zip(["row", *columns, *COLUMNS], (self.row, *cells, *self.values), strict=True))
+
+
+def result_columns(columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the input's columns as they come out: one that is called like a result's stands behind `input_`."""
+    return tuple(f"input_{name}" if name in ("row", *COLUMNS) else name for name in columns)
 
 
 def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk: int = 2000) -> Iterator[Result]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NoReturn
 
 from endmark.jobs.datasets.base import Dataset, Line, Source, TextLines
 from endmark.jobs.errors import Problem
+from endmark.jobs.strict_json import refuse_unstorable
 
 _LOOK_AHEAD = 1000  # bad lines read in search of the first good one
 
@@ -74,7 +75,7 @@ class JsonlDataset(Dataset):
                 if type(record) is not dict:
                     raise ValueError(f"is {_kind(record)}, not a JSON object")
                 if "\\u" in text:
-                    _refuse_escapes(record)
+                    refuse_unstorable(record)
                 record = self.shape(record)
             except json.JSONDecodeError as error:
                 yield Problem(self.source, lines.number, f"is not JSON: {error.msg} at column {error.colno:,}")
@@ -136,24 +137,6 @@ def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"has the key {name!r} twice")
     return record
-
-
-def _refuse_escapes(record: dict[str, Any]) -> None:
-    r"""Refuse what no UTF-8 file can hold but an escape can: half of a surrogate pair, and NUL."""
-    text = json.dumps(record, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"has half of a surrogate pair: \\u{ord(text[error.start]):04x}") from error
-    pending = [*record.keys(), *record.values()] if "\\u0000" in text else []
-    while pending:
-        item = pending.pop()
-        if isinstance(item, str) and "\0" in item:
-            raise ValueError("contains a NUL character")
-        if isinstance(item, dict):
-            pending += [*item.keys(), *item.values()]
-        elif isinstance(item, list):
-            pending += item
 
 
 def _kind(value: object) -> str:

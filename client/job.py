@@ -1,0 +1,137 @@
+"""A job as a Python program holds it: its progress, its results, and what may be done to it."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from endmark.cli.notifying import notify_if_reachable
+from endmark.cli.session import opened
+from endmark.db.export import Only, export_job
+from endmark.db.export.stream import COLUMNS, result_columns, stream_results
+from endmark.db.jobs import cancel_job, load_job, pause_job, resolve_job, resume_job
+from endmark.db.progress import job_status
+from endmark.jobs.vocabulary import JobStatus
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+
+
+class Job:
+    """A stored job. Nothing is kept open between calls, so a job may be held as long as one likes."""
+
+    def __init__(self, job_id: str) -> None:
+        """Find a job.
+
+        Args:
+            job_id: its id, the beginning of one, or `latest`.
+
+        Raises:
+            JobNotFound: there is none.
+        """
+        with opened() as (_, store):
+            self.id = resolve_job(store, job_id)
+
+    def __repr__(self) -> str:
+        return f"Job({self.id!r})"
+
+    def status(self) -> JobStatus:
+        """Return how far the job is."""
+        with opened() as (_, store):
+            return job_status(store, self.id)
+
+    def wait(self, timeout: float | None = None, *, every: float = 1.0) -> JobStatus:
+        """Wait for workers that run elsewhere to end the job; return how it stands then.
+
+        Args:
+            timeout: seconds.
+            every: seconds between two looks.
+
+        Raises:
+            TimeoutError: it has not ended within `timeout`.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        with opened() as (_, store):
+            while not (status := job_status(store, self.id)).state.is_final:
+                left = every if until is None else min(every, until - time.monotonic())
+                if left <= 0:
+                    raise TimeoutError(
+                        f"job {self.id} is {status.state}: {status.finished} of {status.total} rows"
+                    )
+                time.sleep(left)
+        return status
+
+    def run(self) -> "Job":
+        """Run the rows that have no result yet, with a worker started here if none is there; return the job.
+
+        Raises:
+            Interrupted: by Ctrl-C; the job is paused, and `run` goes on with it.
+            EndmarkError: it cannot be run; the message says why.
+        """
+        from endmark.client.running import run_job
+
+        run_job(self.id)
+        return self
+
+    def results(self, only: Only | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the rows in input order: `row`, the input's columns, then the answer and its verdict.
+
+        Args:
+            only: `truncated`, `failed` or `complete`; by default all rows. A row without a result has None.
+        """
+        with opened() as (_, store):
+            columns = result_columns(load_job(store, self.id).columns)
+            for result in stream_results(store, self.id, only=only):
+                yield result.as_dict(columns)
+
+    def to_pandas(self, only: Only | None = None) -> "pandas.DataFrame":
+        """Return the results as a data frame of pandas."""
+        import pandas
+
+        return pandas.DataFrame.from_records(list(self.results(only)), columns=self._names())
+
+    def to_polars(self, only: Only | None = None) -> "polars.DataFrame":
+        """Return the results as a data frame of polars."""
+        import polars
+
+        rows = list(self.results(only))
+        return polars.DataFrame(rows, schema=self._names() if not rows else None, infer_schema_length=None)
+
+    def export(self, path: str | Path, only: Only | None = None) -> int:
+        """Write the results to a file in the format that its name says; return the rows."""
+        with opened() as (_, store):
+            return export_job(store, self.id, Path(path), only=only)
+
+    def cancel(self) -> None:
+        """End the job; rows that have a result keep it.
+
+        Raises:
+            JobStateError: it has ended.
+        """
+        with opened() as (_, store):
+            cancel_job(store, self.id)
+
+    def pause(self) -> None:
+        """Stop the job, to be resumed.
+
+        Raises:
+            JobStateError: it has ended, or is paused.
+        """
+        with opened() as (_, store):
+            pause_job(store, self.id)
+
+    def resume(self) -> None:
+        """Let the job go on; workers that run take it up, and `run` works on it here.
+
+        Raises:
+            JobStateError: it has ended.
+        """
+        with opened() as (settings, store):
+            keys = resume_job(store, self.id)
+            notify_if_reachable(settings, store, load_job(store, self.id).spec, keys)
+
+    def _names(self) -> list[str]:
+        """Return the names of a result's values, in order."""
+        with opened() as (_, store):
+            return ["row", *result_columns(load_job(store, self.id).columns), *COLUMNS]

@@ -1,0 +1,66 @@
+"""Keyword arguments as the command line's options: one set of names, defaults and errors for both."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from endmark.cli.failures import plain
+from endmark.cli.options import build_spec
+from endmark.cli.submit import submit
+from endmark.jobs.errors import UsageError
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.spelling import nearest
+
+_FOR_FILES = ("format", "delimiter", "skip_bad_rows")  # options that say how a file is read
+
+
+def parse_options(given: Mapping[str, Any], *, files: bool = True) -> tuple[GenerationSpec, dict[str, Any]]:
+    """Return the spec that keyword arguments stand for, and the values of all options of `endmark submit`.
+
+    Args:
+        given: named as the options are, `max_new_tokens=100` for `--max-new-tokens 100`. A list repeats an option.
+        files: whether options that say how a file is read make sense.
+
+    Raises:
+        TypeError: there is no such option.
+        UsageError: a value is wrong.
+    """
+    options = {name: item for item in submit.params if isinstance(item, click.Option) for name in _names(item)}
+    words: list[str] = []
+    for name, value in given.items():
+        option = options.get(name)
+        if option is None:
+            near = nearest(name, options, "`endmark submit --help` lists the options")
+            raise TypeError(f"there is no option `{name}`; {near}")
+        if not files and name in _FOR_FILES:
+            raise UsageError(f"`{name}` is for files", hint="rows are handed over as they are to be run")
+        words += _words(option, value)
+    try:
+        context = submit.make_context("endmark", [*words, "--", "rows"])
+    except click.UsageError as error:
+        raise UsageError(plain(error)) from error
+    return build_spec(context.params), context.params
+
+
+def _names(option: click.Option) -> set[str]:
+    """Return what an option may be called: as on the command line, and as its value is."""
+    long = max(option.opts, key=len).lstrip("-").replace("-", "_")
+    return {long, option.name or long}
+
+
+def _words(option: click.Option, value: Any) -> list[str]:  # noqa: ANN401
+    """Return an option with its value as a command line has it."""
+    flag = max(option.opts, key=len)
+    if option.is_flag:
+        return [flag] if value else []
+    if value is None:
+        return []
+    values = value if option.multiple and not isinstance(value, str) else [value]
+    return [word for item in values for word in (flag, _text(item))]
+
+
+def _text(value: Any) -> str:  # noqa: ANN401
+    """Return a value as it is written behind an option."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)

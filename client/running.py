@@ -1,0 +1,116 @@
+"""Storing rows as a job and running it, from Python."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from endmark.cli.beforehand import check_broker, check_folders
+from endmark.cli.completion import see_through
+from endmark.cli.notifying import notify_if_reachable
+from endmark.cli.session import opened
+from endmark.cli.submission import Submission, resumed, submit_dataset, submit_rows
+from endmark.cli.terminal import note
+from endmark.cli.waiting import ended_like_by_ctrl_c
+from endmark.client.job import Job
+from endmark.client.options import parse_options
+from endmark.db.connection import Store
+from endmark.db.progress import all_statuses
+from endmark.jobs.datasets.rows import RowsDataset
+from endmark.jobs.errors import DatasetError, EndmarkError
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.vocabulary import JobState
+
+
+def run(rows: Any, **options: Any) -> Job:  # noqa: ANN401
+    """Store rows as a job and run it to its end, as `endmark run` does; return the job.
+
+    A broker and a worker are started if none run, and end with this call.
+
+    Args:
+        rows: a data frame of pandas or polars, an iterable of prompts, of dictionaries or of lists of chat turns,
+            or the path of a file.
+        options: those of `endmark submit`, `max_new_tokens=100` for `--max-new-tokens 100`.
+
+    Raises:
+        DatasetError: rows cannot be used; nothing was stored.
+        TypeError: there is no such option.
+        Interrupted: by Ctrl-C; the job is paused, and `endmark.job("latest").run()` goes on with it.
+        EndmarkError: it cannot be run; the message says why.
+    """
+    spec, given = parse_options(options, files=_is_file(rows))
+    with opened() as (settings, store):
+        check_broker(settings, needed=True)
+        check_folders(spec)
+        stored = _store(store, rows, spec, given)
+    run_job(stored.job_id)
+    return Job(stored.job_id)
+
+
+def submit(rows: Any, **options: Any) -> Job:  # noqa: ANN401
+    """Store rows as a job for workers that run elsewhere; return the job. The arguments are those of `run`.
+
+    Raises:
+        DatasetError: rows cannot be used; nothing was stored.
+        TypeError: there is no such option.
+        UsageError: a value is wrong.
+    """
+    spec, given = parse_options(options, files=_is_file(rows))
+    with opened() as (settings, store):
+        check_broker(settings)
+        stored = _store(store, rows, spec, given)
+        notify_if_reachable(settings, store, stored.spec, stored.keys)
+    return Job(stored.job_id)
+
+
+def list_jobs() -> list[Job]:
+    """Return all jobs, the newest first."""
+    with opened() as (_, store):
+        return [Job(item.id) for item in all_statuses(store)]
+
+
+def run_job(job_id: str) -> None:
+    """Run a stored job to its end.
+
+    Raises:
+        Interrupted: by Ctrl-C; the job is paused.
+        EndmarkError: it cannot be run.
+    """
+    with opened() as (settings, store), _signals():
+        check_broker(settings, needed=True)
+        job = resumed(store, job_id)
+        status = see_through(settings, store, job, f"`endmark.job({job_id!r}).run()` goes on with it")
+    if status.state is JobState.FAILED:
+        raise EndmarkError(
+            f"job {job_id} failed: {status.error}", hint="once that is fixed, `.run()` runs it again"
+        )
+
+
+def _is_file(rows: Any) -> bool:  # noqa: ANN401
+    """Whether the rows are those of a file."""
+    return isinstance(rows, str | Path)
+
+
+def _store(store: Store, rows: Any, spec: GenerationSpec, options: dict[str, Any]) -> Submission:  # noqa: ANN401
+    """Store rows as a job, whole or not at all."""
+    if _is_file(rows):
+        job = submit_dataset(store, str(rows), spec, options)
+    else:
+        with RowsDataset(rows) as dataset:
+            name = options["name"] or "Python"
+            try:
+                job = submit_rows(store, dataset, spec, name=name, priority=options["priority"])
+            except DatasetError as error:
+                error.hint = "correct them, or leave them out; nothing was stored"
+                raise
+    note(f"job {job.job_id}: {job.total:,} rows")
+    return job
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Let SIGTERM end the call as Ctrl-C does, where signals may be handled."""
+    main = threading.current_thread() is threading.main_thread()
+    with ended_like_by_ctrl_c() if main else nullcontext():
+        yield
