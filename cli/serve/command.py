@@ -1,16 +1,15 @@
 """`endmark serve`: its options, and who may listen where."""
 
-import ipaddress
 import os
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from importlib.util import find_spec
-from pathlib import Path
 
 import click
 
 from endmark.cli.advice import worker_hint
 from endmark.cli.notifying import notify
 from endmark.cli.options import adapter_folder, model_name, model_options, strategy_names
+from endmark.cli.serve.access import TOKENS, is_loopback, read_tokens
 from endmark.cli.session import opened
 from endmark.cli.terminal import hint, note
 from endmark.cli.waiting import ended_like_by_ctrl_c
@@ -19,8 +18,6 @@ from endmark.jobs.broker.access import ensure_broker
 from endmark.jobs.errors import MissingDependency, UsageError
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import build_strategies
-
-TOKENS = "ENDMARK_TOKENS"  # tokens joined by commas
 
 
 @click.command(
@@ -83,55 +80,28 @@ def _listen(
     spec: GenerationSpec, host: str, port: int, tokens: list[str], file_most: int, max_requests: int
 ) -> None:
     """Answer until the process is told to end."""
-    import uvicorn
-
     from endmark.cli.serve.app import Routes
     from endmark.cli.serve.batches import Batches, Terms
-    from endmark.cli.serve.guard import Guard
+    from endmark.cli.serve.guard import Guard, Limits
+    from endmark.cli.serve.listening import listen, serve_on
     from endmark.cli.serve.shelf import Shelf
 
     os.umask(0o077)  # all that it writes is its own: uploads and results
-    with opened() as (settings, store), ensure_broker(settings) as broker:
-        shelf = Shelf(settings.home / "serve")
+    with ExitStack() as stack:
+        settings, store = stack.enter_context(opened())
+        shelf = stack.enter_context(closing(Shelf(settings.home / "serve")))
+        listener = stack.enter_context(listen(host, port))
+        broker = stack.enter_context(ensure_broker(settings))
         batches = Batches(
             store, shelf, Terms(spec, max_requests), lambda spec, keys: notify(store, broker.url, spec, keys)
         )
-        app = Guard(Routes(shelf, batches, spec.model).app(), tokens, file_most)
+        app = Guard(Routes(shelf, batches, spec.model).app(), tokens, Limits(file_most))
         note(f"serving `{spec.model}` on http://{host}:{port}/v1{'' if tokens else ', without tokens'}")
         if not workers_for(store, spec.model, spec.adapter):
             hint(worker_hint(spec.model, spec.adapter))
         try:
             # uvicorn ends in order at a signal, and then raises it again.
             with ended_like_by_ctrl_c(), suppress(KeyboardInterrupt):
-                uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, server_header=False)
+                serve_on(app).run([listener])
         finally:
             batches.close()
-            shelf.close()
-
-
-def read_tokens(path: str | None) -> list[str]:
-    """Return the tokens that admit.
-
-    Raises:
-        UsageError: the file cannot be read, or a token is too short to be one.
-    """
-    texts = os.environ.get(TOKENS, "").split(",")
-    if path is not None:
-        try:
-            texts += Path(path).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read the tokens in `{path}`: {error}") from error
-    tokens = [text.strip() for text in texts if text.strip()]
-    if any(len(token) < 16 for token in tokens):
-        raise UsageError("a token has fewer than 16 characters", hint="`openssl rand -hex 24` makes one")
-    if path is not None and not tokens:
-        raise UsageError(f"there is no token in `{path}`")
-    return tokens
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a service that listens there."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -1,91 +1,154 @@
-"""What stands before every request: who may ask, and how much may be sent."""
+"""What stands before every request: who may ask, how much may be sent, and how slowly."""
 
+import asyncio
 import hmac
-import json
+import re
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from endmark.cli.serve.access import is_loopback
+from endmark.cli.serve.refusals import Refused
 
 _JSON_MOST = 2**20  # bytes of a request that uploads nothing
 _ENVELOPE = 2**16  # bytes of an upload besides its file
+_HOST = re.compile(r"(?:\[([^\]]*)\]|([^:\[]*))(?::[0-9]*)?")
 OPEN = "/health"  # asked by health checks
 
 
-class Refused(Exception):
-    """A request is refused.
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may cost."""
 
-    Args:
-        status: of HTTP.
-        message: for the one who asked.
-        code: a word for programs.
-    """
-
-    def __init__(self, status: int, message: str, code: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-
-    def body(self) -> bytes:
-        """Return the answer's body as the API has it."""
-        kind = "authentication_error" if self.status == 401 else "invalid_request_error"
-        error = {"message": str(self), "type": kind, "param": None, "code": self.code}
-        return json.dumps({"error": error}).encode()
+    file_most: int  # bytes of an uploaded file
+    patience: float = 60.0  # seconds that a body may take, besides those that its size allows it
+    slowest: float = 2.0**14  # bytes a second
+    linger: float = 10.0  # seconds in which a client that is refused may go on sending before it reads why
 
 
 class Guard:
-    """Refuses who has no token, web pages that ask a service without tokens, and bodies beyond their size.
+    """Refuses who has no token, web pages that ask a service without tokens, and bodies beyond the limits.
+
+    A page of another place can make a browser ask this machine: its own `Origin` tells, or the name by which it
+    calls this machine where that name is one of its own (DNS rebinding).
 
     Args:
         app: what is guarded.
-        tokens: any of which admits; with none, all are admitted but web pages of other places.
-        file_most: bytes of an uploaded file.
+        tokens: any of which admits; with none, all are admitted who ask this machine as itself.
     """
 
-    def __init__(self, app: ASGIApp, tokens: Sequence[str], file_most: int) -> None:
+    def __init__(self, app: ASGIApp, tokens: Sequence[str], limits: Limits) -> None:
         self._app = app
         self._tokens = [token.encode() for token in tokens]
-        self._file_most = file_most
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+        headers = Headers(scope=scope)
         upload = scope["method"] == "POST" and scope["path"] == "/v1/files"
-        most = self._file_most + _ENVELOPE if upload else _JSON_MOST
-        taken = 0
+        most = self._limits.file_most + _ENVELOPE if upload else _JSON_MOST
+        body = _Body(receive, headers, most, self._limits)
 
-        async def counted() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > most:
-                raise Refused(413, f"the request is larger than {most:,} bytes", "request_too_large")
-            return message
+        async def answer(message: Message) -> None:
+            if not body.unread:
+                await send(message)
+            elif message["type"] == "http.response.start":
+                await send({**message, "headers": [*message["headers"], (b"connection", b"close")]})
+            elif message.get("more_body"):
+                await send(message)
+            else:  # whoever is still sending would not read an answer to a closed connection
+                await send({**message, "more_body": True})
+                await body.drain()
+                await send({"type": "http.response.body"})
 
         try:
-            self._admit(scope, most)
-            await self._app(scope, counted, send)
-        except Refused as error:
-            headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-            if error.status == 401:
-                headers.append((b"www-authenticate", b"Bearer"))
-            await send({"type": "http.response.start", "status": error.status, "headers": headers})
-            await send({"type": "http.response.body", "body": error.body()})
+            try:
+                self._admit(scope["path"], headers)
+                body.check_length()
+                await self._app(scope, body.receive, answer)
+            except Refused as error:
+                await error.response()(scope, receive, answer)
+        except ClientDisconnect:
+            return  # nobody is left to be answered
 
-    def _admit(self, scope: Scope, most: int) -> None:
-        """Refuse a request that may not ask, or says that it is too large."""
-        headers = Headers(scope=scope)
-        if scope["path"] != OPEN:
+    def _admit(self, path: str, headers: Headers) -> None:
+        """Refuse a request that may not ask."""
+        if not self._tokens:
+            if not is_loopback(_name(headers.get("host", ""))):
+                raise Refused(403, "a service without tokens answers to `localhost` alone", "forbidden")
+            if "origin" in headers or headers.get("sec-fetch-site", "none") != "none":
+                raise Refused(403, "a service without tokens answers no web pages", "forbidden")
+        elif path != OPEN:
             kind, _, token = headers.get("authorization", "").partition(" ")
             known = [hmac.compare_digest(token.encode(), item) for item in self._tokens]
-            if self._tokens and not (kind.lower() == "bearer" and any(known)):
+            if not (kind.lower() == "bearer" and any(known)):
                 raise Refused(
-                    401, "give one of the service's tokens as `Authorization: Bearer …`", "invalid_api_key"
+                    401,
+                    "give one of the service's tokens as `Authorization: Bearer …`",
+                    "invalid_api_key",
+                    {"www-authenticate": "Bearer"},
                 )
-            if not self._tokens and "origin" in headers:
-                raise Refused(403, "a service without tokens answers no web pages", "forbidden")
-        length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > most:
-            raise Refused(413, f"the request is larger than {most:,} bytes", "request_too_large")
+
+
+class _Body:
+    """The body of one request as it comes in, no larger and no slower than it may be."""
+
+    def __init__(self, receive: Receive, headers: Headers, most: int, limits: Limits) -> None:
+        self._receive = receive
+        self._length = headers.get("content-length", "0")
+        self._most = most
+        self._limits = limits
+        self._begun = time.monotonic()
+        self._taken = 0
+        self.unread = "transfer-encoding" in headers or self._length != "0"  # more of it may come
+
+    def check_length(self) -> None:
+        """Refuse a body that says that it is too large."""
+        if not self._length.isdecimal() or int(self._length) > self._most:
+            raise self._too_large()
+
+    async def receive(self) -> Message:
+        """Return the next part.
+
+        Raises:
+            Refused: it is too large, or comes too slowly.
+        """
+        if not self.unread:
+            return await self._receive()
+        allowed = self._limits.patience + self._taken / self._limits.slowest
+        try:
+            message = await self._next(allowed - (time.monotonic() - self._begun))
+        except TimeoutError as error:
+            raise Refused(408, "the request came too slowly", "request_timeout") from error
+        if self._taken > self._most:
+            raise self._too_large()
+        return message
+
+    async def drain(self) -> None:
+        """Pass over what is left, for a while."""
+        end = time.monotonic() + self._limits.linger
+        while self.unread:
+            try:
+                await self._next(end - time.monotonic())
+            except TimeoutError:
+                return
+
+    async def _next(self, seconds: float) -> Message:
+        """Return the next part, if it comes within so many seconds."""
+        message = await asyncio.wait_for(self._receive(), max(seconds, 0))
+        self._taken += len(message.get("body", b""))
+        self.unread = message.get("more_body", False)
+        return message
+
+    def _too_large(self) -> Refused:
+        return Refused(413, f"the request is larger than {self._most:,} bytes", "request_too_large")
+
+
+def _name(host: str) -> str:
+    """Return the name in a `Host` header, without the port; empty if it is none."""
+    found = _HOST.fullmatch(host)
+    return (found[1] or found[2]) if found else ""

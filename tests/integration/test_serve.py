@@ -17,7 +17,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
 from endmark.cli.main import main
-from endmark.cli.serve.command import is_loopback
+from endmark.cli.serve.access import is_loopback
 from endmark.cli.serve.shelf import Shelf
 from endmark.jobs.launch.workers import WorkerOptions, start_worker
 from endmark.jobs.settings import Settings

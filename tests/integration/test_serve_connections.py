@@ -1,0 +1,222 @@
+"""Connections to `endmark serve` that are slow, idle, broken or malformed."""
+
+import http.client
+import random
+import socket
+import threading
+import time
+from contextlib import contextmanager, suppress
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from endmark.cli.main import main
+from endmark.cli.serve import listening
+from endmark.cli.serve.guard import Guard, Limits
+from endmark.cli.serve.listening import Connection, listen, serve_on
+from endmark.jobs.errors import UsageError
+from tests.integration.service_fixtures import wait_until
+
+pytestmark = pytest.mark.integration
+
+LARGE = b"x" * 2**24  # more than the kernel takes in for a client that reads nothing
+
+
+async def hello(scope, receive, send):
+    if scope["path"] == "/wait":
+        await Request(scope, receive).body()
+    await Response(LARGE if scope["path"] == "/large" else b"hello")(scope, receive, send)
+
+
+@contextmanager
+def serving(app=hello):
+    """A server in a thread of its own; yields the port, and what it knows of its connections."""
+    listener = listen("127.0.0.1", 0)
+    server = serve_on(Guard(app, [], Limits(1000)))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        yield listener.getsockname()[1], server.server_state
+    finally:
+        server.should_exit = True
+        server.force_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Patience of a moment."""
+    monkeypatch.setattr(Connection, "patience", 0.2)
+    monkeypatch.setattr(Connection, "look", 0.05)
+
+
+def connected(port, sent=b""):
+    client = socket.create_connection(("127.0.0.1", port), timeout=30)
+    client.sendall(sent)
+    return client
+
+
+def closed(client):
+    """Wait until the other side has closed; return what came before."""
+    came = b""
+    try:
+        while part := client.recv(2**16):
+            came += part
+    except ConnectionResetError:
+        pass
+    client.close()
+    return came
+
+
+HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", HEAD, HEAD + b"\r\nGET / HTTP/1.1\r\nX"])
+def test_a_connection_without_a_whole_request_is_broken_off(hasty, sent):
+    """uvicorn waits for the head of a request for ever, and any number of them wait."""
+    with serving() as (port, _):
+        came = closed(connected(port, sent))
+    assert came.count(b"hello") == sent.count(b"\r\n\r\n")
+
+
+def test_a_head_that_comes_a_byte_at_a_time_is_broken_off(hasty):
+    with serving() as (port, _):
+        client = connected(port, HEAD)
+        client.settimeout(0.02)
+        with suppress(ConnectionError):
+            for _ in range(1000):
+                client.sendall(b"x")
+                with suppress(TimeoutError):
+                    assert client.recv(1) == b""
+                    break
+            else:
+                pytest.fail("it is waited for without end")
+        client.close()
+
+
+def test_a_client_that_reads_no_answer_is_broken_off(hasty):
+    with serving() as (port, state):
+        client = connected(port, HEAD.replace(b"/ ", b"/large ") + b"\r\n")
+        client.recv(1)
+        wait_until(lambda: not state.connections)
+        assert len(closed(client)) < len(LARGE)
+
+
+def test_a_client_that_asks_now_and_then_is_not(hasty):
+    with serving() as (port, _):
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        for _ in range(5):
+            client.request("GET", "/")
+            assert client.getresponse().read() == b"hello"
+            time.sleep(0.1)
+        client.close()
+
+
+def test_an_idle_connection_does_not_stay(monkeypatch):
+    monkeypatch.setattr(listening, "_IDLE", 0.1)
+    with serving() as (port, _):
+        assert closed(connected(port, HEAD + b"\r\n")).endswith(b"hello")
+
+
+def test_no_more_connections_than_the_limit_are_answered(monkeypatch):
+    monkeypatch.setattr(listening, "_CONNECTIONS", 4)
+    with serving() as (port, _):
+        idle = [connected(port) for _ in range(4)]
+        assert b"503 Service Unavailable" in closed(connected(port, HEAD + b"Connection: close\r\n\r\n"))
+        idle.pop().close()
+        idle.pop().close()
+        deadline = time.monotonic() + 30
+        while b"200 OK" not in closed(connected(port, HEAD + b"Connection: close\r\n\r\n")):
+            assert time.monotonic() < deadline
+        for client in idle:
+            client.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\r\n\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # a TLS client
+        b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        HEAD + b"Host: example.org\r\n\r\n",
+        HEAD + b"X: " + b"x" * 2**17 + b"\r\n\r\n",
+        HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n",
+        HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        HEAD + b"Content-Length: -1\r\n\r\n",
+        HEAD + b"Transfer-Encoding: gzip\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffffffffff\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nno number\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nxx\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"GET http://example.org/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        HEAD + b"Connection: upgrade, close\r\nUpgrade: websocket\r\n\r\n",
+    ],
+)
+def test_what_is_no_request_is_answered_and_leaves_no_trace(hasty, sent, capfd):
+    with serving() as (port, _):
+        came = closed(connected(port, sent))
+        assert not came or came.startswith(b"HTTP/1.1 ")
+        assert b" 500 " not in came
+        assert b"hello" in closed(connected(port, HEAD + b"Connection: close\r\n\r\n"))
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_body_that_breaks_while_its_answer_is_on_its_way_leaves_no_trace(hasty, capfd):
+    """uvicorn answered 400 in the middle of another answer, and both left a traceback in the log."""
+    for path, began in ((b"/", b""), (b"/large", b""), (b"/wait", b"1\r\nx\r\n")):
+        with serving() as (port, _):
+            client = connected(
+                port, HEAD.replace(b"/ ", path + b" ") + b"Transfer-Encoding: chunked\r\n\r\n" + began
+            )
+            client.recv(1) if path != b"/wait" else time.sleep(0.05)
+            client.sendall(b"no number\r\n")
+            closed(client)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_random_bytes_are_answered_and_leave_no_trace(hasty, capfd):
+    made = random.Random(7)
+    parts = [
+        HEAD,
+        b"\r\n",
+        b"\r\n\r\n",
+        b"POST / HTTP/1.1\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"5\r\nhello\r\n",
+    ]
+    parts += [b"0\r\n\r\n", b"\0", b"\xff", b":", b"Content-Length: 3\r\n", b"Expect: 100-continue\r\n"]
+    with serving() as (port, _):
+        clients = [connected(port, b"".join(made.choices(parts, k=made.randint(1, 12)))) for _ in range(100)]
+        for client in clients:
+            came = closed(client)
+            assert b" 500 " not in came
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("127.0.0.1", "Address already in use"),
+        ("192.0.2.1", "Cannot assign"),
+        ("no.such.host.invalid", "no address"),
+    ],
+)
+def test_a_place_where_it_cannot_listen_is_named(host, said):
+    """uvicorn's own words came with a log line, and exit code 1 without an error."""
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=said) as caught:
+            listen(host, port)
+    assert caught.value.hint
+
+
+def test_a_port_in_use_is_an_error_with_a_hint(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("ENDMARK_HOME", str(tmp_path))
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "--port", str(port)]) == 2
+    said = capsys.readouterr().err
+    assert f"error: cannot listen on 127.0.0.1, port {port}: Address already in use\n\nhint: " in said
