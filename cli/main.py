@@ -14,6 +14,7 @@ from endmark.cli.failures import report
 # In the order of the help. Their modules cost up to a second to import, so the help has its own short texts.
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("endmark.cli.run:run", "Run a dataset: submit, work, wait, export."),
+    "ask": ("endmark.cli.ask:ask", "Answer one prompt."),
     "submit": ("endmark.cli.submit:submit", "Store a dataset as a job for workers to run."),
     "status": ("endmark.cli.status:status", "Show how far the jobs are, or one job."),
     "export": ("endmark.cli.export:export", "Write a job's rows with their results to a file."),
@@ -30,6 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("endmark.cli.serve.command:serve", "Serve the OpenAI Batch API over the same jobs."),
     "finetune": ("endmark.cli.finetune:finetune", "Train an adapter on answers that end with EOS."),
     "doctor": ("endmark.cli.doctor:doctor", "Say why a model would not stop, with the evidence and the fix."),
+    "check": ("endmark.cli.check:check", "Tell what this machine can do, with fixes."),
     "strategies": ("endmark.cli.strategies:strategies", "List the strategies with their parameters."),
     "db": ("endmark.cli.database:db", "Look after the database."),
 }

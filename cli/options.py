@@ -115,6 +115,19 @@ _SPEC = [
 ]
 
 
+_OF_DATASETS = (
+    "prompt_column",
+    "template",
+    "no_row_options",
+    "trace",
+    "name",
+    "priority",
+    "format",
+    "delimiter",
+    "skip_bad_rows",
+)
+
+
 def _applied(options: Sequence[Callable[[Any], Any]], command: Command) -> Command:
     """Return the command with the options, in their order."""
     for option in reversed(options):
@@ -125,6 +138,20 @@ def _applied(options: Sequence[Callable[[Any], Any]], command: Command) -> Comma
 def spec_options(command: Command) -> Command:
     """Give a command the options of a job."""
     return _applied(_SPEC, command)
+
+
+def answer_options(command: Command) -> Command:
+    """Give a command the options of a job that speak of answers, and not of a dataset or of a job's place."""
+    command = spec_options(command)
+    given: list[click.Parameter] = vars(command)["__click_params__"]  # where they wait for the command to be made
+    given[:] = [option for option in given if option.name not in _OF_DATASETS]
+    return command
+
+
+def with_defaults(full: click.Command, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a command that has some of another's, the rest as by the other's defaults."""
+    context = full.make_context(full.name, ["rows"])
+    return {**context.params, **options}
 
 
 def model_options(command: Command) -> Command:

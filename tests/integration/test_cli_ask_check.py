@@ -1,0 +1,66 @@
+"""`endmark ask` and `endmark check` as a user types them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+
+def endmark(*words, home, given="", **environment):
+    """Run the command line; return the finished process."""
+    return subprocess.run(
+        [sys.executable, "-m", "endmark.cli.main", *words],
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "ENDMARK_HOME": str(home), **environment},
+    )
+
+
+def test_one_prompt_is_answered_on_standard_output_and_its_verdict_beside(tmp_path):
+    done = endmark("ask", "-", "--max-new-tokens", "40", "--json", home=tmp_path, given="What can I do in Paris?")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["response"].startswith("Paris")
+    assert answer["finish_reason"] == "length"
+    assert "not complete: length, ends with open, 40 tokens" in done.stderr
+    # It is a job like any other.
+    listed = json.loads(endmark("status", answer["job"], "--json", home=tmp_path).stdout)
+    assert (listed["name"], listed["total"]) == ("What can I do in Paris?", 1)
+
+
+def test_a_prompt_that_cannot_run_fails_with_its_reason(tmp_path):
+    done = endmark("ask", "x " * 3000, home=tmp_path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "failed: the prompt has 6,005 tokens" in done.stderr
+
+
+def test_an_empty_prompt_stores_nothing(tmp_path):
+    done = endmark("ask", " ", home=tmp_path)
+    assert done.returncode == 2
+    assert "the prompt is empty" in done.stderr
+    assert not (tmp_path / "endmark.db").exists()
+
+
+def test_a_machine_that_can_run_is_told_so(tmp_path):
+    done = endmark("check", "--json", home=tmp_path)
+    assert done.returncode == 0, done.stdout
+    found = {item["what"]: item for item in json.loads(done.stdout)}
+    assert {"libraries", "processor", "home", "database", "broker"} <= found.keys()
+    assert "torch" in found["libraries"]["said"]
+
+
+def test_what_is_in_the_way_is_told_with_its_fix_and_the_exit_code(tmp_path):
+    away = endmark(
+        "check", home=tmp_path, ENDMARK_BROKER_URL="redis://localhost:1/0", ENDMARK_DATABASE_URL="oracle://x/y"
+    )
+    assert away.returncode == 1
+    lines = away.stdout.splitlines()
+    assert any(line.startswith("bad   database   the database `oracle` is not supported") for line in lines)
+    assert any(line.startswith("bad   broker") for line in lines)
+    assert sum("→" in line for line in lines) >= 2
