@@ -26,6 +26,7 @@ _EXTRAS: Mapping[str, tuple[str, str]] = {
     "postgres": ("psycopg", "a Postgres database"),
     "parquet": ("pyarrow", "Parquet files"),
     "zstd": ("zstandard", "files compressed by Zstandard"),
+    "remote": ("fsspec.implementations.http", "datasets and results in buckets, by URL"),
     "metrics": ("prometheus_client", "metrics for Prometheus"),
     "serve": ("starlette", "`endmark serve`"),
     "finetune": ("trl", "`endmark finetune`"),

@@ -3,7 +3,8 @@
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import cast, get_args
+from tempfile import TemporaryDirectory
+from typing import Any, cast, get_args
 
 import click
 
@@ -16,12 +17,13 @@ from endmark.db.jobs import load_job, resolve_job
 from endmark.db.progress import job_status
 from endmark.jobs.errors import UsageError
 from endmark.jobs.outputs import check_writable, is_regular, same_file
+from endmark.jobs.remote import check_url_writable, file_name, is_url, shown, upload
 from endmark.jobs.spelling import counted
 
 STDOUT = "-"
 OUTPUT_HELP = (
     "The file of results: .csv, .tsv, .jsonl, .ndjson or .parquet, .gz, .bz2, .xz or .zst behind;"
-    " `-` is standard output."
+    " `-` is standard output; a URL such as `s3://bucket/results.csv` needs the extra `remote`."
 )
 
 
@@ -75,6 +77,8 @@ def write_results(
     excel_safe: bool = False,
 ) -> int:
     """Export a job to a file or standard output; return the rows."""
+    if is_url(output):
+        return _write_remote(store, job_id, output, format=format, only=only, excel_safe=excel_safe)
     path = None if output == STDOUT else Path(output)
     chosen = format_of(path, format)
     with counting("written") as on_progress:
@@ -86,6 +90,14 @@ def write_results(
         stream = TerminalText(sys.stdout) if sys.stdout.isatty() else sys.stdout
         with redirect_stdout(stream):
             return export_job(store, job_id, None, format=chosen, only=only, excel_safe=excel_safe)
+
+
+def _write_remote(store: Store, job_id: str, url: str, **options: Any) -> int:  # noqa: ANN401
+    """Export a job to a file of this machine, and put it, with what stands beside it, where a URL says."""
+    with TemporaryDirectory(prefix="endmark-") as folder:
+        count = write_results(store, job_id, str(Path(folder) / file_name(url)), **options)
+        upload(sorted(Path(folder).iterdir()), url)
+    return count
 
 
 def write_traces(store: Store, job_id: str, output: str) -> None:
@@ -121,7 +133,13 @@ def check_output(output: str, *, format: str | None = None, dataset: str | None 
     Raises:
         UsageError: it could not, or it is the dataset itself.
     """
-    source = None if dataset is None else 0 if dataset == STDOUT else Path(dataset)
+    if is_url(output):
+        if output == dataset:
+            raise UsageError(f"{named(output)} is the dataset itself", hint="name another file for the results")
+        format_of(Path(file_name(output)), format)
+        check_url_writable(output)
+        return
+    source = None if dataset is None or is_url(dataset) else 0 if dataset == STDOUT else Path(dataset)
     if source is not None and same_file(source, 1 if output == STDOUT else Path(output)):
         raise UsageError(f"{named(output)} is the dataset itself", hint="name another file for the results")
     if output == STDOUT:
@@ -135,4 +153,4 @@ def check_output(output: str, *, format: str | None = None, dataset: str | None 
 
 def named(output: str) -> str:
     """Return the output as messages call it."""
-    return "standard output" if output == STDOUT else f"`{output}`"
+    return "standard output" if output == STDOUT else f"`{shown(output) if is_url(output) else output}`"

@@ -20,6 +20,7 @@ from endmark.cli.waiting import ended_like_by_ctrl_c
 from endmark.db.connection import Store
 from endmark.db.progress import job_status
 from endmark.db.runs import find_run, remember_run
+from endmark.jobs.remote import is_url, version_of
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.spelling import counted
 
@@ -72,11 +73,20 @@ def _interrupted(store: Store, key: str) -> Submission | None:
 
 def _key(dataset: str, spec: GenerationSpec, output: str, options: dict[str, Any]) -> str | None:
     """Return what tells a run from others: its rows, spec and output; None where they can be read only once."""
+    digest = _digest(dataset)
+    if digest is None:
+        return None
+    place = output if output == STDOUT or is_url(output) else os.path.realpath(output)
+    given = [options[name] for name in ("name", "priority", "format", "delimiter", "skip_bad_rows")]
+    return hashlib.sha256(json.dumps([digest, spec.to_json(), place, given]).encode()).hexdigest()
+
+
+def _digest(dataset: str) -> str | None:
+    """Return what tells the dataset's content; None where nothing does without reading it."""
+    if is_url(dataset):
+        return version_of(dataset)
     path = Path(dataset)
     if not path.is_file():
         return None
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    place = output if output == STDOUT else os.path.realpath(output)
-    given = [options[name] for name in ("name", "priority", "format", "delimiter", "skip_bad_rows")]
-    return hashlib.sha256(json.dumps([digest, spec.to_json(), place, given]).encode()).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

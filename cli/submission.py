@@ -22,6 +22,7 @@ from endmark.jobs.datasets import STDIN, Dataset, checked_rows, open_dataset, se
 from endmark.jobs.errors import Problem
 from endmark.jobs.outputs import check_writable, is_regular, written
 from endmark.jobs.prompts import MESSAGES
+from endmark.jobs.remote import file_name, is_url
 from endmark.jobs.shards import shard_size
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.spelling import counted
@@ -145,7 +146,7 @@ def settled(spec: GenerationSpec, dataset: Dataset, *, skip_bad_rows: bool) -> G
 
 def dataset_name(path: str) -> str:
     """Return the name of a job on the dataset that is given no other."""
-    return "stdin" if path == STDIN else Path(path).name
+    return "stdin" if path == STDIN else file_name(path) if is_url(path) else Path(path).name
 
 
 def store_job(
@@ -233,6 +234,8 @@ def _rejects(dataset: str) -> Iterator[Callable[[Problem, str], None]]:
 
 def rejects_of(dataset: str) -> Path:
     """Return the file of a dataset's bad rows: beside it, or in the current folder if it is no regular file."""
+    if is_url(dataset):
+        return Path(f"{file_name(dataset)}.rejected.csv")
     if dataset == STDIN or not is_regular(Path(dataset)):
         return Path("stdin.rejected.csv")
     return Path(f"{dataset}.rejected.csv")

@@ -30,7 +30,7 @@ def run(rows: Any, **options: Any) -> Job:  # noqa: ANN401
 
     Args:
         rows: a data frame of pandas or polars, an iterable of prompts, of dictionaries or of lists of chat turns,
-            or the path of a file.
+            or the path or URL of a file.
         options: those of `endmark submit`, `max_new_tokens=100` for `--max-new-tokens 100`.
 
     Raises:

@@ -20,6 +20,7 @@ from endmark.jobs.datasets.openai import OpenAIDataset
 from endmark.jobs.datasets.parquet import ParquetDataset
 from endmark.jobs.datasets.stdin import interruptible
 from endmark.jobs.errors import DatasetError, Problem, UsageError
+from endmark.jobs.remote import file_name, is_url, open_url, shown
 from endmark.jobs.spelling import nearest
 
 __all__ = ["FORMATS", "STDIN", "Dataset", "checked_rows", "open_dataset", "settle"]
@@ -40,7 +41,7 @@ def open_dataset(path: str, format: str | None = None, *, delimiter: str | None 
     What is compressed by gzip, bzip2, xz or Zstandard is told by its first bytes and decompressed.
 
     Args:
-        path: the file, or `-` for standard input.
+        path: the file, a URL, or `-` for standard input.
         format: one of `FORMATS`; None to tell it by the name, else by the first bytes.
         delimiter: what separates the cells of CSV: a character, or `tab`, `comma`, `semicolon`, `pipe`, `space`.
 
@@ -53,11 +54,13 @@ def open_dataset(path: str, format: str | None = None, *, delimiter: str | None 
         known = ", ".join(f"`{name}`" for name in FORMATS)
         raise UsageError(f"unknown format `{format}`", hint=nearest(format, FORMATS, f"choose from {known}"))
     mark = None if delimiter is None else _mark(delimiter)
-    name = "<stdin>" if path == STDIN else path
-    stream = _open(path)
+    remote = is_url(path)
+    name = "<stdin>" if path == STDIN else shown(path) if remote else path
+    file = file_name(path) if remote else path
+    stream = open_url(path) if remote else _open(path)
     try:
-        stream, head = _peek(_plain(stream, path, name), name)
-        found = FORMATS[format] if format else _find_format(path, head)
+        stream, head = _peek(_plain(stream, file, name), name)
+        found = FORMATS[format] if format else _find_format(file, head)
         if mark is not None and found is not CsvDataset:
             raise UsageError(
                 f"`--delimiter` is for CSV, and `{name}` is read as {found.name}", hint="add `--format csv`"
@@ -102,11 +105,11 @@ def _near_file(path: Path) -> str:
     return nearest(path.name, beside, "give a file, or `-` for standard input")
 
 
-def _plain(stream: io.BufferedReader, path: str, name: str) -> io.BufferedReader:
+def _plain(stream: io.BufferedReader, file: str, name: str) -> io.BufferedReader:
     """Return the stream, or a reader of what it holds if it is compressed."""
     head = _begin(stream, name)
     suffix = compression_of(head)
-    said = split_name(path)[1]
+    said = split_name(file)[1]
     if head and said and not suffix:
         reason = f"cannot be read: its name ends in `{said}`, and it is not compressed so"
         raise DatasetError([Problem(name, 0, reason)], 1, hint="name it as what it is")
@@ -174,9 +177,9 @@ class _Rewound(io.RawIOBase):
         super().close()
 
 
-def _find_format(path: str, head: bytes) -> type[Dataset]:
+def _find_format(file: str, head: bytes) -> type[Dataset]:
     """Return the format that the file's name says, or else its first bytes."""
-    name = split_name(path)[0].lower()
+    name = split_name(file)[0].lower()
     begin = head.removeprefix(_BOM).lstrip()
     if OpenAIDataset.begins(begin):
         return OpenAIDataset
