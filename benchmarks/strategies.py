@@ -25,8 +25,9 @@ from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec, Sampling
 from endmark.jobs.strategies import build_strategies
 from endmark.jobs.vocabulary import Attempt, EosSource, FinishReason, StoredRow
+from endmark.worker.engine.contract import Runner
 from endmark.worker.engine.engine import Engine
-from endmark.worker.engine.plan import DecodePlan, PrefillPlan, Runner, StepResult, Ticket
+from endmark.worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket
 from endmark.worker.engine.request import Request
 from endmark.worker.models.loader import LoadedEngine, load_engine
 from endmark.worker.service.prompting import Prompter

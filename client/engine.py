@@ -92,7 +92,7 @@ class Engine:
         """Run the rows, prompts made a batch ahead of the engine."""
         engine = self._engine
         running: dict[int, RowRun] = {}
-        batch = 2 * engine.runner.max_rows
+        batch = 2 * engine.capacity.rows
         for first in range(0, len(cells), batch):
             started, refused = self._started(plan, spec, first, cells[first : first + batch])
             running |= started

@@ -104,7 +104,7 @@ def test_a_window_as_long_as_the_context_is_none(tmp_path):
     """Phi-3.5-MoE names such a window; nothing is lost when its attention does not hear of it."""
     length = SHAPE["max_position_embeddings"]
     folder = save(PhimoeConfig(**SHAPE, **EXPERTS, sliding_window=length), tmp_path)
-    assert load_engine(folder).engine.runner.context == length
+    assert load_engine(folder).engine.capacity.context == length
 
 
 def test_a_damaged_or_missing_file_is_told_with_the_fix(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from endmark.jobs.errors import PromptTooLong, TokenUnknown
 from endmark.jobs.vocabulary import FinishReason
+from endmark.worker.engine.answer import Answer
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.plan import DecodePlan, PrefillPlan
 from endmark.worker.engine.request import Finished, Request
@@ -261,7 +262,8 @@ def test_of_preempted_rows_the_older_comes_back_first():
     """The youngest is preempted first, so the last that was is the oldest of them."""
     waiting = WaitingRows(2)
     newcomer, younger, older = (
-        RowState(Request(key=key, prompt_token_ids=[1], max_new_tokens=9), VOCABULARY, 9) for key in range(3)
+        RowState(Answer(Request(key=key, prompt_token_ids=[1], max_new_tokens=9), VOCABULARY, 9))
+        for key in range(3)
     )
     waiting.add(newcomer)
     waiting.put_back(younger)

@@ -8,6 +8,7 @@ import weakref
 import pytest
 
 from endmark.worker.engine import waiting as room
+from endmark.worker.engine.answer import Answer
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.row import RowState
 from endmark.worker.engine.text import Vocabulary
@@ -19,7 +20,7 @@ VOCABULARY = Vocabulary([b"x"] * 4)
 
 
 def make_row(key, budget=9):
-    return RowState(Request(key=key, prompt_token_ids=[1], max_new_tokens=budget), VOCABULARY, budget)
+    return RowState(Answer(Request(key=key, prompt_token_ids=[1], max_new_tokens=budget), VOCABULARY, budget))
 
 
 def admit_all(waiting):

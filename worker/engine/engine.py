@@ -8,7 +8,9 @@ step whose result is dropped.
 from collections.abc import Callable, Collection, Iterable
 
 from endmark.jobs.errors import PromptTooLong, TokenUnknown
-from endmark.worker.engine.plan import Runner, Ticket
+from endmark.worker.engine.answer import Answer
+from endmark.worker.engine.contract import Capacity, Runner
+from endmark.worker.engine.plan import Ticket
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.row import RowState
 from endmark.worker.engine.scheduler import Scheduler
@@ -16,7 +18,7 @@ from endmark.worker.engine.text import Vocabulary
 
 
 class Engine:
-    """Continuous batching over one runner. Not thread-safe: one thread owns it."""
+    """Continuous batching over one runner; an `InferenceEngine` of `worker.engine.contract`."""
 
     def __init__(
         self,
@@ -48,7 +50,8 @@ class Engine:
         self.row_steps = 0  # rows summed over the steps
         self._scheduler = Scheduler(runner)
         self._in_flight: tuple[Ticket, list[RowState]] | None = None
-        self._context = min(runner.context, runner.num_pages * runner.page_size)
+        kv_tokens = runner.num_pages * runner.page_size
+        self.capacity = Capacity(runner.max_rows, min(runner.context, kv_tokens), kv_tokens)
 
     @property
     def has_work(self) -> bool:
@@ -84,10 +87,11 @@ class Engine:
         """
         self._check_tokens(request)
         length = len(request.prompt_token_ids) + len(request.answer_token_ids)
-        if length >= self._context:
-            raise PromptTooLong(length, self._context, self._context_reason)
-        budget = min(request.max_new_tokens, self._context - length)
-        self._scheduler.add(RowState(request, self.vocabulary, budget))
+        context = self.capacity.context
+        if length >= context:
+            raise PromptTooLong(length, context, self._context_reason)
+        budget = min(request.max_new_tokens, context - length)
+        self._scheduler.add(RowState(Answer(request, self.vocabulary, budget)))
 
     def _check_tokens(self, request: Request) -> None:
         """Refuse what would be read beyond the embedding: on a GPU that ends the process, and all its rows."""
@@ -133,7 +137,7 @@ class Engine:
         ):
             if row.done:
                 continue  # ended by the token before this one, or cancelled
-            finished = row.see(token_id, prob, rank, flags, is_eos=token_id in eos_ids)
+            finished = row.answer.see(token_id, prob, rank, flags, is_eos=token_id in eos_ids)
             if finished is not None:
                 ended.append(finished)
                 self._drop(row)

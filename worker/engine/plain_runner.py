@@ -37,7 +37,7 @@ _CPU_GROUP_BYTES = 1 << 20  # keys of a group on a CPU: gathered copies that sta
 
 
 class PlainRunner:
-    """Runs plans on one model; see `worker.engine.plan.Runner`."""
+    """Runs plans on one model; see `worker.engine.contract.Runner`."""
 
     overlaps = False
     refill = 1

@@ -1,12 +1,10 @@
 """The device seam: a plan of integers goes in, token ids and a few floats for each row come out.
 
-Scheduler, strategies and verdicts know only this; no tensor crosses it. A runner keeps, for each slot, the
-row's page table, sampling settings, score numbers and last token, set when the row is prefilled.
+Scheduler, strategies and verdicts know only this; `worker.engine.contract.Runner` is who takes it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from endmark.jobs.spec import Sampling
 from endmark.jobs.strategies import ScoreNumbers
@@ -66,21 +64,3 @@ class Ticket:
 
     rows: int
     payload: object = field(default=None, repr=False)
-
-
-class Runner(Protocol):
-    """The model on its device."""
-
-    page_size: int  # tokens a page
-    num_pages: int
-    max_rows: int  # slots, and the most rows in one step
-    prefill_tokens: int  # the most tokens in one prefill, a single longer row excepted
-    refill: int  # slots that should be free before a prefill is worth its launch
-    context: int  # the longest row, prompt and answer, that the model can hold
-    overlaps: bool  # whether `launch` returns before the step has run
-
-    def launch(self, plan: PrefillPlan | DecodePlan) -> Ticket:
-        """Start the step."""
-
-    def read(self, ticket: Ticket) -> StepResult:
-        """Wait for the step and return what it sampled; each ticket is read once, in order."""

@@ -1,51 +1,33 @@
-"""One row in the engine: its tokens and pages, and how it ends."""
+"""Where one row stands on the device: its slot, its pages, and the tokens that have been asked for."""
 
-import math
-from collections.abc import Sequence
-
-from endmark.jobs.landing import LANDED, START, advance
-from endmark.jobs.spec import Sampling
 from endmark.jobs.strategies import ScoreNumbers, score_numbers
-from endmark.jobs.strategies.base import Ending
-from endmark.jobs.vocabulary import NOT_NUMBERS, EosSource, EosTrace, FinishReason, Verdict
-from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
-from endmark.worker.engine.request import Finished, Request
-from endmark.worker.engine.text import AnswerText, Vocabulary
+from endmark.worker.engine.answer import Answer
+from endmark.worker.engine.request import Request
 
 
 class RowState:
-    """A request on its way: the scheduler keeps its pages and slot here, `see` its tokens and verdict."""
+    """A request on its way through the scheduler; how its answer ends is told by `answer`."""
 
-    def __init__(self, request: Request, vocabulary: Vocabulary, budget: int) -> None:
-        self.request = request
-        self.budget = budget  # new tokens, the end token included
-        self.token_ids = [*request.prompt_token_ids, *request.answer_token_ids]  # all, as the model sees them
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.request: Request = answer.request
+        self.budget = answer.budget  # new tokens, the end token included
         self.slot = -1
         self.done = False  # whether it has been returned or dropped
         self.pages: list[int] = []
         self.launched = 0  # tokens of this attempt that have been asked of the device
-        self._vocabulary = vocabulary
-        self.prompt_length = len(self.token_ids)  # where this attempt's own tokens begin
-        self._watchers = [watcher for item in request.strategies if (watcher := item.watcher())]
-        self._answer = AnswerText(vocabulary, request.answer_token_ids) if self._watchers else None
-        self._prob_max, self._step_max, self._rank_max = -1.0, 0, 0
-        self._hidden_steps = 0
-        self._probs: list[float] = []
+        # where this attempt's own tokens begin
+        self.prompt_length = len(self.request.prompt_token_ids) + len(self.request.answer_token_ids)
 
     @property
-    def sampling(self) -> Sampling:
-        """How the row's tokens are drawn."""
-        return self.request.sampling
+    def token_ids(self) -> list[int]:
+        """All tokens, as the model sees them: the prompt's and those of the answer so far."""
+        return [*self.request.prompt_token_ids, *self.answer.token_ids]
 
     @property
     def numbers(self) -> ScoreNumbers:
         """What its strategies do to its scores."""
         return score_numbers(self.request.strategies, self.budget)
-
-    @property
-    def generated(self) -> int:
-        """Tokens of this attempt that have been seen."""
-        return len(self.token_ids) - self.prompt_length
 
     @property
     def position(self) -> int:
@@ -56,99 +38,3 @@ class RowState:
     def input_position(self) -> int:
         """Where the last token asked for stands in the row: the next decode step takes it in."""
         return self.prompt_length + self.launched - 1
-
-    def sentence_state(self) -> int:
-        """Return the state of the answer's text in the automaton of landing spots."""
-        answer = self.token_ids[len(self.request.prompt_token_ids) :]
-        return advance(START, b"".join(map(self._vocabulary.bytes_of, answer)))
-
-    def see(self, token_id: int, eos_prob: float, eos_rank: int, flags: int, *, is_eos: bool) -> Finished | None:
-        """Take the next token; return the finished attempt if it ends the row."""
-        step = self.generated
-        if math.isnan(eos_prob):
-            return self._finished(Verdict(FinishReason.ERROR, error=f"{NOT_NUMBERS} (NaN) at token {step + 1}"))
-        if eos_prob > self._prob_max:
-            self._prob_max, self._step_max, self._rank_max = eos_prob, step, eos_rank
-        if flags & HIDDEN:
-            self._hidden_steps += 1
-        if self.request.trace:
-            self._probs.append(eos_prob)
-        spent = step + 1 >= self.budget
-        if not is_eos:
-            self.token_ids.append(token_id)
-        ending = self._watch(token_id, is_eos=is_eos, last=is_eos or spent)
-        if ending is not None:
-            return self._cut(ending)
-        if is_eos:
-            return self._finished(Verdict(FinishReason.EOS, eos_source=_source(flags)))
-        return self._finished(Verdict(FinishReason.LENGTH)) if spent else None
-
-    def _watch(self, token_id: int, *, is_eos: bool, last: bool) -> Ending | None:
-        """Show the new token to the watchers; return the earliest of their endings."""
-        answer = self._answer
-        if answer is None:
-            return None
-        if is_eos:
-            answer.end_token_id = token_id
-        else:
-            answer.append(token_id)
-        endings = [ending for item in self._watchers if (ending := item.see(answer, last=last))]
-        if not endings:
-            return None
-        if not last:
-            # The row ends here, so a watcher that was waiting for more must decide now.
-            endings = [ending for item in self._watchers if (ending := item.see(answer, last=True))]
-        return min(endings, key=lambda ending: ending.text_length)
-
-    def _cut(self, ending: Ending) -> Finished:
-        """Finish where a watcher says, with no more than it keeps."""
-        assert self._answer is not None
-        return self._finished(
-            ending.verdict,
-            text=self._answer.text[: ending.text_length],
-            token_ids=self._answer.token_ids[: ending.token_count],
-        )
-
-    def _finished(self, verdict: Verdict, text: str | None = None, token_ids: list[int] | None = None) -> Finished:
-        """Return the attempt as it stands, under this verdict."""
-        before = len(self.request.answer_token_ids)
-        seen = self._prob_max >= 0.0
-        if token_ids is None:
-            token_ids = self.token_ids[len(self.request.prompt_token_ids) :]
-        if text is None:
-            text = self._vocabulary.text_of(token_ids)
-        trims = verdict.truncated and any(item.trims for item in self.request.strategies)
-        whole = self._whole(token_ids) if trims else None
-        return Finished(
-            key=self.request.key,
-            token_ids=tuple(token_ids),
-            text=text,
-            verdict=verdict,
-            prompt_tokens=len(self.request.prompt_token_ids),
-            completion_tokens=max(0, len(token_ids) - before),
-            trace=EosTrace(
-                prob_max=self._prob_max if seen else None,
-                step_max=self._step_max if seen else None,
-                rank_max=self._rank_max if seen else None,
-                hidden_steps=self._hidden_steps,
-                probs=tuple(self._probs) if self.request.trace else None,
-            ),
-            whole_tokens=whole,
-            whole_text=self._vocabulary.text_of(token_ids[:whole]) if whole else "",
-        )
-
-    def _whole(self, token_ids: Sequence[int]) -> int:
-        """Return how many of the tokens there are up to the last landing spot; 0 where there is none."""
-        state, whole = START, 0
-        for count, token_id in enumerate(token_ids, 1):
-            state = advance(state, self._vocabulary.bytes_of(token_id))
-            if state >= LANDED:
-                whole = count
-        return whole
-
-
-def _source(flags: int) -> EosSource:
-    """Return whose EOS it was."""
-    if flags & NATURAL:
-        return EosSource.NATURAL
-    return EosSource.FORCED if flags & FORCED else EosSource.BOOSTED

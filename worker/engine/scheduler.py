@@ -9,8 +9,9 @@ next one is planned, so a row that waits knows all its tokens.
 
 from collections.abc import Iterator
 
+from endmark.worker.engine.contract import Runner
 from endmark.worker.engine.pages import PagePool
-from endmark.worker.engine.plan import DecodePlan, PrefillPlan, PrefillRow, Runner
+from endmark.worker.engine.plan import DecodePlan, PrefillPlan, PrefillRow
 from endmark.worker.engine.row import RowState
 from endmark.worker.engine.waiting import WaitingRows
 
@@ -80,10 +81,11 @@ class Scheduler:
             return  # a prefill of a row or two costs as much as one of many
         while self._slots and self._waiting:
             row = self._waiting.first
-            shared = self._pool.share_prefix(row.token_ids)
+            token_ids = row.token_ids
+            shared = self._pool.share_prefix(token_ids)
             cached = len(shared) * self._pool.page_size
-            fresh = len(row.token_ids) - cached
-            wanted = self._pool.pages_for(len(row.token_ids)) - len(shared)
+            fresh = len(token_ids) - cached
+            wanted = self._pool.pages_for(len(token_ids)) - len(shared)
             fits = budget == self._prefill_tokens or fresh <= budget
             # One page of room for each running row keeps a newcomer from being preempted at once.
             roomy = self._pool.free >= wanted + len(self.running)
@@ -97,23 +99,23 @@ class Scheduler:
             row.slot = self._slots.pop()
             self._pool.publish_prefix(row.request.prompt_token_ids, row.pages)
             self.running.append(row)
-            yield self._prefill_row(row, cached), row
+            yield self._prefill_row(row, token_ids, cached), row
 
     @staticmethod
-    def _prefill_row(row: RowState, cached: int) -> PrefillRow:
+    def _prefill_row(row: RowState, token_ids: list[int], cached: int) -> PrefillRow:
         """Return the plan of a row that has just been given its slot and pages."""
         numbers = row.numbers
         return PrefillRow(
             slot=row.slot,
-            token_ids=tuple(row.token_ids),
+            token_ids=tuple(token_ids),
             cached=cached,
             pages=tuple(row.pages),
             step=row.launched,
             position=row.position,
-            sampling=row.sampling,
+            sampling=row.request.sampling,
             numbers=numbers,
             stream=row.request.stream,
-            sentence_state=row.sentence_state() if numbers.after_sentence else 0,
+            sentence_state=row.answer.landing_state() if numbers.after_sentence else 0,
         )
 
     def _grow(self) -> tuple[list[RowState], list[tuple[int, int, int]]]:

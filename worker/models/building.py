@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from endmark.jobs.errors import ModelError
 from endmark.jobs.landing import tabulate
+from endmark.worker.engine.contract import Runner
 from endmark.worker.engine.plain_runner import PlainRunner
-from endmark.worker.engine.plan import Runner
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.models.weights import free_memory
 

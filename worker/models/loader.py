@@ -16,6 +16,7 @@ from endmark.jobs.finetuning.adapters import check_adapter, local_folder, read_c
 from endmark.jobs.finetuning.lora import read_pairs
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.worker.demo import MODEL_DIR
+from endmark.worker.engine.contract import InferenceEngine
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.models.adapters import apply_adapter, check_folder
@@ -46,7 +47,7 @@ class Description:
 class LoadedEngine:
     """An engine with the tokeniser that feeds it."""
 
-    engine: Engine
+    engine: InferenceEngine
     tokenizer: Any
     description: Description
 
@@ -93,14 +94,6 @@ def load_engine(
     vocabulary = Vocabulary.of(tokenizer)
     weight_bytes = sum(item.numel() * item.element_size() for item in network.parameters())
     runner = build_runner(network, eos_ids, vocabulary, shape, kv_cache)
-    description = Description(
-        model=model,
-        adapter=adapter,
-        device=device,
-        weights=chosen,
-        weight_bytes=weight_bytes,
-        kv_tokens=runner.num_pages * runner.page_size,
-    )
     engine = Engine(
         runner,
         vocabulary,
@@ -108,6 +101,14 @@ def load_engine(
         embeddings=count_embeddings(network),
         context_reason=shortened,
         token_name=tokenizer.convert_ids_to_tokens,
+    )
+    description = Description(
+        model=model,
+        adapter=adapter,
+        device=device,
+        weights=chosen,
+        weight_bytes=weight_bytes,
+        kv_tokens=engine.capacity.kv_tokens,
     )
     return LoadedEngine(engine, tokenizer, description)
 

@@ -123,7 +123,7 @@ def _load_service(arguments: Arguments, name: str, store: Store, broker_url: str
         size(about.weight_bytes),
         about.kv_tokens,
     )
-    rows = loaded.engine.runner.max_rows
+    rows = loaded.engine.capacity.rows
     identity = WorkerReport(
         name,
         about.device,

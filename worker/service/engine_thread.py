@@ -6,10 +6,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from typing import Protocol
 
 from endmark.jobs.errors import PromptTooLong, TokenUnknown
 from endmark.jobs.vocabulary import EosTrace, FinishReason, Verdict
+from endmark.worker.engine.contract import InferenceEngine
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.process.guarded import Broken, Guarded
 from endmark.worker.process.traces import described
@@ -21,29 +21,6 @@ _IDLE = 1.0  # seconds between looks when there is nothing to run
 _SWITCH_INTERVAL = 2e-5  # seconds
 
 log = logging.getLogger(__name__)
-
-
-class EngineLike(Protocol):
-    """What is used of an engine."""
-
-    row_steps: int
-
-    @property
-    def has_work(self) -> bool:
-        """Whether a further step can finish anything."""
-
-    @property
-    def waiting(self) -> int:
-        """Rows that have no slot yet."""
-
-    def add(self, request: Request) -> None:
-        """Queue an attempt."""
-
-    def cancel(self, keys: Collection[int]) -> None:
-        """Drop attempts."""
-
-    def step(self) -> list[Finished]:
-        """Run one step and return the attempts that it ended."""
 
 
 class EngineThread:
@@ -58,7 +35,7 @@ class EngineThread:
 
     def __init__(
         self,
-        engine: EngineLike,
+        engine: InferenceEngine,
         deliver: Callable[[Sequence[Finished]], None],
         broken: Broken,
         meter: Meter | None = None,

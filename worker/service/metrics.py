@@ -3,12 +3,12 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from endmark.db.connection import Store
 from endmark.db.progress import all_statuses
 from endmark.jobs.errors import EndmarkError, MissingDependency, StoreError
 from endmark.jobs.vocabulary import WorkerReport
+from endmark.worker.engine.contract import EngineNumbers
 from endmark.worker.service.meter import STEP_BOUNDS, Meter
 
 try:
@@ -19,28 +19,6 @@ except ImportError as error:
     raise MissingDependency("`--metrics-port`", "metrics") from error
 
 _LEDGER_EVERY = 10.0  # seconds; the sums over all shards are read no more often
-
-
-class EngineNumbers(Protocol):
-    """What is read of an engine."""
-
-    row_steps: int
-
-    @property
-    def running(self) -> int:
-        """Rows that hold a slot."""
-
-    @property
-    def waiting(self) -> int:
-        """Rows that have no slot yet."""
-
-    @property
-    def preemptions(self) -> int:
-        """Rows sent back because no page was left."""
-
-    @property
-    def pages(self) -> tuple[int, int]:
-        """KV pages in use, and in all."""
 
 
 class WorkerMetrics(Collector):

@@ -11,10 +11,11 @@ from endmark.db.connection import Store
 from endmark.jobs.errors import StoreError
 from endmark.jobs.launch.lives import LifeFile
 from endmark.jobs.vocabulary import ShardKey, WorkerReport
+from endmark.worker.engine.contract import InferenceEngine
 from endmark.worker.process.periodic import Periodic
 from endmark.worker.process.traces import described
 from endmark.worker.service.claims import Claims
-from endmark.worker.service.engine_thread import EngineLike, EngineThread
+from endmark.worker.service.engine_thread import EngineThread
 from endmark.worker.service.feeder import Feeder
 from endmark.worker.service.in_flight import InFlight, ShardRun
 from endmark.worker.service.meter import Meter
@@ -65,7 +66,7 @@ class Service:
 
     def __init__(
         self,
-        engine: EngineLike,
+        engine: InferenceEngine,
         prompter: Prompter,
         store: Store,
         identity: WorkerReport,

@@ -19,7 +19,7 @@ _FINE, _COARSE = (1, 2, 4, 8, 16, 24, 32), 16  # batch sizes with a graph of the
 
 
 class CudaRunner:
-    """Runs plans on one model; see `worker.engine.plan.Runner`. One thread owns it."""
+    """Runs plans on one model; see `worker.engine.contract.Runner`. One thread owns it."""
 
     overlaps = True
 

@@ -1,0 +1,189 @@
+"""What every engine must do, as tests of `worker.engine.contract`: a subclass says how to build its engine.
+
+The model may be any: nothing here knows which tokens it chooses, only how the answers hang together.
+"""
+
+import random
+
+import pytest
+
+from endmark.jobs.errors import PromptTooLong, TokenUnknown
+from endmark.jobs.spec import Sampling
+from endmark.jobs.strategies import build_strategies
+from endmark.jobs.vocabulary import EosSource, FinishReason
+from endmark.worker.engine.request import Request
+
+ROWS, CONTEXT, TOKENS = 6, 64, 90  # rows at once, the longest row, and the ids that prompts are made of
+
+
+class EngineContract:
+    """The tests; `build` gives a fresh engine of `ROWS` rows and `CONTEXT` tokens, for ids below `embeddings`."""
+
+    count = 14  # requests in a batch: more than there are slots
+
+    def build(self, *, roomy=True):
+        """Return the engine; without `roomy` its rows cannot all grow to the context together."""
+        raise NotImplementedError
+
+    def requests(self, seed=1, **options):
+        """Return requests of all lengths, their budgets too."""
+        rng = random.Random(seed)
+        return [
+            Request(
+                key=key,
+                prompt_token_ids=[rng.randrange(3, TOKENS) for _ in range(rng.randrange(1, 20))],
+                max_new_tokens=rng.randrange(1, 25),
+                stream=key,
+                **options,
+            )
+            for key in range(self.count)
+        ]
+
+    def test_every_attempt_comes_back_once_and_as_it_would_alone(self):
+        requests = self.requests()
+        together = run(self.build(), requests)
+        assert sorted(together) == [request.key for request in requests]
+        engine = self.build()
+        for request in requests[:4]:
+            assert same(run(engine, [request])[request.key], together[request.key])
+
+    def test_rows_that_lack_room_end_as_they_would_with_it(self):
+        requests = self.requests(2)
+        assert all(
+            same(one, other)
+            for one, other in zip(
+                by_key(run(self.build(roomy=False), requests)), by_key(run(self.build(), requests)), strict=True
+            )
+        )
+
+    def test_an_attempt_is_whole_in_itself(self):
+        """Its text is that of its tokens, its counts are theirs, and its trace is that of its steps."""
+        engine = self.build()
+        requests = self.requests(3, trace=True)
+        done = run(engine, requests)
+        for request in requests:
+            finished = done[request.key]
+            verdict, trace = finished.verdict, finished.trace
+            assert finished.text == engine.vocabulary.text_of(finished.token_ids)
+            assert finished.prompt_tokens == len(request.prompt_token_ids)
+            assert finished.completion_tokens == len(finished.token_ids) <= request.max_new_tokens
+            assert not engine.eos_ids & set(finished.token_ids)
+            cut = finished.completion_tokens == request.max_new_tokens
+            assert verdict.finish_reason is (FinishReason.LENGTH if cut else FinishReason.EOS)
+            assert verdict.eos_source is (None if cut else EosSource.NATURAL)
+            assert len(trace.probs) == finished.completion_tokens + (not cut)
+            assert trace.prob_max == max(trace.probs) == trace.probs[trace.step_max]
+            assert 0 <= trace.prob_max <= 1
+            assert trace.rank_max >= 0
+        assert len({finished.verdict.finish_reason for finished in done.values()}) == 2, "a weak example"
+
+    def test_a_stop_string_ends_a_row_before_itself(self):
+        engine = self.build()
+        request = Request(key=0, prompt_token_ids=[5, 6, 7], max_new_tokens=12)
+        answer = run(engine, [request])[0].text
+        stop = answer[3:5]
+        (strategy,) = build_strategies([f'stop:text="{stop}"'])
+        stopped = Request(key=0, prompt_token_ids=[5, 6, 7], max_new_tokens=12, strategies=(strategy,))
+        finished = run(engine, [stopped])[0]
+        assert finished.verdict.finish_reason is FinishReason.STOP_SEQUENCE
+        assert finished.verdict.stop_sequence == stop
+        assert finished.text == answer[: answer.index(stop)]
+
+    def test_an_answer_goes_on_from_its_own_text(self):
+        """The attempt that begins with half of an answer ends as the one that made both halves."""
+        engine = self.build()
+        whole = Request(key=0, prompt_token_ids=[5, 6, 7], max_new_tokens=12)
+        first = run(engine, [whole])[0]
+        half = first.token_ids[:5]
+        rest = Request(key=0, prompt_token_ids=[5, 6, 7], answer_token_ids=half, max_new_tokens=12 - len(half))
+        second = run(engine, [rest])[0]
+        assert (second.text, second.token_ids, second.verdict) == (first.text, first.token_ids, first.verdict)
+        assert second.completion_tokens == len(first.token_ids) - len(half)
+        assert second.prompt_tokens == 3
+
+    def test_the_seed_makes_it_repeatable(self):
+        requests = self.requests(4, sampling=Sampling(temperature=1.0, top_p=0.95, seed=3))
+        first, second = run(self.build(), requests), run(self.build(), requests)
+        assert all(same(first[key], second[key]) for key in first)
+
+    def test_what_does_not_fit_is_refused_and_leaves_no_trace(self):
+        engine = self.build()
+        with pytest.raises(PromptTooLong, match=f"context holds {CONTEXT}"):
+            engine.add(Request(key=1, prompt_token_ids=[5] * CONTEXT, max_new_tokens=5))
+        with pytest.raises(TokenUnknown):
+            engine.add(Request(key=1, prompt_token_ids=[5, 10**6], max_new_tokens=5))
+        with pytest.raises(TokenUnknown):
+            engine.add(Request(key=1, prompt_token_ids=[5], answer_token_ids=[10**6], max_new_tokens=5))
+        assert not engine.has_work
+        assert engine.step() == []
+        done = run(engine, [Request(key=1, prompt_token_ids=[5] * (CONTEXT - 1), max_new_tokens=5)])
+        assert done[1].completion_tokens <= 1, "the budget ends where the context does"
+
+    def test_cancelled_rows_never_come_back_and_free_their_room(self):
+        engine = self.build()
+        requests = self.requests(5)
+        for request in requests:
+            engine.add(request)
+        done = {finished.key: finished for _ in range(2) for finished in engine.step()}
+        dropped = {key for key in range(0, self.count, 2) if key not in done}
+        engine.cancel({*dropped, 10**6})
+        done |= run(engine, [])
+        assert sorted(done) == [key for key in range(self.count) if key not in dropped]
+        expected = run(self.build(), requests)
+        assert all(same(done[key], expected[key]) for key in done)
+        engine.cancel(range(self.count))
+        assert (engine.running, engine.waiting, engine.pages[0]) == (0, 0, 0)
+
+    def test_its_numbers_tell_how_far_it_is(self):
+        engine = self.build()
+        capacity = engine.capacity
+        assert (capacity.rows, capacity.context) == (ROWS, CONTEXT)
+        assert (engine.running, engine.waiting, engine.row_steps, engine.has_work) == (0, 0, 0, False)
+        requests = self.requests(6)
+        for request in requests:
+            engine.add(request)
+        assert engine.running + engine.waiting == self.count
+        assert engine.has_work
+        ended, most = 0, 0
+        while engine.has_work:
+            before = engine.row_steps
+            ended += len(engine.step())
+            assert engine.row_steps - before <= ROWS
+            assert engine.running + engine.waiting == self.count - ended
+            assert 0 <= engine.pages[0] <= engine.pages[1]
+            most = max(most, engine.running)
+        assert most == ROWS
+        assert ended == self.count
+        assert engine.row_steps >= sum(
+            finished.completion_tokens for finished in run(self.build(), requests).values()
+        )
+        assert engine.capacity == capacity
+
+
+def run(engine, requests):
+    """Add requests, and step until nothing is left; return the attempts by key, each of which came once."""
+    for request in requests:
+        engine.add(request)
+    done = {}
+    for _ in range(10_000):
+        if not engine.has_work:
+            return done
+        for finished in engine.step():
+            assert finished.key not in done
+            done[finished.key] = finished
+    raise AssertionError("the engine does not come to an end")
+
+
+def by_key(done):
+    """Return the attempts in the order of their keys."""
+    return [done[key] for key in sorted(done)]
+
+
+def same(one, other):
+    """Return whether two attempts are equal; probabilities may differ in their last digits."""
+    numbers = [
+        (finished.key, finished.token_ids, finished.text, finished.verdict, finished.completion_tokens)
+        for finished in (one, other)
+    ]
+    near = one.trace.prob_max == pytest.approx(other.trace.prob_max, rel=1e-3, abs=1e-6)
+    return numbers[0] == numbers[1] and near

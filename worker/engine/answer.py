@@ -1,0 +1,132 @@
+"""How one answer ends: its tokens as they come, its watchers, verdict and trace; for any engine."""
+
+import math
+from collections.abc import Sequence
+
+from endmark.jobs.landing import LANDED, START, advance
+from endmark.jobs.strategies.base import Ending
+from endmark.jobs.vocabulary import NOT_NUMBERS, EosSource, EosTrace, FinishReason, Verdict
+from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
+from endmark.worker.engine.request import Finished, Request
+from endmark.worker.engine.text import AnswerText, Vocabulary
+
+
+class Answer:
+    """A request's answer as it grows. It is told each token once, in order, until `see` returns its end.
+
+    Args:
+        request: the attempt.
+        vocabulary: of the model's tokeniser.
+        budget: new tokens, the end token included.
+    """
+
+    def __init__(self, request: Request, vocabulary: Vocabulary, budget: int) -> None:
+        self.request = request
+        self.budget = budget
+        self.token_ids = list(request.answer_token_ids)  # of the whole answer, earlier attempts included
+        self._vocabulary = vocabulary
+        self._before = len(request.answer_token_ids)
+        self._watchers = [watcher for item in request.strategies if (watcher := item.watcher())]
+        self._text = AnswerText(vocabulary, request.answer_token_ids) if self._watchers else None
+        self._prob_max, self._step_max, self._rank_max = -1.0, 0, 0
+        self._hidden_steps = 0
+        self._probs: list[float] = []
+
+    @property
+    def generated(self) -> int:
+        """Tokens of this attempt that have been seen, the end token not counted."""
+        return len(self.token_ids) - self._before
+
+    def landing_state(self) -> int:
+        """Return the state of the answer's text in the automaton of landing spots."""
+        return advance(START, b"".join(map(self._vocabulary.bytes_of, self.token_ids)))
+
+    def see(self, token_id: int, eos_prob: float, eos_rank: int, flags: int, *, is_eos: bool) -> Finished | None:
+        """Take the next token; return the finished attempt if it ends the row."""
+        step = self.generated
+        if math.isnan(eos_prob):
+            return self._finished(Verdict(FinishReason.ERROR, error=f"{NOT_NUMBERS} (NaN) at token {step + 1}"))
+        if eos_prob > self._prob_max:
+            self._prob_max, self._step_max, self._rank_max = eos_prob, step, eos_rank
+        if flags & HIDDEN:
+            self._hidden_steps += 1
+        if self.request.trace:
+            self._probs.append(eos_prob)
+        spent = step + 1 >= self.budget
+        if not is_eos:
+            self.token_ids.append(token_id)
+        ending = self._watch(token_id, is_eos=is_eos, last=is_eos or spent)
+        if ending is not None:
+            return self._cut(ending)
+        if is_eos:
+            return self._finished(Verdict(FinishReason.EOS, eos_source=_source(flags)))
+        return self._finished(Verdict(FinishReason.LENGTH)) if spent else None
+
+    def _watch(self, token_id: int, *, is_eos: bool, last: bool) -> Ending | None:
+        """Show the new token to the watchers; return the earliest of their endings."""
+        text = self._text
+        if text is None:
+            return None
+        if is_eos:
+            text.end_token_id = token_id
+        else:
+            text.append(token_id)
+        endings = [ending for item in self._watchers if (ending := item.see(text, last=last))]
+        if not endings:
+            return None
+        if not last:
+            # The row ends here, so a watcher that was waiting for more must decide now.
+            endings = [ending for item in self._watchers if (ending := item.see(text, last=True))]
+        return min(endings, key=lambda ending: ending.text_length)
+
+    def _cut(self, ending: Ending) -> Finished:
+        """Finish where a watcher says, with no more than it keeps."""
+        assert self._text is not None
+        return self._finished(
+            ending.verdict,
+            text=self._text.text[: ending.text_length],
+            token_ids=self._text.token_ids[: ending.token_count],
+        )
+
+    def _finished(self, verdict: Verdict, text: str | None = None, token_ids: list[int] | None = None) -> Finished:
+        """Return the attempt as it stands, under this verdict."""
+        seen = self._prob_max >= 0.0
+        if token_ids is None:
+            token_ids = self.token_ids
+        if text is None:
+            text = self._vocabulary.text_of(token_ids)
+        trims = verdict.truncated and any(item.trims for item in self.request.strategies)
+        whole = self._whole(token_ids) if trims else None
+        return Finished(
+            key=self.request.key,
+            token_ids=tuple(token_ids),
+            text=text,
+            verdict=verdict,
+            prompt_tokens=len(self.request.prompt_token_ids),
+            completion_tokens=max(0, len(token_ids) - self._before),
+            trace=EosTrace(
+                prob_max=self._prob_max if seen else None,
+                step_max=self._step_max if seen else None,
+                rank_max=self._rank_max if seen else None,
+                hidden_steps=self._hidden_steps,
+                probs=tuple(self._probs) if self.request.trace else None,
+            ),
+            whole_tokens=whole,
+            whole_text=self._vocabulary.text_of(token_ids[:whole]) if whole else "",
+        )
+
+    def _whole(self, token_ids: Sequence[int]) -> int:
+        """Return how many of the tokens there are up to the last landing spot; 0 where there is none."""
+        state, whole = START, 0
+        for count, token_id in enumerate(token_ids, 1):
+            state = advance(state, self._vocabulary.bytes_of(token_id))
+            if state >= LANDED:
+                whole = count
+        return whole
+
+
+def _source(flags: int) -> EosSource:
+    """Return whose EOS it was."""
+    if flags & NATURAL:
+        return EosSource.NATURAL
+    return EosSource.FORCED if flags & FORCED else EosSource.BOOSTED
