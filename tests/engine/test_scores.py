@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from transformers import ExponentialDecayLengthPenalty
 
 from endmark.jobs.strategies import ScoreNumbers, build_strategies, score_numbers
-from endmark.worker.engine.scores import as_floats, eos_statistics, forced_rows, shape_scores
+from endmark.worker.engine.layout import SLOT, score_values
+from endmark.worker.engine.scores import eos_statistics, forced_rows, shape_scores
 
 pytestmark = pytest.mark.engine
 
@@ -53,12 +54,17 @@ def exp_decay(scores, eos, n, budget, start=0.5, factor=1.05):
     ]
 
 
+def records(numbers):
+    """Return the records of rows with these score numbers."""
+    return torch.stack([torch.from_numpy(SLOT.pack(score_values(item))) for item in numbers])
+
+
 def shape(rows, eos, numbers, steps, ended):
     """Run the device arithmetic on several rows at once."""
     return shape_scores(
         torch.tensor(rows, dtype=torch.float32),
         torch.tensor(sorted(eos)),
-        torch.tensor([as_floats(item) for item in numbers]),
+        records(numbers),
         torch.tensor(steps),
         torch.tensor(ended),
     )
@@ -183,9 +189,9 @@ def test_a_long_row_s_score_stays_a_number():
 @pytest.mark.parametrize("budget", [1, 2, 3, 10, 257])
 def test_the_last_budgeted_token_alone_is_forced(budget):
     numbers = score_numbers(build_strategies(["eos-reward"]), budget)
-    columns = torch.tensor([as_floats(numbers)] * budget)
+    columns = records([numbers] * budget)
     assert forced_rows(columns, torch.arange(budget)).tolist() == [False] * (budget - 1) + [True]
-    assert not forced_rows(torch.tensor([as_floats(ScoreNumbers())]), torch.tensor([0])).any()
+    assert not forced_rows(records([ScoreNumbers()]), torch.tensor([0])).any()
 
 
 def test_soft_landing_never_forces():

@@ -10,17 +10,11 @@ pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; th
 
 from endmark.jobs.landing import LANDED, STATES
 from endmark.jobs.strategies import build_strategies, score_numbers
-from endmark.worker.engine.cuda.kernels.sampling import finish_step
+from endmark.worker.engine.cuda.kernels.sampling import begin_step, finish_step
+from endmark.worker.engine.layout import RESULT, SLOT, STEP, score_values
 from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
 from endmark.worker.engine.sampler import Draw, choose, stream_key
-from endmark.worker.engine.scores import (
-    AFTER_SENTENCE,
-    NUMBERS,
-    as_floats,
-    eos_statistics,
-    forced_rows,
-    shape_scores,
-)
+from endmark.worker.engine.scores import eos_statistics, forced_rows, shape_scores
 
 # the number that stands for "no published arithmetic" is NaN, of which the interpreter's NumPy warns
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")]
@@ -39,19 +33,16 @@ STRATEGIES = [
 ]
 
 
-def plain(logits, eos, slots, steps, positions, state):
+def plain(logits, eos, records, steps, positions):
     """Tokens, EOS probabilities, ranks and flags as the plain path computes them."""
-    numbers, floats, draws, _, sentence = state
     probs, ranks = eos_statistics(logits, eos)
-    draw = Draw(
-        floats[slots, 0], draws[slots, 0].long(), floats[slots, 1], draws[slots, 1].long() & 0xFFFFFFFF, positions
-    )
-    shaped = (draws[slots, 2] != 0).nonzero().squeeze(-1)
+    draw = Draw.of(records, positions)
+    shaped = SLOT.of(records, "shaped").nonzero().squeeze(-1)
     scores = logits.clone()
-    ended = sentence[slots[shaped]] >= LANDED
-    scores[shaped] = shape_scores(logits[shaped], eos, numbers[slots[shaped]], steps[shaped], ended)
+    ended = SLOT.of(records[shaped], "landing") >= LANDED
+    scores[shaped] = shape_scores(logits[shaped], eos, records[shaped], steps[shaped], ended)
     tokens, hidden = choose(scores, draw, eos)
-    forced = forced_rows(numbers[slots], steps)
+    forced = forced_rows(records, steps)
     flags = torch.full_like(tokens, NATURAL)
     without, _ = choose(logits, draw, eos)
     by_strategy = torch.where(torch.isin(without, eos), NATURAL, torch.where(forced, FORCED, 0))
@@ -59,19 +50,27 @@ def plain(logits, eos, slots, steps, positions, state):
     return tokens, probs, ranks, flags + hidden.long() * HIDDEN
 
 
-def random_state(rng, slots):
+def record(given, **values):
+    """Return the record of a row with these score numbers and other values."""
+    shaped = not given.is_neutral
+    return torch.from_numpy(SLOT.pack({**score_values(given), "top_p": 1.0, "shaped": shaped, **values}))
+
+
+def random_records(rng, slots):
     """Slots with every strategy, temperature, top-k and top-p in turn."""
-    numbers, floats = torch.zeros(slots, NUMBERS), torch.zeros(slots, 2)
-    draws = torch.zeros(slots, 3, dtype=torch.int32)
-    for slot in range(slots):
-        given = score_numbers(build_strategies(STRATEGIES[slot % len(STRATEGIES)]), 100)
-        numbers[slot] = torch.tensor(as_floats(given))
-        floats[slot] = torch.tensor([rng.choice([0, 0.1, 1.0, 1.3]), rng.choice([1.0, 0.9, 0.5])])
-        key = stream_key(3, slot)
-        signed = key - 2**32 if key >= 2**31 else key
-        draws[slot] = torch.tensor([rng.choice([0, 1, 5, 50]), signed, not given.is_neutral], dtype=torch.int32)
-    sentence = torch.tensor([rng.choice([LANDED, 0]) for _ in range(slots)], dtype=torch.int32)
-    return numbers, floats, draws, torch.zeros(slots, dtype=torch.int32), sentence
+    return torch.stack(
+        [
+            record(
+                score_numbers(build_strategies(STRATEGIES[slot % len(STRATEGIES)]), 100),
+                key=stream_key(3, slot),
+                landing=rng.choice([LANDED, 0]),
+                temperature=rng.choice([0, 0.1, 1.0, 1.3]),
+                top_k=rng.choice([0, 1, 5, 50]),
+                top_p=rng.choice([1.0, 0.9, 0.5]),
+            )
+            for slot in range(slots)
+        ]
+    )
 
 
 @pytest.mark.parametrize(("vocabulary", "eos"), [(999, [1]), (1500, [1, 7]), (5000, [1, 998]), *LARGE])
@@ -81,28 +80,30 @@ def test_a_step_ends_as_on_the_plain_path(vocabulary, eos, seed):
     torch.manual_seed(seed)
     logits = torch.randn(rows, vocabulary) * 3
     logits[:, eos] += torch.randn(rows, 1) * 4
-    state = random_state(rng, rows + 1)
+    records = random_records(rng, rows + 1)
     slots = torch.randperm(rows + 1)[:rows]
     steps = torch.tensor([rng.choice([0, 50, 81, 90, 98, 99]) for _ in range(rows)])
     table = torch.randint(0, STATES, (STATES, vocabulary)).to(torch.uint8)
-    before = state[4].clone()
-    want = plain(logits, torch.tensor(eos), slots, steps, steps + 3, state)
+    before = records.clone()
+    want = plain(logits, torch.tensor(eos), records[slots], steps, steps + 3)
 
-    state = tuple(part.to(DEVICE) for part in state)
-    result = torch.full((4, rows + 3), -7, dtype=torch.int32, device=DEVICE)
+    records = records.to(DEVICE)
+    result = torch.full((RESULT.width, rows + 3), -7, dtype=torch.int32, device=DEVICE)
     ids, *ints = (part.to(DEVICE, torch.int32) for part in (torch.tensor(eos), slots, steps, steps + 3))
-    finish_step(logits.to(DEVICE), ids, tuple(ints), state, table.to(DEVICE), result, first_column=2)
+    finish_step(logits.to(DEVICE), ids, tuple(ints), records, table.to(DEVICE), result, first_column=2)
 
     got = result.cpu()[:, 2 : 2 + rows]
-    for index, name in ((0, "token"), (2, "rank"), (3, "flags")):
-        assert got[index].tolist() == want[index].tolist(), name
-    assert torch.allclose(got[1].contiguous().view(torch.float32), want[1], atol=1e-5)
+    for name, wanted in (("token", want[0]), ("rank", want[2]), ("flags", want[3])):
+        assert got[RESULT[name]].tolist() == wanted.tolist(), name
+    assert torch.allclose(got[RESULT["eos_prob"]].contiguous().view(torch.float32), want[1], atol=1e-5)
     assert (result.cpu()[:, :2] == -7).all()
-    last, sentence = state[3].cpu(), state[4].cpu()
+    records = records.cpu()
     for row, slot in enumerate(slots.tolist()):
-        assert last[slot] == got[0, row]
-        watched = state[0][slot, AFTER_SENTENCE] > 0
-        assert sentence[slot] == (table[before[slot], got[0, row]] if watched else before[slot])
+        token = got[RESULT["token"], row]
+        assert SLOT.of(records, "last")[slot] == token
+        landing = SLOT.of(before, "landing")[slot]
+        watched = SLOT.of(records, "after_sentence")[slot] > 0
+        assert SLOT.of(records, "landing")[slot] == (table[landing, token] if watched else landing)
 
 
 def test_scores_that_are_no_numbers_are_told_and_choose_a_token_that_exists():
@@ -119,25 +120,43 @@ def test_scores_that_are_no_numbers_are_told_and_choose_a_token_that_exists():
     settings = [(0.0, 0, 1.0), (0.8, 0, 1.0), (0.8, 5, 1.0), (0.8, 50, 0.9)]
     rows = len(spoil) * len(settings)
     torch.manual_seed(1)
-    logits, numbers = torch.randn(rows, vocabulary), torch.zeros(rows, NUMBERS)
-    floats, draws = torch.zeros(rows, 2), torch.zeros(rows, 3, dtype=torch.int32)
+    logits, records = torch.randn(rows, vocabulary), torch.zeros(rows, SLOT.width, dtype=torch.int32)
     for row in range(rows):
         spoil[row % len(spoil)](logits[row])
         temperature, top_k, top_p = settings[row // len(spoil)]
         given = score_numbers(build_strategies(STRATEGIES[row % len(STRATEGIES)]), 100)
-        numbers[row] = torch.tensor(as_floats(given))
-        floats[row] = torch.tensor([temperature, top_p])
-        draws[row] = torch.tensor([top_k, 77, not given.is_neutral], dtype=torch.int32)
-    state = numbers, floats, draws, torch.zeros(rows, dtype=torch.int32), torch.full((rows,), LANDED)
-    state = tuple(part.to(DEVICE) for part in (*state[:4], state[4].to(torch.int32)))
-    result = torch.zeros(4, rows, dtype=torch.int32, device=DEVICE)
+        records[row] = record(given, key=77, landing=LANDED, temperature=temperature, top_k=top_k, top_p=top_p)
+    records = records.to(DEVICE)
+    result = torch.zeros(RESULT.width, rows, dtype=torch.int32, device=DEVICE)
     table = torch.zeros(STATES, vocabulary, dtype=torch.uint8, device=DEVICE)
     steps = torch.full((rows,), 98)
     ids, *ints = (part.to(DEVICE, torch.int32) for part in (torch.tensor(eos), torch.arange(rows), steps, steps))
-    finish_step(logits.to(DEVICE), ids, tuple(ints), state, table, result)
-    tokens, probs = result[0].cpu(), result[1].cpu().view(torch.float32)
+    finish_step(logits.to(DEVICE), ids, tuple(ints), records, table, result)
+    tokens, probs = result[RESULT["token"]].cpu(), result[RESULT["eos_prob"]].cpu().view(torch.float32)
     want, _ = eos_statistics(logits, torch.tensor(eos))
     assert torch.equal(probs.isnan(), want.isnan())
     assert probs.isnan().tolist() == [row % len(spoil) != len(spoil) - 1 for row in range(rows)]
     assert ((tokens >= 0) & (tokens < vocabulary)).all()
-    assert torch.equal(state[3].cpu(), tokens)
+    assert torch.equal(SLOT.of(records.cpu(), "last"), tokens)
+
+
+def test_a_step_begins_with_each_rows_last_token_and_the_changed_pages():
+    rng, rows, slots = random.Random(0), 5, 9
+    records = torch.stack([torch.from_numpy(SLOT.pack({"last": 100 + slot})) for slot in range(slots)])
+    tables = torch.zeros(slots, 6, dtype=torch.int32)
+    chosen = rng.sample(range(slots), rows)
+    changed = rng.sample(range(slots), rows)
+    columns = [
+        STEP.pack(
+            {"slot": slot, "length": 30 + slot, "changed_slot": other, "changed_index": 4, "changed_page": 7}
+        )
+        for slot, other in zip(chosen, changed, strict=True)
+    ]
+    inputs = torch.stack([torch.from_numpy(column) for column in columns], 1).to(DEVICE)
+    tables, tokens = tables.to(DEVICE), torch.zeros(rows, dtype=torch.int64, device=DEVICE)
+    positions = torch.zeros_like(tokens)
+    begin_step(inputs, tables, records.to(DEVICE), tokens, positions)
+    assert tokens.tolist() == [100 + slot for slot in chosen]
+    assert positions.tolist() == [30 + slot for slot in chosen]
+    assert tables[:, 4].tolist() == [7 if slot in changed else 0 for slot in range(slots)]
+    assert tables.sum().item() == 7 * rows

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from endmark.jobs.landing import LANDED
 from endmark.worker.engine.attention import PagedBatch, Span
+from endmark.worker.engine.layout import SLOT
 from endmark.worker.engine.plan import (
     FORCED,
     HIDDEN,
@@ -21,16 +22,9 @@ from endmark.worker.engine.plan import (
     StepResult,
     Ticket,
 )
-from endmark.worker.engine.sampler import Draw, choose, stream_key
-from endmark.worker.engine.scores import (
-    AFTER_SENTENCE,
-    NUMBERS,
-    as_floats,
-    changed_rows,
-    eos_statistics,
-    forced_rows,
-    shape_scores,
-)
+from endmark.worker.engine.sampler import Draw, choose
+from endmark.worker.engine.scores import changed_rows, eos_statistics, forced_rows, shape_scores
+from endmark.worker.engine.slot_record import slot_record
 
 _LENGTH_SPREAD = 1.5  # decode rows are grouped so that no row's cache is padded beyond this
 _CPU_GROUP_BYTES = 1 << 20  # keys of a group on a CPU: gathered copies that stay in its caches cost a third
@@ -77,12 +71,8 @@ class PlainRunner:
         self._values = [torch.zeros(shape, dtype=model.dtype, device=self._device) for _ in layers]
         self._eos_ids = self._ints(sorted(eos_ids))
         self._tables = torch.zeros(max_rows, -(-context // page_size) + 1, dtype=torch.int64, device=self._device)
-        self._last = self._ints([0] * max_rows)
-        self._sentence = self._ints([0] * max_rows)
+        self._records = torch.zeros(max_rows, SLOT.width, dtype=torch.int32, device=self._device)
         self._sentence_table = sentence_table.to(self._device) if sentence_table is not None else None
-        self._numbers = torch.zeros(max_rows, NUMBERS, device=self._device)
-        self._floats = torch.zeros(max_rows, 2, device=self._device)  # temperature, top_p
-        self._draws = torch.zeros(max_rows, 2, dtype=torch.int64, device=self._device)  # top_k, key
 
     @torch.inference_mode()
     def launch(self, plan: PrefillPlan | DecodePlan) -> Ticket:
@@ -139,7 +129,7 @@ class PlainRunner:
         write = self._tables[slots, positions // self.page_size] * self.page_size + positions % self.page_size
         back = torch.empty_like(slots)
         back[self._ints(order)] = torch.arange(len(order), device=self._device)
-        logits = self._forward(self._last[slots], positions, write, spans, back)
+        logits = self._forward(SLOT.of(self._records, "last")[slots].long(), positions, write, spans, back)
         return self._ints(plan.slots), logits
 
     def _span(self, begin: int, tables: Tensor, positions: Tensor) -> Span:
@@ -182,24 +172,22 @@ class PlainRunner:
     def _sample(self, logits: Tensor, slots: Tensor, steps: Tensor, positions: Tensor) -> StepResult:
         """Draw each row's token from its raw fp32 logits, shape (R, V)."""
         probs, ranks = eos_statistics(logits, self._eos_ids)
-        draw = Draw(
-            self._floats[slots, 0], self._draws[slots, 0], self._floats[slots, 1], self._draws[slots, 1], positions
-        )
-        numbers, sentence = self._numbers[slots], self._sentence[slots]
-        ended = sentence >= LANDED
-        shaped = changed_rows(numbers, steps, ended)
+        records = self._records[slots]
+        draw, landing = Draw.of(records, positions), SLOT.of(records, "landing").long()
+        ended = landing >= LANDED
+        shaped = changed_rows(records, steps, ended)
         rows = shaped.nonzero().squeeze(-1)
         scores = logits
         if len(rows) == len(slots):
-            scores = shape_scores(logits, self._eos_ids, numbers, steps, ended)
+            scores = shape_scores(logits, self._eos_ids, records, steps, ended)
         elif len(rows):
             scores = logits.clone()
-            scores[rows] = shape_scores(logits[rows], self._eos_ids, numbers[rows], steps[rows], ended[rows])
+            scores[rows] = shape_scores(logits[rows], self._eos_ids, records[rows], steps[rows], ended[rows])
         tokens, hidden = choose(scores, draw, self._eos_ids)
-        flags = self._flags(logits, tokens, draw, shaped, forced_rows(numbers, steps), ranks)
-        self._last[slots] = tokens
-        if self._sentence_table is not None and bool((numbers[:, AFTER_SENTENCE] > 0).any()):
-            self._sentence[slots] = self._sentence_table[sentence, tokens].long()
+        flags = self._flags(logits, tokens, draw, shaped, forced_rows(records, steps), ranks)
+        SLOT.of(self._records, "last")[slots] = tokens.int()
+        if self._sentence_table is not None and bool((SLOT.of(records, "after_sentence") > 0).any()):
+            SLOT.of(self._records, "landing")[slots] = self._sentence_table[landing, tokens].int()
         return StepResult(
             tokens.tolist(), probs.tolist(), ranks.tolist(), (flags + hidden.long() * HIDDEN).tolist()
         )
@@ -220,10 +208,7 @@ class PlainRunner:
     def _set_slot(self, slot: int, row: PrefillRow) -> None:
         """Store what the row keeps between steps."""
         self._tables[slot, : len(row.pages)] = self._ints(row.pages)
-        self._floats[slot] = torch.tensor([row.sampling.temperature, row.sampling.top_p])
-        self._draws[slot] = torch.tensor([row.sampling.top_k, stream_key(row.sampling.seed, row.stream)])
-        self._numbers[slot] = torch.tensor(as_floats(row.numbers))
-        self._sentence[slot] = row.sentence_state
+        self._records[slot] = torch.from_numpy(slot_record(row))
 
     def _ints(self, values: Sequence[int] | Sequence[list[int]]) -> Tensor:
         """Return int64 on the device."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from endmark.worker.engine.layout import SLOT
+
 _MASK = 0xFFFFFFFF
 
 
@@ -22,6 +24,17 @@ class Draw:
     top_p: Tensor  # fp32
     key: Tensor  # int64: 32 bits of (seed, stream)
     position: Tensor  # int64
+
+    @classmethod
+    def of(cls, records: Tensor, positions: Tensor) -> "Draw":
+        """Return the draw of rows with these records, (R, SLOT.width) int32, and positions, (R,) int64."""
+        return cls(
+            temperature=SLOT.of(records, "temperature"),
+            top_k=SLOT.of(records, "top_k").long(),
+            top_p=SLOT.of(records, "top_p"),
+            key=SLOT.of(records, "key").long() & _MASK,
+            position=positions,
+        )
 
     def select(self, rows: Tensor) -> "Draw":
         """Return the draw of some of the rows."""

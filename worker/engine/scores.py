@@ -1,24 +1,16 @@
 """What the device step does to the scores, row by row: the arithmetic of `jobs.strategies.ScoreNumbers`.
 
-Every function takes raw fp32 logits of shape (R, V) and per-row numbers of shape (R, NUMBERS).
+Every function takes raw fp32 logits of shape (R, V) and the rows' records of shape (R, SLOT.width).
 """
 
 import math
-from dataclasses import astuple, fields
 
 import torch
 from torch import Tensor
 
-from endmark.jobs.strategies import ScoreNumbers
+from endmark.worker.engine.layout import SLOT
 
-NUMBERS = len(fields(ScoreNumbers))
-START, FULL, POWER, MARGIN, AFTER_SENTENCE, FACTOR, RATIO, FORCE_AT = range(NUMBERS)
 _LARGEST_GROWTH = 1e30
-
-
-def as_floats(numbers: ScoreNumbers) -> list[float]:
-    """Return the numbers in the order of the columns above."""
-    return [float(value) for value in astuple(numbers)]
 
 
 def eos_statistics(logits: Tensor, eos_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,41 +31,42 @@ def eos_statistics(logits: Tensor, eos_ids: Tensor) -> tuple[Tensor, Tensor]:
     return prob, rank
 
 
-def shape_scores(logits: Tensor, eos_ids: Tensor, numbers: Tensor, steps: Tensor, ended: Tensor) -> Tensor:
+def shape_scores(logits: Tensor, eos_ids: Tensor, records: Tensor, steps: Tensor, ended: Tensor) -> Tensor:
     """Return the scores after the strategies; see `ScoreNumbers` for the order and the formulas.
 
     Args:
         logits: (R, V) raw fp32.
         eos_ids: (E,) int64.
-        numbers: (R, NUMBERS) fp32.
+        records: (R, SLOT.width) int32.
         steps: (R,) the n of each row.
         ended: (R,) bool, whether the text may end here: a landing spot.
 
     Returns:
         (R, V) fp32; the input is left as it is.
     """
-    column = numbers.unbind(-1)
     n = steps.to(logits.dtype)
+    start, full = SLOT.of(records, "start"), SLOT.of(records, "full")
+    factor, ratio = SLOT.of(records, "factor"), SLOT.of(records, "ratio").unsqueeze(-1)
     scores, eos = logits.clone(), logits[:, eos_ids]
-    published = ~column[RATIO].isnan().unsqueeze(-1)
+    published = ~ratio.isnan()
     if bool(published.any()):
-        _publish(scores, column[RATIO].unsqueeze(-1))
+        _publish(scores, ratio)
         eos = torch.where(published, 100.0, eos)
         if not bool(published.all()):
             scores = torch.where(published, scores, logits)
-    if bool((column[FACTOR] != 1.0).any()):
-        exponent = (n - column[START]).clamp(min=0.0)
-        growth = column[FACTOR].pow(exponent).clamp(max=_LARGEST_GROWTH)
+    if bool((factor != 1.0).any()):
+        exponent = (n - start).clamp(min=0.0)
+        growth = factor.pow(exponent).clamp(max=_LARGEST_GROWTH)
         eos = eos + eos.abs() * (growth - 1.0).unsqueeze(-1)
-    span = column[FULL] - column[START]
+    span = full - start
     if bool((span > 0).any()):
         scores[:, eos_ids] = -torch.inf
         best_other = scores.amax(-1)
-        ramp = ((n - column[START]) / span.clamp(min=1e-9)).clamp(0.0, 1.0).pow(column[POWER])
-        ramp = torch.where((span > 0) & (ended | (column[AFTER_SENTENCE] == 0)), ramp, 0.0)
-        lift = ((best_other + column[MARGIN]).unsqueeze(-1) - eos).clamp(min=0.0)
+        ramp = ((n - start) / span.clamp(min=1e-9)).clamp(0.0, 1.0).pow(SLOT.of(records, "power"))
+        ramp = torch.where((span > 0) & (ended | (SLOT.of(records, "after_sentence") == 0)), ramp, 0.0)
+        lift = ((best_other + SLOT.of(records, "margin")).unsqueeze(-1) - eos).clamp(min=0.0)
         eos = eos + torch.where(ramp.unsqueeze(-1) > 0, ramp.unsqueeze(-1) * lift, 0.0)
-    forced = forced_rows(numbers, steps)
+    forced = forced_rows(records, steps)
     if bool(forced.any()):
         scores[forced] = -torch.inf
     scores[:, eos_ids] = eos
@@ -91,15 +84,15 @@ def _publish(scores: Tensor, ratio: Tensor) -> None:
     scores.add_(negative)
 
 
-def changed_rows(numbers: Tensor, steps: Tensor, ended: Tensor) -> Tensor:
+def changed_rows(records: Tensor, steps: Tensor, ended: Tensor) -> Tensor:
     """Return (R,) bool: the rows whose scores `shape_scores` would change at this step; arguments as there."""
-    column = numbers.unbind(-1)
-    later = steps > column[START]
-    ramp = (column[FULL] > column[START]) & (ended | (column[AFTER_SENTENCE] == 0))
-    decay = column[FACTOR] != 1.0
-    return (later & (ramp | decay)) | ~column[RATIO].isnan() | forced_rows(numbers, steps)
+    start, factor = SLOT.of(records, "start"), SLOT.of(records, "factor")
+    later = steps > start
+    ramp = (SLOT.of(records, "full") > start) & (ended | (SLOT.of(records, "after_sentence") == 0))
+    decay = factor != 1.0
+    return (later & (ramp | decay)) | ~SLOT.of(records, "ratio").isnan() | forced_rows(records, steps)
 
 
-def forced_rows(numbers: Tensor, steps: Tensor) -> Tensor:
+def forced_rows(records: Tensor, steps: Tensor) -> Tensor:
     """Return (R,) bool: the rows in which a strategy leaves nothing but EOS at this step."""
-    return numbers[:, FORCE_AT] == steps.to(numbers.dtype)
+    return SLOT.of(records, "force_at") == steps.to(torch.float32)

@@ -13,8 +13,10 @@ from endmark.worker.engine.cuda.kernels.sampling import begin_step, finish_step
 from endmark.worker.engine.cuda.prefill import Passes, Piece, PrefillInputs
 from endmark.worker.engine.cuda.slots import SlotState
 from endmark.worker.engine.cuda.staging import Download, Upload
+from endmark.worker.engine.layout import RESULT, STEP
 from endmark.worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket
 
+_CHANGE = [STEP[name] for name in ("changed_slot", "changed_index", "changed_page")]
 _FINE, _COARSE = (1, 2, 4, 8, 16, 24, 32), 16  # batch sizes with a graph of their own: these, then every 16
 
 
@@ -79,9 +81,12 @@ class CudaRunner:
     def read(self, ticket: Ticket) -> StepResult:
         """Wait for the step and return what it sampled."""
         assert isinstance(ticket.payload, Download)
-        tokens, probs, ranks, flags = ticket.payload.wait()[:, : ticket.rows]
+        got = ticket.payload.wait()[:, : ticket.rows]
         return StepResult(
-            tokens.tolist(), np.ascontiguousarray(probs).view(np.float32).tolist(), ranks.tolist(), flags.tolist()
+            token_ids=got[RESULT["token"]].tolist(),
+            eos_probs=np.ascontiguousarray(got[RESULT["eos_prob"]]).view(np.float32).tolist(),
+            eos_ranks=got[RESULT["rank"]].tolist(),
+            flags=got[RESULT["flags"]].tolist(),
         )
 
     def forward(self, tokens: Tensor, positions: Tensor, batch: DeviceBatch, keep: Tensor | int) -> Tensor:
@@ -112,12 +117,12 @@ class CudaRunner:
         self, logits: Tensor, rows: tuple[Tensor, Tensor, Tensor], result: Tensor, first_column: int = 0
     ) -> None:
         """Draw tokens; `rows` are slots, steps and positions, (R,) int32 each."""
-        finish_step(logits, self._eos_ids, rows, self._slots.state, self._table, result, first_column)
+        finish_step(logits, self._eos_ids, rows, self._slots.records, self._table, result, first_column)
 
     def _prefill(self, plan: PrefillPlan) -> Tensor:
-        """Set the rows' slots and compute their tokens; return (4, R) int32 of what was sampled."""
+        """Set the rows' slots and compute their tokens; return what was sampled, (RESULT.width, R) int32."""
         self._slots.admit(plan.rows)
-        result = torch.empty(4, len(plan.rows), dtype=torch.int32, device=self._device)
+        result = torch.empty(RESULT.width, len(plan.rows), dtype=torch.int32, device=self._device)
         pieces = [Piece(row, row.cached, len(row.token_ids)) for row in plan.rows]
         self._passes.run(pieces, lambda group, done: self._compute(group, result, done))
         return result
@@ -139,8 +144,8 @@ class _DecodeStep:
     def __init__(self, runner: CudaRunner, size: int) -> None:
         device = runner._device
         self._size = size
-        self._upload = Upload(7, size, device)
-        self._result = torch.zeros(4, size, dtype=torch.int32, device=device)
+        self._upload = Upload(STEP.width, size, device)
+        self._result = torch.zeros(RESULT.width, size, dtype=torch.int32, device=device)
         self._tokens = torch.zeros(size, dtype=torch.int64, device=device)
         self._positions = torch.zeros(size, dtype=torch.int64, device=device)
         self._spare = runner.num_pages
@@ -157,13 +162,13 @@ class _DecodeStep:
 
     def _idle(self, spare_slot: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.int32]]":
         """Return inputs of rows that nobody asked for: they run in the spare slot and its spare page."""
-        columns = [spare_slot, 0, 0, 0, spare_slot, 0, self._spare]
-        return np.repeat(np.array(columns, np.int32)[:, None], self._size, 1)
+        column = STEP.pack({"slot": spare_slot, "changed_slot": spare_slot, "changed_page": self._spare})
+        return np.repeat(column[:, None], self._size, 1)
 
     def _step(self, runner: CudaRunner) -> None:
         inputs = self._upload.device_block
-        slots, lengths, steps, positions = inputs[:4]
-        begin_step(inputs, runner._slots.tables, runner._slots.last, self._tokens, self._positions)
+        slots, lengths, steps, positions = (inputs[STEP[name]] for name in ("slot", "length", "step", "position"))
+        begin_step(inputs, runner._slots.tables, runner._slots.records, self._tokens, self._positions)
         logits = runner.forward(self._tokens, self._positions, runner.batch(slots, lengths), 0)
         runner.sample(logits, (slots, steps, positions), self._result)
 
@@ -172,10 +177,11 @@ class _DecodeStep:
         rows = len(plan.slots)
         block = self._upload.next()
         block[:] = self._idle(spare_slot)
-        block[0, :rows], block[1, :rows] = plan.slots, plan.lengths
-        block[2, :rows], block[3, :rows] = plan.steps, plan.positions
-        if plan.new_pages:
-            block[4:7, : len(plan.new_pages)] = np.array(plan.new_pages, np.int32).T
+        columns = {"slot": plan.slots, "length": plan.lengths, "step": plan.steps, "position": plan.positions}
+        for name, values in columns.items():
+            block[STEP[name], :rows] = values
+        for index, change in enumerate(plan.new_pages):
+            block[_CHANGE, index] = change
         self._upload.send()
         self._graph.replay()
         return Download(self._result)

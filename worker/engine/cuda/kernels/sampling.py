@@ -10,10 +10,29 @@ from torch import Tensor
 
 from endmark.jobs.landing import LANDED
 from endmark.worker.engine.cuda.kernels.drawing import draw, ordered, published_pass, raised_eos
+from endmark.worker.engine.layout import RESULT, SLOT, STEP
 from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
 
 _LANDED, _NATURAL, _FORCED, _HIDDEN = (tl.constexpr(value) for value in (LANDED, NATURAL, FORCED, HIDDEN))
 _LARGEST_GROWTH = tl.constexpr(1e30)
+_SLOT_WIDTH = tl.constexpr(SLOT.width)
+_LAST, _LANDING, _KEY, _SHAPED, _TOP_K, _TEMPERATURE, _TOP_P = (
+    tl.constexpr(SLOT[name]) for name in ("last", "landing", "key", "shaped", "top_k", "temperature", "top_p")
+)
+_START, _FULL, _POWER, _MARGIN, _AFTER_SENTENCE, _FACTOR, _RATIO, _FORCE_AT = (
+    tl.constexpr(SLOT[name])
+    for name in ("start", "full", "power", "margin", "after_sentence", "factor", "ratio", "force_at")
+)
+_TOKEN, _PROB, _RANK, _FLAGS = (tl.constexpr(RESULT[name]) for name in ("token", "eos_prob", "rank", "flags"))
+_STEP_SLOT, _LENGTH, _CHANGED_SLOT, _CHANGED_INDEX, _CHANGED_PAGE = (
+    tl.constexpr(STEP[name]) for name in ("slot", "length", "changed_slot", "changed_index", "changed_page")
+)
+
+
+@triton.jit
+def _real(record, offset: tl.constexpr):
+    """Return an fp32 number of a record."""
+    return tl.load(record + offset).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -79,12 +98,12 @@ def _eos_mass(row_ptr, ids_ptr, highest, E: tl.constexpr):
 
 
 @triton.jit
-def _strength(numbers, slot, n, after_sentence, state):
+def _strength(record, n, after_sentence, state):
     """Return by what the strategies raise EOS at this step: growth and ramp."""
-    start = tl.load(numbers + slot * 8 + 0)
-    span = tl.load(numbers + slot * 8 + 1) - start
-    power = tl.load(numbers + slot * 8 + 2)
-    factor = tl.load(numbers + slot * 8 + 5)
+    start = _real(record, _START)
+    span = _real(record, _FULL) - start
+    power = _real(record, _POWER)
+    factor = _real(record, _FACTOR)
     growth = tl.minimum(tl.exp2(tl.log2(factor) * tl.maximum(n - start, 0.0)), _LARGEST_GROWTH)
     rise = tl.minimum(tl.maximum((n - start) / tl.maximum(span, 1e-9), 0.0), 1.0)
     ramp = tl.where(rise > 0, tl.exp2(tl.log2(tl.where(rise > 0, rise, 1.0)) * power), 0.0)
@@ -93,28 +112,27 @@ def _strength(numbers, slot, n, after_sentence, state):
 
 @triton.jit(do_not_specialize=["columns", "first_column"])
 def _finish_step(
-    logits, stride, V, ids_ptr, slots, steps, positions, numbers, floats, draws,
-    last, sentence, sentence_table, result, columns, first_column,
-    E: tl.constexpr, BLOCK: tl.constexpr, SENTENCES: tl.constexpr,
+    logits, stride, V, ids_ptr, slots, steps, positions, records, sentence_table, result, columns,
+    first_column, E: tl.constexpr, BLOCK: tl.constexpr, SENTENCES: tl.constexpr,
 ):  # fmt: skip
     """One row."""
     row = tl.program_id(0)
     row_ptr = logits + row.to(tl.int64) * stride
-    slot = tl.load(slots + row).to(tl.int64)
+    record = records + tl.load(slots + row).to(tl.int64) * _SLOT_WIDTH
     n = tl.load(steps + row).to(tl.float32)
-    margin = tl.load(numbers + slot * 8 + 3)
-    after_sentence = tl.load(numbers + slot * 8 + 4)
-    ratio = tl.load(numbers + slot * 8 + 6)
-    forced = tl.load(numbers + slot * 8 + 7) == n
-    temperature = tl.load(floats + slot * 2)
-    shaped = tl.load(draws + slot * 3 + 2) != 0
+    margin = _real(record, _MARGIN)
+    after_sentence = _real(record, _AFTER_SENTENCE)
+    ratio = _real(record, _RATIO)
+    forced = _real(record, _FORCE_AT) == n
+    temperature = _real(record, _TEMPERATURE)
+    shaped = tl.load(record + _SHAPED) != 0
     published = ratio == ratio
-    state = tl.load(sentence + slot)
+    state = tl.load(record + _LANDING)
 
     eos_raw, eos_first = _best_eos(row_ptr, V, ids_ptr, 0.0, 1.0, 0.0, 0.0, False, E)
     highest, mass, rank, best_raw, other_token = _scan(row_ptr, V, ids_ptr, eos_raw, E, BLOCK)
     eos_mass = _eos_mass(row_ptr, ids_ptr, highest, E)
-    growth, ramp = _strength(numbers, slot, n, after_sentence, state)
+    growth, ramp = _strength(record, n, after_sentence, state)
     # The published arithmetic keeps the order of scores, so the best other token is the same after it.
     best_other = tl.where(published, published_pass(published_pass(best_raw, ratio), 1.0), best_raw)
     eos_score, eos_token = _best_eos(row_ptr, V, ids_ptr, best_other, growth, ramp, margin, published, E)
@@ -124,9 +142,9 @@ def _finish_step(
     natural = (eos_raw > best_raw) | ((eos_raw == best_raw) & (eos_first < other_token))
     hidden = False
     if temperature > 0:
-        top_p = tl.load(floats + slot * 2 + 1)
-        top_k = tl.load(draws + slot * 3)
-        key = tl.load(draws + slot * 3 + 1).to(tl.uint32, bitcast=True)
+        top_p = _real(record, _TOP_P)
+        top_k = tl.load(record + _TOP_K)
+        key = tl.load(record + _KEY).to(tl.uint32, bitcast=True)
         position = tl.load(positions + row)
         peak = tl.math.div_rn(tl.maximum(eos_score, other_score), temperature)
         token, floor = draw(
@@ -143,22 +161,22 @@ def _finish_step(
 
     by_strategy = tl.where(natural, _NATURAL, tl.where(forced, _FORCED, 0))
     flags = tl.where(shaped, tl.where(_is_eos(token, ids_ptr, E), by_strategy, 0), _NATURAL)
-    tl.store(last + slot, token)
+    tl.store(record + _LAST, token)
     if SENTENCES:
         if after_sentence > 0:
-            tl.store(sentence + slot, tl.load(sentence_table + state.to(tl.int64) * V + token).to(tl.int32))
+            tl.store(record + _LANDING, tl.load(sentence_table + state.to(tl.int64) * V + token).to(tl.int32))
     out = result + first_column + row
-    tl.store(out, token)
-    tl.store(out + columns, (eos_mass / mass).to(tl.int32, bitcast=True))
-    tl.store(out + 2 * columns, rank)
-    tl.store(out + 3 * columns, flags + tl.where(hidden, _HIDDEN, 0))
+    tl.store(out + _TOKEN * columns, token)
+    tl.store(out + _PROB * columns, (eos_mass / mass).to(tl.int32, bitcast=True))
+    tl.store(out + _RANK * columns, rank)
+    tl.store(out + _FLAGS * columns, flags + tl.where(hidden, _HIDDEN, 0))
 
 
 def finish_step(
     logits: Tensor,
     eos_ids: Tensor,
     rows: tuple[Tensor, Tensor, Tensor],
-    state: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    records: Tensor,
     sentence_table: Tensor | None,
     result: Tensor,
     first_column: int = 0,
@@ -169,44 +187,41 @@ def finish_step(
         logits: (R, V) raw, of the model's type, rows contiguous.
         eos_ids: (E,) int32.
         rows: slots, steps and positions of the plan, (R,) int32 each.
-        state: by slot: score numbers (S, 8) fp32, temperature and top-p (S, 2) fp32, top-k, key and whether a
-            strategy changes scores (S, 3) int32, last token (S,) int32, sentence state (S,) int32. The last two
-            are written.
+        records: (S, SLOT.width) int32, by slot; last token and state of landing spots are written.
         sentence_table: (STATES, V) uint8.
-        result: (4, C) int32: token, EOS probability's bits, EOS rank, flags; written from `first_column` on. The
-            probability is NaN where scores are no numbers, and the token one that the model has.
+        result: (RESULT.width, C) int32, written from `first_column` on. The probability is NaN where scores are
+            no numbers, and the token one that the model has.
     """
     slots, steps, positions = rows
-    numbers, floats, draws, last, sentence = state
     vocabulary = logits.shape[1]
     _finish_step[(len(logits),)](
-        logits, logits.stride(0), vocabulary, eos_ids, slots, steps, positions, numbers, floats, draws,
-        last, sentence, sentence_table if sentence_table is not None else last, result,
-        result.shape[1], first_column,
+        logits, logits.stride(0), vocabulary, eos_ids, slots, steps, positions, records,
+        sentence_table if sentence_table is not None else records, result, result.shape[1], first_column,
         E=len(eos_ids), BLOCK=min(4096, triton.next_power_of_2(vocabulary)), SENTENCES=sentence_table is not None,
         num_warps=8,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _begin_step(inputs, rows, tables, table_width, last, tokens, positions_out):
+def _begin_step(inputs, rows, tables, table_width, records, tokens, positions_out):
     """One row: its new page into its table, its last token and position into the model's input."""
     row = tl.program_id(0)
-    slot = tl.load(inputs + row).to(tl.int64)
-    updated = tl.load(inputs + 4 * rows + row).to(tl.int64)
-    tl.store(tables + updated * table_width + tl.load(inputs + 5 * rows + row), tl.load(inputs + 6 * rows + row))
-    tl.store(tokens + row, tl.load(last + slot).to(tl.int64))
-    tl.store(positions_out + row, tl.load(inputs + rows + row).to(tl.int64))
+    column = inputs + row
+    slot = tl.load(column + _STEP_SLOT * rows).to(tl.int64)
+    changed = tables + tl.load(column + _CHANGED_SLOT * rows).to(tl.int64) * table_width
+    tl.store(changed + tl.load(column + _CHANGED_INDEX * rows), tl.load(column + _CHANGED_PAGE * rows))
+    tl.store(tokens + row, tl.load(records + slot * _SLOT_WIDTH + _LAST).to(tl.int64))
+    tl.store(positions_out + row, tl.load(column + _LENGTH * rows).to(tl.int64))
 
 
-def begin_step(inputs: Tensor, tables: Tensor, last: Tensor, tokens: Tensor, positions: Tensor) -> None:
+def begin_step(inputs: Tensor, tables: Tensor, records: Tensor, tokens: Tensor, positions: Tensor) -> None:
     """Make the model's input of a decode step.
 
     Args:
-        inputs: (7, R) int32: slots, lengths, steps, positions, and the page table's changes as slot, index, page.
+        inputs: (STEP.width, R) int32.
         tables: (S, W) int32.
-        last: (S,) int32.
+        records: (S, SLOT.width) int32.
         tokens: (R,) int64, written; `positions` likewise.
     """
     rows = inputs.shape[1]
-    _begin_step[(rows,)](inputs, rows, tables, tables.shape[1], last, tokens, positions, num_warps=1)
+    _begin_step[(rows,)](inputs, rows, tables, tables.shape[1], records, tokens, positions, num_warps=1)

@@ -1,0 +1,92 @@
+"""The one layout of the device's numbers: names to offsets, for CPU tensors, staging and kernels.
+
+A number is 32 bits wide; real ones are kept as the bits of an fp32. Nothing outside this module knows an offset:
+tensors are read by `Layout.of`, filled by `Layout.pack`, and a kernel's constant is `SLOT["temperature"]`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import astuple, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from endmark.jobs.strategies import ScoreNumbers
+
+
+class Layout:
+    """A record of named numbers, side by side."""
+
+    def __init__(self, *, whole: Iterable[str] = (), real: Iterable[str] = ()) -> None:
+        """Lay out the numbers, whole ones first.
+
+        Args:
+            whole: names of 32-bit integers.
+            real: names of fp32 numbers.
+        """
+        self.whole, self.real = tuple(whole), tuple(real)
+        self._offsets = {name: offset for offset, name in enumerate((*self.whole, *self.real))}
+        self.width = len(self._offsets)
+        if self.width != len(self.whole) + len(self.real):
+            raise ValueError("two numbers of a record have the same name")
+
+    def __getitem__(self, name: str) -> int:
+        """Return where a number stands."""
+        return self._offsets[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the names in their order."""
+        return iter(self._offsets)
+
+    def of(self, records: Tensor, name: str) -> Tensor:
+        """Return one number of records (…, width) of 32 bits as a view (…) of its type."""
+        kind = torch.float32 if name in self.real else torch.int32
+        return records.view(kind)[..., self._offsets[name]]
+
+    def pack(self, values: Mapping[str, float]) -> NDArray[np.int32]:
+        """Return a record (width,) with these values, each in its type, and 0 in the others.
+
+        Raises:
+            KeyError: a name is unknown.
+        """
+        record = np.zeros(self.width, np.int32)
+        bits = record.view(np.float32)
+        for name, value in values.items():
+            if name in self.real:
+                bits[self._offsets[name]] = value
+            else:
+                record[self._offsets[name]] = _signed(int(value))
+        return record
+
+
+def _signed(value: int) -> int:
+    """Return 32 bits as a signed number."""
+    return value - 2**32 if value >= 2**31 else value
+
+
+# What the strategies do to the scores of one row: `jobs.strategies.ScoreNumbers`, in its order.
+SCORES = Layout(real=[item.name for item in fields(ScoreNumbers)])
+
+# What the device keeps for each slot between steps.
+SLOT = Layout(
+    whole=[
+        "last",  # the token that is the next step's input; written by each step
+        "landing",  # state of `jobs.landing`; written by each step of rows that look at it
+        "key",  # 32 bits of (seed, stream)
+        "shaped",  # whether a strategy may change the row's scores
+        "top_k",
+    ],
+    real=[*SCORES.real, "temperature", "top_p"],
+)
+
+# One column of a decode step's input: a row, and beside it a change of any row's page table.
+STEP = Layout(whole=["slot", "length", "step", "position", "changed_slot", "changed_index", "changed_page"])
+
+# One column of what a step gives back.
+RESULT = Layout(whole=["token", "rank", "flags"], real=["eos_prob"])
+
+
+def score_values(numbers: ScoreNumbers) -> dict[str, float]:
+    """Return the numbers by their names in the layouts."""
+    return dict(zip(SCORES.real, map(float, astuple(numbers)), strict=True))
