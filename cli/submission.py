@@ -157,6 +157,7 @@ def store_job(
     columns: Callable[[], Sequence[str]],
     name: str,
     priority: int = 0,
+    job_id: str | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Submission:
     """Store rows as a job, whole or not at all.
@@ -164,9 +165,10 @@ def store_job(
     Args:
         batches: the rows as JSON texts of their cells, as `checked_rows` has them.
         columns: returns the columns, once the rows have been read.
+        job_id: as `begin_job` has it.
         on_progress: called with the rows stored so far.
     """
-    job_id = begin_job(store, name=name, spec=spec, priority=priority)
+    job_id = begin_job(store, name=name, spec=spec, priority=priority, job_id=job_id)
     try:
         total = _store_rows(store, job_id, batches, on_progress)
         keys = finish_submission(store, job_id, columns=columns(), total=total, shard_size=shard_size(total))

@@ -22,7 +22,6 @@ __all__ = [
     "cancel_job",
     "discard_submission",
     "fail_job",
-    "find_job",
     "finish_submission",
     "load_job",
     "pause_job",
@@ -72,19 +71,6 @@ def resolve_job(store: Store, wanted: str) -> str:
     if len(ids) != 1 or not wanted:
         raise JobNotFound(wanted)
     return ids[0]
-
-
-def find_job(store: Store, name: str) -> str | None:
-    """Return the id of the newest job of that name, or None."""
-    with reading(store) as connection:
-        found: str | None = connection.execute(
-            text(
-                "SELECT id FROM jobs WHERE name = :name AND state <> 'submitting'"
-                " ORDER BY created_at DESC, id LIMIT 1"
-            ),
-            {"name": name},
-        ).scalar()
-    return found
 
 
 def load_job(store: Store, job_id: str) -> Job:

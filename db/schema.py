@@ -17,6 +17,7 @@ from sqlalchemy import (
 )
 
 metadata = MetaData()
+_NUMBER = BigInteger().with_variant(Integer, "sqlite")  # which counts by itself
 
 jobs = Table(
     "jobs",
@@ -141,4 +142,43 @@ finetunings = Table(
     Column("error", Text),
     Column("created_at", Float(53), nullable=False),
     Column("updated_at", Float(53), nullable=False),
+)
+files = Table(
+    "files",
+    metadata,
+    Column("number", _NUMBER, primary_key=True, autoincrement=True),  # for their order
+    Column("id", String(40), nullable=False, unique=True),
+    Column("shelf", String(32), nullable=False),  # id of the folder that holds the content
+    Column("owner", String(80), nullable=False),  # empty: stored without a token
+    Column("filename", Text, nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    Column("expires_at", Float(53)),
+    Index("files_of_shelf", "shelf", "owner", "number"),
+)
+batches = Table(
+    "batches",
+    metadata,
+    Column("number", _NUMBER, primary_key=True, autoincrement=True),
+    Column("id", String(40), nullable=False, unique=True),
+    Column("shelf", String(32), nullable=False),
+    Column("owner", String(80), nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("input_file_id", String(40), nullable=False),
+    Column("completion_window", Text, nullable=False),
+    Column("metadata", Text),  # JSON
+    Column("output_seconds", Integer),  # after which its files expire
+    Column("created_at", Float(53), nullable=False),
+    Column("expires_at", Float(53)),  # when it is to be done; null in those of before version 0007 at times
+    Column("state", String(16), nullable=False),
+    Column("ending", String(16)),  # why it is to end before it is done
+    Column("job_id", String(16)),  # noted before the job is stored
+    Column("errors", Text),  # JSON
+    Column("times", Text, nullable=False),  # JSON: when it came to its states
+    *(Column(name, BigInteger, nullable=False, server_default="0") for name in ("total", "completed", "failed")),
+    Column("output_file_id", String(40)),
+    Column("error_file_id", String(40)),
+    Index("batches_of_shelf", "shelf", "owner", "number"),
+    Index("batches_by_state", "shelf", "state"),
 )

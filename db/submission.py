@@ -20,9 +20,20 @@ _AT_ONCE = 250  # rows an INSERT; SQLite takes 32,766 values
 _DELETED_AT_ONCE = 5000  # rows; more would keep other writers waiting
 
 
-def begin_job(store: Store, *, name: str, spec: GenerationSpec, priority: int = 0) -> str:
-    """Make a job that takes rows and that nobody sees yet; return its id."""
-    job_id = secrets.token_hex(4)
+def new_job_id() -> str:
+    """Return the id of a job to be."""
+    return secrets.token_hex(4)
+
+
+def begin_job(
+    store: Store, *, name: str, spec: GenerationSpec, priority: int = 0, job_id: str | None = None
+) -> str:
+    """Make a job that takes rows and that nobody sees yet; return its id.
+
+    Args:
+        job_id: where it was noted before, such that the job can be found again.
+    """
+    job_id = job_id or new_job_id()
 
     def work(connection: Connection) -> None:
         connection.execute(

@@ -2,11 +2,11 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
-from anyio import open_file
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -15,27 +15,32 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from endmark.cli.serve.asked import file_name, listed, read_json, wanted_batch, wanted_page
+from endmark.cli.serve.asked import file_name, listed, read_json, upload_lifetime, wanted_batch, wanted_page
 from endmark.cli.serve.batches import Batches
-from endmark.cli.serve.guard import OPEN
+from endmark.cli.serve.guard import CALLER, OPEN
+from endmark.cli.serve.keeper import remove_file
 from endmark.cli.serve.refusals import Refused
-from endmark.cli.serve.shelf import BatchRecord, FileRecord, Shelf
+from endmark.cli.serve.shelf import Shelf
 from endmark.cli.terminal import note
+from endmark.db.served import Caller, Records
+from endmark.db.served_files import NewFile, ServedFile, add_file, find_file, list_files
 from endmark.jobs.errors import EndmarkError
 
 _CHUNK = 2**20
+_FILES, _BATCHES = {"limit": 10_000, "most": 10_000}, {"limit": 20, "most": 100}  # items of a page
 
 
 class Routes:
-    """The handlers, over one shelf and its batches."""
+    """The handlers, over one shelf, its records and its batches."""
 
-    def __init__(self, shelf: Shelf, batches: Batches, model: str) -> None:
+    def __init__(self, records: Records, shelf: Shelf, batches: Batches, model: str) -> None:
+        self._records = records
         self._shelf = shelf
         self._batches = batches
         self._model = {"id": model, "object": "model", "created": 0, "owned_by": "endmark"}
 
     def app(self) -> Starlette:
-        """Return the application."""
+        """Return the application; who asks is in the scope of each request."""
         routes = [
             Route(OPEN, lambda _: _json({"status": "ok"})),
             Route("/v1/models", self.models),
@@ -67,47 +72,71 @@ class Routes:
 
     async def upload(self, request: Request) -> Response:
         """Take in a file of requests."""
-        async with request.form(max_files=1, max_fields=8) as form:
+        try:
+            form = await request.form(max_files=1, max_fields=8)
+        except (ValueError, LookupError) as error:  # by a charset that cannot decode
+            raise Refused(400, "the form cannot be read", "invalid_form") from error
+        try:
             file, purpose = form.get("file"), form.get("purpose")
             if not isinstance(file, UploadFile):
                 raise Refused(400, "`file` is missing", "missing_file")
             if purpose != "batch":
                 raise Refused(400, "`purpose` must be `batch`", "invalid_purpose")
-            file_id, path = self._shelf.new_file()
-            try:
-                async with await open_file(path, "wb") as target:
-                    while chunk := await file.read(_CHUNK):
-                        await target.write(chunk)
-                record = await run_in_threadpool(self._shelf.keep_file, file_id, file_name(file.filename), "batch")
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
-        return _json(_described(record))
+            wanted = (file.file, file_name(file.filename), upload_lifetime(form), _caller(request).owner)
+            return _json(_described(await run_in_threadpool(self._take_in, *wanted)))
+        finally:
+            await form.close()
+
+    def _take_in(self, source: BinaryIO, name: str, seconds: int | None, owner: str) -> ServedFile:
+        """Keep an uploaded file."""
+        file_id = self._shelf.begin()
+        try:
+            with self._shelf.write(file_id) as target:
+                shutil.copyfileobj(source, target, _CHUNK)
+                size = target.tell()
+        except BaseException:
+            self._shelf.remove(file_id)
+            raise
+        file = add_file(self._records, NewFile(file_id, owner, name, "batch", size, seconds))
+        self._shelf.keep(file_id)
+        return file
 
     def files(self, request: Request) -> Response:
         """List the files."""
-        purpose = request.query_params.get("purpose")
-        found = [item for item in self._shelf.files() if purpose in (None, item.purpose)]
-        return _json(_page(request, [_described(item) for item in found], 10_000, 10_000))
+        caller = _caller(request)
+        page = wanted_page(request.query_params, lambda file_id: self._known(file_id, caller), **_FILES)
+        found = list_files(
+            self._records,
+            caller,
+            after=page.after,
+            limit=page.limit + 1,
+            purpose=request.query_params.get("purpose"),
+            ascending=page.ascending,
+        )
+        items = [_described(item) for item in found[: page.limit]]
+        return _json(listed(items, more=len(found) > page.limit))
+
+    def _known(self, file_id: str, caller: Caller) -> bool:
+        """Whether a caller sees a file."""
+        return find_file(self._records, file_id, caller) is not None
 
     def file(self, request: Request) -> Response:
         """Describe a file."""
-        return _json(_described(self._file(request.path_params["id"])))
+        return _json(_described(self._file(request)))
 
     def delete_file(self, request: Request) -> Response:
         """Delete a file."""
-        file_id = self._file(request.path_params["id"]).id
-        if any(item.validating and item.input_file_id == file_id for item in self._shelf.batches()):
+        file_id = self._file(request).id
+        if not remove_file(self._records, self._shelf, file_id):
             raise Refused(409, "a batch is being made of the file", "file_in_use")
-        self._shelf.remove_file(file_id)
         return _json({"id": file_id, "object": "file", "deleted": True})
 
     def content(self, request: Request) -> Response:
         """Send a file's content."""
-        record = self._file(request.path_params["id"])
+        record = self._file(request)
         try:
             content = self._shelf.content(record.id).open("rb")
-        except OSError as error:
+        except FileNotFoundError as error:
             raise _missing("file", record.id) from error
         headers = {"content-length": str(os.fstat(content.fileno()).st_size)}
         return StreamingResponse(_chunks(content), media_type="application/jsonl", headers=headers)
@@ -115,56 +144,59 @@ class Routes:
     async def create(self, request: Request) -> Response:
         """Make a batch of an uploaded file."""
         wanted = wanted_batch(read_json(await request.body()))
-        self._file(wanted["input_file_id"])
-        return _json(await run_in_threadpool(self._batches.create, **wanted))
+        batch = await run_in_threadpool(self._batches.create, _caller(request), wanted)
+        if batch is None:
+            raise _missing("file", wanted.input_file_id)
+        return _json(batch)
 
     def batches(self, request: Request) -> Response:
         """List the batches, the newest first."""
-        found = self._shelf.batches()
-        page = _page(request, [{"id": item.id} for item in found], 20, 100)
-        shown = {item["id"] for item in page["data"]}
-        page["data"] = [self._batches.describe(item) for item in found if item.id in shown]
-        return _json(page)
+        caller = _caller(request)
+        page = wanted_page(
+            request.query_params, lambda batch_id: self._batches.find(batch_id, caller) is not None, **_BATCHES
+        )
+        found = self._batches.list(caller, after=page.after, limit=page.limit + 1)
+        return _json(listed(found[: page.limit], more=len(found) > page.limit))
 
     def batch(self, request: Request) -> Response:
         """Describe a batch."""
-        return _json(self._batches.describe(self._batch(request)))
+        return _json(self._batch(request))
 
     def cancel(self, request: Request) -> Response:
         """Cancel a batch."""
         batch = self._batch(request)
-        status = self._batches.describe(batch)["status"]
-        if status not in ("validating", "in_progress"):
+        if batch["status"] not in ("validating", "in_progress") or not self._batches.cancel(batch["id"]):
+            status = self._batch(request)["status"]
             raise Refused(400, f"the batch is {status} and cannot be cancelled", "invalid_state")
-        return _json(self._batches.cancel(batch))
+        return _json(self._batch(request))
 
-    def _file(self, file_id: str) -> FileRecord:
-        """Return a file's record, or refuse."""
-        record = self._shelf.file(file_id)
+    def _file(self, request: Request) -> ServedFile:
+        """Return the file that a request names, or refuse."""
+        record = find_file(self._records, request.path_params["id"], _caller(request))
         if record is None:
-            raise _missing("file", file_id)
+            raise _missing("file", request.path_params["id"])
         return record
 
-    def _batch(self, request: Request) -> BatchRecord:
-        """Return the batch that a request names, or refuse."""
-        batch = self._shelf.batch(request.path_params["id"])
+    def _batch(self, request: Request) -> dict[str, Any]:
+        """Return the batch that a request names, as the API describes it, or refuse."""
+        batch = self._batches.find(request.path_params["id"], _caller(request))
         if batch is None:
             raise _missing("batch", request.path_params["id"])
         return batch
 
 
-def _described(record: FileRecord) -> dict[str, Any]:
+def _caller(request: Request) -> Caller:
+    """Return who asks."""
+    caller = request.scope[CALLER]
+    assert isinstance(caller, Caller)
+    return caller
+
+
+def _described(file: ServedFile) -> dict[str, Any]:
     """Return a file as the API describes it."""
-    return {**asdict(record), "object": "file", "status": "processed"}
-
-
-def _page(request: Request, items: list[dict[str, Any]], limit: int, most: int) -> dict[str, Any]:
-    """Return the part of a list that a request asks for."""
-    ids = [item["id"] for item in items]
-    page = wanted_page(request.query_params, ids.__contains__, limit=limit, most=most)
-    begin = ids.index(page.after) + 1 if page.after else 0
-    part = items[begin : begin + page.limit]
-    return listed(part, more=begin + len(part) < len(items))
+    values = {**asdict(file), "object": "file", "status": "processed"}
+    del values["owner"]
+    return values
 
 
 def _chunks(content: IO[bytes]) -> Iterator[bytes]:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.datastructures import QueryParams
+from starlette.datastructures import FormData, QueryParams
 
 from endmark.cli.serve.refusals import Refused
+from endmark.db.served_batches import NewBatch
 from endmark.jobs.datasets.openai import CHAT, COMPLETION
 
 _METADATA_MOST = 16  # pairs
@@ -17,6 +18,8 @@ _WINDOW = re.compile(r"([0-9]{1,6})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST_WINDOW = 30 * 86_400  # seconds
 _NAME_MOST = 255  # characters
+_SECONDS_TEXT = re.compile(r"[0-9]{1,9}")
+_SHORTEST_LIFE, _LONGEST_LIFE = 3600, 30 * 86_400  # seconds
 _NUMBER = re.compile(r"[0-9]{1,5}")
 
 
@@ -26,6 +29,7 @@ class Page:
 
     after: str | None  # id of the last item of the part before
     limit: int
+    ascending: bool = False  # the oldest first
 
 
 def read_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
@@ -48,7 +52,7 @@ def read_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
     return values
 
 
-def wanted_batch(values: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
+def wanted_batch(values: Any) -> NewBatch:  # noqa: ANN401 - any JSON value
     """Return what a batch is to be.
 
     Raises:
@@ -59,8 +63,59 @@ def wanted_batch(values: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON valu
     if values.get("endpoint") not in (CHAT, COMPLETION):
         raise Refused(400, f"`endpoint` must be `{CHAT}` or `{COMPLETION}`", "invalid_endpoint")
     _check_metadata(values.get("metadata"))
-    window_seconds(values.get("completion_window"))
-    return {name: values.get(name) for name in ("input_file_id", "endpoint", "metadata", "completion_window")}
+    window = values.get("completion_window")
+    seconds = window_seconds(window)
+    return NewBatch(
+        input_file_id=values["input_file_id"],
+        endpoint=values["endpoint"],
+        completion_window=str(window),
+        seconds=seconds,
+        metadata=values.get("metadata"),
+        output_seconds=lifetime(values.get("output_expires_after"), "output_expires_after"),
+    )
+
+
+def lifetime(given: Any, name: str) -> int | None:  # noqa: ANN401 - any JSON value
+    """Return the seconds after which a file expires, or None.
+
+    Args:
+        given: as the API has it, `{"anchor": "created_at", "seconds": N}`; a form's number is text.
+        name: of the field.
+
+    Raises:
+        Refused: it is something else.
+    """
+    if given is None:
+        return None
+    seconds = given.get("seconds") if isinstance(given, dict) else None
+    if isinstance(seconds, str) and _SECONDS_TEXT.fullmatch(seconds):
+        seconds = int(seconds)
+    known = (
+        isinstance(given, dict) and given.get("anchor") == "created_at" and given.keys() <= {"anchor", "seconds"}
+    )
+    if not known or type(seconds) is not int or not _SHORTEST_LIFE <= seconds <= _LONGEST_LIFE:
+        raise Refused(
+            400,
+            f"`{name}` must have the anchor `created_at` and from {_SHORTEST_LIFE:,} to {_LONGEST_LIFE:,} seconds",
+            "invalid_expires_after",
+        )
+    return seconds
+
+
+def upload_lifetime(form: FormData) -> int | None:
+    """Return the seconds after which an uploaded file expires, or None.
+
+    The fields are `expires_after[anchor]` and `expires_after[seconds]`, or JSON under `expires_after`.
+
+    Raises:
+        Refused: they say something else.
+    """
+    name = "expires_after"
+    parts = {key[len(name) + 1 : -1]: value for key, value in form.items() if key.startswith(f"{name}[")}
+    if parts:
+        return lifetime(parts, name)
+    text = form.get(name)
+    return lifetime(read_json(text.encode(errors="surrogatepass")) if isinstance(text, str) else text, name)
 
 
 def _check_metadata(metadata: Any) -> None:  # noqa: ANN401 - any JSON value
@@ -116,7 +171,10 @@ def wanted_page(query: QueryParams, known: Callable[[str], bool], *, limit: int,
         raise Refused(400, f"`limit` must be from 1 to {most:,}", "invalid_limit")
     if after is not None and not known(after):
         raise Refused(400, f"`after` is `{after}`, which is not in the list", "invalid_after")
-    return Page(after, int(text))
+    order = query.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise Refused(400, "`order` must be `asc` or `desc`", "invalid_order")
+    return Page(after, int(text), order == "asc")
 
 
 def listed(items: Sequence[Mapping[str, Any]], *, more: bool) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`endmark serve`: its options, and who may listen where."""
 
 import os
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 
 import click
@@ -9,7 +9,7 @@ import click
 from endmark.cli.advice import worker_hint
 from endmark.cli.notifying import notify
 from endmark.cli.options import adapter_folder, model_name, model_options, strategy_names
-from endmark.cli.serve.access import TOKENS, is_loopback, read_tokens
+from endmark.cli.serve.access import OPERATOR_TOKENS, TOKENS, Access, is_loopback, read_access
 from endmark.cli.session import opened
 from endmark.cli.terminal import hint, note
 from endmark.cli.waiting import ended_like_by_ctrl_c
@@ -39,7 +39,16 @@ Examples:
 @click.option("--max-new-tokens", type=int, default=256, show_default=True, help="Where a request gives no limit.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Where to listen.")
-@click.option("--token-file", metavar="FILE", help="Bearer tokens, one a line; also ENDMARK_TOKENS, by commas.")
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    help=f"Bearer tokens, one a line, as TOKEN or NAME:TOKEN; also {TOKENS}, by commas. Each owner sees its own.",
+)
+@click.option(
+    "--operator-token-file",
+    metavar="FILE",
+    help=f"Tokens that see the files and batches of all; also {OPERATOR_TOKENS}.",
+)
 @click.option("--max-file-mb", type=click.IntRange(1), default=200, show_default=True, help="Of an uploaded file.")
 @click.option("--max-requests", type=click.IntRange(1), default=50_000, show_default=True, help="Of one batch.")
 def serve(
@@ -50,6 +59,7 @@ def serve(
     host: str,
     port: int,
     token_file: str | None,
+    operator_token_file: str | None,
     max_file_mb: int,
     max_requests: int,
 ) -> None:
@@ -60,8 +70,8 @@ def serve(
     """
     if find_spec("starlette") is None or find_spec("uvicorn") is None or find_spec("python_multipart") is None:
         raise MissingDependency("`endmark serve`", "serve")
-    tokens = read_tokens(token_file)
-    if not tokens and not is_loopback(host):
+    access = read_access(token_file, operator_token_file)
+    if access.open and not is_loopback(host):
         raise UsageError(
             f"`--host {host}` can be reached from elsewhere, and there are no tokens",
             hint=f"set {TOKENS}, or `--token-file`, or listen on 127.0.0.1",
@@ -73,35 +83,34 @@ def serve(
         strategies=build_strategies(strategies),
         max_new_tokens=max_new_tokens,
     )
-    _listen(spec, host, port, tokens, max_file_mb * 2**20, max_requests)
+    _listen(spec, host, port, access, max_file_mb * 2**20, max_requests)
 
 
-def _listen(
-    spec: GenerationSpec, host: str, port: int, tokens: list[str], file_most: int, max_requests: int
-) -> None:
+def _listen(spec: GenerationSpec, host: str, port: int, access: Access, file_most: int, max_requests: int) -> None:
     """Answer until the process is told to end."""
     from endmark.cli.serve.app import Routes
-    from endmark.cli.serve.batches import Batches, Terms
+    from endmark.cli.serve.batches import Batches
     from endmark.cli.serve.guard import Guard, Limits
+    from endmark.cli.serve.intake import Terms
+    from endmark.cli.serve.keeper import Keeper
     from endmark.cli.serve.listening import listen, serve_on
-    from endmark.cli.serve.shelf import Shelf
+    from endmark.cli.serve.opening import open_shelf
 
     os.umask(0o077)  # all that it writes is its own: uploads and results
     with ExitStack() as stack:
         settings, store = stack.enter_context(opened())
-        shelf = stack.enter_context(closing(Shelf(settings.home / "serve")))
+        shelf, records = stack.enter_context(open_shelf(store, settings.home / "serve", access))
         listener = stack.enter_context(listen(host, port))
         broker = stack.enter_context(ensure_broker(settings))
-        batches = Batches(
-            store, shelf, Terms(spec, max_requests), lambda spec, keys: notify(store, broker.url, spec, keys)
-        )
-        app = Guard(Routes(shelf, batches, spec.model).app(), tokens, Limits(file_most))
-        note(f"serving `{spec.model}` on http://{host}:{port}/v1{'' if tokens else ', without tokens'}")
+        terms = Terms(spec, max_requests)
+        keeper = Keeper(records, shelf, terms, lambda spec, keys: notify(store, broker.url, spec, keys))
+        stack.callback(keeper.close)
+        routes = Routes(records, shelf, Batches(records, keeper, spec.model), spec.model)
+        server = serve_on(Guard(routes.app(), access, Limits(file_most)))
+        place = f"[{host}]" if ":" in host else host
+        note(f"serving `{spec.model}` on http://{place}:{port}/v1{', without tokens' if access.open else ''}")
         if not workers_for(store, spec.model, spec.adapter):
             hint(worker_hint(spec.model, spec.adapter))
-        try:
-            # uvicorn ends in order at a signal, and then raises it again.
-            with ended_like_by_ctrl_c(), suppress(KeyboardInterrupt):
-                serve_on(app).run([listener])
-        finally:
-            batches.close()
+        # uvicorn ends in order at a signal, and then raises it again.
+        with ended_like_by_ctrl_c(), suppress(KeyboardInterrupt):
+            server.run([listener])

@@ -1,23 +1,23 @@
 """What stands before every request: who may ask, how much may be sent, and how slowly."""
 
 import asyncio
-import hmac
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from endmark.cli.serve.access import is_loopback
+from endmark.cli.serve.access import ANYBODY, Access, is_loopback
 from endmark.cli.serve.refusals import Refused
+from endmark.db.served import Caller
 
 _JSON_MOST = 2**20  # bytes of a request that uploads nothing
 _ENVELOPE = 2**16  # bytes of an upload besides its file
 _HOST = re.compile(r"(?:\[([^\]]*)\]|([^:\[]*))(?::[0-9]*)?")
 OPEN = "/health"  # asked by health checks
+CALLER = "endmark.caller"  # in the scope of an admitted request
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,12 @@ class Guard:
 
     Args:
         app: what is guarded.
-        tokens: any of which admits; with none, all are admitted who ask this machine as itself.
+        access: who is admitted; where no token is asked for, all who ask this machine as itself.
     """
 
-    def __init__(self, app: ASGIApp, tokens: Sequence[str], limits: Limits) -> None:
+    def __init__(self, app: ASGIApp, access: Access, limits: Limits) -> None:
         self._app = app
-        self._tokens = [token.encode() for token in tokens]
+        self._access = access
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,7 +67,7 @@ class Guard:
 
         try:
             try:
-                self._admit(scope["path"], headers)
+                scope[CALLER] = self._admitted(scope["path"], headers)
                 body.check_length()
                 await self._app(scope, body.receive, answer)
             except Refused as error:
@@ -75,23 +75,26 @@ class Guard:
         except ClientDisconnect:
             return  # nobody is left to be answered
 
-    def _admit(self, path: str, headers: Headers) -> None:
-        """Refuse a request that may not ask."""
-        if not self._tokens:
+    def _admitted(self, path: str, headers: Headers) -> Caller:
+        """Return who asks, or refuse a request that may not."""
+        if self._access.open:
             if not is_loopback(_name(headers.get("host", ""))):
                 raise Refused(403, "a service without tokens answers to `localhost` alone", "forbidden")
             if "origin" in headers or headers.get("sec-fetch-site", "none") != "none":
                 raise Refused(403, "a service without tokens answers no web pages", "forbidden")
-        elif path != OPEN:
-            kind, _, token = headers.get("authorization", "").partition(" ")
-            known = [hmac.compare_digest(token.encode(), item) for item in self._tokens]
-            if not (kind.lower() == "bearer" and any(known)):
-                raise Refused(
-                    401,
-                    "give one of the service's tokens as `Authorization: Bearer …`",
-                    "invalid_api_key",
-                    {"www-authenticate": "Bearer"},
-                )
+            return ANYBODY
+        if path == OPEN:
+            return ANYBODY
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        caller = self._access.caller(token) if kind.lower() == "bearer" else None
+        if caller is None:
+            raise Refused(
+                401,
+                "give one of the service's tokens as `Authorization: Bearer …`",
+                "invalid_api_key",
+                {"www-authenticate": "Bearer"},
+            )
+        return caller
 
 
 class _Body:

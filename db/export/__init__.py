@@ -98,12 +98,14 @@ def export_job(
     format: str = "csv",
     only: Only | None = None,
     excel_safe: bool = False,
+    unanswered: tuple[str, str] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> int:
     """Write a job's rows with their results in input order; return how many.
 
     Args:
         path: the file; None for standard output. An interrupted export leaves what was there before.
+        unanswered: code and message of rows without a result, in the format `openai`.
         on_progress: called now and then with the rows written so far.
 
     Raises:
@@ -126,7 +128,7 @@ def export_job(
     with ExitStack() as files:
         beside = partial(_beside, files, path) if path is not None and is_regular(path) else None
         handle = files.enter_context(_target(path, binary=chosen.binary))
-        chosen.write(handle, Export(job, result_columns(job.columns), counted, excel_safe, beside))
+        chosen.write(handle, Export(job, result_columns(job.columns), counted, excel_safe, unanswered, beside))
     return count
 
 

@@ -30,13 +30,13 @@ _DETAILS = (
 def write(handle: IO[str], export: Export) -> None:
     """Write the answers; rows that failed or were cancelled go to the error file, or to a stream among them.
 
-    A row without a result yet is in neither.
+    A row without a result yet is in neither, unless the export says what it is to be called.
     """
     errors = handle if export.beside is None else export.beside(ERRORS)
     created = int(time.time())
     for result in export.rows():
         values = dict(zip(COLUMNS, result.values, strict=True))
-        if values["finish_reason"] is None:
+        if values["finish_reason"] is None and export.unanswered is None:
             continue
         if values["finish_reason"] in _REASONS:
             handle.write(strict_json(_answer(export, result, values, created)) + "\n")
@@ -71,7 +71,11 @@ def _answer(export: Export, result: Result, values: Mapping[str, Any], created: 
 def _error(export: Export, result: Result, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the line of a row without an answer."""
     cells = dict(zip(export.columns, result.cells, strict=False))
-    if values["finish_reason"] == "cancelled":
+    without = values["finish_reason"] in (None, "cancelled")
+    if without and export.unanswered is not None:
+        code, message = export.unanswered
+        error = {"code": code, "message": message}
+    elif without:
         error = {"code": "batch_cancelled", "message": "the job was cancelled before this row had an answer"}
     else:
         error = {"code": "row_failed", "message": values["error"] or "the row failed"}

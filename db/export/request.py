@@ -16,6 +16,9 @@ class Export:
     columns: tuple[str, ...]  # the input's, as they are to come out
     rows: Callable[[], Iterator[Result]]  # the results, in input order; may be asked for again
     excel_safe: bool = False  # put a quote before cells that a spreadsheet would run as formulas
+    unanswered: tuple[str, str] | None = (
+        None  # code and message for rows without a result, where OpenAI's has them
+    )
     beside: Callable[[str], IO[str]] | None = None  # opens a second file, named by its ending; None on a stream
 
 

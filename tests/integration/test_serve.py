@@ -18,7 +18,6 @@ from openai.types.chat import ChatCompletion
 
 from endmark.cli.main import main
 from endmark.cli.serve.access import is_loopback
-from endmark.cli.serve.shelf import Shelf
 from endmark.jobs.launch.workers import WorkerOptions, start_worker
 from endmark.jobs.settings import Settings
 from tests.integration.tiny_model import save_tiny_model
@@ -207,17 +206,6 @@ def test_a_second_service_on_the_same_home_is_refused(service, monkeypatch, caps
     monkeypatch.delenv("ENDMARK_TOKENS", raising=False)
     assert main(["serve", "--model", service[1]]) == 2
     assert f"another `endmark serve` uses `{folder / 'serve'}`" in capsys.readouterr().err
-
-
-def test_a_shelf_left_is_free_for_the_next(tmp_path):
-    shelf = Shelf(tmp_path)
-    file_id, part = shelf.new_file()
-    part.write_bytes(b"x")
-    shelf.keep_file(file_id, "x.jsonl", "batch")
-    shelf.close()
-    again = Shelf(tmp_path)
-    assert again.file(file_id).bytes == 1
-    again.close()
 
 
 def test_a_batch_whose_file_has_gone_fails_and_says_so(service, client, tmp_path):

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from endmark.cli.main import main
 from endmark.cli.serve import listening
+from endmark.cli.serve.access import OPEN_ACCESS
 from endmark.cli.serve.guard import Guard, Limits
 from endmark.cli.serve.listening import Connection, listen, serve_on
 from endmark.jobs.errors import UsageError
@@ -33,7 +34,7 @@ async def hello(scope, receive, send):
 def serving(app=hello):
     """A server in a thread of its own; yields the port, and what it knows of its connections."""
     listener = listen("127.0.0.1", 0)
-    server = serve_on(Guard(app, [], Limits(1000)))
+    server = serve_on(Guard(app, OPEN_ACCESS, Limits(1000)))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:

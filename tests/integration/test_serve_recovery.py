@@ -1,111 +1,245 @@
-"""Batches whose service was killed, or whose ledger was away, while their files were checked."""
-
-import json
-from contextlib import contextmanager
+"""Batches whose service was killed, or whose ledger was away, while their files were checked or written."""
 
 import pytest
+from sqlalchemy import text
 
-from endmark.cli.serve.batches import Batches, Terms
 from endmark.cli.serve.shelf import Shelf
-from endmark.db.jobs import load_job
+from endmark.db.jobs import cancel_job, load_job
 from endmark.db.progress import all_statuses, job_status
+from endmark.db.served_batches import find_batch
+from endmark.db.submission import add_rows, begin_job
+from endmark.jobs.errors import UsageError
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import JobState
+from tests.integration.serve_fixtures import requests, serving
 from tests.integration.service_fixtures import wait_until
 
 pytestmark = pytest.mark.integration
 
-CHAT = "/v1/chat/completions"
-
 
 @pytest.fixture
-def shelf(tmp_path):
-    made = Shelf(tmp_path / "serve")
-    yield made
-    made.close()
+def folder(tmp_path):
+    return tmp_path / "serve"
 
 
-@contextmanager
-def service(store, shelf):
-    """The batches of a service; yields them with what they rang for."""
-    rung = []
-    terms = Terms(GenerationSpec(model="m"), max_requests=100)
-    made = Batches(store, shelf, terms, lambda spec, keys: rung.append(keys), again=0.05)
-    try:
-        yield made, rung
-    finally:
-        made.close()
+def change(store, batch_id, assignments, **values):
+    """Put a batch's record back to what a kill leaves."""
+    with store.writer.begin() as connection:
+        connection.execute(text(f"UPDATE batches SET {assignments} WHERE id = :id"), {"id": batch_id, **values})
 
 
-def upload(shelf, content=None):
-    """Put a file of requests on the shelf; return what a batch is made of."""
-    file_id, part = shelf.new_file()
-    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
-    lines = [{"custom_id": f"r{row}", "method": "POST", "url": CHAT, "body": body} for row in range(3)]
-    part.write_text("".join(json.dumps(line) + "\n" for line in lines) if content is None else content)
-    shelf.keep_file(file_id, "batch.jsonl", "batch")
-    return {"input_file_id": file_id, "endpoint": CHAT, "metadata": None, "completion_window": "24h"}
-
-
-def settled(shelf, batch_id):
-    """Wait until a batch has its job; return the job's id."""
-    wait_until(lambda: shelf.batch(batch_id).job_id)
-    return shelf.batch(batch_id).job_id
-
-
-def test_a_service_killed_before_it_noted_the_job_finds_it_again(store, shelf):
+def test_a_service_killed_before_it_noted_that_the_job_is_stored_finds_it_by_its_id(store, folder):
     """The next service stored the batch a second time, and all its requests were answered twice."""
-    with service(store, shelf) as (batches, rung):
-        batch = shelf.batch(batches.create(**upload(shelf))["id"])
-        job_id = settled(shelf, batch.id)
-        wait_until(lambda: rung)
-    shelf.save(batch)  # as a kill between the two leaves it
-    with service(store, shelf) as (batches, _):
-        assert settled(shelf, batch.id) == job_id
-        assert batches.describe(shelf.batch(batch.id))["request_counts"]["total"] == 3
-    assert [job.id for job in all_statuses(store)] == [job_id]
-    assert load_job(store, job_id).name == batch.id
+    with serving(store, folder) as service:
+        batch = service.until(service.create(), "in_progress")
+        (job,) = all_statuses(store)
+        wait_until(lambda: service.notified)
+    change(store, batch["id"], "state = 'validating', times = '{}'")
+    with store.writer.begin() as connection:
+        connection.execute(text("UPDATE jobs SET name = 'another'"))
+    with serving(store, folder) as service:
+        assert service.until(batch["id"], "in_progress")["request_counts"]["total"] == 3
+        assert find_batch(service.records, batch["id"]).job_id == job.id
+    assert [item.id for item in all_statuses(store)] == [job.id]
 
 
-@pytest.mark.parametrize("noted", [True, False])
-def test_a_service_killed_before_it_cancelled_the_job_cancels_it(store, shelf, noted):
+def test_a_job_is_not_taken_for_a_batchs_by_its_name(store, folder):
+    """Anybody may call a job like a batch, and its answers were then the batch's."""
+    with serving(store, folder) as service:
+        batch = service.until(service.create(), "in_progress")
+        (job,) = all_statuses(store)
+        assert load_job(store, job.id).name == batch["id"]
+    change(store, batch["id"], "state = 'validating', job_id = NULL")
+    with serving(store, folder) as service:
+        service.until(batch["id"], "in_progress")
+        assert find_batch(service.records, batch["id"]).job_id != job.id
+    assert len(all_statuses(store)) == 2
+
+
+def test_a_half_stored_job_is_stored_anew(store, folder):
+    with serving(store, folder, look=3600) as service:
+        batch_id = service.create()
+        service.until(batch_id, "in_progress")
+    half = begin_job(store, name="half", spec=GenerationSpec(model="m"))
+    add_rows(store, half, 0, ['["x"]'])
+    change(store, batch_id, "state = 'validating', job_id = :job", job=half)
+    with serving(store, folder) as service:
+        assert service.until(batch_id, "in_progress")["request_counts"]["total"] == 3
+        assert find_batch(service.records, batch_id).job_id != half
+    with store.reader.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM jobs WHERE id = :id"), {"id": half}).scalar() == 0
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_service_killed_before_it_cancelled_the_job_cancels_it(store, folder, begun):
     """Who asked had been told `cancelling`; the job ran on."""
-    with service(store, shelf) as (batches, _):
-        batch = shelf.batch(batches.create(**upload(shelf))["id"])
-        job_id = settled(shelf, batch.id)
-    assert job_status(store, job_id).state is JobState.QUEUED
-    shelf.change(batch.id, job_id=job_id if noted else None, cancelled=True)
-    with service(store, shelf):
-        wait_until(lambda: job_status(store, job_id).state is JobState.CANCELLED)
-        assert settled(shelf, batch.id) == job_id
+    with serving(store, folder) as service:
+        batch_id = service.create()
+        service.until(batch_id, "in_progress")
+        (job,) = all_statuses(store)
+    assert job.state is JobState.QUEUED
+    change(store, batch_id, "ending = 'cancelled', state = :state", state="in_progress" if begun else "validating")
+    with serving(store, folder) as service:
+        batch = service.until(batch_id, "cancelled")
+        assert job_status(store, job.id).state is JobState.CANCELLED
+        assert [line["error"]["code"] for line in service.lines(batch["error_file_id"])] == ["batch_cancelled"] * 3
+        assert batch["output_file_id"] is None
 
 
-def test_a_batch_cancelled_before_it_was_stored_is_never_stored(store, shelf):
-    batch = shelf.new_batch(**upload(shelf))
-    shelf.change(batch.id, cancelled=True)
-    with service(store, shelf) as (batches, _):
-        after = batches.create(**upload(shelf))["id"]  # checked behind it
-        job_id = settled(shelf, after)
-        assert batches.describe(shelf.batch(batch.id))["status"] == "cancelled"
-    assert [job.id for job in all_statuses(store)] == [job_id]
+def test_a_batch_cancelled_before_it_was_stored_is_never_stored(store, folder):
+    with serving(store, folder) as service:
+        batch_id = service.create()
+        service.until(batch_id, "in_progress")
+        (job,) = all_statuses(store)
+    change(store, batch_id, "ending = 'cancelled', state = 'validating', job_id = 'ffffffff'")
+    with serving(store, folder) as service:
+        batch = service.until(batch_id, "cancelled")
+        assert (batch["output_file_id"], batch["error_file_id"]) == (None, None)
+    assert [item.id for item in all_statuses(store)] == [job.id]
+
+
+def test_a_service_killed_before_the_record_of_a_file_leaves_nothing(store, folder):
+    with serving(store, folder) as service:
+        kept = service.upload()
+        half = service.shelf.begin()
+        service.shelf.content(half).write_bytes(b"half")
+        service.shelf.content(half).with_suffix(".errors.jsonl").write_bytes(b"half")
+        (service.shelf.folder / "files" / ".endmark-1-ab.part").write_bytes(b"half")
+        service.shelf.mark(kept)  # as a kill before its record was deleted leaves it
+    with serving(store, folder) as service:
+        assert [path.name for path in (folder / "files").iterdir()] == [f"{kept}.jsonl"]
+        assert service.get("/v1/files")["data"][0]["id"] == kept
+
+
+def test_a_batch_whose_job_was_deleted_fails(store, folder):
+    with serving(store, folder) as service:
+        batch_id = service.create()
+        service.until(batch_id, "in_progress")
+        with store.writer.begin() as connection:
+            connection.execute(text("DELETE FROM jobs"))
+        batch = service.until(batch_id, "failed")
+        assert batch["errors"]["data"][0]["code"] == "job_not_found"
+
+
+def test_a_job_that_its_operator_cancels_ends_its_batch(store, folder):
+    with serving(store, folder) as service:
+        batch_id = service.create()
+        service.until(batch_id, "in_progress")
+        cancel_job(store, all_statuses(store)[0].id)
+        batch = service.until(batch_id, "cancelled")
+        assert len(service.lines(batch["error_file_id"])) == 3
+        assert batch["cancelling_at"] is None
+
+
+def test_the_files_of_a_batch_are_written_once(store, folder, monkeypatch):
+    """Two who looked at an ended batch at the same time wrote its files twice."""
+    with serving(store, folder) as service:
+        batch_id = service.create()
+        service.until(batch_id, "in_progress")
+        cancel_job(store, all_statuses(store)[0].id)
+        service.until(batch_id, "cancelled")
+        for _ in range(5):
+            service.keeper.wake()
+        again = service.create()
+        service.until(again, "in_progress")
+        outputs = [item for item in service.get("/v1/files")["data"] if item["purpose"] == "batch_output"]
+        assert len(outputs) == 1
+        assert len(list((folder / "files").iterdir())) == 3
+
+
+def test_a_full_disk_delays_the_files_and_is_told_once(store, folder, monkeypatch, capfd):
+    from endmark.cli.serve import outcome
+
+    real, failed = outcome.export_job, []
+
+    def full(*arguments, **options):
+        if len(failed) < 3:
+            failed.append(1)
+            raise UsageError("cannot write: No space left on device")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(outcome, "export_job", full)
+    with serving(store, folder) as service:
+        batch_id = service.create()
+        service.until(batch_id, "in_progress")
+        cancel_job(store, all_statuses(store)[0].id)
+        service.until(batch_id, "cancelled")
+        assert not service.shelf.marked()
+    assert capfd.readouterr().err.count("No space left") == 1
+    assert len(failed) == 3
+
+
+def test_an_unforeseen_failure_fails_the_batch_and_no_other(store, folder, monkeypatch, capfd):
+    from endmark.cli.serve import outcome
+
+    def broken(*arguments, **options):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(outcome, "export_job", broken)
+    with serving(store, folder) as service:
+        batch_id = service.create()
+        service.until(batch_id, "in_progress")
+        cancel_job(store, all_statuses(store)[0].id)
+        batch = service.until(batch_id, "failed")
+        assert batch["errors"]["data"] == [
+            {
+                "code": "internal_error",
+                "message": "the service has failed on this batch",
+                "line": None,
+                "param": None,
+            }
+        ]
+        assert not service.shelf.marked()
+        service.until(service.create(), "in_progress")
+    assert "ZeroDivisionError" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("dialect", ["postgres"])
-def test_a_batch_waits_while_the_ledger_is_away(store, shelf, postgres, capfd):
+def test_a_batch_waits_while_the_ledger_is_away(store, folder, postgres, capfd):
     """It failed for good, though nothing was wrong with its file; a bad file fails all the same."""
-    with service(store, shelf) as (batches, rung):
+    with serving(store, folder, look=0.05) as service:
+        file_id = service.upload()
+        batch_id = service.create(file_id)
+        job_id = find_batch(service.records, service.until(batch_id, "in_progress")["id"]).job_id
         postgres.stop()
         try:
-            batch_id = batches.create(**upload(shelf))["id"]
+            change_failed = service.ask("GET", "/v1/batches")
+            assert (change_failed.status, change_failed.error["code"]) == (503, "unavailable")
+            assert "postgres" not in change_failed.error["message"]
             said = []
-            wait_until(lambda: said.append(capfd.readouterr().err) or f"batch {batch_id} waits" in "".join(said))
-            assert batches.describe(shelf.batch(batch_id))["status"] == "validating"
+            wait_until(lambda: said.append(capfd.readouterr().err) or "batches wait" in "".join(said))
         finally:
             postgres.start()
-        job_id = settled(shelf, batch_id)
-        wait_until(lambda: rung)
+        service.until(service.create(file_id), "in_progress")
         assert job_status(store, job_id).total == 3
-        bad = batches.create(**upload(shelf, "no json\n"))["id"]
-        wait_until(lambda: shelf.batch(bad).errors)
-        assert batches.describe(shelf.batch(bad))["status"] == "failed"
-    assert len(all_statuses(store)) == 1
+        bad = service.until(service.create(service.upload(b"no json\n")), "failed")
+        assert bad["errors"]["data"][0]["line"] == 1
+    assert len(all_statuses(store)) == 2
+
+
+def test_two_services_do_not_share_a_folder(tmp_path):
+    shelf = Shelf(tmp_path)
+    with pytest.raises(UsageError, match="another `endmark serve`"):
+        Shelf(tmp_path)
+    shelf.close()
+    again = Shelf(tmp_path)
+    assert again.id == shelf.id
+    again.close()
+
+
+def test_a_folder_with_a_damaged_id_is_refused(tmp_path):
+    (tmp_path / "id").write_text("../x\n")
+    with pytest.raises(UsageError, match="does not hold the id"):
+        Shelf(tmp_path)
+    (tmp_path / "id").unlink()
+    Shelf(tmp_path).close()
+
+
+def test_two_folders_of_one_ledger_keep_apart(store, tmp_path):
+    with serving(store, tmp_path / "a") as one, serving(store, tmp_path / "b") as other:
+        file_id = one.upload(requests(1))
+        batch_id = one.create(file_id)
+        one.until(batch_id, "in_progress")
+        assert other.get("/v1/files")["data"] == other.get("/v1/batches")["data"] == []
+        assert other.ask("GET", f"/v1/batches/{batch_id}").status == 404
+        assert other.ask("GET", f"/v1/files/{file_id}/content").status == 404

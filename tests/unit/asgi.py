@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 SILENCE = object()  # among the parts of a body: nothing comes any more
 HANGS_UP = object()  # the client goes
@@ -19,7 +20,11 @@ class Answer:
 
     @property
     def error(self):
-        return json.loads(self.body)["error"]
+        return self.json["error"]
+
+    @property
+    def json(self):
+        return json.loads(self.body)
 
 
 def ask(app, method="GET", path="/", headers=(), parts=(b"",)):
@@ -27,12 +32,13 @@ def ask(app, method="GET", path="/", headers=(), parts=(b"",)):
     given = {"host": "localhost:8000", **dict(headers)}
     if parts != (b"",) and "content-length" not in given:
         given["transfer-encoding"] = "chunked"
+    path, _, query = path.partition("?")
     scope = {
         "type": "http",
         "method": method,
-        "path": path,
+        "path": unquote(path),
         "raw_path": path.encode(),
-        "query_string": b"",
+        "query_string": query.encode(),
         "root_path": "",
         "scheme": "http",
         "server": ("localhost", 8000),
@@ -50,7 +56,7 @@ async def _asked(app, scope, parts):
     async def receive():
         nonlocal taken
         taken += 1
-        part = parts.pop(0) if parts else HANGS_UP
+        part = parts.pop(0) if parts else SILENCE
         if part is HANGS_UP:
             return {"type": "http.disconnect"}
         if part is SILENCE:

@@ -11,7 +11,7 @@ import yaml
 from sqlalchemy import make_url
 
 from endmark.cli.main import endmark
-from endmark.cli.serve.command import TOKENS
+from endmark.cli.serve.command import OPERATOR_TOKENS, TOKENS
 from endmark.jobs.broker.ping import parse_address
 from endmark.jobs.settings import Settings
 
@@ -53,7 +53,7 @@ def test_the_settings_read_what_compose_sets(tmp_path):
         values = {key: filled(value) for key, value in service["environment"].items()}
         environ = Recorded({**values, "ENDMARK_HOME": str(tmp_path / name)})
         settings = Settings.load(environ)
-        assert {key for key in values if key.startswith("ENDMARK_")} <= environ.asked | {TOKENS}
+        assert {key for key in values if key.startswith("ENDMARK_")} <= environ.asked | {TOKENS, OPERATOR_TOKENS}
         database, broker = make_url(settings.database_url), parse_address(settings.broker_url)
         postgres = SERVICES[database.host]["environment"]
         assert (database.username, database.database) == (postgres["POSTGRES_USER"], postgres["POSTGRES_DB"])

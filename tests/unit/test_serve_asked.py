@@ -7,6 +7,7 @@ from starlette.datastructures import QueryParams
 
 from endmark.cli.serve.asked import Page, file_name, listed, read_json, wanted_batch, wanted_page, window_seconds
 from endmark.cli.serve.refusals import Refused
+from endmark.db.served_batches import NewBatch
 
 pytestmark = pytest.mark.unit
 
@@ -56,8 +57,11 @@ def test_all_other_json_is_read():
 
 
 def test_a_batch_is_what_the_request_says():
-    assert wanted_batch({**GOOD, "metadata": {"a": "b"}, "else": 1}) == {**GOOD, "metadata": {"a": "b"}}
-    assert wanted_batch({**GOOD, "endpoint": "/v1/completions"})["metadata"] is None
+    made = wanted_batch({**GOOD, "metadata": {"a": "b"}, "else": 1})
+    assert made == NewBatch("file-1", "/v1/chat/completions", "24h", 86_400, {"a": "b"}, None)
+    life = {"anchor": "created_at", "seconds": 3600}
+    made = wanted_batch({**GOOD, "endpoint": "/v1/completions", "output_expires_after": life})
+    assert (made.endpoint, made.metadata, made.output_seconds) == ("/v1/completions", None, 3600)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +94,7 @@ def test_a_body_that_is_no_batch_is_refused(values):
 
 def test_metadata_may_be_as_large_as_its_limits():
     metadata = {f"{n:064}": "x" * 512 for n in range(16)}
-    assert wanted_batch({**GOOD, "metadata": metadata})["metadata"] == metadata
+    assert wanted_batch({**GOOD, "metadata": metadata}).metadata == metadata
 
 
 def test_a_window_is_a_number_and_a_unit():

@@ -6,6 +6,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
+from endmark.cli.serve.access import read_access
 from endmark.cli.serve.guard import Guard, Limits
 from tests.unit.asgi import HANGS_UP, SILENCE, ask
 
@@ -28,7 +29,8 @@ async def not_reading(scope, receive, send):
 
 
 def guard(app=counting, tokens=(), **limits):
-    return Guard(app, tokens, Limits(**{"file_most": 1000, **limits}))
+    access = read_access(None, None, {"ENDMARK_TOKENS": ",".join(tokens)})
+    return Guard(app, access, Limits(**{"file_most": 1000, **limits}))
 
 
 @pytest.mark.parametrize(
