@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import torch
@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 PAGE_SIZE = 16
 _CPU_ROWS, _GPU_ROWS = 64, 256
+_MOST_ROWS, _ROW_STEP = 1024, 64  # rows at once where nobody says how many: beyond them no card is faster
+_TYPICAL_ROW = 512  # tokens a row for which the cache has room when rows are counted by it
 _CPU_CACHE_BYTES = 1 << 30
 _PREFILL_TOKENS = 8192
 _USEFUL_ROW = 1024  # tokens a row for which room is kept before weights are expanded
@@ -61,6 +63,13 @@ class Shape:
             cache_itemsize=1 if kv_cache == "fp8" and on_gpu else network.dtype.itemsize,
             rows=max_rows or (_GPU_ROWS if on_gpu else _CPU_ROWS),
         )
+
+    def widened(self) -> "Shape":
+        """Return the shape with as many rows as the memory left holds; to be called once the weights stand."""
+        if self.device.type != "cuda":
+            return self
+        free = free_memory(self.device) * _SPARE - replace(self, rows=_MOST_ROWS).work_bytes
+        return replace(self, rows=fitting_rows(int(free // self.token_bytes), self.rows))
 
     @property
     def token_bytes(self) -> int:
@@ -107,6 +116,17 @@ class Shape:
                 hint="take `--weights packed`, a smaller model or a larger card",
             )
         return pages
+
+
+def fitting_rows(tokens: int, least: int) -> int:
+    """Return how many rows run at once in a cache of so many tokens: typical rows find room, long ones wait.
+
+    Args:
+        tokens: that the cache holds.
+        least: rows in any case; those without room wait.
+    """
+    rows = tokens // _TYPICAL_ROW // _ROW_STEP * _ROW_STEP
+    return max(least, min(rows, _MOST_ROWS))
 
 
 def build_runner(

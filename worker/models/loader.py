@@ -90,6 +90,8 @@ def load_engine(
     chosen = apply_weights_mode(network, weights, shape.reserve)
     if adapter is not None:
         apply_adapter(network, adapter, model=model, path=path)
+    if max_rows is None:
+        shape = shape.widened()
     eos_ids = end_token_ids(network.generation_config, network.config, tokenizer, vocabulary=shape.vocabulary)
     vocabulary = Vocabulary.of(tokenizer)
     weight_bytes = sum(item.numel() * item.element_size() for item in network.parameters())

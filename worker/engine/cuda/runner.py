@@ -17,7 +17,8 @@ from endmark.worker.engine.layout import RESULT, STEP
 from endmark.worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket
 
 _CHANGE = [STEP[name] for name in ("changed_slot", "changed_index", "changed_page")]
-_FINE, _COARSE = (1, 2, 4, 8, 16, 24, 32), 16  # batch sizes with a graph of their own: these, then every 16
+# Batch sizes with a graph of their own. Between two of them at most a sixteenth of a step is for nothing.
+_BATCHES = (1, 2, 4, 8, 16, 24, *range(32, 256, 16), *range(256, 512, 32), *range(512, 4096, 64))
 
 
 class CudaRunner:
@@ -189,8 +190,7 @@ class _DecodeStep:
 
 def _bucket_sizes(max_rows: int) -> list[int]:
     """Return the batch sizes that get a graph, the largest being `max_rows`."""
-    sizes = [size for size in (*_FINE, *range(_FINE[-1] + _COARSE, max_rows, _COARSE)) if size < max_rows]
-    return [*sizes, max_rows]
+    return [*(size for size in _BATCHES if size < max_rows), max_rows]
 
 
 def _cache(
