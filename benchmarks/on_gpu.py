@@ -11,7 +11,7 @@ from seven_b import build
 from workload import Row, mixed_rows
 
 from endmark.jobs.landing import STATES
-from endmark.jobs.spec import Sampling
+from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import build_strategies
 from endmark.worker.engine.attention import PLAIN
 from endmark.worker.engine.cuda.runner import CudaRunner

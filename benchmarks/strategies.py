@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 from prompts import EXAMPLES, encode, read_prompts
 
+from endmark.jobs.sampling import Sampling
 from endmark.jobs.sentences import ends_sentence
 from endmark.jobs.settings import DEMO_MODEL
-from endmark.jobs.spec import GenerationSpec, Sampling
+from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import build_strategies
 from endmark.jobs.vocabulary import Attempt, EosSource, FinishReason, StoredRow
 from endmark.worker.engine.contract import Runner

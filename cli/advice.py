@@ -2,6 +2,7 @@
 
 import shlex
 
+from endmark.jobs.sampling import TABLE
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import Place, build_strategies, write_strategies
@@ -24,10 +25,12 @@ def retry_command(job_id: str, spec: GenerationSpec) -> str:
 
 def spec_options_of(spec: GenerationSpec) -> str:
     """Return the options that ask for what a job asks for, but for its strategies, which its label names."""
-    sampling = spec.sampling
     words = ["--model", spec.model, *(["--adapter", spec.adapter] if spec.adapter is not None else [])]
-    words += ["--max-new-tokens", str(spec.max_new_tokens), "--temperature", str(sampling.temperature)]
-    words += ["--top-k", str(sampling.top_k), "--top-p", str(sampling.top_p), "--seed", str(sampling.seed)]
+    words += ["--max-new-tokens", str(spec.max_new_tokens)]
+    for item in TABLE:
+        value = getattr(spec.sampling, item.name)
+        if item.generation_config or value != item.default:  # what is left out may be set by the model's own files
+            words += [item.option, item.kind.write(value)]
     for option, value in (("--system", spec.system), ("--template", spec.template)):
         words += [option, value] if value is not None else []
     if spec.template is None and spec.prompt_column != GenerationSpec().prompt_column:

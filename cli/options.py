@@ -7,17 +7,17 @@ from typing import Any, TypeVar
 
 import click
 
+from endmark.cli.sampling import SAMPLING_OPTIONS, chosen_sampling
 from endmark.cli.terminal import note
 from endmark.jobs.errors import SpecError
 from endmark.jobs.finetuning.adapters import ADAPTER_BASE, check_adapter, local_folder
 from endmark.jobs.hub import check_model_name
 from endmark.jobs.settings import DEMO_MODEL
-from endmark.jobs.spec import GenerationSpec, Sampling
+from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import REGISTRY, build_strategies
 from endmark.jobs.strategies.parsing import parse_strategies
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-_DEFAULTS = Sampling()
 
 
 def strategy_names(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
@@ -68,16 +68,7 @@ _SPEC = [
     click.option(
         "--max-new-tokens", type=int, default=256, show_default=True, help="Token budget of each answer."
     ),
-    click.option(
-        "--temperature",
-        type=float,
-        default=_DEFAULTS.temperature,
-        show_default=True,
-        help="0 takes the best token each time.",
-    ),
-    click.option("--top-k", type=int, default=_DEFAULTS.top_k, show_default=True, help="0 for all tokens."),
-    click.option("--top-p", type=float, default=_DEFAULTS.top_p, show_default=True, help="Nucleus sampling."),
-    click.option("--seed", type=int, default=_DEFAULTS.seed, show_default=True, help="Random seed."),
+    *SAMPLING_OPTIONS,
     click.option("--system", metavar="TEXT", help="A system turn before every prompt."),
     click.option(
         "--prompt-column", default="prompt", show_default=True, metavar="NAME", help="The column of the prompts."
@@ -171,12 +162,7 @@ def build_spec(options: dict[str, Any]) -> GenerationSpec:
         adapter=adapter_folder(options["adapter"], model),
         strategies=build_strategies(_with_follow_up(options["strategies"], options["on_truncation"])),
         max_new_tokens=options["max_new_tokens"],
-        sampling=Sampling(
-            temperature=options["temperature"],
-            top_k=options["top_k"],
-            top_p=options["top_p"],
-            seed=options["seed"],
-        ),
+        sampling=chosen_sampling(model, options),
         system=options["system"],
         prompt_column=options["prompt_column"],
         template=options["template"],

@@ -48,12 +48,28 @@ def is_hub_id(text: str) -> bool:
 
 def cached_models(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Return the ids of the models in the hub's cache on this host."""
+    folders = _folders(_cache(environ), "models--*")
+    return [path.name.removeprefix("models--").replace("--", "/") for path in folders]
+
+
+def cached_folder(text: str, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the folder in the hub's cache with the newest files of a model; None if it is not on this host."""
+    folder = _cache(environ).expanduser() / f"models--{text.replace('/', '--')}"
+    try:
+        revision = (folder / "refs" / "main").read_text().strip()
+    except OSError:
+        return None
+    found = folder / "snapshots" / revision
+    return found if (found / "config.json").is_file() else None
+
+
+def _cache(environ: Mapping[str, str]) -> Path:
+    """Return the folder of the hub's cache."""
     cache = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
     home = environ.get("HF_HOME") or str(
         Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
     )
-    folder = Path(cache) if cache else Path(home) / "hub"
-    return [path.name.removeprefix("models--").replace("--", "/") for path in _folders(folder, "models--*")]
+    return Path(cache) if cache else Path(home) / "hub"
 
 
 def folders_beside(text: str) -> list[str]:

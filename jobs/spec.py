@@ -6,42 +6,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from endmark.jobs.errors import SpecError
+from endmark.jobs.sampling import TABLE, Sampling, check_range
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.strategies import Strategy, build_strategies, combine, write_strategies
 
 SPEC_VERSION = 1  # of the JSON form in the database
-
-
-def check_range(name: str, value: float, low: float, high: float) -> None:
-    """Refuse a value outside the range, NaN too.
-
-    Raises:
-        SpecError: the value is outside.
-    """
-    if not low <= value <= high:
-        raise SpecError(f"{name} is {_plain(value)}: must be from {_plain(low)} to {_plain(high)}")
-
-
-def _plain(value: float) -> str:
-    """Return a number as a user would write it."""
-    return str(value) if isinstance(value, int) else f"{value:g}"
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a token is drawn. Temperature 0 takes the best token (greedy)."""
-
-    temperature: float = 0.0
-    top_k: int = 0  # 0: all tokens
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_range("temperature", self.temperature, 0.0, 100.0)
-        check_range("top_k", self.top_k, 0, 2**31 - 1)
-        check_range("seed", self.seed, 0, 2**63 - 1)
-        if not 0.0 < self.top_p <= 1.0:
-            raise SpecError(f"top_p is {self.top_p:g}: must be above 0 and at most 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +40,9 @@ class GenerationSpec:
             object.__setattr__(self, "strategies", build_strategies(()))
 
     def to_json(self) -> str:
-        """Return the spec as it is stored."""
-        values = asdict(replace(self, strategies=()))
+        """Return the spec as it is stored; of sampling, what older programs need not know is left out."""
+        values = asdict(replace(self, strategies=(), sampling=Sampling()))
+        values["sampling"] = self.sampling.set_values()
         values["strategies"] = write_strategies(self.strategies)
         return json.dumps({"version": SPEC_VERSION, **values}, ensure_ascii=False)
 
@@ -96,7 +66,7 @@ class GenerationSpec:
                 raise _unreadable(f"this program does not know `{'`, `'.join(unknown)}`")
         try:
             values["strategies"] = build_strategies([values["strategies"]])
-            values["sampling"] = Sampling(**sampling)
+            values["sampling"] = Sampling.from_json(sampling)
             return cls(**values)
         except SpecError as error:
             raise _unreadable(str(error)) from error
@@ -107,7 +77,7 @@ class GenerationSpec:
         """Return the spec of one row, whose overrides are of the types that `OVERRIDES` names."""
         if not overrides:
             return self
-        sampling = {key: overrides[key] for key in _SAMPLING_FIELDS if key in overrides}
+        sampling = {key: overrides[key] for key in _SAMPLING if key in overrides}
         others = {key: overrides[key] for key in ("max_new_tokens", "strategies", "system") if key in overrides}
         if sampling:
             others["sampling"] = replace(self.sampling, **sampling)
@@ -137,7 +107,7 @@ def _unreadable(reason: str) -> SpecError:
     )
 
 
-_SAMPLING_FIELDS = tuple(item.name for item in fields(Sampling))
+_SAMPLING = {item.name: item for item in TABLE}
 
 
 def parse_override(column: str, text: str, base: Sequence[Strategy] = ()) -> tuple[str, Any]:
@@ -150,33 +120,21 @@ def parse_override(column: str, text: str, base: Sequence[Strategy] = ()) -> tup
     Raises:
         SpecError: the text is not of the column's type, or its value is out of range.
     """
+    if column == "strategy":
+        own = text.strip()
+        if not own.startswith("+"):
+            return "strategies", build_strategies([own])
+        added = build_strategies([own[1:]])
+        names = {item.name for item in added}
+        return "strategies", combine([*(item for item in base if item.name not in names), *added])
+    if column in _SAMPLING:
+        return column, _SAMPLING[column].read(f"column `{column}`", text)
     try:
-        if column == "strategy":
-            own = text.strip()
-            if not own.startswith("+"):
-                return "strategies", build_strategies([own])
-            added = build_strategies([own[1:]])
-            names = {item.name for item in added}
-            return "strategies", combine([*(item for item in base if item.name not in names), *added])
-        value = _NUMBERS[column](text)
+        value = int(text)
     except ValueError as error:
-        kind = "a whole number" if _NUMBERS[column] is int else "a number"
-        raise SpecError(f"column `{column}`: `{text}` is not {kind}") from error
-    if column == "max_new_tokens":
-        check_range(column, value, 1, 2**20)
-    elif column == "temperature":
-        check_range(column, value, 0, 2)  # as the Batch API has it; a column of degrees is no sampling
-    else:
-        changes: dict[str, Any] = {column: value}
-        replace(Sampling(), **changes)
+        raise SpecError(f"column `{column}`: `{text}` is not a whole number") from error
+    check_range(column, value, 1, 2**20)
     return column, value
 
 
-_NUMBERS: Mapping[str, type[int] | type[float]] = {
-    "temperature": float,
-    "top_k": int,
-    "top_p": float,
-    "seed": int,
-    "max_new_tokens": int,
-}
-OVERRIDES = (*_NUMBERS, "strategy")  # columns of a dataset that override the spec
+OVERRIDES = (*_SAMPLING, "max_new_tokens", "strategy")  # columns of a dataset that override the spec

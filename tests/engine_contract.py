@@ -8,7 +8,7 @@ import random
 import pytest
 
 from endmark.jobs.errors import PromptTooLong, TokenUnknown
-from endmark.jobs.spec import Sampling
+from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import build_strategies
 from endmark.jobs.vocabulary import EosSource, FinishReason
 from endmark.worker.engine.request import Request

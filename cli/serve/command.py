@@ -9,6 +9,7 @@ import click
 from endmark.cli.advice import worker_hint
 from endmark.cli.notifying import notify
 from endmark.cli.options import adapter_folder, model_name, model_options, strategy_names
+from endmark.cli.sampling import chosen_sampling
 from endmark.cli.serve.access import OPERATOR_TOKENS, TOKENS, Access, is_loopback, read_access
 from endmark.cli.session import opened
 from endmark.cli.terminal import hint, note
@@ -82,6 +83,7 @@ def serve(
         adapter=adapter_folder(adapter, name),
         strategies=build_strategies(strategies),
         max_new_tokens=max_new_tokens,
+        sampling=chosen_sampling(name, {}),
     )
     _listen(spec, host, port, access, max_file_mb * 2**20, max_requests)
 

@@ -11,9 +11,11 @@ from typing import Any
 
 from endmark.jobs.datasets.base import Source
 from endmark.jobs.datasets.jsonl import JsonlDataset
+from endmark.jobs.sampling import TABLE
 from endmark.jobs.strategies import write_strategies
 from endmark.jobs.strategies.stop import Stop
 
+_SAMPLING = tuple(item.name for item in TABLE if item.openai)
 COLUMNS = (
     "custom_id",
     "url",
@@ -21,15 +23,13 @@ COLUMNS = (
     "messages",
     "prompt",
     "max_new_tokens",
-    "temperature",
-    "top_p",
-    "seed",
+    *_SAMPLING,
     "strategy",
 )
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 _MOST_STOPS = 4
 _BUDGETS = ("max_completion_tokens", "max_tokens")
-_HONOURED = frozenset({"model", "messages", "prompt", "temperature", "top_p", "seed", "stop", *_BUDGETS})
+_HONOURED = frozenset({"model", "messages", "prompt", "stop", *_SAMPLING, *_BUDGETS})
 _WITHOUT_EFFECT = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
 )
@@ -106,7 +106,7 @@ def request_columns(record: Mapping[str, Any]) -> dict[str, Any]:
     if body.get(wanted) is None:
         raise ValueError(f"`body.{wanted}` is missing")
     values: dict[str, Any] = dict.fromkeys(COLUMNS)
-    values |= {name: body.get(name) for name in ("model", "temperature", "top_p", "seed")}
+    values |= {name: body.get(name) for name in ("model", *_SAMPLING)}
     values |= {"custom_id": custom_id, "url": url}
     values[wanted] = _turns(body["messages"]) if url == CHAT else _prompt(body["prompt"])
     values["max_new_tokens"] = next((body[name] for name in _BUDGETS if body.get(name) is not None), None)

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from endmark.jobs.errors import SpecError
+from endmark.jobs.sampling import check_range
 from endmark.jobs.settings import DEMO_MODEL
-from endmark.jobs.spec import check_range
 
 SPEC_VERSION = 1  # of the JSON form
 _RANGES = {

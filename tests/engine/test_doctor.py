@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from endmark.jobs.errors import SpecError
-from endmark.jobs.spec import GenerationSpec, Sampling
+from endmark.jobs.sampling import Sampling
+from endmark.jobs.spec import GenerationSpec
 from endmark.worker.doctor.__main__ import main
 from endmark.worker.doctor.checks import examine
 from endmark.worker.doctor.collect import Sample, collect, read_requests

@@ -6,7 +6,7 @@ import pytest
 from jinja2 import Template
 from transformers import GenerationConfig
 
-from endmark.jobs.spec import Sampling
+from endmark.jobs.sampling import Sampling
 from endmark.worker.doctor.facts import own_sampling, read_facts
 
 pytestmark = pytest.mark.engine

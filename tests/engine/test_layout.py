@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from endmark.jobs.spec import Sampling
+from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import build_strategies, score_numbers
 from endmark.worker.engine.layout import RESULT, SCORES, SLOT, STEP, Layout
 from endmark.worker.engine.plan import PrefillRow

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from endmark.jobs.spec import Sampling
+from endmark.jobs.sampling import Sampling
 from endmark.jobs.vocabulary import NOT_NUMBERS, FinishReason
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.plain_runner import PlainRunner

@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is for Linux alone")
 
-from endmark.jobs.spec import Sampling
+from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import ScoreNumbers
 from endmark.worker.engine.cuda.prefill import Passes, Piece
 from endmark.worker.engine.plan import PrefillRow

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from endmark.jobs.landing import tabulate
+from endmark.jobs.sampling import Sampling
 from endmark.jobs.sentences import ends_sentence
-from endmark.jobs.spec import Sampling
 from endmark.jobs.strategies import build_strategies
 from endmark.jobs.vocabulary import EosSource, FinishReason
 from endmark.worker.engine.engine import Engine

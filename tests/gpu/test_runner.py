@@ -20,7 +20,7 @@ from transformers import (
 pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; these tests are for GPU machines")
 
 from endmark.jobs.landing import STATES
-from endmark.jobs.spec import Sampling
+from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import build_strategies
 from endmark.worker.demo import MODEL_DIR
 from endmark.worker.engine.attention import PLAIN

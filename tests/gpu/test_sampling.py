@@ -67,6 +67,7 @@ def random_records(rng, slots):
                 temperature=rng.choice([0, 0.1, 1.0, 1.3]),
                 top_k=rng.choice([0, 1, 5, 50]),
                 top_p=rng.choice([1.0, 0.9, 0.5]),
+                min_p=rng.choice([0.0, 0.0, 0.02, 0.3]),
             )
             for slot in range(slots)
         ]

@@ -9,8 +9,9 @@ from click.testing import CliRunner
 from endmark.cli.advice import spec_options_of
 from endmark.cli.options import build_spec, model_name, spec_options
 from endmark.jobs.errors import SpecError
+from endmark.jobs.sampling import Sampling
 from endmark.jobs.settings import DEMO_MODEL
-from endmark.jobs.spec import GenerationSpec, Sampling
+from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import build_strategies
 
 pytestmark = pytest.mark.unit

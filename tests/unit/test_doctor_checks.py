@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from endmark.jobs.spec import Sampling
+from endmark.jobs.sampling import Sampling
 from endmark.jobs.vocabulary import EosSource, FinishReason, Verdict
 from endmark.worker.doctor import checks
 from endmark.worker.doctor.checks import CHECKS, examine

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from endmark.jobs.prompts import PromptPlan
-from endmark.jobs.spec import GenerationSpec, Sampling
+from endmark.jobs.sampling import Sampling
+from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import build_strategies
 from endmark.jobs.vocabulary import Ending, EosTrace, FinishReason, StoredRow, Verdict
 from endmark.worker.engine.request import Finished

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from endmark.jobs.errors import SpecError
-from endmark.jobs.spec import SPEC_VERSION, GenerationSpec, Sampling
+from endmark.jobs.sampling import Sampling
+from endmark.jobs.spec import SPEC_VERSION, GenerationSpec
 from endmark.jobs.strategies import build_strategies
 
 pytestmark = pytest.mark.unit

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from endmark.jobs.errors import EndmarkError, UsageError
 from endmark.jobs.outputs import check_writable, written
+from endmark.jobs.sampling import Sampling
 from endmark.jobs.settings import DEMO_MODEL
-from endmark.jobs.spec import GenerationSpec, Sampling
+from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strict_json import strict_json
 
 

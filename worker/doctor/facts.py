@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoConfig, GenerationConfig
 
-from endmark.jobs.spec import Sampling
+from endmark.jobs.sampling import Sampling
 from endmark.worker.doctor.evidence import ModelFacts
 
 _PROBE = "Endmark"  # stands for an answer in the chat template

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from endmark.jobs.errors import UsageError
-from endmark.jobs.spec import Sampling
+from endmark.jobs.sampling import Sampling
 from endmark.jobs.vocabulary import EosSource, FinishReason, Verdict
 from endmark.worker.doctor.evidence import Evidence, RowEvidence
 from endmark.worker.doctor.facts import read_facts, read_generation_config

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from endmark.jobs.sampling import TABLE, Sampling
 from endmark.jobs.strategies import ScoreNumbers
 
 
@@ -68,6 +69,12 @@ def _signed(value: int) -> int:
 # What the strategies do to the scores of one row: `jobs.strategies.ScoreNumbers`, in its order.
 SCORES = Layout(real=[item.name for item in fields(ScoreNumbers)])
 
+# How one row's tokens are drawn: the parameters of `jobs.sampling` that are numbers, but for the seed.
+SAMPLING = Layout(
+    whole=[item.name for item in TABLE if item.kind.device is int],
+    real=[item.name for item in TABLE if item.kind.device is float],
+)
+
 # What the device keeps for each slot between steps.
 SLOT = Layout(
     whole=[
@@ -75,9 +82,9 @@ SLOT = Layout(
         "landing",  # state of `jobs.landing`; written by each step of rows that look at it
         "key",  # 32 bits of (seed, stream)
         "shaped",  # whether a strategy may change the row's scores
-        "top_k",
+        *SAMPLING.whole,
     ],
-    real=[*SCORES.real, "temperature", "top_p"],
+    real=[*SCORES.real, *SAMPLING.real],
 )
 
 # One column of a decode step's input: a row, and beside it a change of any row's page table.
@@ -85,6 +92,11 @@ STEP = Layout(whole=["slot", "length", "step", "position", "changed_slot", "chan
 
 # One column of what a step gives back.
 RESULT = Layout(whole=["token", "rank", "flags"], real=["eos_prob"])
+
+
+def sampling_values(sampling: Sampling) -> dict[str, float]:
+    """Return the parameters by their names in the layouts."""
+    return {name: getattr(sampling, name) for name in SAMPLING}
 
 
 def score_values(numbers: ScoreNumbers) -> dict[str, float]:

@@ -6,12 +6,12 @@ Scheduler, strategies and verdicts know only this; `worker.engine.contract.Runne
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from endmark.jobs.spec import Sampling
+from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import ScoreNumbers
 
 NATURAL = 1  # flag: EOS would have been chosen without the strategy's change too
 FORCED = 2  # flag: a strategy excluded every other token
-HIDDEN = 4  # flag: top-k or top-p left no EOS id to sample
+HIDDEN = 4  # flag: top-k, top-p or min-p left no EOS id to sample
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
-"""Drawing tokens: temperature, top-k, top-p and counter-based random numbers.
+"""Drawing tokens: temperature, top-k, top-p, min-p and counter-based random numbers.
 
 A token is the argmax of ``score / temperature + g`` over the kept set, with Gumbel noise g made from
 (seed, stream, position, token) alone: which rows share a batch changes nothing, and whether EOS would have been
 chosen without a strategy is told by the same noise over the raw scores.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ class Draw:
     temperature: Tensor  # fp32, 0 for greedy
     top_k: Tensor  # int64, 0 for all
     top_p: Tensor  # fp32
+    min_p: Tensor  # fp32
     key: Tensor  # int64: 32 bits of (seed, stream)
     position: Tensor  # int64
 
@@ -32,15 +33,14 @@ class Draw:
             temperature=SLOT.of(records, "temperature"),
             top_k=SLOT.of(records, "top_k").long(),
             top_p=SLOT.of(records, "top_p"),
+            min_p=SLOT.of(records, "min_p"),
             key=SLOT.of(records, "key").long() & _MASK,
             position=positions,
         )
 
     def select(self, rows: Tensor) -> "Draw":
         """Return the draw of some of the rows."""
-        return Draw(
-            self.temperature[rows], self.top_k[rows], self.top_p[rows], self.key[rows], self.position[rows]
-        )
+        return Draw(*(getattr(self, item.name)[rows] for item in fields(self)))
 
 
 def stream_key(seed: int, stream: int) -> int:
@@ -68,7 +68,7 @@ def gumbel(key: Tensor, position: Tensor, vocabulary: int) -> Tensor:
 
 
 def keep(scores: Tensor, draw: Draw) -> Tensor:
-    """Return the scores over temperature, minus infinity outside the rows' top-k and top-p sets."""
+    """Return the scores over temperature, minus infinity outside the rows' top-k, top-p and min-p sets."""
     scaled = scores / draw.temperature.unsqueeze(-1)
     widest = int(draw.top_k.max())
     if widest > 0:
@@ -83,11 +83,14 @@ def keep(scores: Tensor, draw: Draw) -> Tensor:
         kept = (before < draw.top_p.unsqueeze(-1)).sum(-1, keepdim=True).clamp(min=1)
         floor = torch.where(draw.top_p.unsqueeze(-1) < 1.0, ordered.gather(-1, kept - 1), -torch.inf)
         scaled = scaled.masked_fill(scaled < floor, -torch.inf)
+    if bool((draw.min_p > 0.0).any()):
+        floor = (scaled.amax(-1) + draw.min_p.log()).unsqueeze(-1)
+        scaled = scaled.masked_fill(scaled < floor, -torch.inf)
     return scaled
 
 
 def choose(scores: Tensor, draw: Draw, eos_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each row's token, and whether top-k or top-p left it no EOS id.
+    """Return each row's token, and whether top-k, top-p or min-p left it no EOS id.
 
     Args:
         scores: (R, V) fp32, after the strategies.

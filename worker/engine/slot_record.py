@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from endmark.worker.engine.layout import SLOT, score_values
+from endmark.worker.engine.layout import SLOT, sampling_values, score_values
 from endmark.worker.engine.plan import PrefillRow
 from endmark.worker.engine.sampler import stream_key
 
@@ -15,9 +15,7 @@ def slot_record(row: PrefillRow) -> NDArray[np.int32]:
             "landing": row.sentence_state,
             "key": stream_key(row.sampling.seed, row.stream),
             "shaped": not row.numbers.is_neutral,
-            "temperature": row.sampling.temperature,
-            "top_k": row.sampling.top_k,
-            "top_p": row.sampling.top_p,
+            **sampling_values(row.sampling),
             **score_values(row.numbers),
         }
     )

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import ScoreNumbers
 from endmark.worker.engine.cuda.staging import to_device
-from endmark.worker.engine.layout import SLOT, score_values
+from endmark.worker.engine.layout import SLOT, sampling_values, score_values
 from endmark.worker.engine.plan import PrefillRow
 from endmark.worker.engine.slot_record import slot_record
 
@@ -32,7 +33,9 @@ class SlotState:
         self.tables = torch.zeros(slots + 1, width, dtype=torch.int32, device=device)
         self.tables[slots] = spare_page
         self.records = torch.zeros(slots + 1, SLOT.width, dtype=torch.int32, device=device)
-        self.records[slots] = torch.from_numpy(SLOT.pack(score_values(ScoreNumbers())))
+        self.records[slots] = torch.from_numpy(
+            SLOT.pack({**sampling_values(Sampling()), **score_values(ScoreNumbers())})
+        )
 
     def admit(self, rows: Sequence[PrefillRow]) -> None:
         """Set the slots of rows that begin, in one copy."""

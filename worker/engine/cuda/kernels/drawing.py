@@ -120,7 +120,7 @@ def _mass_above(
 
 @triton.jit
 def draw(
-    row_ptr, V, ids_ptr, temperature, top_k, top_p, key, position, ratio, published, forced,
+    row_ptr, V, ids_ptr, temperature, top_k, top_p, min_p, key, position, ratio, published, forced,
     best_other, growth, ramp, margin, highest, E: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Return the token drawn from the kept set, and the bits of the set's lowest score over temperature."""
@@ -149,6 +149,8 @@ def draw(
             if mass >= wanted:
                 above = candidate
         floor = tl.maximum(floor, above + 1)
+    if min_p > 0.0:
+        floor = tl.maximum(floor, ordered(highest + tl.log(min_p)))
     best = tl.full([BLOCK], -float("inf"), tl.float32)
     chosen = tl.zeros([BLOCK], tl.int32)
     for start in range(0, V, BLOCK):

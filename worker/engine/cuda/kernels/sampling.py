@@ -16,8 +16,9 @@ from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
 _LANDED, _NATURAL, _FORCED, _HIDDEN = (tl.constexpr(value) for value in (LANDED, NATURAL, FORCED, HIDDEN))
 _LARGEST_GROWTH = tl.constexpr(1e30)
 _SLOT_WIDTH = tl.constexpr(SLOT.width)
-_LAST, _LANDING, _KEY, _SHAPED, _TOP_K, _TEMPERATURE, _TOP_P = (
-    tl.constexpr(SLOT[name]) for name in ("last", "landing", "key", "shaped", "top_k", "temperature", "top_p")
+_LAST, _LANDING, _KEY, _SHAPED = (tl.constexpr(SLOT[name]) for name in ("last", "landing", "key", "shaped"))
+_TEMPERATURE, _TOP_K, _TOP_P, _MIN_P = (
+    tl.constexpr(SLOT[name]) for name in ("temperature", "top_k", "top_p", "min_p")
 )
 _START, _FULL, _POWER, _MARGIN, _AFTER_SENTENCE, _FACTOR, _RATIO, _FORCE_AT = (
     tl.constexpr(SLOT[name])
@@ -144,17 +145,18 @@ def _finish_step(
     if temperature > 0:
         top_p = _real(record, _TOP_P)
         top_k = tl.load(record + _TOP_K)
+        min_p = _real(record, _MIN_P)
         key = tl.load(record + _KEY).to(tl.uint32, bitcast=True)
         position = tl.load(positions + row)
         peak = tl.math.div_rn(tl.maximum(eos_score, other_score), temperature)
         token, floor = draw(
-            row_ptr, V, ids_ptr, temperature, top_k, top_p, key, position, ratio, published, forced,
+            row_ptr, V, ids_ptr, temperature, top_k, top_p, min_p, key, position, ratio, published, forced,
             best_other, growth, ramp, margin, peak, E, BLOCK,
         )  # fmt: skip
         hidden = ordered(tl.math.div_rn(eos_score, temperature)) < floor
         if shaped & _is_eos(token, ids_ptr, E):
             without, floor = draw(
-                row_ptr, V, ids_ptr, temperature, top_k, top_p, key, position, ratio, published & False,
+                row_ptr, V, ids_ptr, temperature, top_k, top_p, min_p, key, position, ratio, published & False,
                 forced & False, best_raw, 1.0, 0.0, 0.0, tl.math.div_rn(highest, temperature), E, BLOCK,
             )  # fmt: skip
             natural = _is_eos(without, ids_ptr, E)

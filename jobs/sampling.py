@@ -1,0 +1,183 @@
+"""The table of sampling: every parameter once; options, columns, specs, help and device numbers are made from it.
+
+To add one: a field of `Sampling`, its arithmetic on whole logits in `worker/engine`, its line in the kernel.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from endmark.jobs.errors import SpecError
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a value outside the range, NaN too.
+
+    Raises:
+        SpecError: the value is outside.
+    """
+    if not low <= value <= high:
+        raise SpecError(f"{name} is {_plain(value)}: must be from {_plain(low)} to {_plain(high)}")
+
+
+def _plain(value: float) -> str:
+    """Return a number as a user would write it."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A kind of parameter: whole numbers or real ones in a range."""
+
+    python: type[int] | type[float]
+    low: float
+    high: float
+    above: bool = False  # whether `low` itself is outside
+
+    @property
+    def device(self) -> type[int] | type[float] | None:
+        """Its type among the device's numbers of a row; None if it is too wide for them."""
+        return self.python if self.high < 2**31 else None
+
+    @property
+    def metavar(self) -> str:
+        """What stands for a value in the help."""
+        return "INTEGER" if self.python is int else "FLOAT"
+
+    def read(self, text: str) -> float:
+        """Read a value as a user writes it.
+
+        Raises:
+            ValueError: it is none of this kind; the message says what is expected.
+        """
+        try:
+            return self.python(text)
+        except ValueError as error:
+            raise ValueError("a whole number" if self.python is int else "a number") from error
+
+    def from_json(self, value: Any) -> Any:  # noqa: ANN401 - any JSON value, checked with the rest
+        """Return a stored value in the kind's own type."""
+        return value
+
+    def check(self, name: str, value: float) -> None:
+        """Refuse a value out of range, NaN too.
+
+        Raises:
+            SpecError: it is.
+        """
+        if self.above and not self.low < value <= self.high:
+            low, high = _plain(self.low), _plain(self.high)
+            raise SpecError(f"{name} is {_plain(value)}: must be above {low} and at most {high}")
+        check_range(name, value, self.low, self.high)
+
+    def write(self, value: float) -> str:
+        """Return the value as a user would write it, with all its digits."""
+        return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of sampling."""
+
+    name: str
+    kind: Number
+    default: Any
+    help: str
+    openai: bool  # whether requests of the Batch API have it, under the same name
+    generation_config: bool  # whether a model's generation_config.json may set it, under the same name
+    drawing: bool  # whether it is without effect at temperature 0
+    unset: Any  # what transformers takes where a generation_config samples and does not name it
+
+    @property
+    def option(self) -> str:
+        """Its option on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    def read(self, where: str, text: str) -> Any:  # noqa: ANN401 - of the parameter's kind
+        """Read a value as a user writes it, `where` says in which place.
+
+        Raises:
+            SpecError: it is none, or out of range.
+        """
+        try:
+            value = self.kind.read(text)
+        except ValueError as error:
+            raise SpecError(f"{where}: `{text}` is not {error}") from error
+        self.kind.check(self.name, value)
+        return value
+
+
+def _parameter(
+    default: Any,  # noqa: ANN401 - of the parameter's kind
+    kind: Number,
+    text: str,
+    *,
+    openai: bool = False,
+    generation_config: bool = True,
+    drawing: bool = False,
+    unset: Any = None,  # noqa: ANN401 - of the parameter's kind
+) -> Any:  # noqa: ANN401 - a field
+    """Return the field of a parameter."""
+    about = (kind, default, text, openai, generation_config, drawing, default if unset is None else unset)
+    return field(default=default, metadata={"about": about})
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is drawn. Temperature 0 takes the best token (greedy)."""
+
+    temperature: float = _parameter(
+        0.0, Number(float, 0, 2), "0 takes the best token each time.", openai=True, drawing=True, unset=1.0
+    )
+    top_k: int = _parameter(
+        0, Number(int, 0, 2**31 - 1), "Draw from this many best tokens; 0 for all.", drawing=True, unset=50
+    )
+    top_p: float = _parameter(
+        1.0,
+        Number(float, 0, 1, above=True),
+        "Draw from the best tokens of this mass (nucleus sampling).",
+        openai=True,
+        drawing=True,
+    )
+    min_p: float = _parameter(
+        0.0, Number(float, 0, 1), "Draw from tokens at least this times as probable as the best.", drawing=True
+    )
+    seed: int = _parameter(0, Number(int, 0, 2**63 - 1), "Random seed.", openai=True, generation_config=False)
+
+    def __post_init__(self) -> None:
+        for item in TABLE:
+            item.kind.check(item.name, getattr(self, item.name))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the sampling that JSON values stand for, those left out by default.
+
+        Raises:
+            SpecError: a value is out of range.
+            TypeError: a name is unknown, or a value of another kind.
+        """
+        kinds = {item.name: item.kind for item in TABLE}
+        return cls(
+            **{name: kinds[name].from_json(value) if name in kinds else value for name, value in values.items()}
+        )
+
+    def set_values(self) -> dict[str, Any]:
+        """Return what differs from the defaults, by name: what is stored and told."""
+        values = ((item, getattr(self, item.name)) for item in TABLE)
+        return {item.name: value for item, value in values if value != item.default}
+
+    def describe(self) -> str:
+        """Return what it is, in a few words: `temperature 0.6, top_p 0.9`, or `greedy`."""
+        values = {name: value for name, value in self.set_values().items() if name != "seed"}
+        return (
+            written(values) if self.temperature else ", ".join(["greedy", *([written(values)] if values else [])])
+        )
+
+
+TABLE: tuple[Parameter, ...] = tuple(Parameter(item.name, *item.metadata["about"]) for item in fields(Sampling))
+
+
+def written(values: Mapping[str, Any]) -> str:
+    """Return some values of parameters as they are told: `temperature 0.6, top_p 0.9`."""
+    kinds = {item.name: item.kind for item in TABLE}
+    return ", ".join(f"{name} {kinds[name].write(value)}" for name, value in values.items())

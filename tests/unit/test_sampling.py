@@ -1,0 +1,146 @@
+"""The table of sampling, and what is made from it: options, columns, requests, specs, the model's own settings."""
+
+import json
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from endmark.cli.options import build_spec, spec_options
+from endmark.cli.sampling import SAMPLING_OPTIONS
+from endmark.jobs.datasets.openai import COLUMNS
+from endmark.jobs.errors import SpecError
+from endmark.jobs.generation_config import own_sampling, read_generation_config
+from endmark.jobs.sampling import TABLE, Sampling
+from endmark.jobs.spec import OVERRIDES, GenerationSpec
+
+pytestmark = pytest.mark.unit
+SAMPLED = {"do_sample": True, "temperature": 0.6, "top_k": 0, "top_p": 0.9}
+
+
+def sampling_of(*words):
+    """Return the sampling of a job with these options, and standard error."""
+
+    @click.command()
+    @spec_options
+    def command(**options):
+        return build_spec(options)
+
+    result = CliRunner().invoke(command, words, standalone_mode=False)
+    if result.exception:
+        raise result.exception
+    return result.return_value.sampling, result.stderr
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A model's folder as far as sampling looks at it."""
+    (tmp_path / "config.json").write_text("{}")
+    return tmp_path
+
+
+def test_every_parameter_is_an_option_and_a_column_and_has_a_help():
+    options = {option.name: option for option in click.command()(_with_options()).params}
+    for item in TABLE:
+        assert item.help.endswith(".")
+        assert item.name in OVERRIDES
+        assert (item.option in options[item.name].opts, item.help in options[item.name].help) == (True, True)
+        assert (item.name in COLUMNS) == item.openai
+
+
+def _with_options():
+    def command(**options):
+        pass
+
+    for option in SAMPLING_OPTIONS:
+        command = option(command)
+    return command
+
+
+@pytest.mark.parametrize("item", TABLE, ids=[item.name for item in TABLE])
+def test_a_value_goes_through_every_form_unchanged(item):
+    """Written for a command line and read again, stored and read again, and left out where it is the default."""
+    value = _other(item)
+    sampling = Sampling(**{item.name: value})
+    assert item.read("here", item.kind.write(value)) == value
+    assert sampling_of("--model", "some/model", item.option, item.kind.write(value))[0] == sampling
+    stored = GenerationSpec(sampling=sampling).to_json()
+    assert GenerationSpec.from_json(stored).sampling == sampling
+    assert list(json.loads(stored)["sampling"]) == [item.name]
+
+
+def _other(item):
+    """Return a value that is not the default."""
+    examples = {"top_p": 0.5, "seed": 2**62}
+    return examples.get(item.name, 1 if item.kind.python is int else 0.125)
+
+
+def test_a_program_that_knows_fewer_parameters_reads_a_job_that_uses_none_of_them():
+    assert json.loads(GenerationSpec().to_json())["sampling"] == {}
+
+
+def test_a_value_out_of_range_is_refused_alike_in_a_column_and_as_an_option():
+    for item in TABLE:
+        with pytest.raises(SpecError, match=f"^{item.name} is -[0-9.]+: must be "):
+            sampling_of("--model", "some/model", f"{item.option}=-30")
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "wanted"),
+    [
+        ({}, {}, {}),
+        ({"temperature": 0.3, "top_k": 7}, {}, {}),  # says how, and not that it should
+        (SAMPLED, {}, {"temperature": 0.6, "top_p": 0.9}),
+        ({"do_sample": True}, {}, {"temperature": 1.0, "top_k": 50}),  # as transformers fills it in
+        ({"do_sample": True, "temperature": None, "top_k": None}, {}, {"temperature": 1.0, "top_k": 50}),
+        (SAMPLED, {"temperature": 0.2}, {"top_p": 0.9}),
+        (SAMPLED, {"temperature": 0.0}, {}),
+        (SAMPLED, {"top_p": 1.0}, {"temperature": 0.6}),
+        ({**SAMPLED, "seed": 9, "max_new_tokens": 4}, {}, {"temperature": 0.6, "top_p": 0.9}),
+    ],
+)
+def test_what_a_generation_config_says(config, given, wanted):
+    assert own_sampling(config, given) == wanted
+
+
+def test_a_job_samples_as_the_models_own_settings_say_and_says_so(model):
+    (model / "generation_config.json").write_text(json.dumps(SAMPLED))
+    sampling, err = sampling_of("--model", str(model))
+    assert sampling == Sampling(temperature=0.6, top_p=0.9)
+    assert err == "sampling as the model's generation_config: temperature 0.6, top_p 0.9\n"
+    assert sampling_of("--model", str(model), "--temperature", "0") == (Sampling(), "")
+    sampling, err = sampling_of("--model", str(model), "--temperature", "1")
+    assert sampling == Sampling(temperature=1.0, top_p=0.9)
+    assert err == "sampling as the model's generation_config: top_p 0.9\n"
+
+
+def test_a_model_without_such_settings_is_greedy(model):
+    assert sampling_of("--model", str(model)) == (Sampling(), "")
+
+
+def test_a_model_of_the_hubs_cache_is_found_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--some--model" / "snapshots" / "abc"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "generation_config.json").write_text(json.dumps(SAMPLED))
+    (tmp_path / "models--some--model" / "refs").mkdir()
+    (tmp_path / "models--some--model" / "refs" / "main").write_text("abc")
+    assert sampling_of("--model", "some/model")[0] == Sampling(temperature=0.6, top_p=0.9)
+
+
+def test_settings_that_cannot_be_used_are_told_with_the_file_and_the_way_round(model):
+    (model / "generation_config.json").write_text(json.dumps({**SAMPLED, "temperature": 3}))
+    with pytest.raises(SpecError, match=r"generation_config\.json: temperature is 3: must be from 0 to 2") as told:
+        sampling_of("--model", str(model))
+    assert told.value.hint == "give `--temperature` yourself"
+    assert sampling_of("--model", str(model), "--temperature", "1")[0].temperature == 1.0
+    for text in ("{", "[]"):
+        (model / "generation_config.json").write_text(text)
+        with pytest.raises(SpecError, match=r"cannot read `.*generation_config\.json`"):
+            read_generation_config(model)
+
+
+def test_what_it_is_in_few_words():
+    assert Sampling(seed=3).describe() == "greedy"
+    assert Sampling(0.6, top_p=0.9).describe() == "temperature 0.6, top_p 0.9"
