@@ -15,11 +15,10 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_kernel_gives_the_numbers_of_its_oracle():
-    """In a process of its own: whether kernels are interpreted is settled when they are imported."""
+def interpret(files, least):
+    """Run tests in a process of its own: whether kernels are interpreted is settled when they are imported."""
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rs",
-         "tests/gpu/test_kernels.py", "tests/gpu/test_sampling.py"],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rs", *files],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -29,4 +28,13 @@ def test_every_kernel_gives_the_numbers_of_its_oracle():
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
     assert "skipped" not in run.stdout, run.stdout[-2000:]
-    assert re.search(r"[.]{50,}", run.stdout), "most tests did not run"
+    assert re.search(rf"[.]{{{least},}}", run.stdout), "most tests did not run"
+
+
+def test_every_kernel_gives_the_numbers_of_its_oracle():
+    interpret(["tests/gpu/test_kernels.py", "tests/gpu/test_sampling.py"], least=50)
+
+
+def test_the_cuda_engine_passes_the_contract_of_all_engines():
+    """The whole path of a card, its scheduler, slots, staging and kernels, on a tiny model."""
+    interpret(["tests/gpu/test_contract_cuda.py"], least=9)

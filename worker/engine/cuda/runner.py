@@ -11,6 +11,7 @@ from endmark.worker.engine.cuda.attention import PAGED, DeviceBatch
 from endmark.worker.engine.cuda.fusion import Fused, fuse
 from endmark.worker.engine.cuda.kernels.sampling import begin_step, finish_step
 from endmark.worker.engine.cuda.prefill import Passes, Piece, PrefillInputs
+from endmark.worker.engine.cuda.replay import Recorder
 from endmark.worker.engine.cuda.slots import SlotState
 from endmark.worker.engine.cuda.staging import Download, Upload
 from endmark.worker.engine.layout import RESULT, STEP
@@ -43,7 +44,7 @@ class CudaRunner:
         """Make the cache and capture the graphs.
 
         Args:
-            network: on CUDA, its attention set to `endmark_paged`.
+            network: on CUDA, its attention set to `endmark_paged`; or on the CPU, where Triton interprets kernels.
             eos_ids: all end tokens.
             sentence_table: (STATES, V) uint8 of `jobs.landing.tabulate`; needed only by strategies that look
                 at landing spots.
@@ -65,7 +66,7 @@ class CudaRunner:
         self._passes = Passes(prefill_tokens, least=page_size)
         self._steps: dict[int, _DecodeStep] = {}
         self._sizes = _bucket_sizes(max_rows)
-        self._pool = torch.cuda.graph_pool_handle()
+        self._recorder = Recorder(self._device)
         with torch.inference_mode():
             for size in reversed(self._sizes):
                 self._steps[size] = _DecodeStep(self, size)
@@ -152,14 +153,7 @@ class _DecodeStep:
         self._spare = runner.num_pages
         self._upload.next()[:] = self._idle(runner.max_rows)
         self._upload.send()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._step(runner)  # compiles kernels and makes the libraries' workspaces, which cannot be captured
-        torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=runner._pool):
-            self._step(runner)
+        self._replay = runner._recorder.record(lambda: self._step(runner))
 
     def _idle(self, spare_slot: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.int32]]":
         """Return inputs of rows that nobody asked for: they run in the spare slot and its spare page."""
@@ -184,7 +178,7 @@ class _DecodeStep:
         for index, change in enumerate(plan.new_pages):
             block[_CHANGE, index] = change
         self._upload.send()
-        self._graph.replay()
+        self._replay()
         return Download(self._result)
 
 

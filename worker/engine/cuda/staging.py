@@ -13,7 +13,7 @@ class Upload:
 
     def __init__(self, rows: int, columns: int, device: torch.device) -> None:
         self.device_block = torch.zeros(rows, columns, dtype=torch.int32, device=device)
-        self._pinned = [torch.zeros(rows, columns, dtype=torch.int32).pin_memory() for _ in range(_RING)]
+        self._pinned = [_pinned(torch.zeros(rows, columns, dtype=torch.int32), device) for _ in range(_RING)]
         self._views: list[NDArray[np.int32]] = [block.numpy() for block in self._pinned]
         self._turn = 0
 
@@ -31,18 +31,25 @@ class Download:
     """Results on their way back: a pinned copy and the moment from which it is whole."""
 
     def __init__(self, block: Tensor) -> None:
-        self._pinned = torch.empty(block.shape, dtype=block.dtype, pin_memory=True)
+        self._pinned = torch.empty(block.shape, dtype=block.dtype, pin_memory=block.is_cuda)
         self._pinned.copy_(block, non_blocking=True)
-        self._event = torch.cuda.Event()
-        self._event.record()
+        self._event = torch.cuda.Event() if block.is_cuda else None
+        if self._event is not None:
+            self._event.record()
 
     def wait(self) -> NDArray[np.int32]:
         """Return the results once they are there."""
-        self._event.synchronize()
+        if self._event is not None:
+            self._event.synchronize()
         array: NDArray[np.int32] = self._pinned.numpy()
         return array
 
 
 def to_device(values: NDArray[np.int32], device: torch.device) -> Tensor:
     """Copy integers to the device, behind what it is doing."""
-    return torch.from_numpy(values).pin_memory().to(device, non_blocking=True)
+    return _pinned(torch.from_numpy(values), device).to(device, non_blocking=True)
+
+
+def _pinned(block: Tensor, device: torch.device) -> Tensor:
+    """Return a block whose copy to the device need not be waited for; on the CPU there is nothing to wait for."""
+    return block.pin_memory() if device.type == "cuda" else block

@@ -1,0 +1,33 @@
+"""A step that is recorded once and run many times: a captured graph on a card."""
+
+from collections.abc import Callable
+
+import torch
+
+Replay = Callable[[], object]
+
+
+class Recorder:
+    """Records steps whose graphs share one pool of memory.
+
+    Args:
+        device: of the steps. Where Triton interprets its kernels that is the CPU: a recorded step is called again.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+    def record(self, step: Callable[[], None]) -> Replay:
+        """Run a step, and return what runs it again on whatever stands in its inputs then."""
+        if self._pool is None:
+            step()
+            return step
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            step()  # compiles kernels and makes the libraries' workspaces, which cannot be captured
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            step()
+        return graph.replay
