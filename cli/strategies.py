@@ -4,6 +4,7 @@ import textwrap
 
 import click
 
+from endmark.cli.terminal import note
 from endmark.jobs.strategies import REGISTRY, Strategy
 from endmark.jobs.strategies.base import Value
 
@@ -20,6 +21,8 @@ def strategies() -> None:
     Strategies combine: repeat `--strategy`. At most one of them may act on the scores.
     """
     click.echo("\n\n".join(_described(item) for item in REGISTRY.values()))
+    for name, reason in REGISTRY.broken.items():
+        note(f"strategy `{name}` cannot be used: {reason}")
 
 
 def _described(item: type[Strategy]) -> str:

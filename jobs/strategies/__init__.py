@@ -1,6 +1,7 @@
-"""The registry of strategies: one class a file, found by name.
+"""Strategies: one class a file, found by name.
 
-To add one, write its module beside these and name its class in `_CLASSES`.
+To add one, write its module beside these and name its class in `_CLASSES`, or put it into a package of its own
+(`examples/strategy_package`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from endmark.jobs.strategies.escalate import Escalate
 from endmark.jobs.strategies.exp_decay import ExpDecay
 from endmark.jobs.strategies.no_loops import NoLoops
 from endmark.jobs.strategies.parsing import parse_strategies, write_strategies
+from endmark.jobs.strategies.registry import Registry
 from endmark.jobs.strategies.soft_landing import SoftLanding
 from endmark.jobs.strategies.stop import Stop
 from endmark.jobs.strategies.trim import Trim
@@ -50,7 +52,7 @@ _CLASSES: tuple[type[Strategy], ...] = (
     Escalate,
 )
 
-REGISTRY: Mapping[str, type[Strategy]] = {item.name: item for item in _CLASSES}
+REGISTRY = Registry(_CLASSES)
 
 
 def build_strategies(texts: Iterable[str]) -> tuple[Strategy, ...]:
@@ -126,7 +128,10 @@ def _build(name: str, given: Mapping[str, Sequence[str]]) -> Strategy:
     found = REGISTRY.get(name)
     if found is None:
         raise SpecError(
-            f"unknown strategy `{name}`", hint=nearest(name, REGISTRY, "`endmark strategies` lists them")
+            f"unknown strategy `{name}`",
+            hint=nearest(
+                name, REGISTRY, "`endmark strategies` lists them; one of another package must be installed"
+            ),
         )
     declared = {item.name: item for item in found.declared}
     values: dict[str, Value] = {}
