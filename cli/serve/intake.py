@@ -57,7 +57,7 @@ def store_batch(
         ) from error
     spec = replace(terms.spec, raw=batch.endpoint == COMPLETION)
     try:
-        with _Requests(content, batch.endpoint, spec.model) as dataset:
+        with content, _Requests(content, batch.endpoint, spec.model) as dataset:
             spec = settle(spec, dataset, skip_bad_rows=False)
             rows = _limited(dataset, checked_rows(dataset, spec), terms.max_requests, ended)
             return store_job(store, rows, spec, columns=lambda: dataset.columns, name=batch.id, job_id=job_id)

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 from typing import TYPE_CHECKING, ClassVar
@@ -50,6 +51,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve_on(app: "ASGIApp") -> uvicorn.Server:
     """Return the server of an application; to be run on a socket."""
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed form
     return uvicorn.Server(
         uvicorn.Config(
             app,
