@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test check docs slow clean
+.PHONY: install demo test lint versions check nightly docs slow clean
 
 install: $(STAMP)
 
@@ -22,14 +22,28 @@ test: install
 slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
-check: install
+# The checks that run nothing of ours; ruff, mypy and the walls between the rooms.
+lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Whether the lowest and the newest versions that pyproject.toml allows can be had together.
+versions: install
+	.ci/versions lowest resolve
+	.ci/versions newest resolve
+
+# All that CI runs.
+check: test lint versions
+
+# What CI has no time for, each night: slow tests, and the unit tests under the lowest and the newest versions.
+nightly: slow
+	.ci/versions lowest
+	.ci/versions newest
+
 docs: install
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf .venv results.csv
+	rm -rf .venv .venv-lowest .venv-newest results.csv

@@ -12,7 +12,7 @@ from endmark.cli.progress import counting
 from endmark.cli.session import opened
 from endmark.cli.terminal import TerminalText, hint, note
 from endmark.db.connection import Store
-from endmark.db.export import FORMATS, Only, check_target, export_job, export_traces, format_of
+from endmark.db.export import FORMATS, SUFFIXES, Only, check_target, export_job, export_traces, format_of
 from endmark.db.jobs import load_job, resolve_job
 from endmark.db.progress import job_status
 from endmark.jobs.errors import UsageError
@@ -22,7 +22,7 @@ from endmark.jobs.spelling import counted
 
 STDOUT = "-"
 OUTPUT_HELP = (
-    "The file of results: .csv, .tsv, .jsonl, .ndjson or .parquet, .gz, .bz2, .xz or .zst behind;"
+    f"The file of results: {', '.join(SUFFIXES)}; text ones may have .gz, .bz2, .xz or .zst behind;"
     " `-` is standard output; a URL such as `s3://bucket/results.csv` needs the extra `remote`."
 )
 

@@ -1,14 +1,15 @@
 """Results as files: one module a format, found by the name that the file is to have."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import IO, Any
 
 from endmark.db.connection import Store
-from endmark.db.export import as_csv, as_jsonl, as_openai, as_parquet
 from endmark.db.export.request import Export, Format
 from endmark.db.export.stream import Only, Result, result_columns, stream_results
 from endmark.db.export.traces import write_traces
@@ -19,14 +20,11 @@ from endmark.jobs.errors import UsageError
 from endmark.jobs.outputs import as_binary, check_writable, is_regular, unwritable, written
 from endmark.jobs.spelling import nearest
 
-FORMATS = {
-    "csv": Format(as_csv.write),
-    "tsv": Format(partial(as_csv.write, delimiter="\t")),
-    "jsonl": Format(as_jsonl.write),
-    "parquet": Format(as_parquet.write, binary=True),
-    "openai": Format(as_openai.write),
+_MODULES = sorted(item.name for item in iter_modules(__path__) if item.name.startswith("as_"))
+FORMATS: Mapping[str, Format] = {
+    name: format for module in _MODULES for name, format in import_module(f"{__name__}.{module}").FORMATS.items()
 }
-SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+SUFFIXES = {suffix: name for name, format in FORMATS.items() for suffix in format.suffixes}
 __all__ = [
     "FORMATS",
     "SUFFIXES",
@@ -83,11 +81,11 @@ def check_target(path: Path, format: str | None = None, *, room: int = 0) -> Non
         MissingDependency: the format, or its compression, needs an extra that is not installed.
     """
     chosen = format_of(path, format)
-    if chosen == "parquet":
-        as_parquet.library()
+    FORMATS[chosen].check()
     check_writable(path, room=room)
-    if chosen == "openai" and is_regular(path):
-        check_writable(_errors_of(path, as_openai.ERRORS))
+    beside = FORMATS[chosen].beside
+    if beside is not None and is_regular(path):
+        check_writable(_errors_of(path, beside))
 
 
 def export_job(

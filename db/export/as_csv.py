@@ -1,9 +1,10 @@
 """CSV by RFC 4180, and the same with tabs."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import IO, Any
 
-from endmark.db.export.request import Export
+from endmark.db.export.request import Export, Format
 from endmark.db.export.stream import COLUMNS
 from endmark.jobs.strict_json import strict_json
 
@@ -55,3 +56,9 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+FORMATS = {
+    "csv": Format(write, (".csv",)),
+    "tsv": Format(partial(write, delimiter="\t"), (".tsv",)),
+}

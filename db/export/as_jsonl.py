@@ -2,7 +2,7 @@
 
 from typing import IO
 
-from endmark.db.export.request import Export
+from endmark.db.export.request import Export, Format
 from endmark.jobs.strict_json import strict_json
 
 
@@ -10,3 +10,6 @@ def write(handle: IO[str], export: Export) -> None:
     """Write an object for each result."""
     for result in export.rows():
         handle.write(strict_json(result.as_dict(export.columns)) + "\n")
+
+
+FORMATS = {"jsonl": Format(write, (".jsonl", ".ndjson"))}

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import IO, Any
 
-from endmark.db.export.request import Export
+from endmark.db.export.request import Export, Format
 from endmark.db.export.stream import COLUMNS, Result
 from endmark.jobs.datasets.openai import COMPLETION
 from endmark.jobs.prompts import ID_COLUMNS
@@ -92,3 +92,6 @@ def _head(export: Export, result: Result, cells: Mapping[str, Any]) -> dict[str,
 def _row_id(export: Export, result: Result) -> str:
     """Return a name of the row among all jobs."""
     return f"{export.job.id}-{result.row}"
+
+
+FORMATS = {"openai": Format(write, beside=ERRORS)}

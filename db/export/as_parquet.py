@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import IO, Any
 
-from endmark.db.export.request import Export
+from endmark.db.export.request import Export, Format
 from endmark.db.export.stream import COLUMNS, Result
 from endmark.jobs.errors import MissingDependency
 from endmark.jobs.strict_json import strict_json
@@ -18,26 +18,39 @@ _LARGEST = 2**63
 def write(handle: IO[bytes], export: Export) -> None:
     """Write the results, zstd-compressed.
 
+    Raises:
+        MissingDependency: pyarrow is not installed.
+    """
+    _, parquet = library()
+    schema, tables = as_tables(export)
+    with parquet.ParquetWriter(handle, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table)
+
+
+def as_tables(export: Export) -> tuple[Any, Iterator[Any]]:
+    """Return the results as Arrow has them: the schema, and tables of some thousand rows each.
+
     An input column keeps its type where all its values have one; else its values are JSON texts. The rows are
     therefore read twice.
 
     Raises:
         MissingDependency: pyarrow is not installed.
     """
-    pyarrow, parquet = library()
+    pyarrow, _ = library()
     kinds = _kinds(export)
     types = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
     fields = [("row", types[int])]
     fields += [(name, types.get(kind, types[str])) for name, kind in zip(export.columns, kinds, strict=True)]
     fields += [(name, types[_kind_of(name)]) for name in COLUMNS]
     schema = pyarrow.schema(fields)
-    with parquet.ParquetWriter(handle, schema, compression="zstd") as writer:
-        for rows in _groups(export):
-            columns = zip(*(_line(row, kinds) for row in rows), strict=True)
-            arrays = [
-                pyarrow.array(values, type=field.type) for values, field in zip(columns, schema, strict=True)
-            ]
-            writer.write_table(pyarrow.table(arrays, schema=schema))
+
+    def table(rows: list[Result]) -> Any:  # noqa: ANN401 - pyarrow's
+        columns = zip(*(_line(row, kinds) for row in rows), strict=True)
+        arrays = [pyarrow.array(values, type=field.type) for values, field in zip(columns, schema, strict=True)]
+        return pyarrow.table(arrays, schema=schema)
+
+    return schema, map(table, _groups(export))
 
 
 def library() -> tuple[Any, Any]:
@@ -93,3 +106,6 @@ def _line(result: Result, kinds: Sequence[type]) -> list[Any]:
         for cell, kind in zip(cells, kinds, strict=True)
     ]
     return [result.row, *cells, *result.values]
+
+
+FORMATS = {"parquet": Format(write, (".parquet",), binary=True, check=library)}

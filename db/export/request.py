@@ -24,7 +24,10 @@ class Export:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A format of results."""
+    """A format of results. A module `as_*` beside this one names its own in `FORMATS`; nothing else knows them."""
 
     write: Callable[[IO[Any], Export], None]
+    suffixes: tuple[str, ...] = ()  # of file names
     binary: bool = False
+    check: Callable[[], object] = lambda: None  # raises MissingDependency where a library is not installed
+    beside: str | None = None  # the ending of the second file that it may write
