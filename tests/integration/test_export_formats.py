@@ -4,13 +4,14 @@ import csv
 import io
 import json
 
+import pyarrow
 import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 from pyarrow import parquet
 
 from endmark.db.attempts import commit
-from endmark.db.export import export_job
+from endmark.db.export import export_job, format_of
 from endmark.db.jobs import add_rows, begin_job, finish_submission
 from endmark.db.shards import claim, finish
 from endmark.jobs.datasets import checked_rows, open_dataset, settle
@@ -122,6 +123,17 @@ def test_parquet_keeps_types_and_says_where_there_are_none(store, tmp_path):
     assert table.column("eos_prob_max").to_pylist() == [0.25, 0.25]
     again = submit(store, tmp_path / "out.parquet")
     assert again != job
+
+
+def test_arrow_is_mapped_into_memory_and_holds_what_parquet_holds(store, tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": "a", "n": number}) for number in range(3)))
+    job = submit(store, path)
+    finish(store, answer(store, VERDICTS[:3]))
+    assert export_job(store, job, tmp_path / "out.arrow", format=format_of(tmp_path / "out.arrow")) == 3
+    export_job(store, job, tmp_path / "out.parquet", format="parquet")
+    table = pyarrow.ipc.open_file(pyarrow.memory_map(str(tmp_path / "out.arrow"))).read_all()
+    assert table.equals(parquet.read_table(tmp_path / "out.parquet"))
 
 
 @pytest.mark.parametrize(
