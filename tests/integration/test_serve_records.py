@@ -1,5 +1,6 @@
 """Files and batches of `endmark serve` in the ledger: whose they are, how they are listed, when they end."""
 
+import errno
 import json
 import time
 
@@ -405,3 +406,24 @@ def test_a_check_is_broken_off_when_its_batch_is_cancelled(store, folder, monkey
     assert all_statuses(store) == []
     with store.reader.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM rows")).scalar() == 0
+
+
+def test_an_upload_that_does_not_fit_the_disk_leaves_nothing(service, folder, monkeypatch, capfd):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    monkeypatch.setattr(service.shelf, "write", full)
+    answer = service.ask("POST", "/v1/files", form(b"x"), **{"content-type": "multipart/form-data; boundary=b"})
+    assert (answer.status, answer.error["code"]) == (503, "unavailable")
+    assert str(folder) not in answer.body.decode()
+    assert "No space left" in capfd.readouterr().err
+    assert list((folder / "files").iterdir()) == []
+    assert service.get("/v1/files")["data"] == []
+
+
+def test_what_is_no_route_is_told_and_leads_nowhere(service):
+    """A redirect would repeat the `Host` that the request gave."""
+    for method, path, status in (("GET", "/v1/files/", 404), ("GET", "/v1", 404), ("PUT", "/v1/files", 405)):
+        answer = service.ask(method, path)
+        assert (answer.status, answer.error["code"]) == (status, "invalid_request")
+    assert "POST" in service.ask("PUT", "/v1/batches").headers["allow"]
