@@ -12,11 +12,13 @@ from endmark.db.job_states import row_lock
 from endmark.db.served import BATCH_ID, Caller, Records
 from endmark.db.served_files import NewFile, insert_file, lock_file
 from endmark.db.transactions import reading, write
+from endmark.jobs.vocabulary import JobState
 
 Ending = Literal["cancelled", "expired"]
 Final = Literal["completed", "failed", "cancelled", "expired"]
 VALIDATING, IN_PROGRESS = "validating", "in_progress"
 _OPEN = f"state IN ('{VALIDATING}', '{IN_PROGRESS}')"
+_FINAL_JOBS = ", ".join(f"'{state.value}'" for state in JobState if state.is_final)
 _COLUMNS = (
     "id, owner, endpoint, input_file_id, completion_window, metadata, output_seconds, created_at, expires_at,"
     " state, ending, job_id, errors, times, total, completed, failed, output_file_id, error_file_id"
@@ -140,16 +142,20 @@ def list_batches(records: Records, caller: Caller, *, after: str | None, limit: 
     condition, values = records.visible(caller)
     if after is not None:
         condition += " AND number < (SELECT number FROM batches WHERE id = :after)"
-    return _read(records, condition, {**values, "after": after}, "number DESC LIMIT :limit", limit=limit)
+    return _read(records, condition, {**values, "after": after, "limit": limit})
 
 
-def open_batches(records: Records) -> list[ServedBatch]:
-    """Return the batches for which something is left to be done, the oldest first.
+def due_batches(records: Records) -> list[str]:
+    """Return the ids of the batches for which something is to be done now, the oldest first.
+
+    They are those whose file is not checked, that are to end, and whose job has ended or was deleted.
 
     Raises:
         StoreError: the database cannot be used.
     """
-    return _read(records, f"shelf = :shelf AND {_OPEN}", {"shelf": records.shelf})
+    runs = f"SELECT 1 FROM jobs WHERE jobs.id = batches.job_id AND jobs.state NOT IN ({_FINAL_JOBS})"
+    due = f"(state = '{VALIDATING}' OR ending IS NOT NULL OR NOT EXISTS ({runs}))"
+    return _ids(records, f"{_OPEN} AND {due}")
 
 
 def expire_batches(records: Records) -> None:
@@ -158,11 +164,20 @@ def expire_batches(records: Records) -> None:
     Raises:
         StoreError: the database cannot be used.
     """
-    statement = (
-        "UPDATE batches SET ending = 'expired'"
-        f" WHERE shelf = :shelf AND {_OPEN} AND ending IS NULL AND expires_at <= {records.store.now}"
-    )
-    write(records.store, lambda connection: connection.execute(text(statement), {"shelf": records.shelf}))
+    due = f"{_OPEN} AND ending IS NULL AND expires_at <= {records.store.now}"
+    if _ids(records, due):  # most looks find none, and keep no writer waiting
+        statement = f"UPDATE batches SET ending = 'expired' WHERE shelf = :shelf AND {due}"
+        write(records.store, lambda connection: connection.execute(text(statement), {"shelf": records.shelf}))
+
+
+def _ids(records: Records, condition: str) -> list[str]:
+    """Return the ids of the shelf's batches that a condition picks, the oldest first."""
+    with reading(records.store) as connection:
+        found = connection.execute(
+            text(f"SELECT id FROM batches WHERE shelf = :shelf AND {condition} ORDER BY number"),
+            {"shelf": records.shelf},
+        )
+        return list(found.scalars())
 
 
 def cancel_batch(records: Records, batch_id: str) -> bool:
@@ -262,13 +277,12 @@ def _times(
     return json.dumps({**batch.times, **(known or {}), name: now})
 
 
-def _read(
-    records: Records, condition: str, values: Mapping[str, object], order: str = "number", **more: object
-) -> list[ServedBatch]:
-    """Return the batches that a condition picks."""
+def _read(records: Records, condition: str, values: Mapping[str, object]) -> list[ServedBatch]:
+    """Return the batches that a condition picks, the newest first."""
+    limit = " LIMIT :limit" if "limit" in values else ""
     with reading(records.store) as connection:
         rows = connection.execute(
-            text(f"SELECT {_COLUMNS} FROM batches WHERE {condition} ORDER BY {order}"), {**values, **more}
+            text(f"SELECT {_COLUMNS} FROM batches WHERE {condition} ORDER BY number DESC{limit}"), values
         ).all()
     return [_batch(row) for row in rows]
 

@@ -22,10 +22,10 @@ from endmark.db.served_batches import (
     ServedBatch,
     begin_batch,
     close_batch,
+    due_batches,
     expire_batches,
     find_batch,
     note_job,
-    open_batches,
 )
 from endmark.db.served_files import delete_file, expired_files
 from endmark.db.submission import new_job_id
@@ -82,12 +82,12 @@ class Keeper:
             self._woken.wait(self._look)
 
     def _survey(self) -> None:
-        """Begin the work on every open batch, and delete the files whose time is over."""
+        """Begin the work on the batches that need some, and delete the files whose time is over."""
         expire_batches(self._records)
-        for batch in open_batches(self._records):
-            if batch.id not in self._busy:
-                self._busy.add(batch.id)
-                self._pool.submit(self._work, batch.id)
+        for batch_id in due_batches(self._records):
+            if batch_id not in self._busy:
+                self._busy.add(batch_id)
+                self._pool.submit(self._work, batch_id)
         for file_id in expired_files(self._records):
             remove_file(self._records, self._shelf, file_id)
 

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import openai
@@ -25,7 +26,7 @@ from tests.integration.tiny_model import save_tiny_model
 pytestmark = pytest.mark.integration
 
 ENDMARK = Path(sys.executable).with_name("endmark")
-TOKEN = "a-token-of-sufficient-length"
+TOKEN, OTHER, OPERATOR = (f"{name}-token-of-sufficient-length" for name in ("my", "your", "chief"))
 CHAT = "/v1/chat/completions"
 
 
@@ -39,7 +40,8 @@ def service(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ENDMARK_")}
-    environment |= {**settings.environment(), "ENDMARK_TOKENS": TOKEN}
+    environment |= {**settings.environment(), "ENDMARK_TOKENS": f"me:{TOKEN},you:{OTHER}"}
+    environment |= {"ENDMARK_OPERATOR_TOKENS": OPERATOR}
     limits = ["--max-file-mb", "1", "--max-requests", "1200", "--max-new-tokens", "4"]
     process = subprocess.Popen(
         [ENDMARK, "serve", "--model", model, "--port", str(port), *limits], env=environment, stderr=subprocess.PIPE
@@ -175,6 +177,47 @@ def test_files_and_batches_are_listed_in_pages_and_deleted(client, service):
         client.batches.create(input_file_id=one.id, endpoint="/v1/embeddings", completion_window="24h")
 
 
+@contextmanager
+def client_of(client, token):
+    with openai.OpenAI(api_key=token, base_url=client.base_url, max_retries=0) as made:
+        yield made
+
+
+def test_the_client_pages_through_files_that_expire(client):
+    life = {"anchor": "created_at", "seconds": 3600}
+    made = [
+        client.files.create(file=(f"{n}.jsonl", b"x"), purpose="batch", expires_after=life).id for n in range(5)
+    ]
+    for file_id in made:
+        file = client.files.retrieve(file_id)
+        assert file.expires_at - file.created_at in (3600, 3601)
+    assert [file.id for file in client.files.list(limit=2)][:5] == made[::-1]
+    assert [file.id for file in client.files.list(order="asc", after=made[1], purpose="batch")] == made[2:]
+    with pytest.raises(openai.BadRequestError, match="not in the list"):
+        client.files.list(after="file-x")
+    with pytest.raises(openai.BadRequestError, match="3,600 to 2,592,000 seconds"):
+        client.files.create(file=("x", b"x"), purpose="batch", expires_after={**life, "seconds": 60})
+
+
+def test_another_client_sees_nothing_of_it_and_the_operator_all(client, service):
+    life = {"anchor": "created_at", "seconds": 3600}
+    batch = poll(client, submit(client, requests(service[1], 2), output_expires_after=life), "completed")
+    file = client.files.retrieve(batch.output_file_id)
+    assert file.expires_at - file.created_at in (3600, 3601)
+    assert batch.expires_at - batch.created_at in (86_400, 86_401)
+    with client_of(client, OTHER) as other:
+        assert list(other.files.list()) == list(other.batches.list()) == []
+        for ask in (other.files.retrieve, other.files.content, other.files.delete):
+            with pytest.raises(openai.NotFoundError):
+                ask(batch.output_file_id)
+        for ask in (other.batches.retrieve, other.batches.cancel):
+            with pytest.raises(openai.NotFoundError):
+                ask(batch.id)
+    with client_of(client, OPERATOR) as operator:
+        assert operator.batches.retrieve(batch.id) == batch
+        assert len(lines(operator, batch.output_file_id)) == 2
+
+
 def test_who_has_no_token_and_what_is_too_large_is_refused(client, service):
     with (
         openai.OpenAI(api_key="another-token-of-that-length", base_url=client.base_url, max_retries=0) as stranger,
@@ -188,15 +231,18 @@ def test_who_has_no_token_and_what_is_too_large_is_refused(client, service):
         client.files.create(file=("x.jsonl", b"x"), purpose="fine-tune")
 
     def chunks():
+        yield b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="big.jsonl"\r\n\r\n'
         for _ in range(40):
             yield b"x" * 2**16
+        yield b"\r\n--b--\r\n"
 
     url = f"http://127.0.0.1:{service[0]}/v1/files"
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "multipart/form-data; boundary=b"}
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(urllib.request.Request(url, chunks(), headers, method="POST"), timeout=20)
     refused.value.close()
-    assert refused.value.code in (400, 413)
+    assert refused.value.code == 413
     assert not list((service[2] / "home" / "serve" / "files").glob("*.part"))
 
 

@@ -173,6 +173,16 @@ def test_a_file_expires_when_it_is_asked_to(service, store, folder):
     assert described["expires_at"] - described["created_at"] in (3600, 3601)
     assert service.get(f"/v1/files/{kept}")["expires_at"] is None
     assert abs(described["created_at"] - time.time()) < 60
+    assert described == {
+        "id": expiring,
+        "object": "file",
+        "bytes": len(requests()),
+        "created_at": described["created_at"],
+        "expires_at": described["expires_at"],
+        "filename": "batch.jsonl",
+        "purpose": "batch",
+        "status": "processed",
+    }
     with store.writer.begin() as connection:
         connection.execute(text("UPDATE files SET expires_at = 1 WHERE id = :id"), {"id": expiring})
     assert service.ask("GET", f"/v1/files/{expiring}").status == 404
@@ -427,3 +437,12 @@ def test_what_is_no_route_is_told_and_leads_nowhere(service):
         answer = service.ask(method, path)
         assert (answer.status, answer.error["code"]) == (status, "invalid_request")
     assert "POST" in service.ask("PUT", "/v1/batches").headers["allow"]
+
+
+def test_who_looks_at_an_ended_batch_need_not_wait_for_the_next_look(store, folder):
+    with serving(store, folder, look=3600) as service:
+        batch_id = service.create()
+        service.until(batch_id, "in_progress")
+        answer_all(store)
+        assert service.batch(batch_id)["status"] in ("finalizing", "completed")
+        service.until(batch_id, "completed")
