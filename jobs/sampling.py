@@ -89,6 +89,11 @@ class Parameter:
     unset: Any  # what transformers takes where a generation_config samples and does not name it
 
     @property
+    def adjusts(self) -> bool:
+        """Whether it changes the scores, and so what greedy rows choose too."""
+        return not self.drawing
+
+    @property
     def option(self) -> str:
         """Its option on the command line."""
         return "--" + self.name.replace("_", "-")
@@ -142,7 +147,37 @@ class Sampling:
     min_p: float = _parameter(
         0.0, Number(float, 0, 1), "Draw from tokens at least this times as probable as the best.", drawing=True
     )
-    seed: int = _parameter(0, Number(int, 0, 2**63 - 1), "Random seed.", openai=True, generation_config=False)
+    repetition_penalty: float = _parameter(
+        1.0,
+        Number(float, 0, 10, above=True),
+        "Divide scores of tokens that the prompt or the answer holds; above 1 makes them less likely.",
+    )
+    presence_penalty: float = _parameter(
+        0.0,
+        Number(float, -2, 2),
+        "Take this off the scores of tokens that the answer holds.",
+        openai=True,
+        generation_config=False,
+    )
+    frequency_penalty: float = _parameter(
+        0.0,
+        Number(float, -2, 2),
+        "Take this off the scores of the answer's tokens, once for each time that they stand in it.",
+        openai=True,
+        generation_config=False,
+    )
+    dry_multiplier: float = _parameter(
+        0.0,
+        Number(float, 0, 100),
+        "Make what would repeat a run of the answer less likely, the longer the run the more; 0.8 is usual.",
+        generation_config=False,
+    )
+    min_new_tokens: int = _parameter(
+        0, Number(int, 0, 2**20), "Tokens of the answer before which the model cannot end it."
+    )
+    seed: int = _parameter(
+        0, Number(int, 0, 2**63 - 1), "Random seed.", openai=True, generation_config=False, drawing=True
+    )
 
     def __post_init__(self) -> None:
         for item in TABLE:
@@ -160,6 +195,11 @@ class Sampling:
         return cls(
             **{name: kinds[name].from_json(value) if name in kinds else value for name, value in values.items()}
         )
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether a parameter changes the row's scores."""
+        return any(item.adjusts and getattr(self, item.name) != item.default for item in TABLE)
 
     def set_values(self) -> dict[str, Any]:
         """Return what differs from the defaults, by name: what is stored and told."""

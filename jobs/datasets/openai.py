@@ -39,8 +39,6 @@ _ONLY_VALUE: Mapping[str, Sequence[Any]] = {  # fields that are taken with these
     "stream": (False,),
     "echo": (False,),
     "logprobs": (False,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
     "logit_bias": ({},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),

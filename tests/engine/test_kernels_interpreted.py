@@ -32,7 +32,7 @@ def interpret(files, least):
 
 
 def test_every_kernel_gives_the_numbers_of_its_oracle():
-    interpret(["tests/gpu/test_kernels.py", "tests/gpu/test_sampling.py"], least=50)
+    interpret(["tests/gpu/test_kernels.py", "tests/gpu/test_sampling.py", "tests/gpu/test_adjusting.py"], least=50)
 
 
 def test_the_cuda_engine_passes_the_contract_of_all_engines():

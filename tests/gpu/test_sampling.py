@@ -10,7 +10,8 @@ pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; th
 
 from endmark.jobs.landing import LANDED, STATES
 from endmark.jobs.strategies import build_strategies, score_numbers
-from endmark.worker.engine.cuda.kernels.sampling import begin_step, finish_step
+from endmark.worker.engine.cuda.kernels.inputs import begin_step
+from endmark.worker.engine.cuda.kernels.sampling import Rooms, SampledRows, finish_step
 from endmark.worker.engine.layout import RESULT, SLOT, STEP, score_values
 from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
 from endmark.worker.engine.sampler import Draw, choose, stream_key
@@ -33,9 +34,14 @@ STRATEGIES = [
 ]
 
 
-def plain(logits, eos, records, steps, positions):
-    """Tokens, EOS probabilities, ranks and flags as the plain path computes them."""
-    probs, ranks = eos_statistics(logits, eos)
+def plain(raw, eos, records, steps, positions, logits=None):
+    """Tokens, EOS probabilities, ranks and flags as the plain path computes them.
+
+    Args:
+        logits: the scores after the rows' penalties, if any has one.
+    """
+    probs, ranks = eos_statistics(raw, eos)
+    logits = raw if logits is None else logits
     draw = Draw.of(records, positions)
     shaped = SLOT.of(records, "shaped").nonzero().squeeze(-1)
     scores = logits.clone()
@@ -74,6 +80,12 @@ def random_records(rng, slots):
     )
 
 
+def empty_rooms(slots, vocabulary):
+    """Rooms of rows whose tokens nobody asks for."""
+    tables = torch.zeros(slots, 1, dtype=torch.int32, device=DEVICE)
+    return Rooms.build(tables, torch.zeros(1, 16, dtype=torch.int32, device=DEVICE), vocabulary)
+
+
 @pytest.mark.parametrize(("vocabulary", "eos"), [(999, [1]), (1500, [1, 7]), (5000, [1, 998]), *LARGE])
 @pytest.mark.parametrize("seed", range(1 if INTERPRETED else 3))
 def test_a_step_ends_as_on_the_plain_path(vocabulary, eos, seed):
@@ -90,8 +102,9 @@ def test_a_step_ends_as_on_the_plain_path(vocabulary, eos, seed):
 
     records = records.to(DEVICE)
     result = torch.full((RESULT.width, rows + 3), -7, dtype=torch.int32, device=DEVICE)
-    ids, *ints = (part.to(DEVICE, torch.int32) for part in (torch.tensor(eos), slots, steps, steps + 3))
-    finish_step(logits.to(DEVICE), ids, tuple(ints), records, table.to(DEVICE), result, first_column=2)
+    ids, *ints = (part.to(DEVICE, torch.int32) for part in (torch.tensor(eos), slots, steps + 9, steps, steps + 3))
+    rooms = empty_rooms(rows + 1, vocabulary)
+    finish_step(logits.to(DEVICE), ids, SampledRows(*ints), records, table.to(DEVICE), rooms, result, 2)
 
     got = result.cpu()[:, 2 : 2 + rows]
     for name, wanted in (("token", want[0]), ("rank", want[2]), ("flags", want[3])):
@@ -131,8 +144,10 @@ def test_scores_that_are_no_numbers_are_told_and_choose_a_token_that_exists():
     result = torch.zeros(RESULT.width, rows, dtype=torch.int32, device=DEVICE)
     table = torch.zeros(STATES, vocabulary, dtype=torch.uint8, device=DEVICE)
     steps = torch.full((rows,), 98)
-    ids, *ints = (part.to(DEVICE, torch.int32) for part in (torch.tensor(eos), torch.arange(rows), steps, steps))
-    finish_step(logits.to(DEVICE), ids, tuple(ints), records, table, result)
+    ids, *ints = (
+        part.to(DEVICE, torch.int32) for part in (torch.tensor(eos), torch.arange(rows), steps, steps, steps)
+    )
+    finish_step(logits.to(DEVICE), ids, SampledRows(*ints), records, table, empty_rooms(rows, vocabulary), result)
     tokens, probs = result[RESULT["token"]].cpu(), result[RESULT["eos_prob"]].cpu().view(torch.float32)
     want, _ = eos_statistics(logits, torch.tensor(eos))
     assert torch.equal(probs.isnan(), want.isnan())

@@ -80,7 +80,10 @@ def test_the_same_rows_ran_as_jobs_of_their_own(compared):
 def test_who_has_only_the_page_can_run_the_same_again(compared):
     """It told neither the budget nor how tokens were drawn."""
     page = (compared[0] / "report.html").read_text(encoding="utf-8")
-    options = "--model demo --max-new-tokens 60 --temperature 0.0 --top-k 0 --top-p 1.0 --min-p 0.0"
+    options = (
+        "--model demo --max-new-tokens 60 --temperature 0.0 --top-k 0 --top-p 1.0 --min-p 0.0 "
+        "--repetition-penalty 1.0 --min-new-tokens 0"
+    )
     assert f"Run with <code>{options}</code>" in page
 
 

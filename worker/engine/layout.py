@@ -82,6 +82,8 @@ SLOT = Layout(
         "landing",  # state of `jobs.landing`; written by each step of rows that look at it
         "key",  # 32 bits of (seed, stream)
         "shaped",  # whether a strategy may change the row's scores
+        "adjusted",  # whether a parameter of sampling changes them before
+        "prompt",  # tokens of the row that are not its answer's
         *SAMPLING.whole,
     ],
     real=[*SCORES.real, *SAMPLING.real],

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from endmark.jobs.landing import LANDED
+from endmark.worker.engine.adjusting import Written, adjust
 from endmark.worker.engine.attention import PagedBatch, Span
 from endmark.worker.engine.layout import SLOT
 from endmark.worker.engine.plan import (
@@ -72,6 +73,7 @@ class PlainRunner:
         self._eos_ids = self._ints(sorted(eos_ids))
         self._tables = torch.zeros(max_rows, -(-context // page_size) + 1, dtype=torch.int64, device=self._device)
         self._records = torch.zeros(max_rows, SLOT.width, dtype=torch.int32, device=self._device)
+        self._tokens = self._ints([0] * (num_pages * page_size))  # those whose keys and values stand in the pool
         self._sentence_table = sentence_table.to(self._device) if sentence_table is not None else None
 
     @torch.inference_mode()
@@ -81,10 +83,13 @@ class PlainRunner:
             slots, logits = self._prefill(plan)
             steps = self._ints([row.step for row in plan.rows])
             positions = self._ints([row.position for row in plan.rows])
+            lengths: Sequence[int] = [len(row.token_ids) for row in plan.rows]
         else:
             slots, logits = self._decode(plan)
             steps, positions = self._ints(plan.steps), self._ints(plan.positions)
-        return Ticket(len(steps), self._sample(logits.float(), slots, steps, positions))
+            lengths = [length + 1 for length in plan.lengths]
+        raw = logits.float()
+        return Ticket(len(steps), self._sample(raw, self._adjusted(raw, slots, lengths), slots, steps, positions))
 
     def read(self, ticket: Ticket) -> StepResult:
         """Return what the step sampled."""
@@ -158,6 +163,7 @@ class PlainRunner:
         self, inputs: Tensor, positions: Tensor, write: Tensor, spans: list[Span], keep: Tensor
     ) -> Tensor:
         """Run the model over T packed tokens; return the logits (R, V) of the tokens at `keep`."""
+        self._tokens[write] = inputs
         batch = PagedBatch(self._keys, self._values, write, spans)
         output = self._model(
             input_ids=inputs.unsqueeze(0),
@@ -169,9 +175,26 @@ class PlainRunner:
         logits: Tensor = output.logits[0]
         return logits
 
-    def _sample(self, logits: Tensor, slots: Tensor, steps: Tensor, positions: Tensor) -> StepResult:
-        """Draw each row's token from its raw fp32 logits, shape (R, V)."""
-        probs, ranks = eos_statistics(logits, self._eos_ids)
+    def _adjusted(self, logits: Tensor, slots: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Return the scores (R, V) after the rows' penalties; the same tensor where no row has any."""
+        rows = SLOT.of(self._records, "adjusted")[slots].nonzero().squeeze(-1).tolist()
+        scores = logits.clone() if rows else logits
+        for row in rows:
+            slot = slots[row]
+            places = self._addresses(self._tables[slot], torch.arange(lengths[row], device=self._device))
+            record = self._records[slot]
+            written = Written(self._tokens[places], int(SLOT.of(record, "prompt")))
+            adjust(scores[row], record, written, self._eos_ids)
+        return scores
+
+    def _sample(self, raw: Tensor, logits: Tensor, slots: Tensor, steps: Tensor, positions: Tensor) -> StepResult:
+        """Draw each row's token.
+
+        Args:
+            raw: (R, V) fp32, as the model gave them.
+            logits: (R, V) fp32, after the rows' penalties: without its strategies a row would draw from these.
+        """
+        probs, ranks = eos_statistics(raw, self._eos_ids)
         records = self._records[slots]
         draw, landing = Draw.of(records, positions), SLOT.of(records, "landing").long()
         ended = landing >= LANDED
@@ -184,7 +207,7 @@ class PlainRunner:
             scores = logits.clone()
             scores[rows] = shape_scores(logits[rows], self._eos_ids, records[rows], steps[rows], ended[rows])
         tokens, hidden = choose(scores, draw, self._eos_ids)
-        flags = self._flags(logits, tokens, draw, shaped, forced_rows(records, steps), ranks)
+        flags = self._flags(logits, tokens, draw, shaped, forced_rows(records, steps))
         SLOT.of(self._records, "last")[slots] = tokens.int()
         if self._sentence_table is not None and bool((SLOT.of(records, "after_sentence") > 0).any()):
             SLOT.of(self._records, "landing")[slots] = self._sentence_table[landing, tokens].int()
@@ -192,14 +215,11 @@ class PlainRunner:
             tokens.tolist(), probs.tolist(), ranks.tolist(), (flags + hidden.long() * HIDDEN).tolist()
         )
 
-    def _flags(
-        self, logits: Tensor, tokens: Tensor, draw: Draw, shaped: Tensor, forced: Tensor, ranks: Tensor
-    ) -> Tensor:
+    def _flags(self, logits: Tensor, tokens: Tensor, draw: Draw, shaped: Tensor, forced: Tensor) -> Tensor:
         """Return (R,) int64: where EOS came, whether it would have without the strategy, or had to."""
         came = shaped & torch.isin(tokens, self._eos_ids)
         flags = torch.where(shaped, torch.where(came & forced, FORCED, 0), NATURAL)
-        # The best of a greedy row is not EOS where another token scores above it: nothing to look up.
-        rows = (came & ((ranks == 0) | (draw.temperature > 0))).nonzero().squeeze(-1)
+        rows = came.nonzero().squeeze(-1)
         if rows.numel():
             without, _ = choose(logits[rows], draw.select(rows), self._eos_ids)
             flags[rows] = torch.where(torch.isin(without, self._eos_ids), NATURAL, flags[rows])

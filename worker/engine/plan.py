@@ -11,7 +11,7 @@ from endmark.jobs.strategies import ScoreNumbers
 
 NATURAL = 1  # flag: EOS would have been chosen without the strategy's change too
 FORCED = 2  # flag: a strategy excluded every other token
-HIDDEN = 4  # flag: top-k, top-p or min-p left no EOS id to sample
+HIDDEN = 4  # flag: top-k, top-p or min-p left no EOS id to sample, or the row's minimum of tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class PrefillRow:
     numbers: ScoreNumbers
     stream: int
     sentence_state: int = 0  # of jobs.landing, after `token_ids`
+    prompt: int = 0  # tokens at the front of `token_ids` that are not the answer's
 
 
 @dataclass(frozen=True, slots=True)

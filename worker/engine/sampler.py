@@ -101,7 +101,7 @@ def choose(scores: Tensor, draw: Draw, eos_ids: Tensor) -> tuple[Tensor, Tensor]
         (R,) int64 and (R,) bool.
     """
     tokens = _best(scores)
-    hidden = torch.zeros_like(tokens, dtype=torch.bool)
+    hidden = scores[:, eos_ids].amax(-1) == -torch.inf
     rows = draw.temperature.nonzero().squeeze(-1)
     if rows.numel() == 0:
         return tokens, hidden

@@ -116,6 +116,7 @@ class Scheduler:
             numbers=numbers,
             stream=row.request.stream,
             sentence_state=row.answer.landing_state() if numbers.after_sentence else 0,
+            prompt=len(row.request.prompt_token_ids),
         )
 
     def _grow(self) -> tuple[list[RowState], list[tuple[int, int, int]]]:

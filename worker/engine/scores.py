@@ -42,7 +42,7 @@ def shape_scores(logits: Tensor, eos_ids: Tensor, records: Tensor, steps: Tensor
         ended: (R,) bool, whether the text may end here: a landing spot.
 
     Returns:
-        (R, V) fp32; the input is left as it is.
+        (R, V) fp32; the input is left as it is. An EOS id that is excluded, its score minus infinity, stays so.
     """
     n = steps.to(logits.dtype)
     start, full = SLOT.of(records, "start"), SLOT.of(records, "full")
@@ -66,10 +66,11 @@ def shape_scores(logits: Tensor, eos_ids: Tensor, records: Tensor, steps: Tensor
         ramp = torch.where((span > 0) & (ended | (SLOT.of(records, "after_sentence") == 0)), ramp, 0.0)
         lift = ((best_other + SLOT.of(records, "margin")).unsqueeze(-1) - eos).clamp(min=0.0)
         eos = eos + torch.where(ramp.unsqueeze(-1) > 0, ramp.unsqueeze(-1) * lift, 0.0)
-    forced = forced_rows(records, steps)
+    excluded = logits[:, eos_ids] == -torch.inf
+    forced = forced_rows(records, steps) & ~excluded.all(-1)
     if bool(forced.any()):
         scores[forced] = -torch.inf
-    scores[:, eos_ids] = eos
+    scores[:, eos_ids] = torch.where(excluded, -torch.inf, eos)
     return scores
 
 

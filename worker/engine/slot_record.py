@@ -15,6 +15,8 @@ def slot_record(row: PrefillRow) -> NDArray[np.int32]:
             "landing": row.sentence_state,
             "key": stream_key(row.sampling.seed, row.stream),
             "shaped": not row.numbers.is_neutral,
+            "adjusted": row.sampling.adjusts,
+            "prompt": row.prompt,
             **sampling_values(row.sampling),
             **score_values(row.numbers),
         }

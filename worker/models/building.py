@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from endmark.jobs.errors import ModelError
 from endmark.jobs.landing import tabulate
+from endmark.worker.engine.adjusting import ROOM_BYTES, ROOMS
 from endmark.worker.engine.contract import Runner
 from endmark.worker.engine.plain_runner import PlainRunner
 from endmark.worker.engine.text import Vocabulary
@@ -85,6 +86,7 @@ class Shape:
         return (
             tokens * (6 * self.hidden + 3 * self.widest) * self.itemsize
             + self.rows * self.vocabulary * 8
+            + min(self.rows, ROOMS) * self.vocabulary * ROOM_BYTES
             + _GRAPH_BYTES
         )
 

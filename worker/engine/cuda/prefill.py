@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from endmark.worker.engine.cuda.kernels.prefill_attention import TILE, Tiles
+from endmark.worker.engine.cuda.kernels.sampling import SampledRows
 from endmark.worker.engine.cuda.staging import to_device
 from endmark.worker.engine.plan import PrefillRow
 
@@ -84,7 +85,7 @@ class PrefillInputs:
     slots: Tensor  # (T,) int32
     tiles: Tiles
     keep: Tensor  # (R,) int64: the rows' last tokens in the batch; one of no meaning where R is 0
-    rows: tuple[Tensor, Tensor, Tensor]  # slots, steps, positions, (R,) int32 each
+    rows: SampledRows
     sampled: int  # R
 
     @classmethod
@@ -94,7 +95,7 @@ class PrefillInputs:
         total = sum(lengths)
         packed = np.empty((3, total), np.int32)
         tiles: list[tuple[int, int, int, int]] = []
-        ends: list[tuple[int, int, int, int]] = []
+        ends: list[tuple[int, int, int, int, int]] = []
         at = 0
         for piece, length in zip(pieces, lengths, strict=True):
             row = piece.row
@@ -105,8 +106,8 @@ class PrefillInputs:
                 tiles.append((row.slot, at + offset, min(TILE, length - offset), piece.begin + offset))
             at += length
             if piece.is_last:
-                ends.append((at - 1, row.slot, row.step, row.position))
-        sent = _send([packed, np.array(tiles, np.int32).T, np.array(ends or [(0,) * 4], np.int32).T], device)
+                ends.append((at - 1, row.slot, piece.end - 1, row.step, row.position))
+        sent = _send([packed, np.array(tiles, np.int32).T, np.array(ends or [(0,) * 5], np.int32).T], device)
         (tokens, positions, slots), tile_rows, (last, *rows) = sent
         return cls(
             tokens=tokens.long(),
@@ -115,7 +116,7 @@ class PrefillInputs:
             slots=slots,
             tiles=Tiles(*tile_rows),
             keep=last.long(),
-            rows=(rows[0], rows[1], rows[2]),
+            rows=SampledRows(*rows),
             sampled=len(ends),
         )
 

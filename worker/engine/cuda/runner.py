@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from endmark.worker.engine.cuda.attention import PAGED, DeviceBatch
 from endmark.worker.engine.cuda.fusion import Fused, fuse
-from endmark.worker.engine.cuda.kernels.sampling import begin_step, finish_step
+from endmark.worker.engine.cuda.kernels.inputs import begin_step, note_tokens
+from endmark.worker.engine.cuda.kernels.sampling import Rooms, SampledRows, finish_step
 from endmark.worker.engine.cuda.prefill import Passes, Piece, PrefillInputs
 from endmark.worker.engine.cuda.replay import Recorder
 from endmark.worker.engine.cuda.slots import SlotState
@@ -63,6 +64,8 @@ class CudaRunner:
         self._eos_ids = torch.tensor(sorted(eos_ids), dtype=torch.int32, device=self._device)
         self._table = sentence_table.to(self._device) if sentence_table is not None else None
         self._slots = SlotState(max_rows, -(-context // page_size) + 1, self._device, spare_page=num_pages)
+        self._history = torch.zeros(num_pages + 1, page_size, dtype=torch.int32, device=self._device)
+        self._rooms: Rooms | None = None
         self._passes = Passes(prefill_tokens, least=page_size)
         self._steps: dict[int, _DecodeStep] = {}
         self._sizes = _bucket_sizes(max_rows)
@@ -115,11 +118,17 @@ class CudaRunner:
         tiles = inputs.tiles if inputs is not None else None
         return DeviceBatch(self._keys, self._values, self._slots.tables, slots, positions, tiles)
 
-    def sample(
-        self, logits: Tensor, rows: tuple[Tensor, Tensor, Tensor], result: Tensor, first_column: int = 0
-    ) -> None:
-        """Draw tokens; `rows` are slots, steps and positions, (R,) int32 each."""
-        finish_step(logits, self._eos_ids, rows, self._slots.records, self._table, result, first_column)
+    def note(self, tokens: Tensor, slots: Tensor, positions: Tensor) -> None:
+        """Keep the step's input tokens, of which penalties are made; see `note_tokens`."""
+        note_tokens(tokens, slots, positions, self._slots.tables, self._history)
+
+    def sample(self, logits: Tensor, rows: SampledRows, result: Tensor, first_column: int = 0) -> None:
+        """Draw tokens; those of the rows' last steps have been noted."""
+        if self._rooms is None:  # at the first call, which no graph captures
+            self._rooms = Rooms.build(self._slots.tables, self._history, logits.shape[1])
+        finish_step(
+            logits, self._eos_ids, rows, self._slots.records, self._table, self._rooms, result, first_column
+        )
 
     def _prefill(self, plan: PrefillPlan) -> Tensor:
         """Set the rows' slots and compute their tokens; return what was sampled, (RESULT.width, R) int32."""
@@ -132,6 +141,7 @@ class CudaRunner:
     def _compute(self, pieces: list[Piece], result: Tensor, done: int) -> int:
         """Run one forward pass; return how many rows it has sampled for, behind those `done`."""
         inputs = PrefillInputs.of(pieces, self._device)
+        self.note(inputs.tokens, inputs.slots, inputs.positions)
         logits = self.forward(
             inputs.tokens, inputs.positions64, self.batch(inputs.slots, inputs.positions, inputs), inputs.keep
         )
@@ -164,8 +174,9 @@ class _DecodeStep:
         inputs = self._upload.device_block
         slots, lengths, steps, positions = (inputs[STEP[name]] for name in ("slot", "length", "step", "position"))
         begin_step(inputs, runner._slots.tables, runner._slots.records, self._tokens, self._positions)
+        runner.note(self._tokens, slots, lengths)
         logits = runner.forward(self._tokens, self._positions, runner.batch(slots, lengths), 0)
-        runner.sample(logits, (slots, steps, positions), self._result)
+        runner.sample(logits, SampledRows(slots, lengths, steps, positions), self._result)
 
     def run(self, plan: DecodePlan, spare_slot: int) -> Download:
         """Start the step and the copy of its results."""

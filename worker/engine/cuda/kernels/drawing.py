@@ -44,11 +44,12 @@ def _other(x, ratio, published, forced):
 
 @triton.jit
 def raised_eos(raw, best_other, growth, ramp, margin, published):
-    """Return the score of an EOS id after the strategies; `best_other` before any forcing."""
+    """Return the score of an EOS id after the strategies, an excluded one as it is; `best_other` unforced."""
     score = tl.where(published, 100.0, raw)
     score = score + tl.abs(score) * (growth - 1.0)
     lift = tl.maximum(best_other + margin - score, 0.0)
-    return score + tl.where(ramp > 0, ramp * lift, 0.0)
+    raised = score + tl.where(ramp > 0, ramp * lift, 0.0)
+    return tl.where(raw == -float("inf"), raw, raised)
 
 
 @triton.jit

@@ -1,22 +1,31 @@
-"""The end of a step in one launch: strategies, sampling, EOS statistics and the next input.
+"""The end of a step: penalties, strategies, sampling, and EOS statistics.
 
 One program a row. A greedy row reads its scores once, a sampled one once more, and as often as `drawing` says
-where it has top-k or top-p.
+where it has top-k or top-p. Rows whose parameters change scores are left to a second launch of few programs: each
+takes one such row after the other through a room of its own. Without such rows it does nothing.
 """
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from endmark.jobs.landing import LANDED
+from endmark.worker.engine.adjusting import ROOMS
+from endmark.worker.engine.cuda.kernels.adjusting import adjust, real
 from endmark.worker.engine.cuda.kernels.drawing import draw, ordered, published_pass, raised_eos
-from endmark.worker.engine.layout import RESULT, SLOT, STEP
+from endmark.worker.engine.layout import RESULT, SLOT
 from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
 
 _LANDED, _NATURAL, _FORCED, _HIDDEN = (tl.constexpr(value) for value in (LANDED, NATURAL, FORCED, HIDDEN))
 _LARGEST_GROWTH = tl.constexpr(1e30)
 _SLOT_WIDTH = tl.constexpr(SLOT.width)
-_LAST, _LANDING, _KEY, _SHAPED = (tl.constexpr(SLOT[name]) for name in ("last", "landing", "key", "shaped"))
+_LAST, _LANDING, _KEY, _SHAPED, _ADJUSTED = (
+    tl.constexpr(SLOT[name]) for name in ("last", "landing", "key", "shaped", "adjusted")
+)
 _TEMPERATURE, _TOP_K, _TOP_P, _MIN_P = (
     tl.constexpr(SLOT[name]) for name in ("temperature", "top_k", "top_p", "min_p")
 )
@@ -25,15 +34,6 @@ _START, _FULL, _POWER, _MARGIN, _AFTER_SENTENCE, _FACTOR, _RATIO, _FORCE_AT = (
     for name in ("start", "full", "power", "margin", "after_sentence", "factor", "ratio", "force_at")
 )
 _TOKEN, _PROB, _RANK, _FLAGS = (tl.constexpr(RESULT[name]) for name in ("token", "eos_prob", "rank", "flags"))
-_STEP_SLOT, _LENGTH, _CHANGED_SLOT, _CHANGED_INDEX, _CHANGED_PAGE = (
-    tl.constexpr(STEP[name]) for name in ("slot", "length", "changed_slot", "changed_index", "changed_page")
-)
-
-
-@triton.jit
-def _real(record, offset: tl.constexpr):
-    """Return an fp32 number of a record."""
-    return tl.load(record + offset).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -59,8 +59,8 @@ def _best_eos(row_ptr, V, ids_ptr, best_other, growth, ramp, margin, published, 
 
 
 @triton.jit
-def _scan(row_ptr, V, ids_ptr, eos_best, E: tl.constexpr, BLOCK: tl.constexpr):
-    """Read a row's scores once.
+def _scan(row_ptr, V, ids_ptr, eos_best, copy, COPY: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr):
+    """Read a row's scores once, and write them as fp32 to `copy` if so asked.
 
     Returns:
         The highest, the sum of exp(score - highest), how many are above the best EOS, the best score that is no
@@ -75,6 +75,8 @@ def _scan(row_ptr, V, ids_ptr, eos_best, E: tl.constexpr, BLOCK: tl.constexpr):
     for begin in range(0, V, BLOCK):
         offs = begin + lanes
         x = tl.load(row_ptr + offs, mask=offs < V, other=-float("inf")).to(tl.float32)
+        if COPY:
+            tl.store(copy + offs, x, mask=offs < V)
         higher = tl.maximum(top, x)
         total = total * tl.exp(top - higher) + tl.exp(x - higher)
         top = higher
@@ -101,38 +103,32 @@ def _eos_mass(row_ptr, ids_ptr, highest, E: tl.constexpr):
 @triton.jit
 def _strength(record, n, after_sentence, state):
     """Return by what the strategies raise EOS at this step: growth and ramp."""
-    start = _real(record, _START)
-    span = _real(record, _FULL) - start
-    power = _real(record, _POWER)
-    factor = _real(record, _FACTOR)
+    start = real(record, _START)
+    span = real(record, _FULL) - start
+    power = real(record, _POWER)
+    factor = real(record, _FACTOR)
     growth = tl.minimum(tl.exp2(tl.log2(factor) * tl.maximum(n - start, 0.0)), _LARGEST_GROWTH)
     rise = tl.minimum(tl.maximum((n - start) / tl.maximum(span, 1e-9), 0.0), 1.0)
     ramp = tl.where(rise > 0, tl.exp2(tl.log2(tl.where(rise > 0, rise, 1.0)) * power), 0.0)
     return growth, tl.where((span > 0) & ((state >= _LANDED) | (after_sentence == 0.0)), ramp, 0.0)
 
 
-@triton.jit(do_not_specialize=["columns", "first_column"])
-def _finish_step(
-    logits, stride, V, ids_ptr, slots, steps, positions, records, sentence_table, result, columns,
-    first_column, E: tl.constexpr, BLOCK: tl.constexpr, SENTENCES: tl.constexpr,
+@triton.jit
+def _choose(
+    row_ptr, V, ids_ptr, record, n, position, highest, best_raw, other_token, sentence_table,
+    E: tl.constexpr, BLOCK: tl.constexpr, SENTENCES: tl.constexpr,
 ):  # fmt: skip
-    """One row."""
-    row = tl.program_id(0)
-    row_ptr = logits + row.to(tl.int64) * stride
-    record = records + tl.load(slots + row).to(tl.int64) * _SLOT_WIDTH
-    n = tl.load(steps + row).to(tl.float32)
-    margin = _real(record, _MARGIN)
-    after_sentence = _real(record, _AFTER_SENTENCE)
-    ratio = _real(record, _RATIO)
-    forced = _real(record, _FORCE_AT) == n
-    temperature = _real(record, _TEMPERATURE)
+    """Choose a row's token and keep it in its record; return it with its flags."""
+    margin = real(record, _MARGIN)
+    after_sentence = real(record, _AFTER_SENTENCE)
+    ratio = real(record, _RATIO)
+    temperature = real(record, _TEMPERATURE)
     shaped = tl.load(record + _SHAPED) != 0
     published = ratio == ratio
     state = tl.load(record + _LANDING)
 
     eos_raw, eos_first = _best_eos(row_ptr, V, ids_ptr, 0.0, 1.0, 0.0, 0.0, False, E)
-    highest, mass, rank, best_raw, other_token = _scan(row_ptr, V, ids_ptr, eos_raw, E, BLOCK)
-    eos_mass = _eos_mass(row_ptr, ids_ptr, highest, E)
+    forced = (real(record, _FORCE_AT) == n) & (eos_raw > -float("inf"))
     growth, ramp = _strength(record, n, after_sentence, state)
     # The published arithmetic keeps the order of scores, so the best other token is the same after it.
     best_other = tl.where(published, published_pass(published_pass(best_raw, ratio), 1.0), best_raw)
@@ -141,19 +137,18 @@ def _finish_step(
     eos_wins = (eos_score > other_score) | ((eos_score == other_score) & (eos_token < other_token))
     token = tl.where(eos_wins, eos_token, other_token)
     natural = (eos_raw > best_raw) | ((eos_raw == best_raw) & (eos_first < other_token))
-    hidden = False
+    hidden = eos_score == -float("inf")
     if temperature > 0:
-        top_p = _real(record, _TOP_P)
+        top_p = real(record, _TOP_P)
         top_k = tl.load(record + _TOP_K)
-        min_p = _real(record, _MIN_P)
+        min_p = real(record, _MIN_P)
         key = tl.load(record + _KEY).to(tl.uint32, bitcast=True)
-        position = tl.load(positions + row)
         peak = tl.math.div_rn(tl.maximum(eos_score, other_score), temperature)
         token, floor = draw(
             row_ptr, V, ids_ptr, temperature, top_k, top_p, min_p, key, position, ratio, published, forced,
             best_other, growth, ramp, margin, peak, E, BLOCK,
         )  # fmt: skip
-        hidden = ordered(tl.math.div_rn(eos_score, temperature)) < floor
+        hidden = hidden | (ordered(tl.math.div_rn(eos_score, temperature)) < floor)
         if shaped & _is_eos(token, ids_ptr, E):
             without, floor = draw(
                 row_ptr, V, ids_ptr, temperature, top_k, top_p, min_p, key, position, ratio, published & False,
@@ -167,19 +162,109 @@ def _finish_step(
     if SENTENCES:
         if after_sentence > 0:
             tl.store(record + _LANDING, tl.load(sentence_table + state.to(tl.int64) * V + token).to(tl.int32))
-    out = result + first_column + row
+    return token, flags + tl.where(hidden, _HIDDEN, 0)
+
+
+@triton.jit
+def _tell(out, columns, token, prob, rank, flags):
+    """Write a row's column of the result."""
     tl.store(out + _TOKEN * columns, token)
-    tl.store(out + _PROB * columns, (eos_mass / mass).to(tl.int32, bitcast=True))
+    tl.store(out + _PROB * columns, prob.to(tl.int32, bitcast=True))
     tl.store(out + _RANK * columns, rank)
-    tl.store(out + _FLAGS * columns, flags + tl.where(hidden, _HIDDEN, 0))
+    tl.store(out + _FLAGS * columns, flags)
+
+
+@triton.jit(do_not_specialize=["columns", "first_column"])
+def _finish_step(
+    logits, stride, V, ids_ptr, slots, steps, positions, records, sentence_table, result, columns,
+    first_column, E: tl.constexpr, BLOCK: tl.constexpr, SENTENCES: tl.constexpr,
+):  # fmt: skip
+    """One row, if its scores are drawn from as they are."""
+    row = tl.program_id(0)
+    record = records + tl.load(slots + row).to(tl.int64) * _SLOT_WIDTH
+    if tl.load(record + _ADJUSTED) == 0:
+        row_ptr = logits + row.to(tl.int64) * stride
+        eos_raw, _ = _best_eos(row_ptr, V, ids_ptr, 0.0, 1.0, 0.0, 0.0, False, E)
+        highest, mass, rank, best, other_token = _scan(row_ptr, V, ids_ptr, eos_raw, row_ptr, False, E, BLOCK)
+        prob = _eos_mass(row_ptr, ids_ptr, highest, E) / mass
+        token, flags = _choose(
+            row_ptr, V, ids_ptr, record, tl.load(steps + row).to(tl.float32), tl.load(positions + row),
+            highest, best, other_token, sentence_table, E, BLOCK, SENTENCES,
+        )  # fmt: skip
+        _tell(result + first_column + row, columns, token, prob, rank, flags)
+
+
+@triton.jit(do_not_specialize=["columns", "first_column", "rows"])
+def _finish_adjusted(
+    logits, stride, V, ids_ptr, slots, lengths, steps, positions, records, sentence_table, result, columns,
+    first_column, rows, tables, table_width, history, scores, counts,
+    PAGE: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, SENTENCES: tl.constexpr,
+):  # fmt: skip
+    """Every so manieth row, if a parameter of its sampling changes its scores."""
+    program = tl.program_id(0)
+    room = scores + program.to(tl.int64) * V
+    for row in range(program, rows, tl.num_programs(0)):
+        slot = tl.load(slots + row).to(tl.int64)
+        record = records + slot * _SLOT_WIDTH
+        if tl.load(record + _ADJUSTED) != 0:
+            row_ptr = logits + tl.cast(row, tl.int64) * stride
+            eos_raw, _ = _best_eos(row_ptr, V, ids_ptr, 0.0, 1.0, 0.0, 0.0, False, E)
+            highest, mass, rank, _, _ = _scan(row_ptr, V, ids_ptr, eos_raw, room, True, E, BLOCK)
+            prob = _eos_mass(row_ptr, ids_ptr, highest, E) / mass
+            adjust(
+                room, counts + program.to(tl.int64) * V, V, ids_ptr, record, tables + slot * table_width,
+                history, tl.load(lengths + row) + 1, E, PAGE, BLOCK,
+            )  # fmt: skip
+            eos_best, _ = _best_eos(room, V, ids_ptr, 0.0, 1.0, 0.0, 0.0, False, E)
+            highest, _, _, best, other_token = _scan(room, V, ids_ptr, eos_best, room, False, E, BLOCK)
+            token, flags = _choose(
+                room, V, ids_ptr, record, tl.load(steps + row).to(tl.float32), tl.load(positions + row),
+                highest, best, other_token, sentence_table, E, BLOCK, SENTENCES,
+            )  # fmt: skip
+            _tell(result + first_column + row, columns, token, prob, rank, flags)
+            tl.debug_barrier()  # the next row takes the room
+
+
+class SampledRows(NamedTuple):
+    """The rows of a step that a token is drawn for, (R,) int32 each."""
+
+    slots: Tensor
+    lengths: Tensor  # tokens of the row before its last one: the place of that one
+    steps: Tensor
+    positions: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What rows whose scores are changed need: their tokens, and rooms for the scores of a few rows at once.
+
+    Attributes:
+        tables: (S, W) int32, by slot.
+        history: (pages, page size) int32, the tokens whose keys and values stand there.
+        scores: (P, V) fp32.
+        counts: (P, V) int32, all 0 between the steps.
+    """
+
+    tables: Tensor
+    history: Tensor
+    scores: Tensor
+    counts: Tensor
+
+    @classmethod
+    def build(cls, tables: Tensor, history: Tensor, vocabulary: int) -> "Rooms":
+        """Make the rooms, `ROOMS` at the most."""
+        shape = (min(ROOMS, len(tables)), vocabulary)
+        scores = torch.zeros(shape, device=tables.device)
+        return cls(tables, history, scores, torch.zeros(shape, dtype=torch.int32, device=tables.device))
 
 
 def finish_step(
     logits: Tensor,
     eos_ids: Tensor,
-    rows: tuple[Tensor, Tensor, Tensor],
+    rows: SampledRows,
     records: Tensor,
     sentence_table: Tensor | None,
+    rooms: Rooms,
     result: Tensor,
     first_column: int = 0,
 ) -> None:
@@ -188,42 +273,27 @@ def finish_step(
     Args:
         logits: (R, V) raw, of the model's type, rows contiguous.
         eos_ids: (E,) int32.
-        rows: slots, steps and positions of the plan, (R,) int32 each.
+        rows: of the plan.
         records: (S, SLOT.width) int32, by slot; last token and state of landing spots are written.
         sentence_table: (STATES, V) uint8.
+        rooms: for rows whose scores are changed.
         result: (RESULT.width, C) int32, written from `first_column` on. The probability is NaN where scores are
             no numbers, and the token one that the model has.
     """
-    slots, steps, positions = rows
     vocabulary = logits.shape[1]
+    table = sentence_table if sentence_table is not None else records
+    sizes = {
+        "E": len(eos_ids),
+        "BLOCK": min(4096, triton.next_power_of_2(vocabulary)),
+        "SENTENCES": sentence_table is not None,
+        "num_warps": 8,
+    }
     _finish_step[(len(logits),)](
-        logits, logits.stride(0), vocabulary, eos_ids, slots, steps, positions, records,
-        sentence_table if sentence_table is not None else records, result, result.shape[1], first_column,
-        E=len(eos_ids), BLOCK=min(4096, triton.next_power_of_2(vocabulary)), SENTENCES=sentence_table is not None,
-        num_warps=8,
+        logits, logits.stride(0), vocabulary, eos_ids, rows.slots, rows.steps, rows.positions, records, table,
+        result, result.shape[1], first_column, **sizes,
     )  # fmt: skip
-
-
-@triton.jit(do_not_specialize=["rows"])
-def _begin_step(inputs, rows, tables, table_width, records, tokens, positions_out):
-    """One row: its new page into its table, its last token and position into the model's input."""
-    row = tl.program_id(0)
-    column = inputs + row
-    slot = tl.load(column + _STEP_SLOT * rows).to(tl.int64)
-    changed = tables + tl.load(column + _CHANGED_SLOT * rows).to(tl.int64) * table_width
-    tl.store(changed + tl.load(column + _CHANGED_INDEX * rows), tl.load(column + _CHANGED_PAGE * rows))
-    tl.store(tokens + row, tl.load(records + slot * _SLOT_WIDTH + _LAST).to(tl.int64))
-    tl.store(positions_out + row, tl.load(column + _LENGTH * rows).to(tl.int64))
-
-
-def begin_step(inputs: Tensor, tables: Tensor, records: Tensor, tokens: Tensor, positions: Tensor) -> None:
-    """Make the model's input of a decode step.
-
-    Args:
-        inputs: (STEP.width, R) int32.
-        tables: (S, W) int32.
-        records: (S, SLOT.width) int32.
-        tokens: (R,) int64, written; `positions` likewise.
-    """
-    rows = inputs.shape[1]
-    _begin_step[(rows,)](inputs, rows, tables, tables.shape[1], records, tokens, positions, num_warps=1)
+    _finish_adjusted[(min(len(logits), len(rooms.scores)),)](
+        logits, logits.stride(0), vocabulary, eos_ids, *rows, records, table, result, result.shape[1],
+        first_column, len(logits), rooms.tables, rooms.tables.shape[1], rooms.history, rooms.scores, rooms.counts,
+        PAGE=rooms.history.shape[1], **sizes,
+    )  # fmt: skip

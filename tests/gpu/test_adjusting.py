@@ -1,0 +1,97 @@
+"""Rows whose sampling changes their scores, in one step with others: the kernels against the plain arithmetic."""
+
+import os
+import random
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; these tests are for GPU machines")
+
+from endmark.jobs.landing import STATES
+from endmark.jobs.sampling import Sampling
+from endmark.jobs.strategies import build_strategies, score_numbers
+from endmark.worker.engine.adjusting import Written, adjust
+from endmark.worker.engine.cuda.kernels.inputs import note_tokens
+from endmark.worker.engine.cuda.kernels.sampling import Rooms, SampledRows, finish_step
+from endmark.worker.engine.layout import RESULT, SLOT
+from endmark.worker.engine.plan import PrefillRow
+from endmark.worker.engine.slot_record import slot_record
+from tests.gpu.test_sampling import plain
+
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")]
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+PAGE, WIDTH = 16, 6
+SETTINGS = [
+    {},
+    {"repetition_penalty": 1.3},
+    {"presence_penalty": 1.5, "frequency_penalty": -0.5},
+    {"dry_multiplier": 0.8},
+    {"min_new_tokens": 30},
+    {"repetition_penalty": 0.7, "presence_penalty": -1.0, "frequency_penalty": 0.6, "dry_multiplier": 2.0},
+]
+STRATEGIES = ["baseline", "eos-reward", "exp-decay", "soft-landing", "eos-reward-published"]
+
+
+def random_row(rng, slot, vocabulary):
+    """A row with few different tokens, so that runs repeat, in pages that lie anywhere."""
+    length, few = rng.randrange(2, PAGE * WIDTH), rng.sample(range(vocabulary), 4)
+    prompt = rng.randrange(1, length)
+    sampling = Sampling(
+        temperature=rng.choice([0.0, 0.7, 1.2]),
+        top_k=rng.choice([0, 0, 40]),
+        min_p=rng.choice([0.0, 0.01]),
+        seed=slot,
+        **SETTINGS[slot % len(SETTINGS)],
+    )
+    numbers = score_numbers(build_strategies([STRATEGIES[slot // 2 % len(STRATEGIES)]]), length - prompt + 3)
+    tokens = [rng.choice(few) if rng.random() < 0.9 else rng.randrange(vocabulary) for _ in range(length)]
+    position = length - prompt
+    return PrefillRow(slot, tokens, 0, (), position, position, sampling, numbers, stream=slot, prompt=prompt)
+
+
+@pytest.mark.parametrize("programs", [2, 128], ids=["few rooms", "a room a row"])
+@pytest.mark.parametrize(
+    ("vocabulary", "eos"), [(1500, [1, 7]), *([] if INTERPRETED else [(40_000, [5, 39_999])])]
+)
+def test_penalties_are_those_of_the_plain_path_in_one_step_with_other_rows(vocabulary, eos, programs, monkeypatch):
+    """Under each setting, greedy and drawn, with strategies and without; the rooms are clean at the end."""
+    monkeypatch.setattr("endmark.worker.engine.cuda.kernels.sampling.ROOMS", programs)
+    rng = random.Random(vocabulary)
+    torch.manual_seed(vocabulary)
+    rows = [random_row(rng, slot, vocabulary) for slot in range(30)]
+    logits = torch.randn(len(rows), vocabulary) * 3
+    logits[:, eos] += torch.randn(len(rows), 1) * 4
+    records = torch.stack([torch.from_numpy(slot_record(row)) for row in rows])
+    pages = rng.sample(range(len(rows) * WIDTH), len(rows) * WIDTH)
+    tables = torch.tensor(pages, dtype=torch.int32).view(len(rows), WIDTH).to(DEVICE)
+    history = torch.full((len(pages), PAGE), -1, dtype=torch.int32, device=DEVICE)
+
+    adjusted = logits.clone()
+    for scores, record, row in zip(adjusted, records, rows, strict=True):
+        if row.sampling.adjusts:
+            adjust(scores, record, Written(torch.tensor(row.token_ids), row.prompt), torch.tensor(eos))
+    steps = torch.tensor([row.step for row in rows])
+    want = plain(logits, torch.tensor(eos), records, steps, steps, adjusted)
+    assert (adjusted != logits).any(-1).sum() > len(rows) // 2
+
+    rooms = Rooms.build(tables, history, vocabulary)
+    flat = [(token, row.slot, place) for row in rows for place, token in enumerate(row.token_ids)]
+    tokens, slots, places = torch.tensor(flat, device=DEVICE).T.contiguous()
+    note_tokens(tokens, slots.int(), places.int(), tables, history)
+    lengths = torch.tensor([len(row.token_ids) - 1 for row in rows])
+    ints = (part.to(DEVICE, torch.int32) for part in (torch.arange(len(rows)), lengths, steps, steps))
+    result = torch.zeros(RESULT.width, len(rows), dtype=torch.int32, device=DEVICE)
+    table = torch.zeros(STATES, vocabulary, dtype=torch.uint8, device=DEVICE)
+    records, ids = records.to(DEVICE), torch.tensor(eos, dtype=torch.int32, device=DEVICE)
+    finish_step(logits.to(DEVICE), ids, SampledRows(*ints), records, table, rooms, result)
+
+    result = result.cpu()
+    for name, wanted in (("token", want[0]), ("rank", want[2]), ("flags", want[3])):
+        assert result[RESULT[name]].tolist() == wanted.tolist(), name
+    assert torch.allclose(result[RESULT["eos_prob"]].view(torch.float32), want[1], atol=1e-5)
+    assert torch.equal(SLOT.of(records.cpu(), "last"), result[RESULT["token"]])
+    assert not rooms.counts.any()
+    assert len(rooms.scores) == min(programs, len(rows))
