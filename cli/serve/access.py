@@ -4,14 +4,17 @@ import hashlib
 import ipaddress
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from endmark.cli.terminal import note
 from endmark.db.served import NOBODY, Caller
 from endmark.jobs.errors import UsageError
 
 TOKENS, OPERATOR_TOKENS = "ENDMARK_TOKENS", "ENDMARK_OPERATOR_TOKENS"  # joined by commas
+_OTHERS = 0o044  # may read
 _SHORTEST = 16  # characters
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # as RFC 6750 has it
 _OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
@@ -97,6 +100,9 @@ def _of_file(path: str) -> Iterator[tuple[str, str]]:
         raise UsageError(
             f"cannot read the tokens in `{path}`: {reason}", hint="name a text file, one token a line"
         ) from error
+    mode = Path(path).stat().st_mode
+    if stat.S_ISREG(mode) and mode & _OTHERS:
+        note(f"the tokens in `{path}` can be read by others on this machine; `chmod 600 {path}`")
     found = False
     for number, line in enumerate(lines, start=1):
         if line.strip() and not line.strip().startswith("#"):

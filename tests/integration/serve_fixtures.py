@@ -48,12 +48,12 @@ class Served:
     notified: list = field(default_factory=list)
     token: str | None = None
 
-    def ask(self, method, path, body=b"", token=None, **headers):
-        """Send a request; return the answer."""
+    def ask(self, method, path, body=b"", token=None, parts=(), **headers):
+        """Send a request, whose body may go on in parts; return the answer."""
         token = token or self.token
         given = {"authorization": f"Bearer {token}"} if token else {}
         body = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return ask(self.app, method, path, {**given, **headers}, [body])
+        return ask(self.app, method, path, {**given, **headers}, [body, *parts])
 
     def get(self, path, token=None):
         """The JSON of a GET."""

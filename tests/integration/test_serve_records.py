@@ -16,6 +16,7 @@ from endmark.jobs.errors import LeaseLost, UsageError
 from tests.integration.serve_fixtures import ALICE, BOB, CHAT, CHIEF, TOKENS, form, requests, serving
 from tests.integration.service_fixtures import wait_until
 from tests.integration.store.ledger import answer_all, expire, outcome, take
+from tests.unit.asgi import HANGS_UP
 
 pytestmark = pytest.mark.integration
 
@@ -446,3 +447,13 @@ def test_who_looks_at_an_ended_batch_need_not_wait_for_the_next_look(store, fold
         answer_all(store)
         assert service.batch(batch_id)["status"] in ("finalizing", "completed")
         service.until(batch_id, "completed")
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_a_client_that_hangs_up_leaves_nothing(service, folder, capfd):
+    half = form(b"x" * 2**17)[: 2**16]
+    service.ask("POST", "/v1/files", half, parts=[HANGS_UP], **{"content-type": "multipart/form-data; boundary=b"})
+    service.ask("POST", "/v1/batches", b"{", parts=[HANGS_UP])
+    assert list((folder / "files").iterdir()) == []
+    assert service.get("/v1/files")["data"] == service.get("/v1/batches")["data"] == []
+    assert capfd.readouterr().err == ""

@@ -133,3 +133,12 @@ def test_what_is_this_machine_alone():
         assert is_loopback(host)
     for host in ("0.0.0.0", "::", "", "10.0.0.1", "localhost.example.org", "127.1", "example.org", "localhost."):
         assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(("mode", "told"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)])
+def test_tokens_that_others_can_read_are_told(tmp_path, mode, told, capsys):
+    path = tmp_path / "tokens"
+    path.write_text(f"{ONE}\n")
+    path.chmod(mode)
+    read(token_file=str(path))
+    assert (f"`chmod 600 {path}`" in capsys.readouterr().err) is told
