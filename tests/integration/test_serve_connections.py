@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from endmark.cli.main import main
 from endmark.cli.serve import listening
@@ -25,6 +25,9 @@ LARGE = b"x" * 2**24  # more than the kernel takes in for a client that reads no
 
 
 async def hello(scope, receive, send):
+    if scope["path"] == "/parts":
+        await StreamingResponse(LARGE[:65536] for _ in range(256))(scope, receive, send)
+        return
     if scope["path"] == "/wait":
         await Request(scope, receive).body()
     await Response(LARGE if scope["path"] == "/large" else b"hello")(scope, receive, send)
@@ -70,6 +73,12 @@ def closed(client):
     return came
 
 
+def assert_no_trace(capfd, caplog):
+    """No traceback was written, by uvicorn or by asyncio."""
+    assert "Traceback" not in capfd.readouterr().err
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 
 
@@ -96,9 +105,10 @@ def test_a_head_that_comes_a_byte_at_a_time_is_broken_off(hasty):
         client.close()
 
 
-def test_a_client_that_reads_no_answer_is_broken_off(hasty):
+@pytest.mark.parametrize("path", [b"/large ", b"/parts "])
+def test_a_client_that_reads_no_answer_is_broken_off(hasty, path):
     with serving() as (port, state):
-        client = connected(port, HEAD.replace(b"/ ", b"/large ") + b"\r\n")
+        client = connected(port, HEAD.replace(b"/ ", path) + b"\r\n")
         client.recv(1)
         wait_until(lambda: not state.connections)
         assert len(closed(client)) < len(LARGE)
@@ -156,16 +166,23 @@ def test_no_more_connections_than_the_limit_are_answered(monkeypatch):
         HEAD + b"Connection: upgrade, close\r\nUpgrade: websocket\r\n\r\n",
     ],
 )
-def test_what_is_no_request_is_answered_and_leaves_no_trace(hasty, sent, capfd):
+def test_what_is_no_request_is_answered_and_leaves_no_trace(hasty, sent, capfd, caplog):
     with serving() as (port, _):
         came = closed(connected(port, sent))
         assert not came or came.startswith(b"HTTP/1.1 ")
         assert b" 500 " not in came
         assert b"hello" in closed(connected(port, HEAD + b"Connection: close\r\n\r\n"))
-    assert "Traceback" not in capfd.readouterr().err
+    assert_no_trace(capfd, caplog)
 
 
-def test_a_body_that_breaks_while_its_answer_is_on_its_way_leaves_no_trace(hasty, capfd):
+def test_a_head_has_its_limit(hasty):
+    with serving() as (port, _):
+        for size, status in ((30_000, b" 200 "), (40_000, b" 400 ")):
+            sent = HEAD + b"Connection: close\r\nX: " + b"x" * size + b"\r\n\r\n"
+            assert status in closed(connected(port, sent))
+
+
+def test_a_body_that_breaks_while_its_answer_is_on_its_way_leaves_no_trace(hasty, capfd, caplog):
     """uvicorn answered 400 in the middle of another answer, and both left a traceback in the log."""
     for path, began in ((b"/", b""), (b"/large", b""), (b"/wait", b"1\r\nx\r\n")):
         with serving() as (port, _):
@@ -175,10 +192,10 @@ def test_a_body_that_breaks_while_its_answer_is_on_its_way_leaves_no_trace(hasty
             client.recv(1) if path != b"/wait" else time.sleep(0.05)
             client.sendall(b"no number\r\n")
             closed(client)
-    assert "Traceback" not in capfd.readouterr().err
+    assert_no_trace(capfd, caplog)
 
 
-def test_random_bytes_are_answered_and_leave_no_trace(hasty, capfd):
+def test_random_bytes_are_answered_and_leave_no_trace(hasty, capfd, caplog):
     made = random.Random(7)
     parts = [
         HEAD,
@@ -194,24 +211,34 @@ def test_random_bytes_are_answered_and_leave_no_trace(hasty, capfd):
         for client in clients:
             came = closed(client)
             assert b" 500 " not in came
-    assert "Traceback" not in capfd.readouterr().err
+    assert_no_trace(capfd, caplog)
 
 
 @pytest.mark.parametrize(
-    ("host", "said"),
+    ("host", "said", "hint"),
     [
-        ("127.0.0.1", "Address already in use"),
-        ("192.0.2.1", "Cannot assign"),
-        ("no.such.host.invalid", "no address"),
+        ("127.0.0.1", "Address already in use", "another `--port`"),
+        ("192.0.2.1", "Cannot assign", "an address of this machine"),
+        ("no.such.host.invalid", "no address", "one of this machine"),
     ],
 )
-def test_a_place_where_it_cannot_listen_is_named(host, said):
+def test_a_place_where_it_cannot_listen_is_named(host, said, hint):
     """uvicorn's own words came with a log line, and exit code 1 without an error."""
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=said) as caught:
             listen(host, port)
-    assert caught.value.hint
+    assert hint in caught.value.hint
+
+
+def test_a_service_that_is_started_again_has_its_port_at_once():
+    """The kernel keeps a connection that the service has closed for a minute."""
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        client = connected(port)
+        listener.accept()[0].close()
+        assert closed(client) == b""
+    listen("127.0.0.1", port).close()
 
 
 def test_a_port_in_use_is_an_error_with_a_hint(monkeypatch, tmp_path, capsys):

@@ -457,3 +457,16 @@ def test_a_client_that_hangs_up_leaves_nothing(service, folder, capfd):
     assert list((folder / "files").iterdir()) == []
     assert service.get("/v1/files")["data"] == service.get("/v1/batches")["data"] == []
     assert capfd.readouterr().err == ""
+
+
+def test_a_bad_line_fails_its_batch_and_is_named(service, store):
+    content = requests(1) + requests(1, model="other").replace(b"r0", b"r1") + b"no json\n"
+    batch = service.until(service.create(service.upload(content)), "failed")
+    other, no_json = batch["errors"]["data"]
+    assert (other["line"], no_json["line"]) == (2, 3)
+    assert other["message"] == "`body.model` is not `m`, the model that is served"
+    assert "is not JSON" in no_json["message"]
+    assert batch["failed_at"] >= batch["created_at"]
+    assert all_statuses(store) == []
+    empty = service.until(service.create(service.upload(b"")), "failed")
+    assert [(error["line"], error["message"]) for error in empty["errors"]["data"]] == [(None, "has no rows")]
