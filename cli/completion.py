@@ -20,8 +20,9 @@ from endmark.db.progress import job_status
 from endmark.db.runs import forget_run
 from endmark.db.summaries import commonest_error
 from endmark.jobs.errors import EndmarkError, Interrupted, StoreError, UsageError
+from endmark.jobs.progress import JobStatus
 from endmark.jobs.settings import Settings
-from endmark.jobs.vocabulary import JobState, JobStatus
+from endmark.jobs.vocabulary import JobState
 
 _FAILED_ROWS = 3  # exit code
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from endmark.cli.terminal import note, one_line
-from endmark.jobs.vocabulary import JobState, JobStatus
+from endmark.jobs.progress import JobStatus
+from endmark.jobs.vocabulary import JobState
 
 if TYPE_CHECKING:
     from rich.console import Console

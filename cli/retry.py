@@ -22,8 +22,6 @@ from endmark.jobs.spelling import counted
 from endmark.jobs.strategies import build_strategies
 from endmark.jobs.vocabulary import FinishReason
 
-_TRUNCATED = (FinishReason.LENGTH, FinishReason.REPETITION)
-
 
 @click.command(
     short_help="Retry truncated or failed rows of an ended job.",
@@ -62,7 +60,10 @@ def retry(
     A row's own column `strategy` or `max_new_tokens` still goes before these options. JOB is an id, the beginning
     of one, or `latest`.
     """
-    reasons = (*((FinishReason.ERROR,) if failed else ()), *(_TRUNCATED if truncated else ()))
+    reasons = (
+        *((FinishReason.ERROR,) if failed else ()),
+        *(reason for reason in FinishReason if truncated and reason.truncated),
+    )
     if not reasons:
         raise UsageError("which rows are to be retried?", hint="give `--truncated`, `--failed`, or both")
     check_run(run, output)

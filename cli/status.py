@@ -16,9 +16,10 @@ from endmark.db.progress import all_statuses, job_status
 from endmark.jobs.broker.access import find_broker
 from endmark.jobs.broker.ping import mask, why_silent
 from endmark.jobs.errors import BrokerError, StoreError
+from endmark.jobs.progress import JobStatus
 from endmark.jobs.settings import Settings
 from endmark.jobs.strict_json import strict_json
-from endmark.jobs.vocabulary import JobState, JobStatus
+from endmark.jobs.vocabulary import JobState
 
 _FAILED_ROWS = 3  # exit code
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from endmark.cli.progress import describe, duration, percent, what_it_does
 from endmark.cli.terminal import one_line
+from endmark.jobs.progress import JobStatus, WorkerInfo
 from endmark.jobs.spelling import size
-from endmark.jobs.vocabulary import JobStatus, WorkerInfo
 
 _NAME_WIDTH = 32
 _JOB_HEADINGS = ("JOB", "NAME", "STATE", "ROWS", "EOS", "TRUNCATED", "FAILED", "TOKENS/S", "LEFT", "MODEL")

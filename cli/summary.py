@@ -3,8 +3,8 @@
 from endmark.cli.export import named
 from endmark.cli.progress import percent
 from endmark.cli.terminal import one_line, printable
+from endmark.jobs.progress import JobStatus
 from endmark.jobs.spelling import counted
-from endmark.jobs.vocabulary import JobStatus
 
 
 def summary(status: JobStatus, output: str, error: tuple[str, int] | None = None) -> str:

@@ -12,7 +12,7 @@ from endmark.db.connection import Store
 from endmark.db.jobs import pause_job
 from endmark.db.progress import job_status
 from endmark.jobs.errors import JobStateError, StoreError
-from endmark.jobs.vocabulary import JobStatus
+from endmark.jobs.progress import JobStatus
 
 _POLL, _POLL_AT_THE_END = 0.3, 0.1  # seconds between looks, and once the last rows run
 

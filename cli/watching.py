@@ -10,7 +10,7 @@ from endmark.cli.progress import describe, what_it_does
 from endmark.cli.terminal import note
 from endmark.jobs.errors import EndmarkError, Interrupted
 from endmark.jobs.patience import patiently
-from endmark.jobs.vocabulary import JobStatus
+from endmark.jobs.progress import JobStatus
 
 _REDRAW = 0.5  # seconds
 _LINES_EVERY = 10.0

@@ -11,7 +11,7 @@ from endmark.db.export import Only, export_job
 from endmark.db.export.stream import COLUMNS, result_columns, stream_results
 from endmark.db.jobs import cancel_job, load_job, pause_job, resolve_job, resume_job
 from endmark.db.progress import job_status
-from endmark.jobs.vocabulary import JobStatus
+from endmark.jobs.progress import JobStatus
 
 if TYPE_CHECKING:
     import pandas

@@ -13,7 +13,7 @@ from endmark.db.schema import COUNTERS
 from endmark.db.schema import attempts as attempts_table
 from endmark.db.transactions import write
 from endmark.jobs.errors import LeaseLost
-from endmark.jobs.vocabulary import Attempt, EosSource, FinishReason, Lease, Outcome, ShardKey
+from endmark.jobs.vocabulary import Attempt, Lease, Outcome, ShardKey
 
 _NAMES = [column.name for column in attempts_table.columns]
 _UPSERT = text(
@@ -63,13 +63,10 @@ def count_outcomes(store: Store, connection: Connection, key: ShardKey, outcomes
     counts: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
     for outcome in outcomes:
         attempt = outcome.attempts[-1]
-        verdict = attempt.verdict
-        failed = verdict.finish_reason is FinishReason.ERROR
-        counts["failed" if failed else "succeeded"] += 1
-        if verdict.finish_reason is FinishReason.EOS:
-            counts[f"eos_{verdict.eos_source or EosSource.NATURAL}"] += 1
-        elif not failed:
-            counts[verdict.finish_reason.value] += 1
+        end = attempt.verdict.end
+        assert end.counter is not None  # a worker stores no cancelled row
+        counts["succeeded"] += end.reason.has_answer
+        counts[end.counter] += 1
         counts["complete"] += attempt.complete
         counts["prompt_tokens"] += attempt.prompt_tokens
         counts["completion_tokens"] += attempt.completion_tokens

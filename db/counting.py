@@ -1,25 +1,37 @@
 """A shard's counters made again from its attempts, after rows were moved or asked again."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection, text
 
-from endmark.jobs.vocabulary import Ending
+from endmark.jobs.vocabulary import ENDS, End, Ending, EosSource, FinishReason
 
-COMPLETE = (  # of an attempt `a`; what `Ending.is_complete` says, in SQL
-    "a.finish_reason <> 'error' AND (a.ending IN ("
-    + ", ".join(f"'{ending}'" for ending in Ending if ending.is_whole)
-    + f") OR (a.ending = '{Ending.PHRASE}' AND (a.finish_reason = 'stop_sequence' OR a.eos_source = 'natural')))"
-)
+
+def _is(end: End) -> str:
+    """Return, in SQL, whether an attempt `a` ended so; an EOS of before its source was stored is natural."""
+    same = f"a.finish_reason = '{end.reason}'"
+    return f"({same} AND coalesce(a.eos_source, '{EosSource.NATURAL}') = '{end.source}')" if end.source else same
+
+
+def _any(conditions: Iterable[str]) -> str:
+    """Return, in SQL, whether one of several holds."""
+    return f"({' OR '.join(conditions)})"
+
+
+def _in(column: str, values: Iterable[str]) -> str:
+    """Return, in SQL, whether a column has one of some values."""
+    listed = ", ".join(f"'{value}'" for value in values)
+    return f"{column} IN ({listed})"
+
+
+_ANSWERED = _in("a.finish_reason", (reason for reason in FinishReason if reason.has_answer))
+_WHOLE = _in("a.ending", (ending for ending in Ending if ending.is_whole))
+_BY_ITSELF = _any(_is(end) for end in ENDS if end.by_itself)
+# Of an attempt `a`; what `Ending.is_complete` says.
+COMPLETE = f"{_ANSWERED} AND ({_WHOLE} OR (a.ending = '{Ending.PHRASE}' AND {_BY_ITSELF}))"
 _SUMS = {
-    "succeeded": "a.finish_reason <> 'error'",
-    "failed": "a.finish_reason = 'error'",
-    "eos_natural": "a.finish_reason = 'eos' AND coalesce(a.eos_source, 'natural') = 'natural'",
-    "eos_boosted": "a.finish_reason = 'eos' AND coalesce(a.eos_source, 'natural') = 'boosted'",
-    "eos_forced": "a.finish_reason = 'eos' AND coalesce(a.eos_source, 'natural') = 'forced'",
-    "stop_sequence": "a.finish_reason = 'stop_sequence'",
-    "repetition": "a.finish_reason = 'repetition'",
-    "length": "a.finish_reason = 'length'",
+    "succeeded": _ANSWERED,
+    **{end.counter: _is(end) for end in ENDS if end.counter},
     "complete": COMPLETE,
 }
 _TOKENS = ("prompt_tokens", "completion_tokens")

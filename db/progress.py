@@ -10,8 +10,9 @@ from endmark.db.schema import COUNTERS
 from endmark.db.transactions import reading
 from endmark.db.workers import ALIVE_SECONDS, list_workers, workers_for
 from endmark.jobs.errors import JobNotFound, SpecError
+from endmark.jobs.progress import JobStatus, WorkerInfo
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.vocabulary import JobState, JobStatus, WorkerInfo
+from endmark.jobs.vocabulary import ENDS, FinishReason, JobState
 
 __all__ = ["all_statuses", "job_status", "workers_for"]
 _SILENT = 30.0  # seconds without a report of a worker that makes one every 3
@@ -83,9 +84,9 @@ def _status(item: Any, workers: Sequence[WorkerInfo], shares: Mapping[tuple[str,
     finished = counts["succeeded"] + counts["failed"]
     cancelled, running = int(item.cancelled), int(item.running)
     left = item.total - finished - cancelled
-    eos = counts["eos_natural"] + counts["eos_boosted"] + counts["eos_forced"]
-    reasons = {"eos": eos, **{name: counts[name] for name in ("stop_sequence", "repetition", "length")}}
-    reasons |= {"error": counts["failed"], "cancelled": cancelled}
+    reasons = dict.fromkeys(FinishReason, 0)
+    for end in ENDS:
+        reasons[end.reason] += counts[end.counter] if end.counter else cancelled
     reported = sum(w.tokens_per_second * shares.get((w.worker, item.id), 0.0) for w in workers)
     speed = _speed(item, state, counts["completion_tokens"], reported)
     tokens_left = counts["completion_tokens"] / finished * left if finished else 0.0
@@ -102,9 +103,9 @@ def _status(item: Any, workers: Sequence[WorkerInfo], shares: Mapping[tuple[str,
         succeeded=counts["succeeded"],
         failed=counts["failed"],
         cancelled=cancelled,
-        finish_reasons={name: count for name, count in reasons.items() if count},
-        ended_with_eos=eos,
-        truncated=counts["length"] + counts["repetition"],
+        finish_reasons={reason.value: count for reason, count in reasons.items() if count},
+        ended_with_eos=reasons[FinishReason.EOS],
+        truncated=sum(count for reason, count in reasons.items() if reason.truncated),
         complete=counts["complete"],
         prompt_tokens=counts["prompt_tokens"],
         completion_tokens=counts["completion_tokens"],

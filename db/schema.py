@@ -16,6 +16,8 @@ from sqlalchemy import (
     Text,
 )
 
+from endmark.jobs.vocabulary import ENDS
+
 metadata = MetaData()
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")  # which counts by itself
 
@@ -54,13 +56,7 @@ rows = Table(
 )
 COUNTERS = (
     "succeeded",
-    "failed",
-    "eos_natural",
-    "eos_boosted",
-    "eos_forced",
-    "stop_sequence",
-    "repetition",
-    "length",
+    *(end.counter for end in ENDS if end.counter),
     "prompt_tokens",
     "completion_tokens",
     "complete",

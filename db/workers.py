@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 from endmark.db.connection import Store
 from endmark.db.job_states import row_lock
 from endmark.db.transactions import reading, write
-from endmark.jobs.vocabulary import WorkerInfo, WorkerReport
+from endmark.jobs.progress import WorkerInfo, WorkerReport
 
 ALIVE_SECONDS = 60.0  # since its last report, for a worker to count as alive
 _FORGOTTEN_AFTER = 3600.0

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from endmark.client.job import Job
     from endmark.client.running import list_jobs, run, submit
     from endmark.jobs.errors import EndmarkError
-    from endmark.jobs.vocabulary import Attempt, JobStatus
+    from endmark.jobs.progress import JobStatus
+from endmark.jobs.vocabulary import Attempt
 
 __all__ = ["Attempt", "EndmarkError", "Engine", "Job", "JobStatus", "list_jobs", "run", "submit"]
 _HOMES = {
@@ -21,7 +22,7 @@ _HOMES = {
     "EndmarkError": "jobs.errors",
     "Engine": "client.engine",
     "Job": "client.job",
-    "JobStatus": "jobs.vocabulary",
+    "JobStatus": "jobs.progress",
     "list_jobs": "client.running",
     "run": "client.running",
     "submit": "client.running",

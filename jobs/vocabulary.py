@@ -1,30 +1,112 @@
-"""The words that all parts share, as frozen values: states, shards, verdicts, attempts, progress."""
+"""The words that all parts share, as frozen values: states, shards, verdicts, attempts."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 NOT_NUMBERS = "the model's scores are no numbers"  # how the error of such a row begins
 
 
 class FinishReason(StrEnum):
-    """How an attempt ended."""
+    """How an attempt ended. What follows from it is said here alone; counters, columns and pages derive it."""
 
-    EOS = "eos"
-    STOP_SEQUENCE = "stop_sequence"
-    REPETITION = "repetition"
-    LENGTH = "length"
-    ERROR = "error"
-    CANCELLED = "cancelled"
+    label: str  # in tables
+    told: str  # in words
+    openai: str | None  # as the OpenAI API has it; None where there is no answer
+    truncated: bool  # whether the answer was cut
+
+    def __new__(
+        cls, value: str, label: str = "", told: str = "", openai: str | None = None, truncated: bool = False
+    ) -> Self:
+        """Make a member whose value is its name in the database."""
+        made = str.__new__(cls, value)
+        made._value_ = value
+        made.label, made.told, made.openai, made.truncated = label, told, openai, truncated
+        return made
+
+    EOS = "eos", "EOS", "EOS", "stop"
+    STOP_SEQUENCE = "stop_sequence", "stop sequence", "stop sequence", "stop"
+    REPETITION = "repetition", "repetition", "cut: it repeated itself", "length", True
+    LENGTH = "length", "length", "cut: the token budget ran out", "length", True
+    ERROR = "error", "failed", "failed"
+    CANCELLED = "cancelled", "cancelled", "cancelled"
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether there is an answer, whole or not."""
+        return self.openai is not None
 
 
 class EosSource(StrEnum):
-    """Whose EOS it was: the model's own, one a strategy raised, or one it left no choice about."""
+    """Whose EOS it was: the model's own, one that a strategy raised or forced, or nobody can tell."""
 
-    NATURAL = "natural"
-    BOOSTED = "boosted"
-    FORCED = "forced"
+    label: str  # in tables
+    told: str  # in words
+
+    def __new__(cls, value: str, label: str = "", told: str = "") -> Self:
+        """Make a member whose value is its name in the database."""
+        made = str.__new__(cls, value)
+        made._value_ = value
+        made.label, made.told = label, told
+        return made
+
+    NATURAL = "natural", "natural EOS", "EOS of the model's own"
+    BOOSTED = "boosted", "boosted", "EOS, boosted by the strategy"
+    FORCED = "forced", "forced", "EOS, forced by the strategy"
+    UNKNOWN = "unknown", "EOS", "EOS, and the engine cannot tell whose"
+
+
+class End(NamedTuple):
+    """How an attempt ended, and where that was EOS, whose."""
+
+    reason: FinishReason
+    source: EosSource | None = None
+
+    @classmethod
+    def of(cls, reason: str, source: str | None) -> Self:
+        """Return the end of a stored row; of an EOS from before its source was stored, natural."""
+        found = FinishReason(reason)
+        if found is not FinishReason.EOS:
+            return cls(found)
+        return cls(found, EosSource(source) if source else EosSource.NATURAL)
+
+    @property
+    def name(self) -> str:
+        """Its name among all ends."""
+        return self.source or self.reason
+
+    @property
+    def counter(self) -> str | None:
+        """The counter of a shard that counts it; None for rows that nobody worked on."""
+        if self.reason is FinishReason.CANCELLED:
+            return None
+        return f"eos_{self.source}" if self.source else "failed" if self.failed else self.reason.value
+
+    @property
+    def label(self) -> str:
+        """Its name in tables."""
+        return self.source.label if self.source else self.reason.label
+
+    @property
+    def told(self) -> str:
+        """The same in words."""
+        return self.source.told if self.source else self.reason.told
+
+    @property
+    def failed(self) -> bool:
+        """Whether the row has an error instead of an answer."""
+        return self.reason is FinishReason.ERROR
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether nothing was done to end it: the model's own EOS, or a stop that the user asked for."""
+        return self.source is EosSource.NATURAL or self.reason is FinishReason.STOP_SEQUENCE
+
+
+ENDS: tuple[End, ...] = (
+    *(End(FinishReason.EOS, source) for source in EosSource),
+    *(End(reason) for reason in FinishReason if reason is not FinishReason.EOS),
+)
 
 
 class JobState(StrEnum):
@@ -73,14 +155,14 @@ class Verdict:
         return self.finish_reason is FinishReason.EOS
 
     @property
-    def ended_by_itself(self) -> bool:
-        """Whether nothing was done to end it: the model's own EOS, or a stop that the user asked for."""
-        return self.eos_source is EosSource.NATURAL or self.finish_reason is FinishReason.STOP_SEQUENCE
+    def end(self) -> End:
+        """The same as one of `ENDS`."""
+        return End.of(self.finish_reason, self.eos_source)
 
     @property
     def truncated(self) -> bool:
         """Whether the answer was cut: by the token budget, or because it ran in a loop."""
-        return self.finish_reason in (FinishReason.LENGTH, FinishReason.REPETITION)
+        return self.finish_reason.truncated
 
 
 class Ending(StrEnum):
@@ -99,11 +181,9 @@ class Ending(StrEnum):
         """Whether nothing is missing there, whoever ended the text."""
         return self in (Ending.SENTENCE, Ending.ITEM, Ending.BLOCK)
 
-    def is_complete(self, verdict: Verdict) -> bool:
+    def is_complete(self, end: End) -> bool:
         """Whether an answer with this ending is complete: whole, or a phrase with which the model ended itself."""
-        if verdict.finish_reason in (FinishReason.ERROR, FinishReason.CANCELLED):
-            return False
-        return self.is_whole or (self is Ending.PHRASE and verdict.ended_by_itself)
+        return end.reason.has_answer and (self.is_whole or (self is Ending.PHRASE and end.by_itself))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +219,7 @@ class Attempt:
     @property
     def complete(self) -> bool:
         """Whether the answer is complete, as far as its ending is known."""
-        return self.ending is not None and self.ending.is_complete(self.verdict)
+        return self.ending is not None and self.ending.is_complete(self.verdict.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,59 +257,3 @@ class StoredRow:
     cells: tuple[Any, ...]  # the input's cells (JSON values), in the order of the job's columns
     round: int  # 0 as submitted; counts up with each `endmark retry` that takes the row
     attempts: int  # attempts already stored
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerReport:
-    """What a worker process says of itself."""
-
-    worker: str  # host:pid
-    device: str
-    model: str
-    adapter: str | None
-    weights: str  # packed, expanded, or how many layers are
-    tokens_per_second: float
-    weight_bytes: int = field(default=0, kw_only=True)
-    kv_tokens: int = field(default=0, kw_only=True)  # that the KV cache holds; 0 where there is none
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerInfo(WorkerReport):
-    """One worker process as it last reported itself."""
-
-    heartbeat_age: float  # seconds
-    shards: int  # leases it holds
-
-
-@dataclass(frozen=True, slots=True)
-class JobStatus:
-    """A job and its progress, as `endmark status --json` prints it."""
-
-    id: str
-    name: str
-    state: JobState
-    model: str
-    adapter: str | None
-    strategies: tuple[str, ...]
-    total: int
-    pending: int
-    running: int
-    succeeded: int
-    failed: int
-    cancelled: int
-    finish_reasons: Mapping[str, int]
-    ended_with_eos: int
-    truncated: int
-    complete: int
-    prompt_tokens: int
-    completion_tokens: int
-    tokens_per_second: float
-    eta_seconds: float | None
-    workers: tuple[WorkerInfo, ...] = field(default=())
-    error: str | None = None  # why the job as a whole has failed
-    silent_seconds: float | None = None  # since a worker that holds its rows was heard of; None if one was lately
-
-    @property
-    def finished(self) -> int:
-        """Rows that have a result."""
-        return self.succeeded + self.failed + self.cancelled

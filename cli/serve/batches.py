@@ -15,7 +15,7 @@ from endmark.db.served_batches import (
     list_batches,
 )
 from endmark.jobs.errors import JobNotFound
-from endmark.jobs.vocabulary import JobStatus
+from endmark.jobs.progress import JobStatus
 
 _TIMES = (
     "in_progress_at",

@@ -30,8 +30,9 @@ from endmark.db.served_batches import (
 from endmark.db.served_files import delete_file, expired_files
 from endmark.db.submission import new_job_id
 from endmark.jobs.errors import JobNotFound, JobStateError, StoreError, UsageError
+from endmark.jobs.progress import JobStatus
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.vocabulary import JobStatus, ShardKey
+from endmark.jobs.vocabulary import ShardKey
 
 Notify = Callable[[GenerationSpec, Sequence[ShardKey]], None]
 _AT_ONCE = 2  # batches checked or closed at the same time

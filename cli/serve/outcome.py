@@ -10,7 +10,8 @@ from endmark.db.export.as_openai import ERRORS
 from endmark.db.served import Records
 from endmark.db.served_batches import Final, Outcome, ServedBatch, close_batch
 from endmark.db.served_files import NewFile, find_file
-from endmark.jobs.vocabulary import JobState, JobStatus
+from endmark.jobs.progress import JobStatus
+from endmark.jobs.vocabulary import JobState
 
 _UNANSWERED = {  # as OpenAI's service says it, where it does
     "cancelled": ("batch_cancelled", "The batch was cancelled before this request was executed."),

@@ -10,9 +10,9 @@ from endmark.db.export.stream import COLUMNS, Result
 from endmark.jobs.datasets.openai import COMPLETION
 from endmark.jobs.prompts import ID_COLUMNS
 from endmark.jobs.strict_json import strict_json
+from endmark.jobs.vocabulary import FinishReason
 
 ERRORS = "errors.jsonl"  # ending of the error file
-_REASONS = {"eos": "stop", "stop_sequence": "stop", "length": "length", "repetition": "length"}
 _DETAILS = (
     "finish_reason",
     "ended_with_eos",
@@ -38,7 +38,7 @@ def write(handle: IO[str], export: Export) -> None:
         values = dict(zip(COLUMNS, result.values, strict=True))
         if values["finish_reason"] is None and export.unanswered is None:
             continue
-        if values["finish_reason"] in _REASONS:
+        if values["finish_reason"] is not None and FinishReason(values["finish_reason"]).has_answer:
             handle.write(strict_json(_answer(export, result, values, created)) + "\n")
             continue
         errors.write(strict_json(_error(export, result, values)) + "\n")
@@ -47,7 +47,11 @@ def write(handle: IO[str], export: Export) -> None:
 def _answer(export: Export, result: Result, values: Mapping[str, Any], created: int) -> dict[str, Any]:
     """Return the line of an answer."""
     cells = dict(zip(export.columns, result.cells, strict=False))
-    choice: dict[str, Any] = {"index": 0, "finish_reason": _REASONS[values["finish_reason"]], "logprobs": None}
+    choice: dict[str, Any] = {
+        "index": 0,
+        "finish_reason": FinishReason(values["finish_reason"]).openai,
+        "logprobs": None,
+    }
     if cells.get("url") == COMPLETION:
         kind, prefix, choice["text"] = "text_completion", "cmpl", values["response"]
     else:
@@ -71,7 +75,7 @@ def _answer(export: Export, result: Result, values: Mapping[str, Any], created: 
 def _error(export: Export, result: Result, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the line of a row without an answer."""
     cells = dict(zip(export.columns, result.cells, strict=False))
-    without = values["finish_reason"] in (None, "cancelled")
+    without = values["finish_reason"] in (None, FinishReason.CANCELLED)
     if without and export.unanswered is not None:
         code, message = export.unanswered
         error = {"code": code, "message": message}

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from sqlalchemy import text
@@ -10,7 +11,7 @@ from sqlalchemy import text
 from endmark.db.connection import Store
 from endmark.db.transactions import reading
 from endmark.jobs.endings import ending_of
-from endmark.jobs.vocabulary import Ending, EosSource, FinishReason, Verdict
+from endmark.jobs.vocabulary import End, Ending, FinishReason, JobState
 
 Only = Literal["truncated", "failed", "complete"]
 COLUMNS = (
@@ -72,30 +73,28 @@ def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk
     """
     with reading(store) as connection:
         job = connection.execute(text("SELECT total, state FROM jobs WHERE id = :job"), {"job": job_id}).one()
-        missing = "cancelled" if job.state == "cancelled" else None
+        missing = FinishReason.CANCELLED.value if job.state == JobState.CANCELLED else None
         statement = text(_QUERY)
         for first in range(0, job.total, chunk):
             found = connection.execute(statement, {"job": job_id, "first": first, "end": first + chunk})
             for row, cells, response, reason, source, stop, prompt, tokens, attempt, prob, error, at, cut in found:
-                reason = reason or missing
-                truncated = reason in ("length", "repetition")
-                ending = _ending(response, reason, at)
-                complete = ending is not None and ending.is_complete(_verdict(reason, source))
-                if only is not None and not _wanted(only, reason, truncated=truncated, complete=complete):
+                end = _end(reason or missing, source)
+                ending = _ending(response, end, at)
+                complete = end is not None and ending is not None and ending.is_complete(end)
+                if only is not None and not _wanted(only, end, complete=complete):
                     continue
-                known = reason is not None
                 yield Result(
                     row,
                     json.loads(cells),
                     (
                         response,
-                        reason,
-                        reason == "eos" if known else None,
-                        truncated if known else None,
+                        end.reason.value if end else None,
+                        end.reason is FinishReason.EOS if end else None,
+                        end.reason.truncated if end else None,
                         source,
                         stop,
                         ending.value if ending is not None else None,
-                        complete if known else None,
+                        complete if end else None,
                         prompt,
                         tokens,
                         cut,
@@ -106,20 +105,21 @@ def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk
                 )
 
 
-def _ending(response: str | None, reason: str | None, stored: str | None) -> Ending | None:
+@cache
+def _end(reason: str | None, source: str | None) -> End | None:
+    """Return how a row ended; None while it has no result."""
+    return None if reason is None else End.of(reason, source)
+
+
+def _ending(response: str | None, end: End | None, stored: str | None) -> Ending | None:
     """Return where a result's text ends: as stored, or worked out for a row of before endings were stored."""
-    if response is None or reason is None or reason in ("error", "cancelled"):
+    if response is None or end is None or not end.reason.has_answer:
         return None
-    return Ending(stored) if stored else ending_of(response, cut=reason in ("length", "repetition"))
+    return Ending(stored) if stored else ending_of(response, cut=end.reason.truncated)
 
 
-def _verdict(reason: str | None, source: str | None) -> Verdict:
-    """Return a result's verdict, as far as completeness depends on it."""
-    return Verdict(FinishReason(reason or FinishReason.CANCELLED), EosSource(source) if source else None)
-
-
-def _wanted(only: Only, reason: str | None, *, truncated: bool, complete: bool) -> bool:
-    """Whether a row with this finish reason is among those asked for."""
-    if only == "truncated":
-        return truncated
-    return reason == "error" if only == "failed" else complete
+def _wanted(only: Only, end: End | None, *, complete: bool) -> bool:
+    """Whether a row that ended so is among those asked for."""
+    if only == "complete":
+        return complete
+    return end is not None and (end.failed if only == "failed" else end.reason.truncated)

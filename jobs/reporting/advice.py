@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from endmark.jobs.reporting.arms import Arm, Ending
+from endmark.jobs.reporting.arms import Arm
 from endmark.jobs.reporting.intervals import Interval, paired_p
+from endmark.jobs.vocabulary import End, EosSource, FinishReason
 
+_FORCED, _BOOSTED = EosSource.FORCED, EosSource.BOOSTED
 _CHANCE = 0.05  # a difference that chance brings about more often is none
 
 
@@ -28,7 +30,7 @@ def recommend(arms: Sequence[Arm]) -> Advice | None:
         return None
     best = max(compared, key=lambda arm: arm.complete.value)
     equals = [arm for arm in compared if _p(best, arm) > _CHANCE]
-    chosen = max(equals, key=lambda arm: (round(_untouched(arm), 2), -arm.tokens.value, -compared.index(arm)))
+    chosen = max(equals, key=lambda arm: (round(arm.by_itself, 2), -arm.tokens.value, -compared.index(arm)))
     reasons = [
         f"{percent(chosen.complete)} of its answers are complete, with {chosen.tokens.value:.0f} tokens on average"
     ]
@@ -46,22 +48,17 @@ def _p(one: Arm, other: Arm) -> float:
     return paired_p(len(one.complete_rows - other.complete_rows), len(other.complete_rows - one.complete_rows))
 
 
-def _untouched(arm: Arm) -> float:
-    """Return the share of answers that ended by themselves, or where they were asked to."""
-    return (arm.endings[Ending.NATURAL] + arm.endings[Ending.STOP]) / arm.total
-
-
 def _against(chosen: Arm, arm: Arm, best: Arm, equals: Sequence[Arm]) -> str:
     """Return why one arm was not chosen."""
     figures = f"`{arm.label}`: {percent(arm.complete)} complete"
     if arm not in equals:
         return f"{figures}, which is fewer than chance explains"
     told_apart = "no fewer" if arm is best else "not distinguishable from the best on these rows"
-    forced, boosted = arm.endings[Ending.FORCED] / arm.total, arm.endings[Ending.BOOSTED] / arm.total
-    if round(_untouched(arm), 2) < round(_untouched(chosen), 2):
+    forced, boosted = (arm.share(End(FinishReason.EOS, source)).value for source in (_FORCED, _BOOSTED))
+    if round(arm.by_itself, 2) < round(chosen.by_itself, 2):
         return (
             f"{figures}, {told_apart}, but fewer ended by themselves: "
-            f"{_untouched(arm):.0%} against {_untouched(chosen):.0%} ({boosted:.0%} boosted, {forced:.0%} forced)"
+            f"{arm.by_itself:.0%} against {chosen.by_itself:.0%} ({boosted:.0%} boosted, {forced:.0%} forced)"
         )
     if arm.tokens.value > chosen.tokens.value:
         return (

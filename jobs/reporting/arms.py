@@ -1,32 +1,13 @@
 """One arm of a report: a job's answers, counted as they come, and the few that are shown."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from endmark.jobs.reporting.intervals import Interval, mean_of, wilson
 from endmark.jobs.sentences import ends_sentence
-from endmark.jobs.vocabulary import Ending as TextEnding
-
-
-class Ending(StrEnum):
-    """How an answer ended, whose EOS it was included."""
-
-    NATURAL = "natural"
-    BOOSTED = "boosted"
-    FORCED = "forced"
-    STOP = "stop_sequence"
-    REPETITION = "repetition"
-    LENGTH = "length"
-    ERROR = "error"
-    CANCELLED = "cancelled"
-
-
-ENDED = (Ending.NATURAL, Ending.BOOSTED, Ending.FORCED, Ending.STOP)  # not truncated
-CUT = (Ending.REPETITION, Ending.LENGTH)
-NO_ANSWER = (Ending.ERROR, Ending.CANCELLED)
+from endmark.jobs.vocabulary import ENDS, End, Ending, FinishReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +16,7 @@ class Answer:
 
     row: int
     text: str
-    ending: Ending
+    end: End
     tokens: int
     attempts: int
     stop_sequence: str | None = None
@@ -53,14 +34,14 @@ class Answer:
         return cls(
             row=row,
             text=values["response"] or "",
-            ending=Ending(values["eos_source"] or Ending.NATURAL) if reason == "eos" else Ending(reason),
+            end=End.of(reason, values["eos_source"]),
             tokens=values["completion_tokens"] or 0,
             attempts=values["attempts"],
             stop_sequence=values["stop_sequence"],
             error=values["error"],
             eos_prob_max=values["eos_prob_max"],
             complete=bool(values["complete"]),
-            looped=values["ending"] == TextEnding.LOOP,
+            looped=values["ending"] == Ending.LOOP,
         )
 
     @property
@@ -80,7 +61,7 @@ class Arm:
     budget: int  # of new tokens
     tokens_per_second: float
     options: str = ""  # by which it is asked for again, its strategies apart
-    endings: Counter[Ending] = field(default_factory=Counter)
+    ends: Counter[End] = field(default_factory=Counter)
     lengths: dict[bool, Counter[int]] = field(default_factory=lambda: {True: Counter(), False: Counter()})
     complete_rows: set[int] = field(default_factory=set)
     sentence_ends: int = 0
@@ -88,8 +69,8 @@ class Arm:
 
     def count(self, answer: Answer) -> None:
         """Take an answer into the figures."""
-        self.endings[answer.ending] += 1
-        if answer.ending in NO_ANSWER:
+        self.ends[answer.end] += 1
+        if not answer.end.reason.has_answer:
             return
         self.sentence_ends += answer.at_sentence_end
         self.loops += answer.looped
@@ -100,12 +81,12 @@ class Arm:
     @property
     def total(self) -> int:
         """Rows that have a result."""
-        return self.endings.total()
+        return self.ends.total()
 
     @property
     def answered(self) -> int:
         """Rows that have an answer, complete or not."""
-        return self.total - sum(self.endings[kind] for kind in NO_ANSWER)
+        return self._counted(lambda reason: reason.has_answer)
 
     @property
     def complete(self) -> Interval:
@@ -115,7 +96,7 @@ class Arm:
     @property
     def truncated(self) -> Interval:
         """The share of truncated answers."""
-        return wilson(sum(self.endings[kind] for kind in CUT), self.total)
+        return wilson(self._counted(lambda reason: reason.truncated), self.total)
 
     @property
     def at_sentence_end(self) -> Interval:
@@ -127,9 +108,18 @@ class Arm:
         """The share of answers that end in a loop, whatever ended them."""
         return wilson(self.loops, self.total)
 
-    def share(self, ending: Ending) -> Interval:
+    def share(self, end: End) -> Interval:
         """Return the share of answers that ended so."""
-        return wilson(self.endings[ending], self.total)
+        return wilson(self.ends[end], self.total)
+
+    @property
+    def by_itself(self) -> float:
+        """The share of answers that ended by themselves, or where they were asked to."""
+        return sum(self.ends[end] for end in ENDS if end.by_itself) / self.total
+
+    def _counted(self, which: Callable[[FinishReason], bool]) -> int:
+        """Return how many rows ended for one of some reasons."""
+        return sum(count for end, count in self.ends.items() if which(end.reason))
 
     @property
     def token_sum(self) -> int:

@@ -2,20 +2,10 @@
 // Shows one row at a time. Texts of models and datasets reach the page by textContent alone.
 const data = JSON.parse(document.getElementById("data").textContent);
 const element = (id) => document.getElementById(id);
-const endings = {
-  natural: "EOS of the model's own",
-  boosted: "EOS, boosted by the strategy",
-  forced: "EOS, forced by the strategy",
-  stop_sequence: "stop sequence",
-  repetition: "cut: it repeated itself",
-  length: "cut: the token budget ran out",
-  error: "failed",
-  cancelled: "cancelled",
-};
 let shown = data.rows;
 
 function isCut(answer) {
-  return answer.ending === "length" || answer.ending === "repetition";
+  return data.ends[answer.ending].cut;
 }
 
 function fits(answer, wanted) {
@@ -80,7 +70,7 @@ function card(answer, arm) {
   const mark = document.createElement("mark");
   const stop = answer.stop === null ? "" : ` ${JSON.stringify(answer.stop)}`;
   const amid = answer.answered && !answer.whole ? ", amid a sentence" : "";
-  mark.textContent = `${isCut(answer) ? "✂" : "■"} ${endings[answer.ending]}${stop}${amid}`;
+  mark.textContent = `${isCut(answer) ? "✂" : "■"} ${data.ends[answer.ending].told}${stop}${amid}`;
   made.querySelector("pre").append(answer.error ?? answer.text, " ", mark);
   draw(made, answer);
   return made;
@@ -98,7 +88,7 @@ function draw(made, answer) {
   line.setAttribute("class", isCut(answer) ? "cut" : "ended");
   const dot = made.querySelector("circle");
   const last = points.at(-1);
-  if (last && ["natural", "boosted", "forced"].includes(answer.ending)) {
+  if (last && data.ends[answer.ending].eos) {
     dot.setAttribute("cx", last[0].toFixed(1));
     dot.setAttribute("cy", last[1].toFixed(1));
   } else dot.remove();

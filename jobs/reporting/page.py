@@ -14,7 +14,7 @@ from html import escape
 from importlib.resources import files
 
 from endmark.jobs.reporting.advice import Advice, percent, recommend
-from endmark.jobs.reporting.arms import NO_ANSWER, Answer, Arm, Ending
+from endmark.jobs.reporting.arms import Answer, Arm
 from endmark.jobs.reporting.curves import (
     BOTTOM,
     HEIGHT,
@@ -30,6 +30,7 @@ from endmark.jobs.reporting.curves import (
 )
 from endmark.jobs.reporting.histogram import histogram
 from endmark.jobs.reporting.table import cells, headings
+from endmark.jobs.vocabulary import ENDS, FinishReason
 
 _CURVES = 40  # drawn together, of each arm
 
@@ -210,9 +211,9 @@ def _curves(report: Report) -> str:
 def _curve(row: ShownRow, index: int) -> Curve:
     """Return one answer's curve."""
     answer = row.answers[index]
-    ending = answer.ending if answer else Ending.ERROR
-    eos = ending in (Ending.NATURAL, Ending.BOOSTED, Ending.FORCED)
-    return Curve(row.prompt, row.traces[index], cut=not eos and ending is not Ending.STOP, ended=eos)
+    reason = answer.end.reason if answer else FinishReason.ERROR
+    cut = reason.truncated or not reason.has_answer
+    return Curve(row.prompt, row.traces[index], cut=cut, ended=reason is FinishReason.EOS)
 
 
 def _axis(report: Report) -> int:
@@ -226,7 +227,7 @@ def _browser(report: Report) -> str:
     arms = "".join(
         f'<option value="{index}">{escape(arm.label)}</option>' for index, arm in enumerate(report.arms)
     )
-    endings = "".join(f'<option value="{ending}">{ending.replace("_", " ")}</option>' for ending in Ending)
+    endings = "".join(f'<option value="{end.name}">{escape(end.label)}</option>' for end in ENDS)
     fewer = "" if len(report.rows) >= report.total else f" of {report.total:,}, evenly spaced"
     return f"""<form id="filters">
 <label>Contains <input id="words" type="search" autocomplete="off"></label>
@@ -249,6 +250,10 @@ def _browser(report: Report) -> str:
 def _data(report: Report) -> str:
     """Return the rows for the script, in JSON that cannot end the element it stands in."""
     values = {
+        "ends": {
+            end.name: {"told": end.told, "cut": end.reason.truncated, "eos": end.reason is FinishReason.EOS}
+            for end in ENDS
+        },
         "arms": [arm.label for arm in report.arms],
         "budgets": [arm.budget for arm in report.arms],
         "rows": [
@@ -279,10 +284,10 @@ def _answer(row: ShownRow, index: int) -> Mapping[str, object] | None:
         return None
     return {
         "text": answer.text,
-        "ending": answer.ending,
+        "ending": answer.end.name,
         "complete": answer.complete,
         "whole": answer.at_sentence_end,
-        "answered": answer.ending not in NO_ANSWER,
+        "answered": answer.end.reason.has_answer,
         "tokens": answer.tokens,
         "attempts": answer.attempts,
         "stop": answer.stop_sequence,

@@ -1,17 +1,10 @@
 """The table of a report, for the page and the terminal alike."""
 
-from endmark.jobs.reporting.arms import Arm, Ending
+from endmark.jobs.reporting.arms import Arm
 from endmark.jobs.reporting.intervals import Interval
+from endmark.jobs.vocabulary import ENDS, EosSource
 
-_ENDINGS = {
-    "natural EOS": Ending.NATURAL,
-    "boosted": Ending.BOOSTED,
-    "forced": Ending.FORCED,
-    "stop sequence": Ending.STOP,
-    "repetition": Ending.REPETITION,
-    "length": Ending.LENGTH,
-    "failed": Ending.ERROR,
-}
+_SHOWN = [end for end in ENDS if end.counter and end.source is not EosSource.UNKNOWN]
 
 
 def headings(whole: int | None) -> list[str]:
@@ -20,14 +13,23 @@ def headings(whole: int | None) -> list[str]:
     Args:
         whole: rows of the dataset that the jobs are a sample of; None if they are none.
     """
-    names = ["strategy", "complete", *_ENDINGS, "truncated", "ends a sentence", "in a loop", "tokens", "tokens/s"]
+    names = [
+        "strategy",
+        "complete",
+        *(end.label for end in _SHOWN),
+        "truncated",
+        "ends a sentence",
+        "in a loop",
+        "tokens",
+        "tokens/s",
+    ]
     return names if whole is None else [*names, f"{whole:,} rows"]
 
 
 def cells(arm: Arm, whole: int | None) -> list[tuple[str, str]]:
     """Return an arm's values in the order of the headings, each with its interval or an empty text."""
     values = [(arm.label, ""), _share(arm.complete)]
-    values += [_share(arm.share(ending)) for ending in _ENDINGS.values()]
+    values += [_share(arm.share(end)) for end in _SHOWN]
     values += [_share(arm.truncated), _share(arm.at_sentence_end), _share(arm.looped)]
     tokens = arm.tokens
     values.append((f"{tokens.value:.0f}", f"{tokens.low:.0f}–{tokens.high:.0f}"))

@@ -128,7 +128,7 @@ class TextSoFar(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class EndHere:
     """What a watcher says when a row must end now."""
 
     verdict: Verdict
@@ -142,7 +142,7 @@ class Watcher(Protocol):
     It may be shown the same answer twice, and an answer whose first tokens are of an earlier attempt.
     """
 
-    def see(self, answer: TextSoFar, *, last: bool) -> Ending | None:
+    def see(self, answer: TextSoFar, *, last: bool) -> EndHere | None:
         """Return an ending if the row must end here.
 
         Args:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from endmark.jobs.endings.loops import loop_of
 from endmark.jobs.sentences import ends_sentence
-from endmark.jobs.strategies.base import Ending, Parameter, Place, Strategy, TextSoFar, Watcher
+from endmark.jobs.strategies.base import EndHere, Parameter, Place, Strategy, TextSoFar, Watcher
 from endmark.jobs.vocabulary import FinishReason, Verdict
 
 _GRAM = 8  # tokens whose return suggests a period
@@ -50,13 +50,13 @@ class LoopWatcher:
         self._times = times
         self._tokens = tokens
         self._look_at = max(tokens, _NEAR_EVERY) if near else None  # how many tokens there are at the next look
-        self._found: Ending | None = None
+        self._found: EndHere | None = None
         self._seen = 0
         self._gram = 0  # the last _GRAM tokens as one number, which is made and looked up faster than a tuple
         self._last_at: dict[int, int] = {}  # where each stretch of _GRAM tokens last ended
         self._runs: dict[int, int] = {}  # tokens that equal the one a period before them, by period
 
-    def see(self, answer: TextSoFar, *, last: bool) -> Ending | None:
+    def see(self, answer: TextSoFar, *, last: bool) -> EndHere | None:
         """Return an ending if the new token completes the copies that it takes."""
         del last
         while self._seen < len(answer.token_ids):
@@ -70,7 +70,7 @@ class LoopWatcher:
             self._found = self._near(answer)
         return self._found
 
-    def _near(self, answer: TextSoFar) -> Ending | None:
+    def _near(self, answer: TextSoFar) -> EndHere | None:
         """Return an ending if the text ends in copies that differ a little."""
         begin = max(0, len(answer.text) - _NEAR_REACH)
         loop = loop_of(answer.text[begin:], self._times, self._tokens)
@@ -97,9 +97,9 @@ class LoopWatcher:
         self._runs[period] = run
 
 
-def _cut(answer: TextSoFar, kept: int, period: int) -> Ending:
+def _cut(answer: TextSoFar, kept: int, period: int) -> EndHere:
     """End behind the first copy, or where the sentence that is open there ends within the second."""
     lengths = answer.lengths
     whole = (count for count in range(kept, kept + period) if ends_sentence(answer.text[: lengths[count - 1]]))
     count = next(whole, kept)
-    return Ending(Verdict(FinishReason.REPETITION), lengths[count - 1], count)
+    return EndHere(Verdict(FinishReason.REPETITION), lengths[count - 1], count)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from endmark.jobs.errors import SpecError
-from endmark.jobs.strategies.base import Ending, Parameter, Place, Strategy, TextSoFar, Watcher
+from endmark.jobs.strategies.base import EndHere, Parameter, Place, Strategy, TextSoFar, Watcher
 from endmark.jobs.vocabulary import FinishReason, Verdict
 
 _SEQUENCE = re.compile(r"\s*[0-9]+(?:(?:\s+|-)[0-9]+)*\s*")
@@ -77,7 +77,7 @@ class StopWatcher:
         self._seen = 0  # its tokens already seen, the end token counted
         self._best: Match | None = None
 
-    def see(self, answer: TextSoFar, *, last: bool) -> Ending | None:
+    def see(self, answer: TextSoFar, *, last: bool) -> EndHere | None:
         """Return an ending at the earliest stop, as soon as no earlier one can follow."""
         found = self._texts_in(answer)
         if self._sequences:
@@ -90,7 +90,7 @@ class StopWatcher:
         if not last and self._may_begin_before(best, answer):
             return None
         verdict = Verdict(FinishReason.STOP_SEQUENCE, stop_sequence=best.stop)
-        return Ending(verdict, best.position, best.token_count)
+        return EndHere(verdict, best.position, best.token_count)
 
     def _texts_in(self, answer: TextSoFar) -> list[Match]:
         """Return the first match of each stop string in the new text."""

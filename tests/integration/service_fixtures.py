@@ -8,9 +8,9 @@ from dataclasses import replace
 from sqlalchemy import text
 
 from endmark.db.jobs import add_rows, begin_job, finish_submission, load_job
+from endmark.jobs.progress import WorkerReport
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import build_strategies
-from endmark.jobs.vocabulary import WorkerReport
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.scripted import ScriptedRunner
 from endmark.worker.engine.text import Vocabulary

@@ -13,9 +13,10 @@ from endmark.cli.status_view import as_json, one_job, table_of_jobs
 from endmark.cli.summary import summary
 from endmark.cli.terminal import TerminalText, one_line, printable
 from endmark.jobs.errors import DatasetError, Interrupted, Problem, StoreError
+from endmark.jobs.progress import JobStatus, WorkerInfo
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import build_strategies
-from endmark.jobs.vocabulary import JobState, JobStatus, WorkerInfo
+from endmark.jobs.vocabulary import JobState
 
 pytestmark = pytest.mark.unit
 

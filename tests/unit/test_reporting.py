@@ -8,12 +8,13 @@ from html.parser import HTMLParser
 import pytest
 
 from endmark.jobs.reporting.advice import recommend
-from endmark.jobs.reporting.arms import ENDED, Answer, Arm, Ending
+from endmark.jobs.reporting.arms import Answer, Arm
 from endmark.jobs.reporting.curves import LEVELS, encoded
 from endmark.jobs.reporting.histogram import histogram
 from endmark.jobs.reporting.intervals import mean_of, paired_p, wilson
 from endmark.jobs.reporting.page import Report, ShownRow, span, write_page
 from endmark.jobs.reporting.table import cells, headings
+from endmark.jobs.vocabulary import ENDS, End, EosSource, FinishReason
 
 pytestmark = pytest.mark.unit
 
@@ -47,8 +48,9 @@ def test_mean_and_its_interval():
 
 
 def answer(row, ending="natural", text="All is well.", tokens=10, **other):
-    complete = ending in ENDED and text.endswith(".")
-    return Answer(row, text, Ending(ending), tokens, 1, complete=complete, **other)
+    (end,) = [end for end in ENDS if end.name == ending]
+    complete = end.reason.has_answer and not end.reason.truncated and text.endswith(".")
+    return Answer(row, text, end, tokens, 1, complete=complete, **other)
 
 
 def arm(label, answers, speed=100.0):
@@ -85,9 +87,10 @@ def test_an_answer_is_read_from_an_exported_row():
     values = {"response": "Hi.", "finish_reason": "eos", "eos_source": "forced", "completion_tokens": 3}
     values |= {"attempts": 2, "stop_sequence": None, "error": None, "eos_prob_max": 0.5, "complete": True}
     values["ending"] = "sentence"
-    assert Answer.of(7, values) == Answer(7, "Hi.", Ending.FORCED, 3, 2, eos_prob_max=0.5, complete=True)
+    forced = End(FinishReason.EOS, EosSource.FORCED)
+    assert Answer.of(7, values) == Answer(7, "Hi.", forced, 3, 2, eos_prob_max=0.5, complete=True)
     assert Answer.of(7, {**values, "finish_reason": None}) is None
-    assert Answer.of(7, {**values, "finish_reason": "cancelled"}).ending is Ending.CANCELLED
+    assert Answer.of(7, {**values, "finish_reason": "cancelled"}).end == End(FinishReason.CANCELLED)
 
 
 def test_advice_takes_the_least_interference_of_what_is_equally_good():

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from endmark.jobs.landing import LANDED, START, advance
-from endmark.jobs.strategies.base import Ending
+from endmark.jobs.strategies.base import EndHere
 from endmark.jobs.vocabulary import NOT_NUMBERS, EosSource, EosTrace, FinishReason, Verdict
 from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
 from endmark.worker.engine.request import Finished, Request
@@ -62,7 +62,7 @@ class Answer:
             return self._finished(Verdict(FinishReason.EOS, eos_source=_source(flags)))
         return self._finished(Verdict(FinishReason.LENGTH)) if spent else None
 
-    def _watch(self, token_id: int, *, is_eos: bool, last: bool) -> Ending | None:
+    def _watch(self, token_id: int, *, is_eos: bool, last: bool) -> EndHere | None:
         """Show the new token to the watchers; return the earliest of their endings."""
         text = self._text
         if text is None:
@@ -79,7 +79,7 @@ class Answer:
             endings = [ending for item in self._watchers if (ending := item.see(text, last=True))]
         return min(endings, key=lambda ending: ending.text_length)
 
-    def _cut(self, ending: Ending) -> Finished:
+    def _cut(self, ending: EndHere) -> Finished:
         """Finish where a watcher says, with no more than it keeps."""
         assert self._text is not None
         return self._finished(

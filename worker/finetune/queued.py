@@ -21,8 +21,8 @@ from endmark.db.workers import remove_worker, report_worker
 from endmark.jobs.errors import EndmarkError, LeaseLost, StoreError
 from endmark.jobs.finetuning.request import FinetuneProgress
 from endmark.jobs.launch.finetunings import check_extra, run_finetuning
+from endmark.jobs.progress import WorkerReport
 from endmark.jobs.settings import Settings
-from endmark.jobs.vocabulary import WorkerReport
 from endmark.worker.process.logs import log_to_stderr
 from endmark.worker.process.options import Arguments, parse
 from endmark.worker.process.parent import when_parent_ends

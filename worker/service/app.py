@@ -25,6 +25,7 @@ from endmark.jobs.errors import EndmarkError, MessageRefused
 from endmark.jobs.launch.lives import LifeFile, Stage
 from endmark.jobs.launch.workers import WorkerOptions
 from endmark.jobs.patience import patiently
+from endmark.jobs.progress import WorkerReport
 from endmark.jobs.queue import (
     FINETUNE_TASK,
     TASK_NAME,
@@ -37,7 +38,7 @@ from endmark.jobs.queue import (
 )
 from endmark.jobs.settings import Settings
 from endmark.jobs.spelling import size
-from endmark.jobs.vocabulary import ShardKey, WorkerReport
+from endmark.jobs.vocabulary import ShardKey
 from endmark.worker.process.guarded import Guarded
 from endmark.worker.process.logs import log_to_stderr
 from endmark.worker.process.options import Arguments, parse

@@ -8,7 +8,7 @@ from endmark.db.connection import Store
 from endmark.db.jobs import fail_job
 from endmark.jobs.errors import EndmarkError, StoreError
 from endmark.jobs.launch.lives import LifeFile, Stage
-from endmark.jobs.vocabulary import WorkerReport
+from endmark.jobs.progress import WorkerReport
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.process.traces import described
 from endmark.worker.service.engine_thread import EngineThread, failed

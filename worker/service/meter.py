@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 
-from endmark.jobs.vocabulary import FinishReason, Outcome
+from endmark.jobs.vocabulary import Outcome
 
 STEP_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)  # seconds
 
@@ -31,7 +31,7 @@ class Meter:
         for outcome in outcomes:
             last = outcome.attempts[-1]
             self.rows[last.verdict.finish_reason.value, (last.verdict.eos_source or "")] += 1
-            if last.ending is not None and last.verdict.finish_reason is not FinishReason.ERROR:
+            if last.ending is not None and last.verdict.finish_reason.has_answer:
                 self.endings[last.ending.value] += 1
             self.prompt_tokens += last.prompt_tokens
             self.completion_tokens += last.completion_tokens

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from endmark.db.connection import Store
 from endmark.db.progress import all_statuses
 from endmark.jobs.errors import EndmarkError, MissingDependency, StoreError
-from endmark.jobs.vocabulary import WorkerReport
+from endmark.jobs.progress import WorkerReport
 from endmark.worker.engine.contract import EngineNumbers
 from endmark.worker.service.meter import STEP_BOUNDS, Meter
 

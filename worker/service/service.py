@@ -10,7 +10,8 @@ from endmark.db import shards, workers
 from endmark.db.connection import Store
 from endmark.jobs.errors import StoreError
 from endmark.jobs.launch.lives import LifeFile
-from endmark.jobs.vocabulary import ShardKey, WorkerReport
+from endmark.jobs.progress import WorkerReport
+from endmark.jobs.vocabulary import ShardKey
 from endmark.worker.engine.contract import InferenceEngine
 from endmark.worker.process.periodic import Periodic
 from endmark.worker.process.traces import described

@@ -92,7 +92,7 @@ def recounted(store, job):
         if reason != "error":
             counts[f"eos_{source}" if reason == "eos" else reason] += 1
         verdict = Verdict(FinishReason(reason), EosSource(source) if source else None)
-        counts["complete"] += ending is not None and Ending(ending).is_complete(verdict)
+        counts["complete"] += ending is not None and Ending(ending).is_complete(verdict.end)
         counts["prompt_tokens"] += prompt
         counts["completion_tokens"] += completion
     return counts

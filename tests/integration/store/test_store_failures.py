@@ -16,8 +16,9 @@ from endmark.db.shards import finish, heartbeat
 from endmark.db.workers import bury_worker, list_workers, report_worker
 from endmark.jobs.errors import LeaseLost
 from endmark.jobs.finetuning.request import FinetuneSpec
+from endmark.jobs.progress import WorkerReport
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.vocabulary import FinishReason, JobState, Outcome, ShardKey, WorkerReport
+from endmark.jobs.vocabulary import FinishReason, JobState, Outcome, ShardKey
 from tests.integration.service_fixtures import shards_of, submit
 from tests.integration.store.ledger import (
     answer,

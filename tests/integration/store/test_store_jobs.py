@@ -17,8 +17,9 @@ from endmark.db.shards import finish
 from endmark.db.summaries import commonest_error
 from endmark.db.workers import ALIVE_SECONDS, report_worker
 from endmark.jobs.errors import Interrupted, JobNotFound, JobStateError
+from endmark.jobs.progress import WorkerReport
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.vocabulary import Ending, FinishReason, JobState, WorkerReport
+from endmark.jobs.vocabulary import Ending, FinishReason, JobState
 from tests.integration.service_fixtures import submit
 from tests.integration.store.ledger import (
     MODEL,
@@ -277,7 +278,9 @@ def test_an_upgrade_works_out_the_endings_of_the_answers_that_are_there(store):
     texts = ["Yes. So", "- a\n- b\n", "All is well.", "Paris"]
     reasons = ["length", "length", "error", "eos"]
     commit(store, take(store), [outcome(row, reasons[row], text=texts[row]) for row in range(4)])
-    newer = (("jobs", "error"), ("shards", "lease_seconds"))
+    newer = (("jobs", "error"), ("shards", "lease_seconds"), ("shards", "eos_unknown"))
+    for table in ("batches", "files"):
+        execute(store, f"DROP TABLE {table}")
     for table, column in (("attempts", "ending"), ("attempts", "trimmed_tokens"), ("shards", "complete"), *newer):
         execute(store, f"ALTER TABLE {table} DROP COLUMN {column}")
     execute(store, "UPDATE alembic_version SET version_num = '0004'")

@@ -12,8 +12,9 @@ from endmark.db.shards import finish, mark_sent, reap
 from endmark.db.submission import ABANDONED_AFTER
 from endmark.db.workers import list_workers, remove_worker, report_worker, workers_for
 from endmark.jobs.errors import JobNotFound, StoreError
+from endmark.jobs.progress import WorkerReport
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.vocabulary import JobState, ShardKey, WorkerReport
+from endmark.jobs.vocabulary import JobState, ShardKey
 from tests.integration.service_fixtures import shards_of, submit
 from tests.integration.store.ledger import (
     counters,

@@ -1,0 +1,62 @@
+"""How far jobs are, and what workers say of themselves, as frozen values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from endmark.jobs.vocabulary import JobState
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """What a worker process says of itself."""
+
+    worker: str  # host:pid
+    device: str
+    model: str
+    adapter: str | None
+    weights: str  # packed, expanded, or how many layers are
+    tokens_per_second: float
+    weight_bytes: int = field(default=0, kw_only=True)
+    kv_tokens: int = field(default=0, kw_only=True)  # that the KV cache holds; 0 where there is none
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo(WorkerReport):
+    """One worker process as it last reported itself."""
+
+    heartbeat_age: float  # seconds
+    shards: int  # leases it holds
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """A job and its progress, as `endmark status --json` prints it."""
+
+    id: str
+    name: str
+    state: JobState
+    model: str
+    adapter: str | None
+    strategies: tuple[str, ...]
+    total: int
+    pending: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    finish_reasons: Mapping[str, int]
+    ended_with_eos: int
+    truncated: int
+    complete: int
+    prompt_tokens: int
+    completion_tokens: int
+    tokens_per_second: float
+    eta_seconds: float | None
+    workers: tuple[WorkerInfo, ...] = field(default=())
+    error: str | None = None  # why the job as a whole has failed
+    silent_seconds: float | None = None  # since a worker that holds its rows was heard of; None if one was lately
+
+    @property
+    def finished(self) -> int:
+        """Rows that have a result."""
+        return self.succeeded + self.failed + self.cancelled
