@@ -177,9 +177,9 @@ def test_what_is_no_request_is_answered_and_leaves_no_trace(hasty, sent, capfd, 
 
 def test_a_head_has_its_limit(hasty):
     with serving() as (port, _):
-        for size, status in ((30_000, b" 200 "), (40_000, b" 400 ")):
-            sent = HEAD + b"Connection: close\r\nX: " + b"x" * size + b"\r\n\r\n"
-            assert status in closed(connected(port, sent))
+        begun = HEAD + b"Connection: close\r\nX: "
+        assert b" 200 " in closed(connected(port, begun + b"x" * 30_000 + b"\r\n\r\n"))
+        assert b" 400 " in closed(connected(port, begun + b"x" * 40_000)), "before it is whole"
 
 
 def test_a_body_that_breaks_while_its_answer_is_on_its_way_leaves_no_trace(hasty, capfd, caplog):
