@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from endmark.jobs.errors import SpecError
-from endmark.jobs.spec import OVERRIDES, GenerationSpec, parse_override
+from endmark.jobs.spec import OVERRIDES, STRUCTURED, GenerationSpec, parse_override
 from endmark.jobs.spelling import nearest
 
 MESSAGES = "messages"  # the column of chat turns
@@ -118,9 +118,9 @@ class PromptPlan:
             cell = cells[index]
             if cell is None or cell == "":
                 continue
-            if isinstance(cell, bool | list | dict):
+            if isinstance(cell, bool) or (isinstance(cell, list | dict) and column not in STRUCTURED):
                 raise SpecError(f"column `{column}`: `{as_text(cell)}` cannot be used")
-            text = str(cell)
+            text = as_text(cell) if isinstance(cell, list | dict) else str(cell)
             parsed = self._parsed.get((column, text))
             if parsed is None:
                 if text.isspace():

@@ -8,71 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from endmark.jobs.errors import SpecError
-
-
-def check_range(name: str, value: float, low: float, high: float) -> None:
-    """Refuse a value outside the range, NaN too.
-
-    Raises:
-        SpecError: the value is outside.
-    """
-    if not low <= value <= high:
-        raise SpecError(f"{name} is {_plain(value)}: must be from {_plain(low)} to {_plain(high)}")
-
-
-def _plain(value: float) -> str:
-    """Return a number as a user would write it."""
-    return str(value) if isinstance(value, int) else f"{value:g}"
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A kind of parameter: whole numbers or real ones in a range."""
-
-    python: type[int] | type[float]
-    low: float
-    high: float
-    above: bool = False  # whether `low` itself is outside
-
-    @property
-    def device(self) -> type[int] | type[float] | None:
-        """Its type among the device's numbers of a row; None if it is too wide for them."""
-        return self.python if self.high < 2**31 else None
-
-    @property
-    def metavar(self) -> str:
-        """What stands for a value in the help."""
-        return "INTEGER" if self.python is int else "FLOAT"
-
-    def read(self, text: str) -> float:
-        """Read a value as a user writes it.
-
-        Raises:
-            ValueError: it is none of this kind; the message says what is expected.
-        """
-        try:
-            return self.python(text)
-        except ValueError as error:
-            raise ValueError("a whole number" if self.python is int else "a number") from error
-
-    def from_json(self, value: Any) -> Any:  # noqa: ANN401 - any JSON value, checked with the rest
-        """Return a stored value in the kind's own type."""
-        return value
-
-    def check(self, name: str, value: float) -> None:
-        """Refuse a value out of range, NaN too.
-
-        Raises:
-            SpecError: it is.
-        """
-        if self.above and not self.low < value <= self.high:
-            low, high = _plain(self.low), _plain(self.high)
-            raise SpecError(f"{name} is {_plain(value)}: must be above {low} and at most {high}")
-        check_range(name, value, self.low, self.high)
-
-    def write(self, value: float) -> str:
-        """Return the value as a user would write it, with all its digits."""
-        return str(value)
+from endmark.jobs.sampling_kinds import Biases, Kind, Number, Words
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +16,7 @@ class Parameter:
     """One parameter of sampling."""
 
     name: str
-    kind: Number
+    kind: Kind
     default: Any
     help: str
     openai: bool  # whether requests of the Batch API have it, under the same name
@@ -114,7 +50,7 @@ class Parameter:
 
 def _parameter(
     default: Any,  # noqa: ANN401 - of the parameter's kind
-    kind: Number,
+    kind: Kind,
     text: str,
     *,
     openai: bool = False,
@@ -174,6 +110,16 @@ class Sampling:
     )
     min_new_tokens: int = _parameter(
         0, Number(int, 0, 2**20), "Tokens of the answer before which the model cannot end it."
+    )
+    logit_bias: tuple[tuple[int, float], ...] = _parameter(
+        (),
+        Biases(),
+        'Add to the scores of tokens, by their ids: {"15": -100}.',
+        openai=True,
+        generation_config=False,
+    )
+    bad_words: tuple[str, ...] = _parameter(
+        (), Words(), "Texts that the answer may not hold, by commas or as a JSON array.", generation_config=False
     )
     seed: int = _parameter(
         0, Number(int, 0, 2**63 - 1), "Random seed.", openai=True, generation_config=False, drawing=True

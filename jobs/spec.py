@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from endmark.jobs.errors import SpecError
-from endmark.jobs.sampling import TABLE, Sampling, check_range
+from endmark.jobs.sampling import TABLE, Sampling
+from endmark.jobs.sampling_kinds import check_range
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.strategies import Strategy, build_strategies, combine, write_strategies
 
@@ -138,3 +139,4 @@ def parse_override(column: str, text: str, base: Sequence[Strategy] = ()) -> tup
 
 
 OVERRIDES = (*_SAMPLING, "max_new_tokens", "strategy")  # columns of a dataset that override the spec
+STRUCTURED = frozenset(item.name for item in TABLE if item.kind.structured)  # those that a JSON value may set

@@ -4,6 +4,7 @@ The model may be any: nothing here knows which tokens it chooses, only how the a
 """
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,12 @@ from endmark.jobs.vocabulary import EosSource, FinishReason
 from endmark.worker.engine.request import Request
 
 ROWS, CONTEXT, TOKENS = 6, 64, 90  # rows at once, the longest row, and the ids that prompts are made of
+
+PENALTIES = [  # that rows of one batch have
+    Sampling(),
+    Sampling(repetition_penalty=1.5, dry_multiplier=0.8, logit_bias=((7, 1.5),)),
+    Sampling(presence_penalty=0.5, frequency_penalty=0.5, min_new_tokens=4),
+]
 
 
 class EngineContract:
@@ -49,7 +56,8 @@ class EngineContract:
             assert same(run(engine, [request])[request.key], together[request.key])
 
     def test_rows_that_lack_room_end_as_they_would_with_it(self):
-        requests = self.requests(2)
+        """Rows with penalties too: a row that is computed again is penalised for all that it held."""
+        requests = [replace(item, sampling=PENALTIES[item.key % 3]) for item in self.requests(2)]
         assert all(
             same(one, other)
             for one, other in zip(
@@ -115,6 +123,11 @@ class EngineContract:
             engine.add(Request(key=1, prompt_token_ids=[5, 10**6], max_new_tokens=5))
         with pytest.raises(TokenUnknown):
             engine.add(Request(key=1, prompt_token_ids=[5], answer_token_ids=[10**6], max_new_tokens=5))
+        with pytest.raises(TokenUnknown):
+            engine.add(Request(key=1, prompt_token_ids=[5], max_new_tokens=5, bad_words=[[5, 10**6]]))
+        biased = Sampling(logit_bias=((10**6, 1.0),))
+        with pytest.raises(TokenUnknown):
+            engine.add(Request(key=1, prompt_token_ids=[5], max_new_tokens=5, sampling=biased))
         assert not engine.has_work
         assert engine.step() == []
         done = run(engine, [Request(key=1, prompt_token_ids=[5] * (CONTEXT - 1), max_new_tokens=5)])

@@ -39,7 +39,6 @@ _ONLY_VALUE: Mapping[str, Sequence[Any]] = {  # fields that are taken with these
     "stream": (False,),
     "echo": (False,),
     "logprobs": (False,),
-    "logit_bias": ({},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "modalities": (["text"],),

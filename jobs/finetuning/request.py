@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from endmark.jobs.errors import SpecError
-from endmark.jobs.sampling import check_range
+from endmark.jobs.sampling_kinds import check_range
 from endmark.jobs.settings import DEMO_MODEL
 
 SPEC_VERSION = 1  # of the JSON form

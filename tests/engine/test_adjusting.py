@@ -5,17 +5,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import MinNewTokensLengthLogitsProcessor, RepetitionPenaltyLogitsProcessor
+from transformers import (
+    MinNewTokensLengthLogitsProcessor,
+    NoBadWordsLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+)
 
 from endmark.jobs.sampling import TABLE, Sampling
 from endmark.jobs.strategies import ScoreNumbers, build_strategies
 from endmark.jobs.vocabulary import FinishReason
-from endmark.worker.engine.adjusting import DRY_LONGEST, Written, adjust, dry
+from endmark.worker.engine.adjusting import DRY_LONGEST, adjust, dry
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.plain_runner import PlainRunner
 from endmark.worker.engine.plan import PrefillRow
 from endmark.worker.engine.request import Request
-from endmark.worker.engine.slot_record import slot_record
 from tests.engine.conftest import build_model
 from tests.engine.test_scores_in_batches import VOCABULARY, run
 
@@ -24,19 +28,19 @@ EOS = [2, 5]
 
 
 def adjusted(scores, prompt, answer, **values):
-    """Return the scores as the plain path changes them."""
-    sampling = Sampling(**values)
-    row = PrefillRow(0, [*prompt, *answer], 0, (), 0, 0, sampling, ScoreNumbers(), 0, prompt=len(prompt))
+    """Return the scores as the plain path changes them; `bad_words` are token sequences."""
+    words = values.pop("bad_words", ())
+    sampling = Sampling(**values, bad_words=["text"] if words else [])
+    row = PrefillRow(0, [*prompt, *answer], 0, (), 0, 0, sampling, ScoreNumbers(), 0, 0, words, len(prompt))
     changed = torch.tensor(scores)
-    written = Written(torch.tensor(row.token_ids, dtype=torch.int64), row.prompt)
-    adjust(changed, torch.from_numpy(slot_record(row)), written, torch.tensor(EOS))
+    adjust(changed, row, torch.tensor(row.token_ids, dtype=torch.int64), torch.tensor(EOS))
     assert sampling.adjusts
     return changed.tolist()
 
 
 def single(value):
-    """Return the value as an fp32 holds it."""
-    return torch.tensor(value).item()
+    """Return a number as an fp32 holds it."""
+    return torch.tensor(value).item() if isinstance(value, float) else value
 
 
 def by_repetition(scores, prompt, answer, penalty):
@@ -63,14 +67,34 @@ def by_dry(scores, prompt, answer, multiplier):
     return changed
 
 
+def by_bias(scores, prompt, answer, biases):
+    return [score + dict(biases).get(token, 0.0) for token, score in enumerate(scores)]
+
+
+def by_words(scores, prompt, answer, words):
+    row = [*prompt, *answer]
+    ended = {word[-1] for word in words if word[:-1] == row[len(row) - len(word) + 1 :]}
+    return [-torch.inf if token in ended else score for token, score in enumerate(scores)]
+
+
 def by_minimum(scores, prompt, answer, least):
     return [-torch.inf if token in EOS and len(answer) < least else score for token, score in enumerate(scores)]
 
 
+def biases(rng):
+    return tuple((token, single(rng.uniform(-100, 100))) for token in sorted(rng.sample(range(24), 5)))
+
+
+def words(rng):
+    return tuple([rng.randrange(24) for _ in range(rng.choice([1, 2, 2, 3]))] for _ in range(40))
+
+
 REFERENCES = [
+    (by_bias, lambda rng: {"logit_bias": biases(rng)}),
     (by_repetition, lambda rng: {"repetition_penalty": rng.uniform(0.5, 2)}),
     (by_count, lambda rng: {"frequency_penalty": rng.uniform(-2, 2), "presence_penalty": rng.uniform(-2, 2)}),
     (by_dry, lambda rng: {"dry_multiplier": rng.uniform(0.1, 5)}),
+    (by_words, lambda rng: {"bad_words": words(rng)}),
     (by_minimum, lambda rng: {"min_new_tokens": rng.randrange(1, 40)}),
 ]
 
@@ -122,6 +146,19 @@ def test_the_repetition_penalty_is_that_of_transformers(penalty):
     assert adjusted(scores, prompt, answer, repetition_penalty=penalty) == wanted[0].tolist()
 
 
+def test_biases_and_sequences_are_those_of_transformers():
+    rng = random.Random(3)
+    for _ in range(30):
+        scores, prompt, answer = random_row(rng)
+        rows, biased, listed = torch.tensor([[*prompt, *answer]]), biases(rng), words(rng)
+        wanted = SequenceBiasLogitsProcessor({(token,): bias for token, bias in biased})(
+            rows, torch.tensor([scores])
+        )
+        assert adjusted(scores, prompt, answer, logit_bias=biased) == wanted[0].tolist()
+        wanted = NoBadWordsLogitsProcessor(list(listed), [])(rows, torch.tensor([scores]))
+        assert adjusted(scores, prompt, answer, bad_words=listed) == wanted[0].tolist()
+
+
 @pytest.mark.parametrize("least", [1, 40, 41])
 def test_the_minimum_of_tokens_is_that_of_transformers(least):
     scores, prompt, answer = [1.0] * 24, [7, 8], [9] * 40
@@ -151,8 +188,10 @@ def requests(count=10):
         for _, draw in REFERENCES[: key % (len(REFERENCES) + 1)]:
             values |= draw(rng)
         prompt = [rng.randrange(6, 384) for _ in range(rng.randrange(4, 30))]
+        listed = values.pop("bad_words", ())
+        values |= {"bad_words": ("text",)} if listed else {}
         sampling = Sampling(temperature=rng.choice([0.0, 0.8]), seed=key, **values)
-        made.append(Request(key, prompt, 40, sampling, stream=key))
+        made.append(Request(key, prompt, 40, sampling, stream=key, bad_words=listed))
     return made
 
 

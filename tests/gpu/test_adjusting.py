@@ -11,12 +11,13 @@ pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; th
 from endmark.jobs.landing import STATES
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import build_strategies, score_numbers
-from endmark.worker.engine.adjusting import Written, adjust
+from endmark.worker.engine.adjusting import adjust
 from endmark.worker.engine.cuda.kernels.inputs import note_tokens
-from endmark.worker.engine.cuda.kernels.sampling import Rooms, SampledRows, finish_step
-from endmark.worker.engine.layout import RESULT, SLOT
+from endmark.worker.engine.cuda.kernels.sampling import finish_step
+from endmark.worker.engine.cuda.rooms import Rooms, SampledRows
+from endmark.worker.engine.layout import LISTS, RESULT, SLOT
 from endmark.worker.engine.plan import PrefillRow
-from endmark.worker.engine.slot_record import slot_record
+from endmark.worker.engine.slot_record import slot_lists, slot_record
 from tests.gpu.test_sampling import plain
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")]
@@ -30,7 +31,16 @@ SETTINGS = [
     {"presence_penalty": 1.5, "frequency_penalty": -0.5},
     {"dry_multiplier": 0.8},
     {"min_new_tokens": 30},
-    {"repetition_penalty": 0.7, "presence_penalty": -1.0, "frequency_penalty": 0.6, "dry_multiplier": 2.0},
+    {"logit_bias": ((3, 4.5), (9, -100.0), (700, 2.0))},
+    {"bad_words": ("of which the sequences are drawn",)},
+    {
+        "repetition_penalty": 0.7,
+        "presence_penalty": -1.0,
+        "frequency_penalty": 0.6,
+        "dry_multiplier": 2.0,
+        "logit_bias": tuple((token, token / 50 - 8.0) for token in range(0, 800, 2)),
+        "bad_words": ("all together",),
+    },
 ]
 STRATEGIES = ["baseline", "eos-reward", "exp-decay", "soft-landing", "eos-reward-published"]
 
@@ -49,7 +59,13 @@ def random_row(rng, slot, vocabulary):
     numbers = score_numbers(build_strategies([STRATEGIES[slot // 2 % len(STRATEGIES)]]), length - prompt + 3)
     tokens = [rng.choice(few) if rng.random() < 0.9 else rng.randrange(vocabulary) for _ in range(length)]
     position = length - prompt
-    return PrefillRow(slot, tokens, 0, (), position, position, sampling, numbers, stream=slot, prompt=prompt)
+    # Sequences that the row ends with the beginning of, and others; one is longer than some rows.
+    words = [
+        [*tokens[length - begun :], rng.randrange(vocabulary)] for begun in (0, 1, 2, 5, 15) if begun < length
+    ]
+    words += [[rng.choice(few), rng.randrange(vocabulary)] for _ in range(5)] + [[*tokens, 4][:16]]
+    bad_words = words if sampling.bad_words else []
+    return PrefillRow(slot, tokens, 0, (), position, position, sampling, numbers, slot, 0, bad_words, prompt)
 
 
 @pytest.mark.parametrize("programs", [2, 128], ids=["few rooms", "a room a row"])
@@ -58,7 +74,7 @@ def random_row(rng, slot, vocabulary):
 )
 def test_penalties_are_those_of_the_plain_path_in_one_step_with_other_rows(vocabulary, eos, programs, monkeypatch):
     """Under each setting, greedy and drawn, with strategies and without; the rooms are clean at the end."""
-    monkeypatch.setattr("endmark.worker.engine.cuda.kernels.sampling.ROOMS", programs)
+    monkeypatch.setattr("endmark.worker.engine.cuda.rooms.ROOMS", programs)
     rng = random.Random(vocabulary)
     torch.manual_seed(vocabulary)
     rows = [random_row(rng, slot, vocabulary) for slot in range(30)]
@@ -70,14 +86,18 @@ def test_penalties_are_those_of_the_plain_path_in_one_step_with_other_rows(vocab
     history = torch.full((len(pages), PAGE), -1, dtype=torch.int32, device=DEVICE)
 
     adjusted = logits.clone()
-    for scores, record, row in zip(adjusted, records, rows, strict=True):
+    for scores, row in zip(adjusted, rows, strict=True):
         if row.sampling.adjusts:
-            adjust(scores, record, Written(torch.tensor(row.token_ids), row.prompt), torch.tensor(eos))
+            adjust(scores, row, torch.tensor(row.token_ids), torch.tensor(eos))
     steps = torch.tensor([row.step for row in rows])
     want = plain(logits, torch.tensor(eos), records, steps, steps, adjusted)
     assert (adjusted != logits).any(-1).sum() > len(rows) // 2
 
-    rooms = Rooms.build(tables, history, vocabulary)
+    lists = torch.zeros(len(rows), LISTS.width, dtype=torch.int32)
+    for row in rows:
+        if (own := slot_lists(row)) is not None:
+            lists[row.slot] = torch.from_numpy(own)
+    rooms = Rooms.build(tables, lists.to(DEVICE), history, vocabulary)
     flat = [(token, row.slot, place) for row in rows for place, token in enumerate(row.token_ids)]
     tokens, slots, places = torch.tensor(flat, device=DEVICE).T.contiguous()
     note_tokens(tokens, slots.int(), places.int(), tables, history)

@@ -11,8 +11,9 @@ pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; th
 from endmark.jobs.landing import LANDED, STATES
 from endmark.jobs.strategies import build_strategies, score_numbers
 from endmark.worker.engine.cuda.kernels.inputs import begin_step
-from endmark.worker.engine.cuda.kernels.sampling import Rooms, SampledRows, finish_step
-from endmark.worker.engine.layout import RESULT, SLOT, STEP, score_values
+from endmark.worker.engine.cuda.kernels.sampling import finish_step
+from endmark.worker.engine.cuda.rooms import Rooms, SampledRows
+from endmark.worker.engine.layout import LISTS, RESULT, SLOT, STEP, score_values
 from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
 from endmark.worker.engine.sampler import Draw, choose, stream_key
 from endmark.worker.engine.scores import eos_statistics, forced_rows, shape_scores
@@ -83,7 +84,8 @@ def random_records(rng, slots):
 def empty_rooms(slots, vocabulary):
     """Rooms of rows whose tokens nobody asks for."""
     tables = torch.zeros(slots, 1, dtype=torch.int32, device=DEVICE)
-    return Rooms.build(tables, torch.zeros(1, 16, dtype=torch.int32, device=DEVICE), vocabulary)
+    lists = torch.zeros(slots, LISTS.width, dtype=torch.int32, device=DEVICE)
+    return Rooms.build(tables, lists, torch.zeros(1, 16, dtype=torch.int32, device=DEVICE), vocabulary)
 
 
 @pytest.mark.parametrize(("vocabulary", "eos"), [(999, [1]), (1500, [1, 7]), (5000, [1, 998]), *LARGE])

@@ -1,6 +1,7 @@
 """The table of sampling, and what is made from it: options, columns, requests, specs, the model's own settings."""
 
 import json
+import re
 
 import click
 import pytest
@@ -11,6 +12,7 @@ from endmark.cli.sampling import SAMPLING_OPTIONS
 from endmark.jobs.datasets.openai import COLUMNS
 from endmark.jobs.errors import SpecError
 from endmark.jobs.generation_config import own_sampling, read_generation_config
+from endmark.jobs.prompts import PromptPlan
 from endmark.jobs.sampling import TABLE, Sampling
 from endmark.jobs.spec import OVERRIDES, GenerationSpec
 
@@ -71,8 +73,8 @@ def test_a_value_goes_through_every_form_unchanged(item):
 
 def _other(item):
     """Return a value that is not the default."""
-    examples = {"top_p": 0.5, "seed": 2**62}
-    return examples.get(item.name, 1 if item.kind.python is int else 0.125)
+    examples = {"top_p": 0.5, "seed": 2**62, "logit_bias": ((5, -1.5), (70, 2.0)), "bad_words": ("a, b", "[ü")}
+    return examples.get(item.name) or (1 if item.kind.device is int else 0.125)
 
 
 def test_a_program_that_knows_fewer_parameters_reads_a_job_that_uses_none_of_them():
@@ -80,7 +82,9 @@ def test_a_program_that_knows_fewer_parameters_reads_a_job_that_uses_none_of_the
 
 
 def test_a_value_out_of_range_is_refused_alike_in_a_column_and_as_an_option():
-    for item in TABLE:
+    numbers = [item for item in TABLE if item.kind.metavar in ("INTEGER", "FLOAT")]
+    assert len(numbers) >= 10
+    for item in numbers:
         with pytest.raises(SpecError, match=f"^{item.name} is -[0-9.]+: must be "):
             sampling_of("--model", "some/model", f"{item.option}=-30")
 
@@ -144,3 +148,46 @@ def test_settings_that_cannot_be_used_are_told_with_the_file_and_the_way_round(m
 def test_what_it_is_in_few_words():
     assert Sampling(seed=3).describe() == "greedy"
     assert Sampling(0.6, top_p=0.9).describe() == "temperature 0.6, top_p 0.9"
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "value"),
+    [
+        ("--logit-bias", '{"5": 2, "1": -100}', ((1, -100.0), (5, 2.0))),
+        ("--logit-bias", "{}", ()),
+        ("--bad-words", "as an AI,sorry", ("as an AI", "sorry")),
+        ("--bad-words", '["one, two", "[x]"]', ("one, two", "[x]")),
+    ],
+)
+def test_lists_are_written_as_json_or_by_commas(option, text, value):
+    name = option.strip("-").replace("-", "_")
+    assert getattr(sampling_of("--model", "some/model", option, text)[0], name) == value
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "said"),
+    [
+        ("logit_bias", "{", "is not a JSON object of token ids and numbers"),
+        ("logit_bias", "[5]", "is not a JSON object"),
+        ("logit_bias", {"a": 1}, "is not a JSON object"),
+        ("logit_bias", {"5": "x"}, "is not a JSON object"),
+        ("logit_bias", {"5": 101}, "logit_bias: the bias of token 5 is 101: must be from -100 to 100"),
+        ("logit_bias", '{"5": NaN}', "logit_bias: the bias of token 5 is nan"),
+        ("logit_bias", {"-1": 1}, "logit_bias: token is -1"),
+        ("logit_bias", {str(token): 1 for token in range(1025)}, "logit_bias has 1,025 tokens: at most 1,024"),
+        ("bad_words", ["a", 5], "is not a JSON array of texts"),
+        ("bad_words", ["a", " "], "bad_words: a text is empty"),
+        ("bad_words", ["a"] * 65, "bad_words has 65 texts: at most 64"),
+        ("top_k", [5], "column `top_k`: `[5]` cannot be used"),
+    ],
+)
+def test_lists_that_cannot_be_used_are_refused_by_row(column, cell, said):
+    plan = PromptPlan(["prompt", column], GenerationSpec())
+    with pytest.raises(SpecError, match=re.escape(said)):
+        plan.read(["Hi", cell])
+
+
+def test_a_row_sets_lists_as_json_values_or_as_their_text():
+    plan = PromptPlan(["prompt", "logit_bias", "bad_words"], GenerationSpec())
+    for cells in (["Hi", {"5": 2}, ["no"]], ["Hi", '{"5": 2}', '["no"]'], ["Hi", '{"5": 2}', "no"]):
+        assert plan.read(cells).overrides == {"logit_bias": ((5, 2.0),), "bad_words": ("no",)}

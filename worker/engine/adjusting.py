@@ -4,12 +4,12 @@ Each is a function of the row's tokens alone. Nothing is counted from step to st
 earlier answer and tokens taken back cannot make one wrong, and a row may switch one on in the middle of its life.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from endmark.worker.engine.layout import SAMPLING, SLOT
+from endmark.worker.engine.plan import PrefillRow
 
 ROOMS = 128  # rows whose scores a card changes at once
 ROOM_BYTES = 8  # that each of them takes for a token of the vocabulary: an fp32 score and a count
@@ -18,36 +18,26 @@ DRY_BASE = 1.75  # by which each further one costs more
 DRY_LONGEST = 32  # tokens of a run that are compared: beyond, any multiplier excludes the token
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What one row holds before its next token."""
-
-    tokens: Tensor  # (L,) int64, of the prompt and of the answer so far, that of earlier attempts included
-    prompt: int  # how many of them are the prompt's
-
-    @property
-    def answer(self) -> Tensor:
-        """The answer's tokens."""
-        return self.tokens[self.prompt :]
-
-
-def adjust(scores: Tensor, record: Tensor, written: Written, eos_ids: Tensor) -> None:
-    """Change one row's scores in place, in this order.
+def adjust(scores: Tensor, row: PrefillRow, tokens: Tensor, eos_ids: Tensor) -> None:
+    """Change one row's scores in place, in transformers' order.
 
     Args:
         scores: (V,) fp32.
-        record: (SLOT.width,) int32.
-        written: the row so far.
+        row: as it was planned; its tokens may be more by now.
+        tokens: (L,) int64, of the prompt and of the answer so far, that of earlier attempts included.
         eos_ids: (E,) int64.
     """
-    value = {name: SLOT.of(record, name).item() for name in SAMPLING}
-    if value["repetition_penalty"] != 1.0:
-        repeat(scores, written.tokens, value["repetition_penalty"])
-    if value["frequency_penalty"] or value["presence_penalty"]:
-        count(scores, written.answer, value["frequency_penalty"], value["presence_penalty"])
-    if value["dry_multiplier"] and len(written.answer) > DRY_ALLOWED:
-        dry(scores, written.answer, value["dry_multiplier"])
-    if len(written.answer) < value["min_new_tokens"]:
+    sampling, answer = row.sampling, tokens[row.prompt :]
+    for token, bias in sampling.logit_bias:
+        scores[token] += bias
+    if sampling.repetition_penalty != 1.0:
+        repeat(scores, tokens, sampling.repetition_penalty)
+    if sampling.frequency_penalty or sampling.presence_penalty:
+        count(scores, answer, sampling.frequency_penalty, sampling.presence_penalty)
+    if sampling.dry_multiplier and len(answer) > DRY_ALLOWED:
+        dry(scores, answer, sampling.dry_multiplier)
+    exclude(scores, tokens, row.bad_words)
+    if len(answer) < sampling.min_new_tokens:
         scores[eos_ids] = -torch.inf
 
 
@@ -83,3 +73,10 @@ def dry(scores: Tensor, answer: Tensor, multiplier: float) -> None:
         loss = torch.where(alive, grown, loss) if run >= DRY_ALLOWED else loss
     most = torch.zeros_like(scores).scatter_reduce(0, answer[1:], loss, "amax")
     scores -= most
+
+
+def exclude(scores: Tensor, tokens: Tensor, words: Sequence[Sequence[int]]) -> None:
+    """Exclude each token that would complete one of the sequences."""
+    for *begun, last in words:
+        if tokens[len(tokens) - len(begun) :].tolist() == begun:
+            scores[last] = -torch.inf

@@ -97,7 +97,9 @@ class Engine:
         """Refuse what would be read beyond the embedding: on a GPU that ends the process, and all its rows."""
         if self._embeddings is None:
             return
-        highest = max((*request.prompt_token_ids, *request.answer_token_ids), default=0)
+        named = [token for token, _ in request.sampling.logit_bias]
+        named += [token for word in request.bad_words for token in word]
+        highest = max((*request.prompt_token_ids, *request.answer_token_ids, *named), default=0)
         if highest >= self._embeddings:
             raise TokenUnknown(highest, self._token_name(highest) or "", self._embeddings)
 

@@ -4,7 +4,7 @@ A number is 32 bits wide; real ones are kept as the bits of an fp32. Nothing out
 tensors are read by `Layout.of`, filled by `Layout.pack`, and a kernel's constant is `SLOT["temperature"]`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, fields
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from endmark.jobs.sampling import TABLE, Sampling
+from endmark.jobs.sampling_kinds import MOST_BIASES, MOST_WORDS
 from endmark.jobs.strategies import ScoreNumbers
 
 
@@ -61,6 +62,27 @@ class Layout:
         return record
 
 
+class Arrays:
+    """A record of named arrays of 32-bit numbers, side by side."""
+
+    def __init__(self, **lengths: int) -> None:
+        """Lay out the arrays, each of so many numbers."""
+        self._begin: dict[str, int] = {}
+        self.width = 0
+        for name, length in lengths.items():
+            self._begin[name] = self.width
+            self.width += length
+
+    def __getitem__(self, name: str) -> int:
+        """Return where an array begins."""
+        return self._begin[name]
+
+    def fill(self, record: NDArray[np.int32], name: str, values: Sequence[float]) -> None:
+        """Write an array's first values into a record (width,): whole numbers as they are, others as fp32."""
+        kind = np.int32 if all(isinstance(value, int) for value in values) else np.float32
+        record[self[name] : self[name] + len(values)] = np.array(values, kind).view(np.int32)
+
+
 def _signed(value: int) -> int:
     """Return 32 bits as a signed number."""
     return value - 2**32 if value >= 2**31 else value
@@ -84,9 +106,21 @@ SLOT = Layout(
         "shaped",  # whether a strategy may change the row's scores
         "adjusted",  # whether a parameter of sampling changes them before
         "prompt",  # tokens of the row that are not its answer's
+        "biases",  # how many of its `LISTS` are in use
+        "words",
         *SAMPLING.whole,
     ],
     real=[*SCORES.real, *SAMPLING.real],
+)
+
+# What it keeps beside a slot's record for rows that have lists: tokens with what is added to their scores, and
+# sequences of tokens that are excluded, each in a place of `LONGEST_WORD`.
+MOST_SEQUENCES, LONGEST_WORD = 2 * MOST_WORDS, 16
+LISTS = Arrays(
+    bias_tokens=MOST_BIASES,
+    bias_values=MOST_BIASES,
+    word_lengths=MOST_SEQUENCES,
+    word_tokens=MOST_SEQUENCES * LONGEST_WORD,
 )
 
 # One column of a decode step's input: a row, and beside it a change of any row's page table.

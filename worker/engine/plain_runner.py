@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from endmark.jobs.landing import LANDED
-from endmark.worker.engine.adjusting import Written, adjust
+from endmark.worker.engine.adjusting import adjust
 from endmark.worker.engine.attention import PagedBatch, Span
 from endmark.worker.engine.layout import SLOT
 from endmark.worker.engine.plan import (
@@ -73,6 +73,7 @@ class PlainRunner:
         self._eos_ids = self._ints(sorted(eos_ids))
         self._tables = torch.zeros(max_rows, -(-context // page_size) + 1, dtype=torch.int64, device=self._device)
         self._records = torch.zeros(max_rows, SLOT.width, dtype=torch.int32, device=self._device)
+        self._rows: dict[int, PrefillRow] = {}  # as they were planned, by slot
         self._tokens = self._ints([0] * (num_pages * page_size))  # those whose keys and values stand in the pool
         self._sentence_table = sentence_table.to(self._device) if sentence_table is not None else None
 
@@ -182,9 +183,7 @@ class PlainRunner:
         for row in rows:
             slot = slots[row]
             places = self._addresses(self._tables[slot], torch.arange(lengths[row], device=self._device))
-            record = self._records[slot]
-            written = Written(self._tokens[places], int(SLOT.of(record, "prompt")))
-            adjust(scores[row], record, written, self._eos_ids)
+            adjust(scores[row], self._rows[int(slot)], self._tokens[places], self._eos_ids)
         return scores
 
     def _sample(self, raw: Tensor, logits: Tensor, slots: Tensor, steps: Tensor, positions: Tensor) -> StepResult:
@@ -228,6 +227,7 @@ class PlainRunner:
     def _set_slot(self, slot: int, row: PrefillRow) -> None:
         """Store what the row keeps between steps."""
         self._tables[slot, : len(row.pages)] = self._ints(row.pages)
+        self._rows[slot] = row
         self._records[slot] = torch.from_numpy(slot_record(row))
 
     def _ints(self, values: Sequence[int] | Sequence[list[int]]) -> Tensor:

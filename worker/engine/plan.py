@@ -28,6 +28,7 @@ class PrefillRow:
     numbers: ScoreNumbers
     stream: int
     sentence_state: int = 0  # of jobs.landing, after `token_ids`
+    bad_words: Sequence[Sequence[int]] = ()  # as of `Request`
     prompt: int = 0  # tokens at the front of `token_ids` that are not the answer's
 
 

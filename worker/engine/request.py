@@ -19,6 +19,9 @@ class Request:
     strategies: tuple[Strategy, ...] = ()
     stream: int = 0  # the row's number: keys its random numbers together with the seed
     trace: bool = False  # keep the EOS probability of every step
+    bad_words: Sequence[
+        Sequence[int]
+    ] = ()  # `sampling.bad_words` as token sequences, of at most LONGEST_WORD each
     answer_token_ids: Sequence[int] = ()  # the answer so far, where the attempt goes on from its own text
 
 

@@ -116,6 +116,7 @@ class Scheduler:
             numbers=numbers,
             stream=row.request.stream,
             sentence_state=row.answer.landing_state() if numbers.after_sentence else 0,
+            bad_words=row.request.bad_words,
             prompt=len(row.request.prompt_token_ids),
         )
 

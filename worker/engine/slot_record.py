@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from endmark.worker.engine.layout import SLOT, sampling_values, score_values
+from endmark.worker.engine.layout import LISTS, LONGEST_WORD, SLOT, sampling_values, score_values
 from endmark.worker.engine.plan import PrefillRow
 from endmark.worker.engine.sampler import stream_key
 
@@ -17,7 +17,22 @@ def slot_record(row: PrefillRow) -> NDArray[np.int32]:
             "shaped": not row.numbers.is_neutral,
             "adjusted": row.sampling.adjusts,
             "prompt": row.prompt,
+            "biases": len(row.sampling.logit_bias),
+            "words": len(row.bad_words),
             **sampling_values(row.sampling),
             **score_values(row.numbers),
         }
     )
+
+
+def slot_lists(row: PrefillRow) -> NDArray[np.int32] | None:
+    """Return what is kept beside the record, (LISTS.width,); None for a row without lists."""
+    if not (row.sampling.logit_bias or row.bad_words):
+        return None
+    lists = np.zeros(LISTS.width, np.int32)
+    LISTS.fill(lists, "bias_tokens", [token for token, _ in row.sampling.logit_bias])
+    LISTS.fill(lists, "bias_values", [float(bias) for _, bias in row.sampling.logit_bias])
+    LISTS.fill(lists, "word_lengths", [len(word) for word in row.bad_words])
+    places = [[*word, *[0] * (LONGEST_WORD - len(word))] for word in row.bad_words]
+    LISTS.fill(lists, "word_tokens", [token for place in places for token in place])
+    return lists

@@ -10,6 +10,7 @@ from endmark.jobs.prompts import PromptPlan, RowRequest
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import Strategy
 from endmark.worker.process.traces import described
+from endmark.worker.service.bad_words import BadWords
 from endmark.worker.service.control_tokens import ControlTokens
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Prompt:
     spec: GenerationSpec
     request: RowRequest
     token_ids: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()  # those of its sampling, as the engine takes them
     error: str | None = None  # why the row cannot be run
     control_text: bool = False  # whether the row's own text holds that of control tokens
 
@@ -46,6 +48,7 @@ class Prompter:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._control = ControlTokens(tokenizer)
+        self._words = BadWords(tokenizer)
 
     def read(self, plan: PromptPlan, spec: GenerationSpec, rows: Iterable[Sequence[Any]]) -> list[Prompt]:
         """Return the prompts of rows, given by their cells; a row that cannot be read carries its error."""
@@ -84,9 +87,10 @@ class Prompter:
             if prompt.error is not None:
                 continue
             try:
+                words = self._words.sequences(prompt.spec.sampling.bad_words)
                 turns = _turns(prompt)
                 held = self._control.are_in(turn["content"] for turn in turns)
-                encoded[index] = replace(prompt, control_text=held)
+                encoded[index] = replace(prompt, control_text=held, bad_words=words)
                 shielded = held and not prompt.spec.allow_control_tokens
                 text, special = self._text(prompt, self._shielded(turns) if shielded else turns)
             except SpecError as error:

@@ -80,6 +80,7 @@ class RowRun:
             strategies=spec.strategies,
             stream=self.row.row,
             trace=spec.trace,
+            bad_words=self.prompt.bad_words,
         )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from endmark.worker.engine.cuda.kernels.prefill_attention import TILE, Tiles
-from endmark.worker.engine.cuda.kernels.sampling import SampledRows
+from endmark.worker.engine.cuda.rooms import SampledRows
 from endmark.worker.engine.cuda.staging import to_device
 from endmark.worker.engine.plan import PrefillRow
 

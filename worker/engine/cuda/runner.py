@@ -10,9 +10,10 @@ from transformers import PreTrainedModel
 from endmark.worker.engine.cuda.attention import PAGED, DeviceBatch
 from endmark.worker.engine.cuda.fusion import Fused, fuse
 from endmark.worker.engine.cuda.kernels.inputs import begin_step, note_tokens
-from endmark.worker.engine.cuda.kernels.sampling import Rooms, SampledRows, finish_step
+from endmark.worker.engine.cuda.kernels.sampling import finish_step
 from endmark.worker.engine.cuda.prefill import Passes, Piece, PrefillInputs
 from endmark.worker.engine.cuda.replay import Recorder
+from endmark.worker.engine.cuda.rooms import Rooms, SampledRows
 from endmark.worker.engine.cuda.slots import SlotState
 from endmark.worker.engine.cuda.staging import Download, Upload
 from endmark.worker.engine.layout import RESULT, STEP
@@ -125,7 +126,7 @@ class CudaRunner:
     def sample(self, logits: Tensor, rows: SampledRows, result: Tensor, first_column: int = 0) -> None:
         """Draw tokens; those of the rows' last steps have been noted."""
         if self._rooms is None:  # at the first call, which no graph captures
-            self._rooms = Rooms.build(self._slots.tables, self._history, logits.shape[1])
+            self._rooms = Rooms.build(self._slots.tables, self._slots.lists, self._history, logits.shape[1])
         finish_step(
             logits, self._eos_ids, rows, self._slots.records, self._table, self._rooms, result, first_column
         )

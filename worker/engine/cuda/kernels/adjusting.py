@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from endmark.worker.engine.adjusting import DRY_ALLOWED, DRY_BASE, DRY_LONGEST
-from endmark.worker.engine.layout import SLOT
+from endmark.worker.engine.layout import LISTS, LONGEST_WORD, MOST_SEQUENCES, SLOT
 
 _ALLOWED, _BASE, _LONGEST = (tl.constexpr(value) for value in (DRY_ALLOWED, DRY_BASE, DRY_LONGEST))
 _PROMPT = tl.constexpr(SLOT["prompt"])
@@ -12,14 +12,19 @@ _REPETITION = tl.constexpr(SLOT["repetition_penalty"])
 _FREQUENCY = tl.constexpr(SLOT["frequency_penalty"])
 _PRESENCE = tl.constexpr(SLOT["presence_penalty"])
 _DRY = tl.constexpr(SLOT["dry_multiplier"])
+_BIASES, _WORDS = tl.constexpr(SLOT["biases"]), tl.constexpr(SLOT["words"])
+_BIAS_TOKENS, _BIAS_VALUES, _WORD_LENGTHS, _WORD_TOKENS = (
+    tl.constexpr(LISTS[name]) for name in ("bias_tokens", "bias_values", "word_lengths", "word_tokens")
+)
+_MOST_SEQUENCES, _LONGEST_WORD = tl.constexpr(MOST_SEQUENCES), tl.constexpr(LONGEST_WORD)
 _MIN_NEW = tl.constexpr(SLOT["min_new_tokens"])
 _IN_PROMPT = tl.constexpr(1 << 30)  # beside the count of a token in the answer
 
 
 @triton.jit
-def real(record, offset: tl.constexpr):
-    """Return an fp32 number of a record."""
-    return tl.load(record + offset).to(tl.float32, bitcast=True)
+def real(record, offset, mask=None):
+    """Return an fp32 number of a record, or several."""
+    return tl.load(record + offset, mask=mask).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -27,6 +32,36 @@ def _tokens_at(table, history, index, mask, PAGE: tl.constexpr):
     """Return the tokens at some places of a row."""
     page = tl.load(table + index // PAGE, mask=mask, other=0).to(tl.int64)
     return tl.load(history + page * PAGE + index % PAGE, mask=mask, other=0)
+
+
+@triton.jit
+def _bias(scores, V, record, lists, BLOCK: tl.constexpr):
+    """Add what is to be added to some tokens, each of which is named once."""
+    lanes, count = tl.arange(0, BLOCK), tl.load(record + _BIASES)
+    for start in range(0, count, BLOCK):
+        index = start + lanes
+        token = tl.load(lists + _BIAS_TOKENS + index, mask=index < count, other=0)
+        inside = (index < count) & (token < V)
+        bias = real(lists, _BIAS_VALUES + index, inside)
+        tl.store(scores + token, tl.load(scores + token, mask=inside, other=0.0) + bias, mask=inside)
+    tl.debug_barrier()
+
+
+@triton.jit
+def _exclude(scores, V, record, lists, table, history, total, PAGE: tl.constexpr):
+    """Exclude the last token of each sequence whose other tokens the row ends with."""
+    index = tl.arange(0, _MOST_SEQUENCES)
+    inside = index < tl.load(record + _WORDS)
+    begun = tl.load(lists + _WORD_LENGTHS + index, mask=inside, other=1) - 1
+    word = lists + _WORD_TOKENS + index * _LONGEST_WORD
+    matches = inside & (begun <= total)
+    for place in range(_LONGEST_WORD - 1):
+        compared = matches & (place < begun)
+        there = _tokens_at(table, history, total - begun + place, compared, PAGE)
+        matches = matches & (~compared | (there == tl.load(word + place, mask=compared, other=-1)))
+    last = tl.load(word + begun, mask=matches, other=0)
+    tl.store(scores + last, -float("inf"), mask=matches & (last < V))
+    tl.debug_barrier()
 
 
 @triton.jit
@@ -94,7 +129,7 @@ def _dry(scores, counts, V, record, table, history, total, PAGE: tl.constexpr, B
 
 @triton.jit
 def adjust(
-    scores, counts, V, ids_ptr, record, table, history, total,
+    scores, counts, V, ids_ptr, record, lists, table, history, total,
     E: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Change a row's scores.
@@ -102,17 +137,21 @@ def adjust(
     Args:
         scores: (V,) fp32, the raw ones, changed in place.
         counts: (V,) int32, all 0, and so again at the end.
-        record: of the row's slot.
+        record: of the row's slot, as are the lists.
         table: its pages.
         history: (pages, PAGE) int32, the tokens in them.
         total: tokens of the row, prompt and answer.
     """
     tl.debug_barrier()
+    if tl.load(record + _BIASES) > 0:
+        _bias(scores, V, record, lists, BLOCK)
     counted = (real(record, _FREQUENCY) != 0) | (real(record, _PRESENCE) != 0)
     if counted | (real(record, _REPETITION) != 1.0):
         _penalise(scores, counts, V, record, table, history, total, PAGE, BLOCK)
     if real(record, _DRY) > 0:
         _dry(scores, counts, V, record, table, history, total, PAGE, BLOCK)
+    if tl.load(record + _WORDS) > 0:
+        _exclude(scores, V, record, lists, table, history, total, PAGE)
     if total - tl.load(record + _PROMPT) < tl.load(record + _MIN_NEW):
         for index in tl.static_range(E):
             tl.store(scores + tl.load(ids_ptr + index), -float("inf"))

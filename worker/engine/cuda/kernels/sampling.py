@@ -5,24 +5,20 @@ where it has top-k or top-p. Rows whose parameters change scores are left to a s
 takes one such row after the other through a room of its own. Without such rows it does nothing.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from endmark.jobs.landing import LANDED
-from endmark.worker.engine.adjusting import ROOMS
 from endmark.worker.engine.cuda.kernels.adjusting import adjust, real
 from endmark.worker.engine.cuda.kernels.drawing import draw, ordered, published_pass, raised_eos
-from endmark.worker.engine.layout import RESULT, SLOT
+from endmark.worker.engine.cuda.rooms import Rooms, SampledRows
+from endmark.worker.engine.layout import LISTS, RESULT, SLOT
 from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
 
 _LANDED, _NATURAL, _FORCED, _HIDDEN = (tl.constexpr(value) for value in (LANDED, NATURAL, FORCED, HIDDEN))
 _LARGEST_GROWTH = tl.constexpr(1e30)
-_SLOT_WIDTH = tl.constexpr(SLOT.width)
+_SLOT_WIDTH, _LISTS_WIDTH = tl.constexpr(SLOT.width), tl.constexpr(LISTS.width)
 _LAST, _LANDING, _KEY, _SHAPED, _ADJUSTED = (
     tl.constexpr(SLOT[name]) for name in ("last", "landing", "key", "shaped", "adjusted")
 )
@@ -197,7 +193,7 @@ def _finish_step(
 @triton.jit(do_not_specialize=["columns", "first_column", "rows"])
 def _finish_adjusted(
     logits, stride, V, ids_ptr, slots, lengths, steps, positions, records, sentence_table, result, columns,
-    first_column, rows, tables, table_width, history, scores, counts,
+    first_column, rows, tables, table_width, lists, history, scores, counts,
     PAGE: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, SENTENCES: tl.constexpr,
 ):  # fmt: skip
     """Every so manieth row, if a parameter of its sampling changes its scores."""
@@ -212,8 +208,8 @@ def _finish_adjusted(
             highest, mass, rank, _, _ = _scan(row_ptr, V, ids_ptr, eos_raw, room, True, E, BLOCK)
             prob = _eos_mass(row_ptr, ids_ptr, highest, E) / mass
             adjust(
-                room, counts + program.to(tl.int64) * V, V, ids_ptr, record, tables + slot * table_width,
-                history, tl.load(lengths + row) + 1, E, PAGE, BLOCK,
+                room, counts + program.to(tl.int64) * V, V, ids_ptr, record, lists + slot * _LISTS_WIDTH,
+                tables + slot * table_width, history, tl.load(lengths + row) + 1, E, PAGE, BLOCK,
             )  # fmt: skip
             eos_best, _ = _best_eos(room, V, ids_ptr, 0.0, 1.0, 0.0, 0.0, False, E)
             highest, _, _, best, other_token = _scan(room, V, ids_ptr, eos_best, room, False, E, BLOCK)
@@ -223,39 +219,6 @@ def _finish_adjusted(
             )  # fmt: skip
             _tell(result + first_column + row, columns, token, prob, rank, flags)
             tl.debug_barrier()  # the next row takes the room
-
-
-class SampledRows(NamedTuple):
-    """The rows of a step that a token is drawn for, (R,) int32 each."""
-
-    slots: Tensor
-    lengths: Tensor  # tokens of the row before its last one: the place of that one
-    steps: Tensor
-    positions: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Rooms:
-    """What rows whose scores are changed need: their tokens, and rooms for the scores of a few rows at once.
-
-    Attributes:
-        tables: (S, W) int32, by slot.
-        history: (pages, page size) int32, the tokens whose keys and values stand there.
-        scores: (P, V) fp32.
-        counts: (P, V) int32, all 0 between the steps.
-    """
-
-    tables: Tensor
-    history: Tensor
-    scores: Tensor
-    counts: Tensor
-
-    @classmethod
-    def build(cls, tables: Tensor, history: Tensor, vocabulary: int) -> "Rooms":
-        """Make the rooms, `ROOMS` at the most."""
-        shape = (min(ROOMS, len(tables)), vocabulary)
-        scores = torch.zeros(shape, device=tables.device)
-        return cls(tables, history, scores, torch.zeros(shape, dtype=torch.int32, device=tables.device))
 
 
 def finish_step(
@@ -294,6 +257,6 @@ def finish_step(
     )  # fmt: skip
     _finish_adjusted[(min(len(logits), len(rooms.scores)),)](
         logits, logits.stride(0), vocabulary, eos_ids, *rows, records, table, result, result.shape[1],
-        first_column, len(logits), rooms.tables, rooms.tables.shape[1], rooms.history, rooms.scores, rooms.counts,
-        PAGE=rooms.history.shape[1], **sizes,
+        first_column, len(logits), rooms.tables, rooms.tables.shape[1], rooms.lists, rooms.history,
+        rooms.scores, rooms.counts, PAGE=rooms.history.shape[1], **sizes,
     )  # fmt: skip

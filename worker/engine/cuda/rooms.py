@@ -1,0 +1,44 @@
+"""What the end of a step is given: the rows that draw a token, and rooms for those whose scores are changed."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from endmark.worker.engine.adjusting import ROOMS
+
+
+class SampledRows(NamedTuple):
+    """The rows of a step that a token is drawn for, (R,) int32 each."""
+
+    slots: Tensor
+    lengths: Tensor  # tokens of the row before its last one: the place of that one
+    steps: Tensor
+    positions: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What rows whose scores are changed need: their tokens, and rooms for the scores of a few rows at once.
+
+    Attributes:
+        tables: (S, W) int32, by slot.
+        lists: (S, LISTS.width) int32, by slot.
+        history: (pages, page size) int32, the tokens whose keys and values stand there.
+        scores: (P, V) fp32.
+        counts: (P, V) int32, all 0 between the steps.
+    """
+
+    tables: Tensor
+    lists: Tensor
+    history: Tensor
+    scores: Tensor
+    counts: Tensor
+
+    @classmethod
+    def build(cls, tables: Tensor, lists: Tensor, history: Tensor, vocabulary: int) -> "Rooms":
+        """Make the rooms, `ROOMS` at the most."""
+        shape = (min(ROOMS, len(tables)), vocabulary)
+        scores = torch.zeros(shape, device=tables.device)
+        return cls(tables, lists, history, scores, torch.zeros(shape, dtype=torch.int32, device=tables.device))
