@@ -1,6 +1,6 @@
 """What stands before every request of `endmark serve`."""
 
-import asyncio
+from types import SimpleNamespace
 
 import pytest
 from starlette.requests import Request
@@ -163,15 +163,21 @@ def test_a_body_that_comes_too_slowly_is_refused():
     assert ask(guard(patience=0, slowest=1e-9), "POST", FILES, parts=[b"x", b"x"]).status == 408, "not one part"
 
 
-def test_a_large_body_has_the_time_that_its_size_allows():
+@pytest.mark.parametrize(("slowest", "status"), [(1.0, 200), (10.0, 408)])
+def test_a_large_body_has_the_time_that_its_size_allows(monkeypatch, slowest, status):
+    """Parts of 10 bytes, one in 3 seconds, and 5 seconds besides."""
+    now = 0.0
+
     async def late(scope, receive, send):
         async def slowly():
-            await asyncio.sleep(0.05)
+            nonlocal now
+            now += 3.0
             return await receive()
 
-        await guard(patience=0.2, slowest=0.001)(scope, slowly, send)
+        await guard(patience=5.0, slowest=slowest, linger=0.0)(scope, slowly, send)
 
-    assert ask(late, "POST", FILES, parts=[b"x" * 10] * 8).body == b"80"
+    monkeypatch.setattr("endmark.cli.serve.guard.time", SimpleNamespace(monotonic=lambda: now))
+    assert ask(late, "POST", FILES, parts=[b"x" * 10] * 8).status == status
 
 
 def test_a_client_that_hangs_up_is_no_failure():
