@@ -14,7 +14,7 @@ from endmark.db.served import NOBODY, Caller
 from endmark.jobs.errors import UsageError
 
 TOKENS, OPERATOR_TOKENS = "ENDMARK_TOKENS", "ENDMARK_OPERATOR_TOKENS"  # joined by commas
-_OTHERS = 0o044  # may read
+_OTHERS = 0o066  # may read or write
 _SHORTEST = 16  # characters
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # as RFC 6750 has it
 _OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
@@ -102,7 +102,7 @@ def _of_file(path: str) -> Iterator[tuple[str, str]]:
         ) from error
     mode = Path(path).stat().st_mode
     if stat.S_ISREG(mode) and mode & _OTHERS:
-        note(f"the tokens in `{path}` can be read by others on this machine; `chmod 600 {path}`")
+        note(f"the tokens in `{path}` can be read or changed by others on this machine; `chmod 600 {path}`")
     found = False
     for number, line in enumerate(lines, start=1):
         if line.strip() and not line.strip().startswith("#"):

@@ -11,6 +11,7 @@ from endmark.cli.serve import keeper
 from endmark.db.attempts import commit
 from endmark.db.jobs import cancel_job, fail_job
 from endmark.db.progress import all_statuses
+from endmark.db.served_batches import Outcome, cancel_batch, close_batch
 from endmark.db.shards import reap
 from endmark.jobs.errors import LeaseLost, UsageError
 from tests.integration.serve_fixtures import ALICE, BOB, CHAT, CHIEF, TOKENS, form, requests, serving
@@ -234,10 +235,12 @@ OUTPUT_LIFE = {"anchor": "created_at", "seconds": 3600}
 
 def test_a_batch_expires_at_its_window_and_keeps_what_is_done(service, store):
     """Its window was taken and never looked at."""
-    batch_id = service.create(completion_window="2h", output_expires_after=OUTPUT_LIFE)
+    content = requests(4)
+    batch_id = service.create(service.upload(content), completion_window="2h", output_expires_after=OUTPUT_LIFE)
     batch = service.until(batch_id, "in_progress")
     assert batch["expires_at"] - batch["created_at"] in (7200, 7201)
     lease = answered(store, 1)
+    commit(store, lease, [outcome(3, "error")])
     change(store, "batches", "expires_at = expires_at - 3600")
     service.keeper.wake()
     assert service.batch(batch_id)["status"] == "in_progress", "it has an hour"
@@ -247,7 +250,8 @@ def test_a_batch_expires_at_its_window_and_keeps_what_is_done(service, store):
         commit(store, lease, [outcome(1)])
     (line,) = service.lines(batch["output_file_id"])
     assert (line["custom_id"], line["response"]["body"]["choices"][0]["message"]["content"]) == ("r0", "answer")
-    errors = service.lines(batch["error_file_id"])
+    *errors, failed = service.lines(batch["error_file_id"])
+    assert (failed["custom_id"], failed["error"]) == ("r3", {"code": "row_failed", "message": "too long"})
     assert [(line["custom_id"], line["response"], line["error"]) for line in errors] == [
         (
             f"r{row}",
@@ -259,7 +263,7 @@ def test_a_batch_expires_at_its_window_and_keeps_what_is_done(service, store):
         )
         for row in (1, 2)
     ]
-    assert batch["request_counts"] == {"total": 3, "completed": 1, "failed": 0}
+    assert batch["request_counts"] == {"total": 4, "completed": 1, "failed": 1}
     assert batch["expired_at"] >= batch["finalizing_at"] >= batch["in_progress_at"]
     assert batch["completed_at"] is batch["cancelled_at"] is batch["cancelling_at"] is None
     for file_id in (batch["output_file_id"], batch["error_file_id"]):
@@ -473,3 +477,17 @@ def test_a_bad_line_fails_its_batch_and_is_named(service, store):
     assert all_statuses(store) == []
     empty = service.until(service.create(service.upload(b"")), "failed")
     assert [(error["line"], error["message"]) for error in empty["errors"]["data"]] == [(None, "has no rows")]
+
+
+def test_what_ends_a_batch_first_holds(service, store, folder):
+    service.keeper.close()
+    batch_id = service.create()
+    assert cancel_batch(service.records, batch_id) is True
+    assert cancel_batch(service.records, batch_id) is False
+    change(store, "batches", "expires_at = 1")
+    service.shelf.close()
+    with serving(store, folder) as again:
+        batch = again.until(batch_id, "cancelled")
+        assert cancel_batch(again.records, batch_id) is False
+        assert close_batch(again.records, batch_id, Outcome("completed", total=7)) is False
+        assert again.batch(batch_id) == batch

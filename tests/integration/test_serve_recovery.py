@@ -6,12 +6,12 @@ from sqlalchemy import text
 from endmark.cli.serve.shelf import Shelf
 from endmark.db.jobs import cancel_job, load_job
 from endmark.db.progress import all_statuses, job_status
-from endmark.db.served_batches import find_batch
+from endmark.db.served_batches import due_batches, find_batch
 from endmark.db.submission import add_rows, begin_job
 from endmark.jobs.errors import UsageError
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import JobState
-from tests.integration.serve_fixtures import requests, serving
+from tests.integration.serve_fixtures import ALICE, CHIEF, TOKENS, requests, serving
 from tests.integration.service_fixtures import wait_until
 
 pytestmark = pytest.mark.integration
@@ -123,12 +123,15 @@ def test_a_batch_whose_job_was_deleted_fails(store, folder):
 
 def test_a_job_that_its_operator_cancels_ends_its_batch(store, folder):
     with serving(store, folder) as service:
-        batch_id = service.create()
-        service.until(batch_id, "in_progress")
-        cancel_job(store, all_statuses(store)[0].id)
+        batch_id, other = service.create(), service.create()
+        for item in (batch_id, other):
+            service.until(item, "in_progress")
+        wait_until(lambda: due_batches(service.records) == [])
+        cancel_job(store, find_batch(service.records, batch_id).job_id)
         batch = service.until(batch_id, "cancelled")
         assert len(service.lines(batch["error_file_id"])) == 3
         assert batch["cancelling_at"] is None
+        assert service.batch(other)["status"] == "in_progress"
 
 
 def test_the_files_of_a_batch_are_written_once(store, folder, monkeypatch):
@@ -236,10 +239,30 @@ def test_a_folder_with_a_damaged_id_is_refused(tmp_path):
 
 
 def test_two_folders_of_one_ledger_keep_apart(store, tmp_path):
-    with serving(store, tmp_path / "a") as one, serving(store, tmp_path / "b") as other:
-        file_id = one.upload(requests(1))
-        batch_id = one.create(file_id)
-        one.until(batch_id, "in_progress")
-        assert other.get("/v1/files")["data"] == other.get("/v1/batches")["data"] == []
-        assert other.ask("GET", f"/v1/batches/{batch_id}").status == 404
-        assert other.ask("GET", f"/v1/files/{file_id}/content").status == 404
+    with (
+        serving(store, tmp_path / "a", environ=TOKENS) as one,
+        serving(store, tmp_path / "b", environ=TOKENS) as other,
+    ):
+        file_id = one.upload(requests(1), token=ALICE)
+        batch_id = one.create(file_id, token=ALICE)
+        one.until(batch_id, "in_progress", token=ALICE)
+        for token in (ALICE, CHIEF):
+            assert other.get("/v1/files", token)["data"] == other.get("/v1/batches", token)["data"] == []
+            assert other.ask("GET", f"/v1/batches/{batch_id}", token=token).status == 404
+            assert other.ask("GET", f"/v1/files/{file_id}/content", token=token).status == 404
+        assert other.records.hand_over("alice", "bob") == 0
+        assert one.get(f"/v1/files/{file_id}", ALICE)["id"] == file_id
+
+
+def test_a_service_killed_while_it_deletes_a_file_deletes_it_at_its_next_start(store, folder, monkeypatch):
+    with serving(store, folder) as service:
+        file_id = service.upload()
+
+        def killed(_):
+            raise OSError
+
+        monkeypatch.setattr(service.shelf, "remove", killed)
+        assert service.ask("DELETE", f"/v1/files/{file_id}").status == 503
+        assert service.get("/v1/files")["data"] == []
+    with serving(store, folder):
+        assert list((folder / "files").iterdir()) == []

@@ -203,6 +203,7 @@ def test_a_damaged_record_is_told_and_left_where_it_is(store, old, kind, capfd):
     """One of them stopped the start."""
     old.file(1)
     old.batch(1, errors=[{"message": "x"}])
+    (old.folder / "files" / f"{file_id(2)}.jsonl").write_bytes(b"hello")  # that some of them speak of
     for number, content in enumerate(DAMAGED):
         (old.folder / kind / f"damaged-{number}.json").write_bytes(content)
     for _ in range(2):

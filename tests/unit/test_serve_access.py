@@ -1,6 +1,8 @@
 """Tokens of `endmark serve`: where they come from, whose they are, and that nothing tells them."""
 
 import hashlib
+import os
+import threading
 
 import pytest
 
@@ -135,10 +137,23 @@ def test_what_is_this_machine_alone():
         assert not is_loopback(host)
 
 
-@pytest.mark.parametrize(("mode", "told"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)])
-def test_tokens_that_others_can_read_are_told(tmp_path, mode, told, capsys):
+@pytest.mark.parametrize(
+    ("mode", "told"), [(0o600, False), (0o411, False), (0o640, True), (0o604, True), (0o620, True), (0o602, True)]
+)
+def test_tokens_that_others_can_read_or_change_are_told(tmp_path, mode, told, capsys):
     path = tmp_path / "tokens"
     path.write_text(f"{ONE}\n")
     path.chmod(mode)
     read(token_file=str(path))
     assert (f"`chmod 600 {path}`" in capsys.readouterr().err) is told
+
+
+def test_tokens_may_come_through_a_pipe_whose_mode_says_nothing(tmp_path, capsys):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    path.chmod(0o666)
+    writer = threading.Thread(target=path.write_text, args=(f"ann:{ONE}\n",))
+    writer.start()
+    assert read(token_file=str(path)).only_owner == "ann"
+    writer.join()
+    assert capsys.readouterr().err == ""
