@@ -15,7 +15,7 @@ from transformers import (
 from endmark.jobs.sampling import TABLE, Sampling
 from endmark.jobs.strategies import ScoreNumbers, build_strategies
 from endmark.jobs.vocabulary import FinishReason
-from endmark.worker.engine.adjusting import DRY_LONGEST, adjust, dry
+from endmark.worker.engine.adjusting import DRY_LONGEST, Written, adjust
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.plain_runner import PlainRunner
 from endmark.worker.engine.plan import PrefillRow
@@ -32,10 +32,18 @@ def adjusted(scores, prompt, answer, **values):
     words = values.pop("bad_words", ())
     sampling = Sampling(**values, bad_words=["text"] if words else [])
     row = PrefillRow(0, [*prompt, *answer], 0, (), 0, 0, sampling, ScoreNumbers(), 0, 0, words, len(prompt))
-    changed = torch.tensor(scores)
-    adjust(changed, row, torch.tensor(row.token_ids, dtype=torch.int64), torch.tensor(EOS))
+    changed = torch.tensor([scores])
+    adjust(changed, [row], written([row]), torch.tensor(EOS))
     assert sampling.adjusts
-    return changed.tolist()
+    return changed[0].tolist()
+
+
+def written(rows):
+    """Return what the rows hold, each filled up with its last token."""
+    longest = max(len(row.token_ids) for row in rows)
+    filled = [[*row.token_ids, *row.token_ids[-1:] * (longest - len(row.token_ids))] for row in rows]
+    lengths = torch.tensor([[len(row.token_ids)] for row in rows])
+    return Written(torch.tensor(filled), lengths, torch.tensor([[row.prompt] for row in rows]))
 
 
 def single(value):
@@ -169,9 +177,8 @@ def test_the_minimum_of_tokens_is_that_of_transformers(least):
 
 
 def test_a_long_run_costs_no_more_than_the_longest_that_is_compared():
-    scores = torch.zeros(24)
-    dry(scores, torch.tensor([3, 4] * 4000), 1.0)
-    assert scores.tolist() == pytest.approx([0, 0, 0, -(1.75**30), *[0] * 20])
+    changed = adjusted([0.0] * 24, [3, 4], [3, 4] * 4000, dry_multiplier=1.0)
+    assert changed == pytest.approx([0, 0, 0, -(1.75**30), *[0] * 20])
 
 
 def engine(model, pages=400, rows=16):

@@ -18,6 +18,7 @@ from endmark.worker.engine.cuda.rooms import Rooms, SampledRows
 from endmark.worker.engine.layout import LISTS, RESULT, SLOT
 from endmark.worker.engine.plan import PrefillRow
 from endmark.worker.engine.slot_record import slot_lists, slot_record
+from tests.engine.test_adjusting import written
 from tests.gpu.test_sampling import plain
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")]
@@ -85,10 +86,11 @@ def test_penalties_are_those_of_the_plain_path_in_one_step_with_other_rows(vocab
     tables = torch.tensor(pages, dtype=torch.int32).view(len(rows), WIDTH).to(DEVICE)
     history = torch.full((len(pages), PAGE), -1, dtype=torch.int32, device=DEVICE)
 
-    adjusted = logits.clone()
-    for scores, row in zip(adjusted, rows, strict=True):
-        if row.sampling.adjusts:
-            adjust(scores, row, torch.tensor(row.token_ids), torch.tensor(eos))
+    changed = [row for row in rows if row.sampling.adjusts]
+    chosen = torch.tensor([row.slot for row in changed])
+    scores = logits[chosen]
+    adjust(scores, changed, written(changed), torch.tensor(eos))
+    adjusted = logits.index_copy(0, chosen, scores)
     steps = torch.tensor([row.step for row in rows])
     want = plain(logits, torch.tensor(eos), records, steps, steps, adjusted)
     assert (adjusted != logits).any(-1).sum() > len(rows) // 2

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from endmark.jobs.landing import LANDED
-from endmark.worker.engine.adjusting import adjust
+from endmark.worker.engine.adjusting import Written, adjust
 from endmark.worker.engine.attention import PagedBatch, Span
 from endmark.worker.engine.layout import SLOT
 from endmark.worker.engine.plan import (
@@ -178,13 +178,18 @@ class PlainRunner:
 
     def _adjusted(self, logits: Tensor, slots: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return the scores (R, V) after the rows' penalties; the same tensor where no row has any."""
-        rows = SLOT.of(self._records, "adjusted")[slots].nonzero().squeeze(-1).tolist()
-        scores = logits.clone() if rows else logits
-        for row in rows:
-            slot = slots[row]
-            places = self._addresses(self._tables[slot], torch.arange(lengths[row], device=self._device))
-            adjust(scores[row], self._rows[int(slot)], self._tokens[places], self._eos_ids)
-        return scores
+        chosen = SLOT.of(self._records, "adjusted")[slots].nonzero().squeeze(-1)
+        if not len(chosen):
+            return logits
+        slots, ends = slots[chosen], self._ints(lengths)[chosen].unsqueeze(-1)
+        places = torch.arange(int(ends.max()), device=self._device).minimum(ends - 1)
+        pages = self._tables[slots].gather(1, places // self.page_size)
+        rows = [self._rows[slot] for slot in slots.tolist()]
+        prompts = self._ints([[row.prompt] for row in rows])
+        written = Written(self._tokens[pages * self.page_size + places % self.page_size], ends, prompts)
+        scores = logits[chosen]
+        adjust(scores, rows, written, self._eos_ids)
+        return scores if len(chosen) == len(logits) else logits.index_copy(0, chosen, scores)
 
     def _sample(self, raw: Tensor, logits: Tensor, slots: Tensor, steps: Tensor, positions: Tensor) -> StepResult:
         """Draw each row's token.
