@@ -15,12 +15,12 @@ def worker_command(model: str, adapter: str | None) -> str:
 
 
 def retry_command(job_id: str, spec: GenerationSpec) -> str:
-    """Return the command that retries the rows that were cut: to land, or, if they were to, with more room."""
+    """Return the command that retries the rows that were cut: to end whole, or with more room if they were to."""
     words = ["endmark", "retry", job_id, "--truncated"]
-    if any(item.place in (Place.SCORES, Place.AFTER) for item in spec.strategies):
+    if any(item.place.is_scores or item.place is Place.AFTER for item in spec.strategies):
         return shlex.join([*words, "--max-new-tokens", str(2 * spec.max_new_tokens)])
     kept = [item for item in spec.strategies if item.place is not Place.NOWHERE]
-    return shlex.join([*words, "--strategy", write_strategies([*kept, *build_strategies(["soft-landing"])])])
+    return shlex.join([*words, "--strategy", write_strategies([*kept, *build_strategies(["whole"])])])
 
 
 def spec_options_of(spec: GenerationSpec) -> str:

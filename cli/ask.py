@@ -26,7 +26,7 @@ _NO_ANSWER = 3  # exit code
     short_help="Answer one prompt.",
     epilog="""\b
 Examples:
-  endmark ask "What can I do in Paris?" --strategy soft-landing
+  endmark ask "What can I do in Paris?" --strategy whole
   cat letter.txt | endmark ask - --system "Answer politely." --model ./my-model
   endmark ask "Name three rivers." --json | jq .ending""",
 )

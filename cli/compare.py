@@ -28,7 +28,7 @@ from endmark.jobs.settings import Settings
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.spelling import counted
 
-_DEFAULT = ("baseline", "soft-landing", "eos-reward")
+_DEFAULT = ("baseline", "soft-landing", "whole")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ class Sample:
     short_help="Run the same rows under several strategies, and say which to take.",
     epilog="""\b
 Examples:
-  endmark compare prompts.csv --strategy baseline --strategy soft-landing -o report.html
-  endmark compare prompts.csv --strategy "concise;soft-landing" --adapter ./my-adapter -o report.html""",
+  endmark compare prompts.csv --strategy baseline --strategy whole -o report.html
+  endmark compare prompts.csv --strategy "concise;whole" --adapter ./my-adapter -o report.html""",
 )
 @click.argument("dataset")
 @click.option("-o", "--output", required=True, metavar="FILE", help="The page to write (HTML).")
@@ -58,8 +58,8 @@ Examples:
 def compare(dataset: str, output: str, sample: int, **options: Any) -> None:  # noqa: ANN401
     """Run a sample of DATASET under each `--strategy`, one after the other; print a table and write a page.
 
-    Strategies that are to act together are written as one: `--strategy "concise;soft-landing"`. An `--adapter` is
-    one more to compare, without any strategy. Without a `--strategy`: baseline, soft-landing, eos-reward. Rows
+    Strategies that are to act together are written as one: `--strategy "concise;whole"`. An `--adapter` is
+    one more to compare, without any strategy. Without a `--strategy`: baseline, soft-landing, whole. Rows
     are the same for all, and so are their random numbers.
     """
     check_page(output)

@@ -18,7 +18,7 @@ from endmark.cli.waiting import pause, wait_for
 from endmark.db.connection import Store
 from endmark.db.progress import job_status
 from endmark.db.runs import forget_run
-from endmark.db.summaries import commonest_error
+from endmark.db.summaries import commonest_error, count_loops
 from endmark.jobs.errors import EndmarkError, Interrupted, StoreError, UsageError
 from endmark.jobs.progress import JobStatus
 from endmark.jobs.settings import Settings
@@ -69,6 +69,12 @@ def complete(settings: Settings, store: Store, job: Submission, output: str) -> 
     click.echo(summary(status, output, error), err=True)
     if status.state is JobState.CANCELLED:
         raise EndmarkError(f"job {job.job_id} was cancelled", hint="the rows that had a result are exported")
+    loops = count_loops(store, job.job_id)
+    if loops:
+        ends = "answer ends" if loops == 1 else "answers end"
+        hint(
+            f"{loops:,} {ends} in a loop, the same words again and again; `--strategy whole` takes such rows back"
+        )
     if status.truncated:
         hint(f"`{retry_command(job.job_id, job.spec)}` retries the rows whose answers were cut")
     if status.failed:

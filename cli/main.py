@@ -80,7 +80,7 @@ class CommandTable(click.Group):
     epilog="""\b
 Examples:
   endmark run prompts.csv -o results.csv
-  endmark run prompts.csv -o results.csv --model meta-llama/Llama-2-7b-chat-hf --strategy soft-landing
+  endmark run prompts.csv -o results.csv --model meta-llama/Llama-2-7b-chat-hf --strategy whole
   endmark submit prompts.csv; endmark worker & endmark status --watch
 
 \b

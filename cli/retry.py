@@ -27,9 +27,9 @@ from endmark.jobs.vocabulary import FinishReason
     short_help="Retry truncated or failed rows of an ended job.",
     epilog="""\b
 Examples:
-  endmark retry latest --truncated --strategy soft-landing
+  endmark retry latest --truncated --strategy whole
   endmark retry 3f2a91c0 --truncated --max-new-tokens 800
-  endmark retry latest --truncated --strategy soft-landing --run -o results.csv
+  endmark retry latest --truncated --strategy whole --run -o results.csv
   endmark retry 3f2a91c0 --failed; endmark status 3f2a91c0 --watch""",
 )
 @click.argument("job")
@@ -75,7 +75,7 @@ def retry(
         if truncated and spec == before.spec and before.state.is_final:
             raise UsageError(
                 "the same prompt with the same spec would be cut again",
-                hint="give a `--strategy`, such as `soft-landing`, or a larger `--max-new-tokens`",
+                hint="give a `--strategy`, such as `whole`, or a larger `--max-new-tokens`",
             )
         keys = retry_rows(store, job_id, spec=spec, reasons=reasons)
         if not keys:

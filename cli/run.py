@@ -31,7 +31,7 @@ from endmark.jobs.spelling import counted
 Examples:
   endmark run prompts.csv -o results.csv
   endmark run prompts.csv -o results.csv --model meta-llama/Llama-2-7b-chat-hf --max-new-tokens 500
-  endmark run articles.jsonl -o out.jsonl --template "Summarise: {text}" --strategy soft-landing
+  endmark run articles.jsonl -o out.jsonl --template "Summarise: {text}" --strategy whole
   endmark run chats.jsonl -o out.csv --strategy stop:text="###" --on-truncation continue""",
 )
 @click.argument("dataset")

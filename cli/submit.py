@@ -20,7 +20,7 @@ from endmark.jobs.spelling import counted
     short_help="Store a dataset as a job for workers to run.",
     epilog="""\b
 Examples:
-  endmark submit prompts.csv --model meta-llama/Llama-2-7b-chat-hf --strategy soft-landing
+  endmark submit prompts.csv --model meta-llama/Llama-2-7b-chat-hf --strategy whole
   job=$(endmark submit articles.jsonl --template "Summarise: {text}" --max-new-tokens 120)
   zcat prompts.jsonl.gz | endmark submit - --name nightly""",
 )

@@ -123,6 +123,8 @@ def _values(job_id: str, number: int, attempt: Attempt, *, final: bool) -> dict[
         "strategies": attempt.strategies,
         "ending": attempt.ending.value if attempt.ending is not None else None,
         "trimmed_tokens": attempt.trimmed_tokens,
+        "rewinds": attempt.rewinds,
+        "rewound_tokens": attempt.rewound_tokens,
     }
 
 

@@ -103,6 +103,8 @@ attempts = Table(
     Column("strategies", Text, nullable=False),
     Column("ending", String(16)),  # null in rows of before it was worked out
     Column("trimmed_tokens", Integer, nullable=False, server_default="0"),
+    Column("rewinds", Integer, nullable=False, server_default="0"),
+    Column("rewound_tokens", Integer, nullable=False, server_default="0"),
     ForeignKeyConstraint(["job_id", "row"], ["rows.job_id", "rows.row"], ondelete="CASCADE"),
 )
 workers = Table(

@@ -1,4 +1,4 @@
-"""What is read of a job beyond its exported rows: the EOS probability of every step, and why rows failed."""
+"""What is read of a job beyond its exported rows: EOS probabilities, why rows failed, how many run in a loop."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from sqlalchemy import bindparam, text
 
 from endmark.db.connection import Store
 from endmark.db.transactions import reading
+from endmark.jobs.vocabulary import Ending
 
 _AT_ONCE = 200  # rows
 _TRACES = text(
@@ -47,3 +48,19 @@ def commonest_error(store: Store, job_id: str) -> tuple[str, int] | None:
     with reading(store) as connection:
         found = connection.execute(_ERRORS, {"job": job_id}).first()
     return (str(found[0]), int(found[1])) if found is not None else None
+
+
+_LOOPS = text(
+    f"SELECT count(*) FROM attempts a WHERE job_id = :job AND final AND ending = '{Ending.LOOP}'"
+    " AND attempt = (SELECT max(attempt) FROM attempts b WHERE b.job_id = a.job_id AND b.row = a.row AND b.final)"
+)
+
+
+def count_loops(store: Store, job_id: str) -> int:
+    """Return how many of a job's answers end in a loop, whatever ended them.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    with reading(store) as connection:
+        return int(connection.execute(_LOOPS, {"job": job_id}).scalar_one())

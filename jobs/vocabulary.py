@@ -215,6 +215,8 @@ class Attempt:
     strategies: str = ""  # as they would be written on the command line
     ending: Ending | None = None  # None where it has not been worked out
     trimmed_tokens: int = 0  # tokens that were dropped from the end of the answer
+    rewinds: int = 0  # how often it was taken back out of a loop
+    rewound_tokens: int = 0  # tokens that were dropped then
 
     @property
     def complete(self) -> bool:

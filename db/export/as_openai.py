@@ -22,6 +22,8 @@ _DETAILS = (
     "ending",
     "complete",
     "trimmed_tokens",
+    "rewinds",
+    "rewound_tokens",
     "attempts",
     "eos_prob_max",
 )

@@ -11,7 +11,9 @@ from endmark.jobs.strict_json import strict_json
 
 _GROUP = 20_000  # rows
 _BOOLEANS = frozenset({"ended_with_eos", "truncated", "complete"})
-_INTEGERS = frozenset({"prompt_tokens", "completion_tokens", "trimmed_tokens", "attempts"})
+_INTEGERS = frozenset(
+    {"prompt_tokens", "completion_tokens", "trimmed_tokens", "rewinds", "rewound_tokens", "attempts"}
+)
 _LARGEST = 2**63
 
 

@@ -26,13 +26,16 @@ COLUMNS = (
     "prompt_tokens",
     "completion_tokens",
     "trimmed_tokens",
+    "rewinds",
+    "rewound_tokens",
     "attempts",
     "eos_prob_max",
     "error",
 )
 _QUERY = (
     "SELECT r.row, r.cells, a.text, a.finish_reason, a.eos_source, a.stop_sequence, a.prompt_tokens,"
-    " a.completion_tokens, a.attempt, a.eos_prob_max, a.error, a.ending, a.trimmed_tokens"
+    " a.completion_tokens, a.attempt, a.eos_prob_max, a.error, a.ending, a.trimmed_tokens,"
+    " a.rewinds, a.rewound_tokens"
     " FROM rows r"
     " LEFT JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.final"
     " AND a.attempt ="
@@ -77,7 +80,21 @@ def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk
         statement = text(_QUERY)
         for first in range(0, job.total, chunk):
             found = connection.execute(statement, {"job": job_id, "first": first, "end": first + chunk})
-            for row, cells, response, reason, source, stop, prompt, tokens, attempt, prob, error, at, cut in found:
+            for (
+                row,
+                cells,
+                response,
+                reason,
+                source,
+                stop,
+                prompt,
+                tokens,
+                attempt,
+                prob,
+                error,
+                at,
+                *cut,
+            ) in found:
                 end = _end(reason or missing, source)
                 ending = _ending(response, end, at)
                 complete = end is not None and ending is not None and ending.is_complete(end)
@@ -97,7 +114,7 @@ def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk
                         complete if end else None,
                         prompt,
                         tokens,
-                        cut,
+                        *cut,
                         attempt if attempt is not None else 0,
                         prob,
                         error,

@@ -19,9 +19,11 @@ from endmark.jobs.strategies.exp_decay import ExpDecay
 from endmark.jobs.strategies.no_loops import NoLoops
 from endmark.jobs.strategies.parsing import parse_strategies, write_strategies
 from endmark.jobs.strategies.registry import Registry
+from endmark.jobs.strategies.rewind import Rewind
 from endmark.jobs.strategies.soft_landing import SoftLanding
 from endmark.jobs.strategies.stop import Stop
 from endmark.jobs.strategies.trim import Trim
+from endmark.jobs.strategies.whole import Whole
 from endmark.jobs.vocabulary import Attempt
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
 
 _CLASSES: tuple[type[Strategy], ...] = (
     Baseline,
+    Whole,
     EosReward,
     EosRewardPublished,
     SoftLanding,
@@ -47,6 +50,7 @@ _CLASSES: tuple[type[Strategy], ...] = (
     Stop,
     Concise,
     NoLoops,
+    Rewind,
     Trim,
     Continue,
     Escalate,
@@ -82,7 +86,7 @@ def combine(strategies: Sequence[Strategy]) -> tuple[Strategy, ...]:
             raise SpecError(
                 f"strategy `{name}` is given twice", hint="give its parameters once, separated by commas"
             )
-    scoring = [strategy.name for strategy in strategies if strategy.place is Place.SCORES]
+    scoring = [strategy.name for strategy in strategies if strategy.place.is_scores]
     if len(scoring) > 1:
         listed = " and ".join(f"`{name}`" for name in scoring)
         raise SpecError(
@@ -103,7 +107,7 @@ def amend_prompt(strategies: Iterable[Strategy], prompt: str) -> str:
 def score_numbers(strategies: Iterable[Strategy], budget: int) -> ScoreNumbers:
     """Return the score numbers of a row under these strategies; at most one of them gives any."""
     for strategy in strategies:
-        if strategy.place is Place.SCORES:
+        if strategy.place.is_scores:
             return strategy.score_numbers(budget)
     return ScoreNumbers()
 

@@ -24,6 +24,12 @@ class Place(StrEnum):
     SCORES = "scores"
     TOKEN = "new token"
     AFTER = "after"
+    ALL = "scores, new token, after"
+
+    @property
+    def is_scores(self) -> bool:
+        """Whether a strategy there changes the scores; a row has at most one such."""
+        return self in (Place.SCORES, Place.ALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +142,24 @@ class EndHere:
     token_count: int  # tokens of the answer to keep
 
 
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """What a watcher says when a row must go on from an earlier place, with what would repeat made unlikely."""
+
+    token_count: int  # tokens of the answer to keep
+    temperature: float  # at least, from there on
+    dry_multiplier: float  # at least
+    then: "Watcher"  # that follows the row from there
+
+
 class Watcher(Protocol):
     """The state of one strategy on one row; sees the answer after each new token.
 
     It may be shown the same answer twice, and an answer whose first tokens are of an earlier attempt.
     """
 
-    def see(self, answer: TextSoFar, *, last: bool) -> EndHere | None:
-        """Return an ending if the row must end here.
+    def see(self, answer: TextSoFar, *, last: bool) -> EndHere | TakeBack | None:
+        """Return an ending if the row must end here, or where it is to be taken back to.
 
         Args:
             answer: the answer up to and including the new token.

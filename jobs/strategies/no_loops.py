@@ -67,10 +67,10 @@ class LoopWatcher:
                 return _cut(answer, self._seen - run, period)
         if self._look_at is not None and self._seen >= self._look_at:
             self._look_at = self._seen + _NEAR_EVERY
-            self._found = self._near(answer)
+            self._found = self.near(answer)
         return self._found
 
-    def _near(self, answer: TextSoFar) -> EndHere | None:
+    def near(self, answer: TextSoFar) -> EndHere | None:
         """Return an ending if the text ends in copies that differ a little."""
         begin = max(0, len(answer.text) - _NEAR_REACH)
         loop = loop_of(answer.text[begin:], self._times, self._tokens)

@@ -1,5 +1,7 @@
 """`soft-landing`: EOS rises only at landing spots, so that the answer ends whole."""
 
+from typing import ClassVar
+
 from endmark.jobs.errors import SpecError
 from endmark.jobs.strategies.base import Parameter, Place, ScoreNumbers, Strategy
 
@@ -11,7 +13,7 @@ class SoftLanding(Strategy):
     place = Place.SCORES
     summary = "raises EOS only where a sentence, an item or a block has just ended, and more the nearer the budget"
     why = "when answers must be complete: the best choice for most jobs"
-    declared = (
+    declared: ClassVar[tuple[Parameter, ...]] = (
         Parameter("start", 0.6, "share of the budget from which sentence ends are favoured", 0.0, 1.0),
         Parameter(
             "firm",
@@ -33,7 +35,7 @@ class SoftLanding(Strategy):
             self.firm = (start + 1) / 2
         if start >= self.firm:
             raise SpecError(
-                f"strategy `soft-landing`: start={start:g} must be below firm={self.firm:g}",
+                f"strategy `{self.name}`: start={start:g} must be below firm={self.firm:g}",
                 hint="leave `firm` out, and it follows `start`" if start < 1 else "for example start=0.9",
             )
 

@@ -30,6 +30,8 @@ VERDICT_COLUMNS = [
     "prompt_tokens",
     "completion_tokens",
     "trimmed_tokens",
+    "rewinds",
+    "rewound_tokens",
     "attempts",
     "eos_prob_max",
     "error",

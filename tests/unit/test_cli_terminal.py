@@ -173,9 +173,9 @@ def test_commands_are_quoted_for_the_shell():
 @pytest.mark.parametrize(
     ("before", "change"),
     [
-        ("baseline", "--strategy soft-landing"),
-        ('concise;stop:text="a b"', "--strategy 'concise;stop:text=a b;soft-landing'"),
-        ("soft-landing:firm=0.9", "--max-new-tokens 80"),
+        ("baseline", "--strategy whole"),
+        ('concise;stop:text="a b"', "--strategy 'concise;stop:text=a b;whole'"),
+        ("whole:firm=0.9", "--max-new-tokens 80"),
         ("no-loops;escalate", "--max-new-tokens 80"),
     ],
 )

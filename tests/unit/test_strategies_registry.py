@@ -28,6 +28,8 @@ TABLE = {
     "stop": Place.TOKEN,
     "concise": Place.PROMPT,
     "no-loops": Place.TOKEN,
+    "rewind": Place.TOKEN,
+    "whole": Place.ALL,
     "trim": Place.AFTER,
     "continue": Place.AFTER,
     "escalate": Place.AFTER,

@@ -8,6 +8,7 @@ from endmark.jobs.errors import ModelError, Problem, SpecError
 from endmark.jobs.landing import LANDED, START, advance
 from endmark.jobs.prompts import PromptPlan, RowRequest
 from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.strategies.base import EndHere
 from endmark.jobs.strategies.no_loops import NoLoops
 from endmark.worker.doctor.evidence import Evidence, RowEvidence
 from endmark.worker.doctor.facts import own_sampling, read_facts, read_generation_config
@@ -141,6 +142,6 @@ def _loop(token_ids: Sequence[int], vocabulary: Vocabulary) -> str:
     for token_id in token_ids:
         answer.append(token_id)
         ending = watcher.see(answer, last=False)
-        if ending is not None:
+        if isinstance(ending, EndHere):
             return answer.text[max(0, ending.text_length - 60) : ending.text_length]
     return ""

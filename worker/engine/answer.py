@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from endmark.jobs.landing import LANDED, START, advance
-from endmark.jobs.strategies.base import EndHere
+from endmark.jobs.sampling import Sampling
+from endmark.jobs.strategies.base import EndHere, TakeBack
 from endmark.jobs.vocabulary import NOT_NUMBERS, EosSource, EosTrace, FinishReason, Verdict
 from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
 from endmark.worker.engine.request import Finished, Request
@@ -26,6 +28,9 @@ class Answer:
         self.token_ids = list(request.answer_token_ids)  # of the whole answer, earlier attempts included
         self._vocabulary = vocabulary
         self._before = len(request.answer_token_ids)
+        self.sampling = request.sampling  # as it is now; a row that was taken back draws otherwise
+        self.rewinds = self.rewound_tokens = 0
+        self.taken_back = False  # whether the last token had the row taken back; for the engine to clear
         self._watchers = [watcher for item in request.strategies if (watcher := item.watcher())]
         self._text = AnswerText(vocabulary, request.answer_token_ids) if self._watchers else None
         self._prob_max, self._step_max, self._rank_max = -1.0, 0, 0
@@ -55,15 +60,22 @@ class Answer:
         spent = step + 1 >= self.budget
         if not is_eos:
             self.token_ids.append(token_id)
-        ending = self._watch(token_id, is_eos=is_eos, last=is_eos or spent)
+        natural = is_eos and bool(flags & NATURAL)
+        ending = self._watch(token_id, is_eos=is_eos, last=is_eos or spent, may_return=not natural)
+        if isinstance(ending, TakeBack):
+            self._take_back(ending)
+            return None
         if ending is not None:
             return self._cut(ending)
         if is_eos:
             return self._finished(Verdict(FinishReason.EOS, eos_source=_source(flags)))
         return self._finished(Verdict(FinishReason.LENGTH)) if spent else None
 
-    def _watch(self, token_id: int, *, is_eos: bool, last: bool) -> EndHere | None:
-        """Show the new token to the watchers; return the earliest of their endings."""
+    def _watch(self, token_id: int, *, is_eos: bool, last: bool, may_return: bool) -> EndHere | TakeBack | None:
+        """Show the new token to the watchers; return the earliest of their endings, or where to go on from.
+
+        A row that the model has ended by itself is not taken back.
+        """
         text = self._text
         if text is None:
             return None
@@ -71,13 +83,30 @@ class Answer:
             text.end_token_id = token_id
         else:
             text.append(token_id)
-        endings = [ending for item in self._watchers if (ending := item.see(text, last=last))]
-        if not endings:
+        said = [ending for item in self._watchers if (ending := item.see(text, last=last))]
+        back = [item for item in said if isinstance(item, TakeBack)]
+        if back and may_return:
+            return min(back, key=lambda item: item.token_count)
+        if len(said) == len(back):
             return None
         if not last:
             # The row ends here, so a watcher that was waiting for more must decide now.
-            endings = [ending for item in self._watchers if (ending := item.see(text, last=True))]
-        return min(endings, key=lambda ending: ending.text_length)
+            said = [ending for item in self._watchers if (ending := item.see(text, last=True))]
+        return min((item for item in said if isinstance(item, EndHere)), key=lambda ending: ending.text_length)
+
+    def _take_back(self, place: TakeBack) -> None:
+        """Forget this attempt's tokens behind a place; the next ones are drawn so that they hardly repeat any."""
+        kept = max(place.token_count, self._before)
+        self.rewinds += 1
+        self.rewound_tokens += len(self.token_ids) - kept
+        del self.token_ids[kept:]
+        del self._probs[self.generated :]
+        self.sampling = _livened(self.sampling, place)
+        asked = place.then
+        fresh = (item.watcher() for item in self.request.strategies)
+        self._watchers = [asked if type(item) is type(asked) else item for item in fresh if item is not None]
+        self._text = AnswerText(self._vocabulary, self.token_ids)
+        self.taken_back = True
 
     def _cut(self, ending: EndHere) -> Finished:
         """Finish where a watcher says, with no more than it keeps."""
@@ -113,6 +142,8 @@ class Answer:
             ),
             whole_tokens=whole,
             whole_text=self._vocabulary.text_of(token_ids[:whole]) if whole else "",
+            rewinds=self.rewinds,
+            rewound_tokens=self.rewound_tokens,
         )
 
     def _whole(self, token_ids: Sequence[int]) -> int:
@@ -123,6 +154,15 @@ class Answer:
             if state >= LANDED:
                 whole = count
         return whole
+
+
+def _livened(sampling: Sampling, place: TakeBack) -> Sampling:
+    """Return how a row draws that was taken back: no colder than said there, repeating no more."""
+    return replace(
+        sampling,
+        temperature=max(sampling.temperature, place.temperature),
+        dry_multiplier=max(sampling.dry_multiplier, place.dry_multiplier),
+    )
 
 
 def _source(flags: int) -> EosSource:

@@ -139,11 +139,25 @@ class Engine:
         ):
             if row.done:
                 continue  # ended by the token before this one, or cancelled
+            if row.stale:
+                row.stale -= 1
+                continue
             finished = row.answer.see(token_id, prob, rank, flags, is_eos=token_id in eos_ids)
             if finished is not None:
                 ended.append(finished)
                 self._drop(row)
+            elif row.answer.taken_back:
+                self._take_back(row)
         return ended
+
+    def _take_back(self, row: RowState) -> None:
+        """Let a row go on from where its answer was taken back to; what is in flight for it is of no use."""
+        row.answer.taken_back = False
+        row.stale = int(self._in_flight is not None and row in self._in_flight[1])
+        if row.slot >= 0:
+            self._scheduler.take_back(row)
+        else:  # it was preempted by the step that is in flight
+            row.launched = row.answer.generated
 
     def _drop(self, row: RowState) -> None:
         """Forget a row, running or waiting."""

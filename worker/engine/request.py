@@ -38,3 +38,5 @@ class Finished:
     trace: EosTrace
     whole_tokens: int | None = None  # of `token_ids` up to the last landing spot, where a strategy trims
     whole_text: str = ""  # their text
+    rewinds: int = 0  # how often this attempt was taken back
+    rewound_tokens: int = 0  # tokens that were dropped then

@@ -16,6 +16,7 @@ class RowState:
         self.done = False  # whether it has been returned or dropped
         self.pages: list[int] = []
         self.launched = 0  # tokens of this attempt that have been asked of the device
+        self.stale = 0  # steps in flight whose result for the row is of tokens that were taken back
         # where this attempt's own tokens begin
         self.prompt_length = len(self.request.prompt_token_ids) + len(self.request.answer_token_ids)
 
@@ -31,8 +32,8 @@ class RowState:
 
     @property
     def position(self) -> int:
-        """Tokens of the answer that have been asked for, those of earlier attempts included."""
-        return len(self.request.answer_token_ids) + self.launched
+        """Tokens that were asked for, those of earlier attempts and those taken back included: no draw twice."""
+        return len(self.request.answer_token_ids) + self.launched + self.answer.rewound_tokens
 
     @property
     def input_position(self) -> int:

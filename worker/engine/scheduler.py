@@ -50,6 +50,8 @@ class Scheduler:
     def drop(self, row: RowState) -> None:
         """Forget a row that waits."""
         self._waiting.drop(row)
+        self._pool.release(row.pages)
+        row.pages = []
 
     def schedule(self) -> tuple[PrefillPlan | DecodePlan, list[RowState]] | None:
         """Return the next step and its rows in the plan's order; None if there is nothing to run."""
@@ -82,7 +84,7 @@ class Scheduler:
         while self._slots and self._waiting:
             row = self._waiting.first
             token_ids = row.token_ids
-            shared = self._pool.share_prefix(token_ids)
+            shared = row.pages or self._pool.share_prefix(token_ids)
             cached = len(shared) * self._pool.page_size
             fresh = len(token_ids) - cached
             wanted = self._pool.pages_for(len(token_ids)) - len(shared)
@@ -91,8 +93,11 @@ class Scheduler:
             roomy = self._pool.free >= wanted + len(self.running)
             pages = self._pool.take(wanted) if fits and roomy else None
             if pages is None:
-                self._pool.release(shared)
-                return
+                if not row.pages:
+                    self._pool.release(shared)
+                if self.running or not self._let_go():
+                    return
+                continue
             budget -= fresh
             self._waiting.admit()
             row.pages = shared + pages
@@ -112,7 +117,7 @@ class Scheduler:
             pages=tuple(row.pages),
             step=row.launched,
             position=row.position,
-            sampling=row.request.sampling,
+            sampling=row.answer.sampling,
             numbers=numbers,
             stream=row.request.stream,
             sentence_state=row.answer.landing_state() if numbers.after_sentence else 0,
@@ -149,6 +154,23 @@ class Scheduler:
         self.retire(row)
         self._waiting.put_back(row)
         self.preemptions += 1
+
+    def take_back(self, row: RowState) -> None:
+        """Let a running row, whose last tokens were taken back, be the next that is admitted; its pages stay."""
+        whole = max(0, len(row.token_ids) - 1) // self._pool.page_size
+        kept, row.pages = row.pages[:whole], row.pages[whole:]
+        self.retire(row)
+        row.pages = kept
+        row.launched = row.answer.generated
+        self._waiting.put_back(row)
+
+    def _let_go(self) -> bool:
+        """Take the pages from all rows that wait with some, or none is admitted; return whether there were any."""
+        holding = [row for row in self._waiting if row.pages]
+        for row in holding:
+            self._pool.release(row.pages)
+            row.pages = []
+        return bool(holding)
 
     def retire(self, row: RowState) -> None:
         """Take back a running row's slot and pages."""

@@ -38,6 +38,8 @@ class RowRun:
             completion_tokens=len(finished.token_ids),
             trace=finished.trace,
             strategies=write_strategies(self.strategies),
+            rewinds=finished.rewinds,
+            rewound_tokens=finished.rewound_tokens,
         )
         self.attempts.append(attempt)
         self.last = finished

@@ -279,6 +279,7 @@ def test_an_upgrade_works_out_the_endings_of_the_answers_that_are_there(store):
     reasons = ["length", "length", "error", "eos"]
     commit(store, take(store), [outcome(row, reasons[row], text=texts[row]) for row in range(4)])
     newer = (("jobs", "error"), ("shards", "lease_seconds"), ("shards", "eos_unknown"))
+    newer += (("attempts", "rewinds"), ("attempts", "rewound_tokens"))
     for table in ("batches", "files"):
         execute(store, f"DROP TABLE {table}")
     for table, column in (("attempts", "ending"), ("attempts", "trimmed_tokens"), ("shards", "complete"), *newer):

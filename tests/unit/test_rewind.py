@@ -1,0 +1,169 @@
+"""`rewind`: a loop is taken back in the engine, and the row goes on; whatever else the engine does meanwhile."""
+
+import pytest
+
+from endmark.jobs.strategies import build_strategies
+from endmark.jobs.vocabulary import FinishReason
+from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.plan import PrefillPlan
+from endmark.worker.engine.request import Request
+from endmark.worker.engine.scripted import Sampled, ScriptedRunner
+from endmark.worker.engine.text import Vocabulary
+
+pytestmark = pytest.mark.unit
+EOS = 0
+VOCABULARY = Vocabulary([b""] + [f" w{index}".encode() for index in range(1, 100)])
+LOOP = list(range(10, 26))  # sixteen words
+REWIND = build_strategies(["rewind"])
+
+
+class Model:
+    """A model that repeats sixteen words for ever; once it was taken back it says something else and ends."""
+
+    def __init__(self, prompt, ways_out=1):
+        self._prompt, self._ways_out = len(prompt), ways_out
+        self.longest = 0  # tokens of an answer that it has seen
+
+    def __call__(self, tokens):
+        answer = tokens[self._prompt :]
+        if len(answer) < self.longest and self._ways_out:
+            self._ways_out -= 1
+            self._end_at = len(answer) + 3
+        self.longest = max(self.longest, len(answer))
+        if hasattr(self, "_end_at"):
+            return EOS if len(answer) >= self._end_at else 90 + len(answer) % 7
+        return LOOP[len(answer) % len(LOOP)]
+
+
+def run(model, requests, **options):
+    """Run requests to their ends; return them by key, the engine and its runner."""
+    runner = ScriptedRunner(model, **options)
+    engine = Engine(runner, VOCABULARY, {EOS})
+    for request in requests:
+        engine.add(request)
+    done = {}
+    for _ in range(10_000):
+        if not engine.has_work:
+            break
+        for finished in engine.step():
+            done[finished.key] = finished
+    assert not engine.has_work
+    assert engine.pages[0] == 0
+    return done, engine, runner
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_a_loop_is_taken_back_to_its_first_copy_and_the_row_ends_by_itself(overlaps):
+    """Without it the row is cut; starting the row again would compute its first copy once more."""
+    prompt = (1, 2, 3)
+    done, _, runner = run(Model(prompt), [Request(0, prompt, 100, strategies=REWIND)], overlaps=overlaps)
+    finished = done[0]
+    assert finished.verdict.finish_reason is FinishReason.EOS
+    assert list(finished.token_ids[:16]) == LOOP
+    assert len(finished.token_ids) == 19
+    assert finished.rewinds == 1
+    assert finished.rewound_tokens == 48 - 16
+    # What is kept is not computed again: all its whole pages are in their places.
+    (begun, again) = [plan.rows[0] for plan in runner.plans if isinstance(plan, PrefillPlan)]
+    assert again.cached == (len(prompt) + 16 - 1) // runner.page_size * runner.page_size
+    assert (
+        again.pages[: again.cached // runner.page_size]
+        == begun.pages + again.pages[len(begun.pages) : again.cached // 4]
+    )
+    assert (begun.sampling.temperature, begun.sampling.dry_multiplier) == (0.0, 0.0)
+    assert (again.sampling.temperature, again.sampling.dry_multiplier) == (0.7, 0.8)
+
+
+def test_no_random_number_is_drawn_twice():
+    """At the same place with the same number the row would fall into the same loop."""
+    prompt = (1, 2, 3)
+    _, _, runner = run(Model(prompt), [Request(0, prompt, 100, strategies=REWIND)])
+    positions = [
+        position
+        for plan in runner.plans
+        for position in ([row.position for row in plan.rows] if isinstance(plan, PrefillPlan) else plan.positions)
+    ]
+    assert len(set(positions)) == len(positions)
+
+
+def test_a_row_that_always_loops_ends_as_under_no_loops_when_it_was_taken_back_often_enough():
+    prompt = (1, 2, 3)
+    request = Request(0, prompt, 100, strategies=build_strategies(["rewind:rewinds=2"]))
+    finished = run(Model(prompt, ways_out=0), [request])[0][0]
+    assert finished.verdict.finish_reason is FinishReason.REPETITION
+    assert (finished.rewinds, list(finished.token_ids)) == (2, LOOP)
+
+
+def test_a_loop_at_the_very_end_of_the_budget_is_taken_back_too():
+    prompt = (1, 2, 3)
+    finished = run(Model(prompt), [Request(0, prompt, 48, strategies=REWIND)])[0][0]
+    assert (finished.verdict.finish_reason, finished.rewinds) == (FinishReason.EOS, 1)
+
+
+def test_what_the_model_ends_by_itself_stays():
+    """Three copies and an EOS of its own: the answer is a loop, and it is the model's."""
+    prompt = (1, 2, 3)
+    flags = []
+
+    def script(tokens):
+        answer = len(tokens) - len(prompt)
+        return Sampled(EOS, flags=flags[0]) if answer == 47 else LOOP[answer % len(LOOP)]
+
+    flags[:] = [1]  # natural
+    finished = run(script, [Request(0, prompt, 100, strategies=REWIND)])[0][0]
+    assert (finished.verdict.finish_reason, finished.rewinds) == (FinishReason.EOS, 0)
+
+
+def test_a_boosted_end_inside_a_loop_is_taken_back():
+    """`soft-landing` reported 35 of 59 loops as complete answers: their EOS was none of the model's."""
+    prompt = (1, 2, 3)
+    model = Model(prompt)
+
+    def script(tokens):
+        token = model(tokens)
+        at_end = len(tokens) - len(prompt) == 49 and not hasattr(model, "_end_at")
+        return Sampled(EOS, flags=0) if at_end else token
+
+    strategies = build_strategies(["rewind:tokens=60"])
+    finished = run(script, [Request(0, prompt, 100, strategies=strategies)])[0][0]
+    assert finished.rewinds == 1
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_rows_beside_it_and_little_room_change_nothing(overlaps):
+    """Rows that hold pages while they wait must not keep all others out for ever."""
+    prompt = (1, 2, 3)
+    models = {}
+
+    def script(tokens):
+        return models.setdefault(tokens[0], Model(prompt))(tokens)
+
+    requests = [Request(key, (key + 1, 2, 3), 100, strategies=REWIND) for key in range(8)]
+    options = {"num_pages": 40, "max_rows": 6, "overlaps": overlaps}
+    done, _, _ = run(script, requests, **options)
+    assert [list(done[key].token_ids[:16]) for key in range(8)] == [LOOP] * 8
+    assert {done[key].verdict.finish_reason for key in range(8)} == {FinishReason.EOS}
+
+
+def test_cancelled_while_it_waits_with_its_pages_it_gives_them_back():
+    prompt = (1, 2, 3)
+    runner = ScriptedRunner(Model(prompt))
+    engine = Engine(runner, VOCABULARY, {EOS})
+    engine.add(Request(0, prompt, 100, strategies=REWIND))
+    while not engine.waiting or not engine.pages[0]:
+        engine.step()
+    engine.cancel([0])
+    assert engine.pages[0] == 0
+    assert not engine.has_work
+
+
+def test_whole_is_the_three_together():
+    (whole,) = build_strategies(["whole"])
+    (soft,) = build_strategies(["soft-landing"])
+    assert whole.score_numbers(200) == soft.score_numbers(200)
+    assert whole.trims
+    prompt = (1, 2, 3)
+    finished = run(Model(prompt), [Request(0, prompt, 100, strategies=(whole,))])[0][0]
+    assert finished.rewinds == 1
+    with pytest.raises(Exception, match="cannot be combined"):
+        build_strategies(["whole", "soft-landing"])
