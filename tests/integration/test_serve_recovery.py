@@ -1,8 +1,11 @@
 """Batches whose service was killed, or whose ledger was away, while their files were checked or written."""
 
+import threading
+
 import pytest
 from sqlalchemy import text
 
+from endmark.cli.serve import keeper, outcome
 from endmark.cli.serve.shelf import Shelf
 from endmark.db.jobs import cancel_job, load_job
 from endmark.db.progress import all_statuses, job_status
@@ -151,8 +154,6 @@ def test_the_files_of_a_batch_are_written_once(store, folder, monkeypatch):
 
 
 def test_a_full_disk_delays_the_files_and_is_told_once(store, folder, monkeypatch, capfd):
-    from endmark.cli.serve import outcome
-
     real, failed = outcome.export_job, []
 
     def full(*arguments, **options):
@@ -173,8 +174,6 @@ def test_a_full_disk_delays_the_files_and_is_told_once(store, folder, monkeypatc
 
 
 def test_an_unforeseen_failure_fails_the_batch_and_no_other(store, folder, monkeypatch, capfd):
-    from endmark.cli.serve import outcome
-
     def broken(*arguments, **options):
         raise ZeroDivisionError
 
@@ -195,6 +194,52 @@ def test_an_unforeseen_failure_fails_the_batch_and_no_other(store, folder, monke
         assert not service.shelf.marked()
         service.until(service.create(), "in_progress")
     assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_trouble_that_comes_again_is_told_again(store, folder, monkeypatch, capfd):
+    def failing(real, error):
+        left = [error, error]
+
+        def called(*arguments, **options):
+            if left:
+                raise left.pop()
+            return real(*arguments, **options)
+
+        return called
+
+    monkeypatch.setattr(keeper, "store_batch", failing(keeper.store_batch, OSError("cannot be read yet")))
+    monkeypatch.setattr(outcome, "export_job", failing(outcome.export_job, UsageError("cannot be written yet")))
+    with serving(store, folder) as service:
+        batch_id = service.create()
+        service.until(batch_id, "in_progress")
+        cancel_job(store, all_statuses(store)[0].id)
+        service.until(batch_id, "cancelled")
+    said = capfd.readouterr().err
+    assert said.count("waits: cannot be read yet") == said.count("waits: cannot be written yet") == 1
+
+
+def test_a_batch_that_was_closed_meanwhile_is_let_alone(store, folder, monkeypatch):
+    """A look may have found it due while its files were written."""
+    due, written, seen = keeper.due_batches, [], []
+
+    def stale(records):
+        seen.extend(due(records))
+        return list(dict.fromkeys(seen))
+
+    def counted(*arguments, **options):
+        written.append(arguments)
+        return export(*arguments, **options)
+
+    export = outcome.export_job
+    monkeypatch.setattr(keeper, "due_batches", stale)
+    monkeypatch.setattr(outcome, "export_job", counted)
+    with serving(store, folder) as service:
+        batch_id = service.create()
+        service.until(batch_id, "in_progress")
+        cancel_job(store, all_statuses(store)[0].id)
+        service.until(batch_id, "cancelled")
+        service.until(service.create(), "in_progress")
+    assert len(written) == 1
 
 
 @pytest.mark.parametrize("dialect", ["postgres"])
@@ -266,3 +311,28 @@ def test_a_service_killed_while_it_deletes_a_file_deletes_it_at_its_next_start(s
         assert service.get("/v1/files")["data"] == []
     with serving(store, folder):
         assert list((folder / "files").iterdir()) == []
+
+
+def test_a_service_that_ends_waits_for_what_it_is_at_and_breaks_it_off(store, folder, monkeypatch):
+    """The ledger was closed under a check that went on."""
+    started, release, ended = threading.Event(), threading.Event(), []
+    real = keeper.store_batch
+
+    def slow(*arguments, **options):
+        started.set()
+        release.wait(30)
+        try:
+            return real(*arguments, **options)
+        finally:
+            ended.append(options["ended"]())
+
+    monkeypatch.setattr(keeper, "store_batch", slow)
+    with serving(store, folder) as service:
+        batch_id = service.create()
+        assert started.wait(30)
+        threading.Timer(0.1, release.set).start()
+    assert ended == [True]
+    assert all_statuses(store) == []
+    monkeypatch.undo()
+    with serving(store, folder) as service:
+        assert service.until(batch_id, "in_progress")["request_counts"]["total"] == 3
