@@ -14,9 +14,8 @@ from endmark.cli.beforehand import check_broker, check_folders
 from endmark.cli.crew import Crew
 from endmark.cli.notifying import notify
 from endmark.cli.options import build_spec, spec_options
+from endmark.cli.pages.gathering import build_report, check_page, table, write_report
 from endmark.cli.progress import counting, job_progress
-from endmark.cli.report import check_page
-from endmark.cli.reporting import build_report, table, write_report
 from endmark.cli.session import opened
 from endmark.cli.submission import Submission, bad_rows, dataset_name, settled, store_job, tell_notes
 from endmark.cli.terminal import note
@@ -73,10 +72,20 @@ def compare(dataset: str, output: str, sample: int, **options: Any) -> None:  # 
         name = options["name"] or dataset_name(dataset)
         note(f"{counted(len(drawn.rows), 'row')} of {drawn.whole:,}, {len(specs)} times")
         jobs = _run(settings, store, drawn, specs, name, output)
-        report = build_report(store, jobs, title=f"Strategies on {name}", whole=drawn.whole)
+        words = _dataset_words(dataset, options)
+        report = build_report(store, jobs, title=f"Strategies on {name}", dataset=words, whole=drawn.whole)
     write_report(report, output)
     click.echo(table(report))
     note(f"report: {output}")
+
+
+def _dataset_words(dataset: str, options: dict[str, Any]) -> list[str]:
+    """Return the words that name the dataset, with the options by which it was read."""
+    words = [dataset]
+    for name in ("format", "delimiter"):
+        if options[name] is not None:
+            words += [f"--{name}", options[name]]
+    return [*words, "--skip-bad-rows"] if options["skip_bad_rows"] else words
 
 
 def _specs(options: dict[str, Any], adapter: str | None) -> dict[str, GenerationSpec]:

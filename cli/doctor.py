@@ -1,14 +1,23 @@
 """`endmark doctor`: why would this model not stop? The work is done in a process that may load the model."""
 
+import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
 from endmark.cli.options import adapter_base_option
+from endmark.cli.pages.doctor import write_page
+from endmark.cli.pages.findings import print_table
+from endmark.cli.pages.gathering import check_page
+from endmark.cli.terminal import note
 from endmark.jobs.launch.interpreter import module_command
+from endmark.jobs.outputs import written
+from endmark.jobs.strict_json import strict_json
 
 
 @click.command(
@@ -43,22 +52,42 @@ def doctor(model: str | None, **options: Any) -> None:  # noqa: ANN401
     A small sample of prompts is run with no strategy, and the EOS probability of every step is kept. With
     `--trace` nothing is run: the rows are those of a job.
     """
-    process = subprocess.Popen(module_command("endmark.worker.doctor", *_arguments(model, options)))
+    as_json, output = options.pop("as_json"), options.pop("output")
+    if output is not None:
+        check_page(output)
+    result = _examined(_arguments(model, options))
+    if output is not None:
+        with written(Path(output)) as file:
+            file.write(write_page(result))
+        note(f"report: {output}")
+    if as_json:
+        click.echo(strict_json(result, indent=2))
+    else:
+        print_table(result, Console(file=sys.stdout))
+
+
+def _examined(arguments: list[str]) -> dict[str, Any]:
+    """Return what the doctor's process finds; where it finds nothing out, end as it ended: it has told why."""
+    process = subprocess.Popen(module_command("endmark.worker.doctor", *arguments), stdout=subprocess.PIPE)
     try:
-        code = process.wait()
+        printed, _ = process.communicate()
+        code = process.returncode
     except KeyboardInterrupt:
         # The terminal has sent the signal to both; one sent to this process alone is passed on.
         process.send_signal(signal.SIGINT)
-        process.wait()
+        process.communicate()
         code = 130
-    sys.exit(code if code >= 0 else 128 - code)
+    if code:
+        sys.exit(code if code > 0 else 128 - code)
+    result: dict[str, Any] = json.loads(printed)
+    return result
 
 
 def _arguments(model: str | None, options: dict[str, Any]) -> list[str]:
     """Return the options that were given as they are written on the command line."""
     written = [] if model is None else [model]
     for name, value in options.items():
-        option = "--json" if name == "as_json" else "--" + name.replace("_", "-")
+        option = "--" + name.replace("_", "-")
         if value is True:
             written.append(option)
         elif value is not None and value is not False:

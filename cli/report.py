@@ -4,14 +4,12 @@ from pathlib import Path
 
 import click
 
-from endmark.cli.reporting import build_report, table, write_report
+from endmark.cli.pages.gathering import build_report, check_page, table, write_report
 from endmark.cli.session import opened
 from endmark.cli.terminal import note
 from endmark.db.connection import Store
 from endmark.db.jobs import load_job, resolve_job
 from endmark.db.progress import job_status
-from endmark.jobs.errors import UsageError
-from endmark.jobs.outputs import check_writable, is_regular
 
 
 @click.command(
@@ -40,20 +38,6 @@ def report(jobs: tuple[str, ...], output: str) -> None:
     for job in unfinished:
         note(f"job {job} has not ended; its rows so far are counted")
     note(f"report: {output}")
-
-
-def check_page(output: str) -> None:
-    """Refuse a place where no page can be written.
-
-    Raises:
-        UsageError: it is one.
-    """
-    if output == "-":
-        raise UsageError("the report is a page, not for standard output", hint="-o report.html")
-    path = Path(output)
-    check_writable(path)
-    if path.suffix.lower() not in (".html", ".htm") and is_regular(path):
-        raise UsageError(f"`{output}` is not the name of a page", hint="-o report.html")
 
 
 def _labelled(store: Store, ids: list[str]) -> dict[str, str]:

@@ -5,12 +5,12 @@ import math
 from typing import Any
 
 
-def strict_json(value: Any, *, indent: int | None = None) -> str:  # noqa: ANN401
-    """Return a value as JSON, characters as they are; on one line unless `indent` is given."""
+def strict_json(value: Any, *, indent: int | None = None, ascii_only: bool = False) -> str:  # noqa: ANN401
+    """Return a value as JSON; on one line unless `indent` is given, characters as they are unless `ascii_only`."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+        return json.dumps(value, ensure_ascii=ascii_only, allow_nan=False, indent=indent)
     except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
+        return json.dumps(_finite(value), ensure_ascii=ascii_only, allow_nan=False, indent=indent)
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401

@@ -8,17 +8,19 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+from click.testing import CliRunner
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from endmark.jobs.errors import SpecError
+from endmark.cli.doctor import doctor
+from endmark.cli.pages.doctor import write_page
+from endmark.jobs.errors import SpecError, UsageError
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.spec import GenerationSpec
 from endmark.worker.doctor.__main__ import main
 from endmark.worker.doctor.checks import examine
 from endmark.worker.doctor.collect import Sample, collect, read_requests
-from endmark.worker.doctor.report import write_report
-from endmark.worker.doctor.table import as_json
+from endmark.worker.doctor.result import as_json
 
 pytestmark = pytest.mark.engine
 
@@ -152,28 +154,52 @@ def test_the_page_is_self_contained_and_safe(faulty, tmp_path):
     dataset = tmp_path / "prompts.csv"
     dataset.write_text('prompt\n"<script>alert(1)</script> & co"\n')
     given = diagnose(faulty, dataset=str(dataset))
-    page = write_report(given, examine(given))
+    page = write_page(as_json(given, examine(given)))
     links = _Links()
     links.feed(page)
     assert links.fetched == []
     assert "script" not in links.tags
     assert not re.search(r"url\(|@import|https?://", page)
     assert links.tags.count("svg") == 1 + len(given.rows)
-    assert links.tags.count("polyline") == 2 * len(given.rows)
+    assert links.tags.count("polyline") == 1 + len(given.rows)  # a band over all, and each alone
+    assert "default-src 'none'; style-src 'sha256-" in page
+    assert "script-src" not in page
     assert "prefers-color-scheme: dark" in page
 
 
-def test_the_command(faulty, tmp_path, capsys):
-    page = tmp_path / "report.html"
-    assert main([faulty, "--rows=2", "--max-new-tokens=8", "--json", "-o", str(page)]) == 0
-    printed, said = capsys.readouterr()
+def test_the_process_tells_json_alone(faulty, capsys):
+    """What shows it is another process, which imports no torch."""
+    assert main([faulty, "--rows=2", "--max-new-tokens=8"]) == 0
+    printed, _ = capsys.readouterr()
     answer = json.loads(printed)
+    assert printed.isascii()
     assert (answer["answers"], answer["max_new_tokens"], len(answer["rows"])) == (2, 8, 2)
     assert {"check", "level", "title", "evidence", "fix"} == set(answer["findings"][0])
-    assert f"report: {page}" in said
+
+
+def test_the_command(faulty, tmp_path):
+    page = tmp_path / "report.html"
+    words = [faulty, "--rows=2", "--max-new-tokens=8"]
+    done = CliRunner().invoke(doctor, [*words, "--json", "-o", str(page)])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["answers"] == 2
+    assert f"report: {page}" in done.stderr
     assert page.read_text().startswith("<!DOCTYPE html>")
-    assert main([faulty, "--rows=2", "--max-new-tokens=8"]) == 0
-    assert "end ids disagree" in capsys.readouterr().out
+    shown = CliRunner().invoke(doctor, words).stdout
+    assert "end ids disagree" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("/no/such/folder/report.html", "there is no folder `/no/such/folder`"),
+        ("report.csv", "not the name of a page"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_told_before_the_model_is_loaded(output, said):
+    refused = CliRunner().invoke(doctor, ["/no/such/model", "-o", output])
+    assert isinstance(refused.exception, UsageError)
+    assert said in str(refused.exception)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +207,6 @@ def test_the_command(faulty, tmp_path, capsys):
     [
         (["--rows=0"], 2, "must be at least 1"),
         (["--top-p=2"], 2, "top_p is 2"),
-        (["-o", "/no/such/folder/report.html"], 2, "there is no folder `/no/such/folder`"),
         (["/no/such/model"], 1, "there is no model folder"),
         (["--dataset=/no/such/file.csv"], 2, "there is no file `/no/such/file.csv`"),
     ],

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from endmark.cli.pages.findings import summary
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.vocabulary import EosSource, FinishReason, Verdict
 from endmark.worker.doctor import checks
 from endmark.worker.doctor.checks import CHECKS, examine
 from endmark.worker.doctor.evidence import Evidence, ModelFacts, RowEvidence
 from endmark.worker.doctor.findings import Level
-from endmark.worker.doctor.table import summary
+from endmark.worker.doctor.result import as_json
 
 pytestmark = pytest.mark.unit
 
@@ -271,11 +272,11 @@ def test_nothing_is_found_where_nothing_is_wrong(case):
 
 
 def test_the_sample_in_one_sentence():
-    assert summary(evidence(ENDED, CUT, CUT)) == (
+    assert summary(as_json(evidence(ENDED, CUT, CUT), ())) == (
         "of 3 answers 2 ran out of 256 tokens and 1 ended by the model's own EOS (temperature 0)"
     )
-    assert summary(evidence(CUT)).startswith("of 1 answer 1 ran out of 256 tokens and 0 ended")
-    assert summary(evidence(ENDED, FAILED)).startswith(
+    assert summary(as_json(evidence(CUT), ())).startswith("of 1 answer 1 ran out of 256 tokens and 0 ended")
+    assert summary(as_json(evidence(ENDED, FAILED), ())).startswith(
         "of 2 answers 1 failed, 0 ran out of 256 tokens and 1 ended"
     )
 

@@ -3,18 +3,19 @@
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
-from endmark.jobs.reporting.advice import recommend
-from endmark.jobs.reporting.arms import Answer, Arm
-from endmark.jobs.reporting.curves import LEVELS, encoded
-from endmark.jobs.reporting.histogram import histogram
-from endmark.jobs.reporting.intervals import mean_of, paired_p, wilson
-from endmark.jobs.reporting.page import Report, ShownRow, span, write_page
-from endmark.jobs.reporting.table import cells, headings
-from endmark.jobs.vocabulary import ENDS, End, EosSource, FinishReason
+from endmark.cli.pages.advice import recommend
+from endmark.cli.pages.arms import Answer, Arm
+from endmark.cli.pages.curves import LEVELS, axes, band, encoded
+from endmark.cli.pages.intervals import mean_of, paired_p, wilson
+from endmark.cli.pages.lengths import lengths
+from endmark.cli.pages.report import Report, ShownRow, span, write_page
+from endmark.cli.pages.table import tabled
+from endmark.jobs.vocabulary import ENDS, End, Ending, EosSource, FinishReason
 
 pytestmark = pytest.mark.unit
 
@@ -66,7 +67,7 @@ def test_an_arm_counts_what_its_answers_are():
         [
             answer(0),
             answer(1, text="It stops in the"),
-            answer(2, "length", "Cut.", 64, looped=True),
+            replace(answer(2, "length", "Cut.", 64), ending=Ending.LOOP),
             answer(3, "error", "", 0, error="too long"),
             answer(4, "stop_sequence", "Here.", stop_sequence="#"),
         ],
@@ -77,10 +78,11 @@ def test_an_arm_counts_what_its_answers_are():
     assert counted.truncated.value == counted.looped.value == 1 / 5
     assert counted.tokens.value == (10 + 10 + 64 + 10) / 4
     assert counted.seconds_for(50) == pytest.approx(94 / 100 / 5 * 50)
-    values = dict(zip(headings(50), cells(counted, 50), strict=True))
-    assert values["complete"][0] == "40%"
-    assert values["stop sequence"][0] == values["length"][0] == values["failed"][0] == "20%"
-    assert values["50 rows"][0] == "0:09"
+    table = tabled([counted], 50)
+    values = {name: cell.value for name, cell in zip(table.headings, table.lines[0], strict=True)}
+    assert values["complete"] == "40%"
+    assert values["stop sequence"] == values["length"] == values["failed"] == "20%"
+    assert values["50 rows"] == "0:09"
 
 
 def test_an_answer_is_read_from_an_exported_row():
@@ -88,7 +90,9 @@ def test_an_answer_is_read_from_an_exported_row():
     values |= {"attempts": 2, "stop_sequence": None, "error": None, "eos_prob_max": 0.5, "complete": True}
     values["ending"] = "sentence"
     forced = End(FinishReason.EOS, EosSource.FORCED)
-    assert Answer.of(7, values) == Answer(7, "Hi.", forced, 3, 2, eos_prob_max=0.5, complete=True)
+    assert Answer.of(7, values) == Answer(
+        7, "Hi.", forced, 3, 2, eos_prob_max=0.5, complete=True, ending=Ending.SENTENCE
+    )
     assert Answer.of(7, {**values, "finish_reason": None}) is None
     assert Answer.of(7, {**values, "finish_reason": "cancelled"}).end == End(FinishReason.CANCELLED)
 
@@ -142,13 +146,48 @@ def test_nothing_hostile_leaves_its_place():
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
     assert data["rows"][0]["prompt"] == HOSTILE
     assert data["rows"][0]["answers"][1] is None
-    assert data["rows"][0]["answers"][0]["whole"] is False
+    assert data["rows"][0]["answers"][0]["kind"] == "cut"
 
 
 def test_the_edge_of_a_histogram_is_where_its_last_bar_ends():
-    drawn = histogram(arm("x", [answer(0, tokens=60)]), 60)
-    assert "60 to 62 tokens: 1" in drawn
-    assert ">72 tokens</text>" in drawn  # 24 bars of 3
+    drawn = lengths(arm("x", [answer(0, tokens=60)]), 60)
+    assert [bar.told for bar in drawn.bars] == ["60 to 62 tokens: 1 complete"]
+    assert drawn.edge == 72  # 24 bars of 3
+
+
+def test_columns_that_are_none_in_every_arm_are_folded():
+    """A table of three arms had six columns of `0%`, and did not fit the page."""
+    table = tabled([arm("a", [answer(0)]), arm("b", [answer(0, "length")])], None)
+    assert table.headings == (
+        "strategy",
+        "complete",
+        "natural EOS",
+        "length",
+        "truncated",
+        "ends a sentence",
+        "tokens",
+        "tokens/s",
+    )
+    assert {"boosted", "forced", "repetition", "failed", "in a loop"} <= set(table.folded)
+    assert not set(table.folded) & set(table.headings)
+    assert {len(line) for line in table.lines} == {len(table.headings)}
+    whole = tabled([arm("a", [answer(0)])], None)
+    assert "truncated" in whole.headings  # that none was cut is worth a column
+
+
+def test_a_band_is_the_middle_half_and_ends_where_few_answers_go_on():
+    """Forty curves in one drawing showed nothing."""
+    curves = [[10.0**-level] * 20 for level in range(5)] * 4 + [[1.0] * 40]
+    drawn = band(curves, 40)
+    assert drawn.curves == 21
+    middle = [tuple(map(float, place.split(","))) for place in drawn.median.split()]
+    assert len(middle) == 20  # one answer of 21 went on: fewer than a tenth
+    levels = {text: y for y, text in axes(40).levels}
+    assert {y for _, y in middle} == {levels["1 %"]}
+    outline = {float(place.split(",")[1]) for place in drawn.area.split()}
+    assert min(outline) < levels["1 %"] < max(outline)
+    assert band([[], []], 40) is None
+    assert band([[0.5]], 1).median
 
 
 def test_curves_are_a_letter_a_step():
@@ -159,3 +198,75 @@ def test_curves_are_a_letter_a_step():
         "2.0 hours",
         "4.6 days",
     ]
+
+
+class Shown(HTMLParser):
+    """Reads a page as its reader does: texts by the element and class that they stand in."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.texts, self.checked = [], [], set()
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.open.append((tag, attributes.get("class"), attributes.get("id")))
+        if "checked" in attributes:
+            self.checked.add(attributes.get("id"))
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data):
+        self.texts.append((tuple(self.open), data))
+
+    def inside(self, tag, *, kind=None, name=None):
+        """Return the text within elements of a tag, with a class or an id."""
+        fits = lambda place: place[0] == tag and kind in (None, place[1]) and name in (None, place[2])  # noqa: E731
+        return "".join(text for places, text in self.texts if any(map(fits, places)))
+
+
+def compared(second="boosted"):
+    good = arm("soft-landing:start=0.5", [answer(row, second) for row in range(40)])
+    poor = arm("baseline", [answer(row, "length", "It stops in the", 64) for row in range(40)])
+    good.command = "endmark run 'my data.csv' --strategy soft-landing:start=0.5 --model demo -o answers.csv"
+    rows = tuple(
+        ShownRow(
+            row, "Why?", (answer(row, second), answer(row, "length", "It stops in the", 64)), ((0.1,), (0.2,))
+        )
+        for row in range(2)
+    )
+    return Report("Two", (good, poor), rows, 40, 4000, "")
+
+
+def test_the_recommended_row_is_marked_and_its_command_stands_beneath():
+    shown = Shown(write_page(compared()))
+    assert "soft-landing:start=0.5" in shown.inside("tr", kind="taken")
+    assert "recommended" in shown.inside("tr", kind="taken")
+    assert "baseline" not in shown.inside("tr", kind="taken")
+    assert shown.inside("code", name="command") == compared().arms[0].command
+
+
+def test_the_page_opens_on_rows_that_ended_differently():
+    assert "differ" in Shown(write_page(compared())).checked
+    alike = compared("length")
+    rows = tuple(ShownRow(row.row, row.prompt, row.answers[1:] * 2, row.traces) for row in alike.rows)
+    same = Report(alike.title, alike.arms, rows, 40)
+    assert "differ" not in Shown(write_page(same)).checked  # or it would open on nothing
+
+
+def test_a_colour_has_one_meaning():
+    """Green meant complete in one drawing, not truncated in the next, and the advice in a third."""
+    page = write_page(compared())
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    assert re.search(r"\.advice \{[^}]*var\(--accent\)", style)
+    assert not re.search(r"\.advice \{[^}]*var\(--(whole|cut)\)", style)
+    drawn = page.partition("<body>")[2].partition("<template")[0]
+    found = set(re.findall(r'<(?:rect|polyline|polygon)[^>]* ?class="([^"]*)"', drawn))
+    assert found == {"whole", "cut"}
+    assert page.count("<polyline class=") == 2  # a band an arm, for its one kind of answers
+
+
+def test_half_a_surrogate_pair_does_not_keep_a_page_from_being_written():
+    write_page(report("a\ud800b")).encode("utf-8")

@@ -1,12 +1,15 @@
-"""`python -m endmark.worker.doctor MODEL`: what `endmark doctor` runs, in a process that may load the model."""
+"""`python -m endmark.worker.doctor MODEL`: what `endmark doctor` runs, in a process that may load the model.
+
+What it finds goes to standard output as JSON; whatever a library prints there meanwhile, to standard error.
+"""
 
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import redirect_stdout
+from typing import Any
 
 from endmark.jobs.errors import EndmarkError, UsageError
-from endmark.jobs.outputs import check_writable, written
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
@@ -30,16 +33,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt-column", default="prompt")
     parser.add_argument("--template")
     parser.add_argument("--raw", action="store_true")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("-o", "--output")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the doctor; return the exit code."""
+    """Run the doctor, print what it finds as JSON; return the exit code."""
     options = parse(arguments)
     try:
-        _run(options)
+        with redirect_stdout(sys.stderr):
+            found = _run(options)
+        print(strict_json(found, ascii_only=True))  # noqa: T201
     except EndmarkError as error:
         hint = f"\n\nhint: {error.hint}" if error.hint else ""
         print(f"error: {error}{hint}", file=sys.stderr)  # noqa: T201
@@ -49,12 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace) -> None:
-    """Collect, examine, print, and write the page."""
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    """Collect and examine; return what was found."""
     if options.rows < 1:
         raise UsageError(f"--rows is {options.rows}: must be at least 1")
-    if options.output:
-        check_writable(Path(options.output))
     if options.model is None and options.trace is None:
         print(f"no model given: the bundled `{DEMO_MODEL}` serves", file=sys.stderr)  # noqa: T201
     given = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}
@@ -71,13 +72,11 @@ def _run(options: argparse.Namespace) -> None:
     )
     # Behind the checks above, so that a wrong call is told before torch has been imported.
     import torch
-    from rich.console import Console
     from transformers.utils import logging
 
     from endmark.worker.doctor.checks import examine
     from endmark.worker.doctor.collect import Sample, collect
-    from endmark.worker.doctor.report import write_report
-    from endmark.worker.doctor.table import as_json, print_table
+    from endmark.worker.doctor.result import as_json
     from endmark.worker.doctor.traced import read_traced
 
     logging.disable_progress_bar()
@@ -87,24 +86,7 @@ def _run(options: argparse.Namespace) -> None:
         if options.trace is not None
         else collect(Sample(spec, options.dataset, options.rows, own_sampling=not sampling, device=device))
     )
-    findings = examine(evidence)
-    if options.output:
-        _write(Path(options.output), write_report(evidence, findings))
-    if options.json:
-        print(strict_json(as_json(evidence, findings), indent=2))  # noqa: T201
-    else:
-        print_table(evidence, findings, Console())
-
-
-def _write(path: Path, page: str) -> None:
-    """Write the page.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
-    with written(path) as file:
-        file.write(page)
-    print(f"report: {path}", file=sys.stderr)  # noqa: T201
+    return as_json(evidence, examine(evidence))
 
 
 if __name__ == "__main__":

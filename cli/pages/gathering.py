@@ -1,5 +1,6 @@
 """From stored jobs to a report: every row counted, some of them kept to be shown, the page written."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
@@ -7,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from endmark.cli.advice import spec_options_of
-from endmark.cli.terminal import one_line
+from endmark.cli.pages.advice import recommend
+from endmark.cli.pages.arms import Answer, Arm
+from endmark.cli.pages.report import Report, ShownRow, whole_time, write_page
+from endmark.cli.pages.table import Cell, tabled
+from endmark.cli.terminal import one_line, printable
 from endmark.db.connection import Store
 from endmark.db.export import stream_results
 from endmark.db.export.stream import COLUMNS
@@ -15,24 +20,29 @@ from endmark.db.jobs import Job, load_job
 from endmark.db.progress import job_status
 from endmark.db.summaries import load_traces
 from endmark.jobs.errors import SpecError, UsageError
-from endmark.jobs.outputs import written
+from endmark.jobs.outputs import check_writable, is_regular, written
 from endmark.jobs.prompts import PromptPlan
-from endmark.jobs.reporting.advice import recommend
-from endmark.jobs.reporting.arms import Answer, Arm
-from endmark.jobs.reporting.page import Report, ShownRow, span, write_page
-from endmark.jobs.reporting.table import cells, headings
+from endmark.jobs.strategies import write_strategies
 
 SHOWN = 500  # rows that a page holds
 
 
 def build_report(
-    store: Store, jobs: Mapping[str, str], *, title: str, whole: int | None = None, shown: int = SHOWN
+    store: Store,
+    jobs: Mapping[str, str],
+    *,
+    title: str,
+    dataset: Sequence[str] = (),
+    whole: int | None = None,
+    shown: int = SHOWN,
 ) -> Report:
     """Return the report of jobs that ran the same rows.
 
     Args:
         jobs: the ids by their labels.
-        whole: rows of the dataset that they are a sample of.
+        dataset: words that name the dataset that the jobs are a sample of, as `endmark run` takes them; none where
+            they have all its rows.
+        whole: rows of that dataset.
         shown: the most rows to keep for the page, evenly spaced.
 
     Raises:
@@ -45,7 +55,7 @@ def build_report(
     prompts: dict[int, str] = {}
     arms, answers, traces = [], [], []
     for label, job in loaded.items():
-        arm, own_prompts, own = _read_arm(store, label, job, kept)
+        arm, own_prompts, own = _read_arm(store, label, job, kept, dataset)
         if prompts and own_prompts != prompts:
             raise UsageError(
                 f"the jobs {', '.join(jobs.values())} did not run the same rows", hint="report each of them alone"
@@ -76,13 +86,14 @@ def _common_total(jobs: Sequence[Job]) -> int:
 
 
 def _read_arm(
-    store: Store, label: str, job: Job, kept: Sequence[int]
+    store: Store, label: str, job: Job, kept: Sequence[int], dataset: Sequence[str]
 ) -> tuple[Arm, dict[int, str], dict[int, Answer]]:
     """Return a job's figures, and the prompts and answers of the rows that are kept."""
     status = job_status(store, job.id)
     spec = job.spec
     speed, options = status.tokens_per_second, spec_options_of(spec)
-    arm = Arm(label, job.id, spec.model, spec.adapter, spec.max_new_tokens, speed, options)
+    command = _command(job, dataset)
+    arm = Arm(label, job.id, spec.model, spec.adapter, spec.max_new_tokens, speed, options, command)
     plan = PromptPlan(job.columns, spec)
     prompts: dict[int, str] = {}
     answers: dict[int, Answer] = {}
@@ -97,6 +108,14 @@ def _read_arm(
     return arm, prompts, answers
 
 
+def _command(job: Job, dataset: Sequence[str]) -> str:
+    """Return what gets the answers of all rows: a run of the dataset, or the export of a job that has them."""
+    if not dataset:
+        return shlex.join(["endmark", "export", job.id, "-o", "answers.csv"])
+    words = ["endmark", "run", *dataset, "--strategy", write_strategies(job.spec.strategies)]
+    return f"{shlex.join(words)} {spec_options_of(job.spec)} -o answers.csv"
+
+
 def _prompt(plan: PromptPlan, row: Sequence[Any]) -> str:
     """Return what a row asks: its prompt, or the last turn of its chat."""
     try:
@@ -104,6 +123,20 @@ def _prompt(plan: PromptPlan, row: Sequence[Any]) -> str:
     except SpecError as error:
         return f"({error})"
     return request.turns[-1]["content"] if request.turns else request.prompt or ""
+
+
+def check_page(output: str) -> None:
+    """Refuse a place where no page can be written.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if output == "-":
+        raise UsageError("the report is a page, not for standard output", hint="-o report.html")
+    path = Path(output)
+    check_writable(path)
+    if path.suffix.lower() not in (".html", ".htm") and is_regular(path):
+        raise UsageError(f"`{output}` is not the name of a page", hint="-o report.html")
 
 
 def write_report(report: Report, output: str) -> None:
@@ -118,22 +151,23 @@ def write_report(report: Report, output: str) -> None:
 
 def table(report: Report) -> str:
     """Return the report's table for a terminal: a column for each arm, and what is recommended."""
-    names = headings(report.whole)
-    columns = [names, *([_cell(*cell) for cell in cells(arm, report.whole)] for arm in report.arms)]
+    made = tabled(report.arms, report.whole)
+    columns = [made.headings, *([_cell(cell) for cell in line] for line in made.lines)]
     widths = [max(map(len, column)) for column in columns]
     lines = [
         "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in zip(*columns, strict=True)
     ]
+    if made.folded:
+        lines.append(f"none: {', '.join(made.folded)}")
     advice = recommend(report.arms)
     if advice is not None:
         lines += ["", f"take `{one_line(advice.arm.label)}`:", *(f"  {one_line(text)}" for text in advice.reasons)]
-        seconds = advice.arm.seconds_for(report.whole) if report.whole else None
-        if seconds is not None:
-            lines.append(f"  {report.whole:,} rows would take {span(seconds)} at this speed")
+        time = whole_time(report, advice)
+        lines += ([f"  {time}"] if time else []) + ["", f"  {printable(advice.arm.command)}"]
     return "\n".join(lines)
 
 
-def _cell(value: str, interval: str) -> str:
+def _cell(cell: Cell) -> str:
     """Return a value with its interval."""
-    return f"{one_line(value)} ({interval})" if interval else one_line(value)
+    return f"{one_line(cell.value)} ({cell.interval})" if cell.interval else one_line(cell.value)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from endmark.jobs.reporting.arms import Arm
-from endmark.jobs.reporting.intervals import Interval, paired_p
+from endmark.cli.pages.arms import Arm
+from endmark.cli.pages.intervals import Interval, paired_p
 from endmark.jobs.vocabulary import End, EosSource, FinishReason
 
 _FORCED, _BOOSTED = EosSource.FORCED, EosSource.BOOSTED

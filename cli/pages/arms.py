@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from endmark.jobs.reporting.intervals import Interval, mean_of, wilson
+from endmark.cli.pages.intervals import Interval, mean_of, wilson
 from endmark.jobs.sentences import ends_sentence
 from endmark.jobs.vocabulary import ENDS, End, Ending, FinishReason
 
@@ -23,7 +23,7 @@ class Answer:
     error: str | None = None
     eos_prob_max: float | None = None
     complete: bool = False
-    looped: bool = False  # the text ends in a loop
+    ending: Ending | None = None  # where the text ends; None where that has not been worked out
 
     @classmethod
     def of(cls, row: int, values: Mapping[str, Any]) -> "Answer | None":
@@ -41,13 +41,23 @@ class Answer:
             error=values["error"],
             eos_prob_max=values["eos_prob_max"],
             complete=bool(values["complete"]),
-            looped=values["ending"] == Ending.LOOP,
+            ending=Ending(values["ending"]) if values["ending"] else None,
         )
 
     @property
     def at_sentence_end(self) -> bool:
         """Whether the text ends where a sentence ends."""
         return ends_sentence(self.text)
+
+    @property
+    def looped(self) -> bool:
+        """Whether the text ends in a loop, whatever ended it."""
+        return self.ending is Ending.LOOP
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the text ends inside a sentence, an item or a block."""
+        return self.ending is Ending.OPEN
 
 
 @dataclass(slots=True)
@@ -61,6 +71,7 @@ class Arm:
     budget: int  # of new tokens
     tokens_per_second: float
     options: str = ""  # by which it is asked for again, its strategies apart
+    command: str = ""  # that makes the answers of all rows so
     ends: Counter[End] = field(default_factory=Counter)
     lengths: dict[bool, Counter[int]] = field(default_factory=lambda: {True: Counter(), False: Counter()})
     complete_rows: set[int] = field(default_factory=set)

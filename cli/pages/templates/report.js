@@ -4,22 +4,19 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const element = (id) => document.getElementById(id);
 let shown = data.rows;
 
-function isCut(answer) {
-  return data.ends[answer.ending].cut;
-}
-
 function fits(answer, wanted) {
   if (!answer) return false;
-  if (wanted === "cut") return isCut(answer);
+  if (wanted === "cut") return data.ends[answer.end].cut;
   if (wanted === "complete") return answer.complete;
-  if (wanted === "middle") return answer.answered && !answer.whole;
-  return !wanted || answer.ending === wanted;
+  if (wanted === "incomplete") return !answer.complete;
+  if (wanted === "open") return answer.open;
+  return !wanted || answer.end === wanted;
 }
 
 function matches(row, words, wanted, arm) {
   const looked = arm === "" ? row.answers : [row.answers[Number(arm)]];
   if (wanted && !looked.some((answer) => fits(answer, wanted))) return false;
-  if (element("differ").checked && new Set(row.answers.map((answer) => answer && answer.ending)).size < 2) return false;
+  if (element("differ").checked && !row.differs) return false;
   if (!words) return true;
   const texts = [row.prompt, ...looked.map((answer) => (answer ? answer.text : ""))];
   return texts.some((text) => text.toLowerCase().includes(words));
@@ -57,7 +54,7 @@ function card(answer, arm) {
   const made = element("card").content.cloneNode(true);
   const article = made.querySelector("article");
   made.querySelector("h3").textContent = data.arms[arm];
-  article.className = answer && answer.answered ? (isCut(answer) ? "cut" : "ended") : "none";
+  article.className = answer ? answer.kind : "none";
   if (!answer) {
     made.querySelector(".ending").textContent = "no result yet";
     made.querySelector(".curve").hidden = true;
@@ -69,8 +66,8 @@ function card(answer, arm) {
   made.querySelector(".ending").textContent = facts.join(", ");
   const mark = document.createElement("mark");
   const stop = answer.stop === null ? "" : ` ${JSON.stringify(answer.stop)}`;
-  const amid = answer.answered && !answer.whole ? ", amid a sentence" : "";
-  mark.textContent = `${isCut(answer) ? "✂" : "■"} ${data.ends[answer.ending].told}${stop}${amid}`;
+  const place = answer.open ? ", mid-sentence" : "";
+  mark.textContent = `${data.ends[answer.end].cut ? "✂" : "■"} ${data.ends[answer.end].told}${stop}${place}`;
   made.querySelector("pre").append(answer.error ?? answer.text, " ", mark);
   draw(made, answer);
   return made;
@@ -85,15 +82,25 @@ function draw(made, answer) {
   ]);
   const line = made.querySelector("polyline");
   line.setAttribute("points", points.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join(" "));
-  line.setAttribute("class", isCut(answer) ? "cut" : "ended");
+  line.setAttribute("class", answer.kind);
   const dot = made.querySelector("circle");
   const last = points.at(-1);
-  if (last && data.ends[answer.ending].eos) {
+  if (last && data.ends[answer.end].eos) {
+    dot.setAttribute("class", answer.kind);
     dot.setAttribute("cx", last[0].toFixed(1));
     dot.setAttribute("cy", last[1].toFixed(1));
   } else dot.remove();
 }
 
+function copy() {
+  getSelection().selectAllChildren(element("command"));
+  const button = element("copy");
+  const told = (text) => () => { button.textContent = text; };
+  if (!navigator.clipboard) told("Selected")();
+  else navigator.clipboard.writeText(element("command").textContent).then(told("Copied"), told("Selected"));
+}
+
+if (element("copy")) element("copy").addEventListener("click", copy);
 element("filters").addEventListener("input", filter);
 element("filters").addEventListener("submit", (event) => event.preventDefault());
 element("row").addEventListener("change", () => show(Number(element("row").value)));

@@ -1,0 +1,42 @@
+"""What the doctor has found, as a sentence and a table on the terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from endmark.jobs.spelling import counted
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """Return how the sample ended, in one sentence."""
+    sampling = result["sampling"]
+    how = (
+        f"temperature {sampling['temperature']:g}, top-k {sampling['top_k'] or 'off'}, top-p {sampling['top_p']:g}"
+        if sampling["temperature"]
+        else "temperature 0"
+    )
+    others = f"{result['failed']} failed, " if result["failed"] else ""
+    return (
+        f"of {counted(result['answers'], 'answer')} {others}{result['truncated']} ran out of "
+        f"{counted(result['max_new_tokens'], 'token')} and {result['ended']} ended by the model's own EOS ({how})"
+    )
+
+
+def print_table(result: Mapping[str, Any], console: Console) -> None:
+    """Print the findings, causes first."""
+    console.print(Text(f"{result['model']}: {summary(result)}", style="bold"))
+    if not result["findings"]:
+        console.print(Text("Nothing found that would keep this model from stopping."))
+        return
+    table = Table(show_lines=True)
+    table.add_column("finding", ratio=3)
+    table.add_column("evidence", ratio=4)
+    table.add_column("fix", ratio=4)
+    for finding in result["findings"]:
+        style = "bold red" if finding["level"] == "cause" else "yellow"
+        label = Text.assemble((f"{finding['level']}: {finding['check']}\n", style), finding["title"])
+        table.add_row(label, Text(finding["evidence"]), Text(finding["fix"]))
+    console.print(table)
