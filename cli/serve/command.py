@@ -102,7 +102,7 @@ def _listen(spec: GenerationSpec, host: str, port: int, access: Access, file_mos
     with ExitStack() as stack:
         settings, store = stack.enter_context(opened())
         shelf, records = stack.enter_context(open_shelf(store, settings.home / "serve", access))
-        listener = stack.enter_context(listen(host, port))
+        sockets = stack.enter_context(listen(host, port))
         broker = stack.enter_context(ensure_broker(settings))
         terms = Terms(spec, max_requests)
         keeper = Keeper(records, shelf, terms, lambda spec, keys: notify(store, broker.url, spec, keys))
@@ -115,4 +115,4 @@ def _listen(spec: GenerationSpec, host: str, port: int, access: Access, file_mos
             hint(worker_hint(spec.model, spec.adapter))
         # uvicorn ends in order at a signal, and then raises it again.
         with ended_like_by_ctrl_c(), suppress(KeyboardInterrupt):
-            server.run([listener])
+            server.run(sockets)

@@ -1,11 +1,13 @@
-"""Listening: the socket, and what a connection may cost before and after its requests."""
+"""Listening: the sockets, and what a connection may cost before and after its requests."""
 
 import asyncio
 import errno
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import h11
 import uvicorn
@@ -20,37 +22,60 @@ _CONNECTIONS = 256  # at once, idle ones too; those beyond are answered 503
 _HEAD_MOST = 2**15  # bytes of a request's line and headers
 _IDLE = 10  # seconds between two requests
 _BACKLOG = 128
+_LACKING = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # this machine has no such address
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
+@contextmanager
+def listen(host: str, port: int) -> Iterator[list[socket.socket]]:
+    """Give sockets that listen, one for each address that the host has on this machine.
 
     Raises:
         UsageError: the host is not this machine's, or the port is in use or reserved.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise UsageError(f"`--host {host}` is no address: {error}", hint="name one of this machine") from error
-    listener = socket.socket(family, kind, protocol)
+    with ExitStack() as stack:
+        sockets: list[socket.socket] = []
+        refused: OSError | None = None
+        for family, _, _, _, address in dict.fromkeys(found):
+            try:
+                sockets.append(stack.enter_context(_listener(family, address)))
+            except OSError as error:
+                if error.errno not in _LACKING:
+                    raise _unheard(host, port, error) from error
+                refused = error  # such as `localhost` as ::1 where there is no IPv6
+        if not sockets:
+            assert refused is not None
+            raise _unheard(host, port, refused) from refused
+        yield sockets
+
+
+def _listener(family: int, address: Any) -> socket.socket:  # noqa: ANN401 - as getaddrinfo has it
+    """Return a socket that listens on one address."""
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
         listener.listen(_BACKLOG)
-    except OSError as error:
+    except OSError:
         listener.close()
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        hint = (
-            "name an address of this machine" if error.errno == errno.EADDRNOTAVAIL else "choose another `--port`"
-        )
-        raise UsageError(f"cannot listen on {host}, port {port}: {reason}", hint=hint) from error
+        raise
     return listener
 
 
+def _unheard(host: str, port: int, error: OSError) -> UsageError:
+    """Return the error for a place where nobody can listen."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    hint = "name an address of this machine" if error.errno in _LACKING else "choose another `--port`"
+    return UsageError(f"cannot listen on {host}, port {port}: {reason}", hint=hint)
+
+
 def serve_on(app: "ASGIApp") -> uvicorn.Server:
-    """Return the server of an application; to be run on a socket."""
+    """Return the server of an application; to be run on sockets."""
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed form
     return uvicorn.Server(
         uvicorn.Config(

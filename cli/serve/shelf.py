@@ -22,13 +22,16 @@ class Shelf:
     """The folder. Safe to use from every thread.
 
     Raises:
-        UsageError: another service uses it, or its id is damaged.
+        UsageError: another service uses it, its id is damaged, or it cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._files = private_folder(folder / "files")
-        self._taken = open_private(folder / "lock")
+        try:
+            self._files = private_folder(folder / "files")
+            self._taken = open_private(folder / "lock")
+        except OSError as error:
+            raise _unusable(folder, error) from error
         if not try_lock(self._taken):
             self._taken.close()
             raise UsageError(
@@ -37,7 +40,10 @@ class Shelf:
             )
         try:
             self.id = _known_by(folder / "id")  # in the ledger
-        except BaseException:
+        except OSError as error:
+            self._taken.close()
+            raise _unusable(folder, error) from error
+        except UsageError:
             self._taken.close()
             raise
 
@@ -83,6 +89,14 @@ class Shelf:
         for pattern in _HALVES:
             for left in self._files.glob(pattern):
                 left.unlink()
+
+
+def _unusable(folder: Path, error: OSError) -> UsageError:
+    """Return the error for a folder that cannot be written."""
+    return UsageError(
+        f"cannot use the folder `{folder}`: {error.strerror}",
+        hint="make room, correct its owner and mode, or set ENDMARK_HOME to another folder",
+    )
 
 
 def _known_by(path: Path) -> str:

@@ -36,16 +36,16 @@ async def hello(scope, receive, send):
 @contextmanager
 def serving(app=hello):
     """A server in a thread of its own; yields the port, and what it knows of its connections."""
-    listener = listen("127.0.0.1", 0)
-    server = serve_on(Guard(app, OPEN_ACCESS, Limits(1000)))
-    thread = threading.Thread(target=server.run, args=([listener],))
-    thread.start()
-    try:
-        yield listener.getsockname()[1], server.server_state
-    finally:
-        server.should_exit = True
-        server.force_exit = True
-        thread.join()
+    with listen("127.0.0.1", 0) as sockets:
+        server = serve_on(Guard(app, OPEN_ACCESS, Limits(1000)))
+        thread = threading.Thread(target=server.run, args=(sockets,))
+        thread.start()
+        try:
+            yield sockets[0].getsockname()[1], server.server_state
+        finally:
+            server.should_exit = True
+            server.force_exit = True
+            thread.join()
 
 
 @pytest.fixture
@@ -138,6 +138,7 @@ def test_a_client_that_asks_now_and_then_is_not(monkeypatch):
             look_at(connection)
         look_at(connection)
         assert client.sock.recv(1) == b""
+        wait_until(connection._watch.cancelled)
         client.close()
 
 
@@ -248,26 +249,37 @@ def test_random_bytes_are_answered_and_leave_no_trace(patient, capfd, caplog):
 )
 def test_a_place_where_it_cannot_listen_is_named(host, said, hint):
     """uvicorn's own words came with a log line, and exit code 1 without an error."""
-    with listen("127.0.0.1", 0) as taken:
+    with listen("127.0.0.1", 0) as (taken,):
         port = taken.getsockname()[1]
-        with pytest.raises(UsageError, match=said) as caught:
-            listen(host, port)
+        with pytest.raises(UsageError, match=said) as caught, listen(host, port):
+            pytest.fail("it listens")
     assert hint in caught.value.hint
 
 
 def test_a_service_that_is_started_again_has_its_port_at_once():
     """The kernel keeps a connection that the service has closed for a minute."""
-    with listen("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0) as (listener,):
         port = listener.getsockname()[1]
         client = connected(port)
         listener.accept()[0].close()
         assert closed(client) == b""
-    listen("127.0.0.1", port).close()
+    with listen("127.0.0.1", port) as again:
+        assert len(again) == 1
+
+
+def test_a_host_with_two_addresses_is_heard_on_both(monkeypatch):
+    """`localhost` is ::1 as well as 127.0.0.1, and a client may ask for either."""
+    names = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", 0)) for n in (2, 3, 3)]
+    names.append((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0)))  # one that this machine lacks
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: names)
+    with listen("two.example.org", 0) as sockets:
+        assert [item.getsockname()[0] for item in sockets] == ["127.0.0.2", "127.0.0.3"]
+    assert [item.fileno() for item in sockets] == [-1, -1]
 
 
 def test_a_port_in_use_is_an_error_with_a_hint(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("ENDMARK_HOME", str(tmp_path))
-    with listen("127.0.0.1", 0) as taken:
+    with listen("127.0.0.1", 0) as (taken,):
         port = taken.getsockname()[1]
         assert main(["serve", "--port", str(port)]) == 2
     said = capsys.readouterr().err

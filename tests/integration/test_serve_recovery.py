@@ -283,6 +283,17 @@ def test_a_folder_with_a_damaged_id_is_refused(tmp_path):
     Shelf(tmp_path).close()
 
 
+@pytest.mark.parametrize("name", ["files", "lock", "id"])
+def test_a_folder_that_cannot_be_used_is_named(tmp_path, name):
+    """The error was called a bug in Endmark."""
+    folder = tmp_path / "serve"
+    folder.mkdir()
+    (folder / name).mkdir() if name != "files" else (folder / name).write_bytes(b"")
+    with pytest.raises(UsageError, match=f"cannot use the folder `{folder}`: ") as caught:
+        Shelf(folder)
+    assert "ENDMARK_HOME" in caught.value.hint
+
+
 def test_two_folders_of_one_ledger_keep_apart(store, tmp_path):
     with (
         serving(store, tmp_path / "a", environ=TOKENS) as one,
