@@ -14,9 +14,11 @@ from endmark.cli.options import adapter_base_option
 from endmark.cli.pages.doctor import write_page
 from endmark.cli.pages.findings import print_table
 from endmark.cli.pages.gathering import check_page
+from endmark.cli.sampling import sampling_options
 from endmark.cli.terminal import note
 from endmark.jobs.launch.interpreter import module_command
 from endmark.jobs.outputs import written
+from endmark.jobs.sampling import TABLE
 from endmark.jobs.strict_json import strict_json
 
 
@@ -36,10 +38,7 @@ Examples:
 @adapter_base_option
 @click.option("--rows", type=int, metavar="N", help="The most prompts to run (24).")
 @click.option("--max-new-tokens", type=int, metavar="N", help="The token budget of each answer (256).")
-@click.option("--temperature", type=float, help="0 takes the best token; by default as the model's own settings.")
-@click.option("--top-k", type=int, help="Keep this many tokens; 0 keeps all.")
-@click.option("--top-p", type=float, help="Keep the most probable tokens of this mass.")
-@click.option("--seed", type=int, help="Random seed (0).")
+@sampling_options
 @click.option("--system", metavar="TEXT", help="A system turn before every prompt.")
 @click.option("--prompt-column", metavar="NAME", help="The dataset's column of prompts (`prompt`).")
 @click.option("--template", metavar="TEXT", help="A prompt made of columns: “Summarise: {text}”.")
@@ -86,10 +85,11 @@ def _examined(arguments: list[str]) -> dict[str, Any]:
 def _arguments(model: str | None, options: dict[str, Any]) -> list[str]:
     """Return the options that were given as they are written on the command line."""
     written = [] if model is None else [model]
+    kinds = {item.name: item.kind for item in TABLE}
     for name, value in options.items():
         option = "--" + name.replace("_", "-")
         if value is True:
             written.append(option)
         elif value is not None and value is not False:
-            written.append(f"{option}={value}")
+            written.append(f"{option}={kinds[name].write(value) if name in kinds else value}")
     return written

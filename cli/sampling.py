@@ -1,7 +1,7 @@
 """The options of sampling, made from its table, and the sampling that they and the model's own files stand for."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -10,6 +10,8 @@ from endmark.jobs.finetuning.adapters import local_folder
 from endmark.jobs.generation_config import own_sampling, read_generation_config
 from endmark.jobs.hub import cached_folder
 from endmark.jobs.sampling import TABLE, Parameter, Sampling, written
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class _Value(click.ParamType[Any]):
@@ -38,10 +40,18 @@ SAMPLING_OPTIONS: list[Callable[[Any], Any]] = [
 ]
 
 
+def sampling_options(command: Command) -> Command:
+    """Give a command the options of sampling."""
+    for option in reversed(SAMPLING_OPTIONS):
+        command = option(command)
+    return command
+
+
 def chosen_sampling(model: str, options: Mapping[str, Any]) -> Sampling:
     """Return the sampling of a job: what the options give, else as the model's own generation_config says.
 
-    What is taken from there is told on standard error; a model without one is greedy.
+    What is taken from there is told on standard error; a model without one is greedy. So is one whose files are on
+    other machines alone, which is told too.
 
     Args:
         model: as jobs call it.
@@ -53,6 +63,10 @@ def chosen_sampling(model: str, options: Mapping[str, Any]) -> Sampling:
     given = {item.name: value for item in TABLE if (value := options.get(item.name)) is not None}
     folder = local_folder(model) or cached_folder(model)
     own = own_sampling(read_generation_config(folder), given) if folder is not None else {}
+    if folder is None and "temperature" not in given:
+        note(
+            "the model's files are not on this machine, nor is its generation_config: greedy; see `--temperature`"
+        )
     if own:
         note(f"sampling as the model's generation_config: {written(own)}")
     return Sampling(**{**own, **given})

@@ -10,10 +10,13 @@ from pathlib import Path
 import click
 
 from endmark.cli.main import endmark
+from endmark.jobs.generation_config import FILE
+from endmark.jobs.sampling import TABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("jobs", "db", "worker", "cli", "client", "benchmarks", "docs")
 _WIDTH = 24  # of the names
+_HEAD = "| name | value | range | what it does | also set by |\n| --- | --- | --- | --- | --- |\n"
 
 
 def tree() -> str:
@@ -70,6 +73,18 @@ def _help_of(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[t
                 yield from _help_of(found, (*words, name))
 
 
+def sampling_page() -> str:
+    """Return the page of sampling, its table anew."""
+    written = (ROOT / "docs" / "sampling.md").read_text(encoding="utf-8")
+    lines = []
+    for item in TABLE:
+        form = item.kind.metavar.replace("|", "\\|")
+        others = [name for name, has in (("batch files", item.openai), (FILE, item.generation_config)) if has]
+        lines.append(f"| `{item.name}` | {form} | {item.kind.extent} | {item.help} | {', '.join(others)} |")
+    return written.partition(_HEAD)[0] + _HEAD + "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
     (ROOT / "docs" / "map.md").write_text(map_page(), encoding="utf-8")
     (ROOT / "docs" / "commands.md").write_text(command_pages(), encoding="utf-8")
+    (ROOT / "docs" / "sampling.md").write_text(sampling_page(), encoding="utf-8")

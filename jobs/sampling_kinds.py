@@ -23,6 +23,10 @@ class Kind(Protocol):
         """What stands for a value in the help."""
 
     @property
+    def extent(self) -> str:
+        """Which values there are, for the docs."""
+
+    @property
     def device(self) -> type[int] | type[float] | None:
         """Its type among the device's numbers of a row; None if it is no number, or too wide for them."""
 
@@ -78,6 +82,12 @@ class Number:
     structured = False
 
     @property
+    def extent(self) -> str:
+        """Which values there are."""
+        low, high = (f"{value:,}" for value in (self.low, self.high))
+        return f"above {low} to {high}" if self.above else f"{low} to {high}"
+
+    @property
     def device(self) -> type[int] | type[float] | None:
         """Its type among the device's numbers of a row; None if it is too wide for them."""
         return self.python if self.high < 2**31 else None
@@ -123,6 +133,7 @@ class Biases:
     """A kind of parameter: what is added to the scores of some tokens, as pairs of id and bias, by id."""
 
     metavar = "JSON"
+    extent = f"-100 to 100, up to {MOST_BIASES:,} tokens"
     device = None
     structured = True
 
@@ -166,6 +177,7 @@ class Words:
     """A kind of parameter: texts."""
 
     metavar = "TEXT,…"
+    extent = f"up to {MOST_WORDS} texts"
     device = None
     structured = True
 

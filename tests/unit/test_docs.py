@@ -97,6 +97,11 @@ def test_the_file_tree_is_as_the_docstrings_say(generate):
     assert [line for line in generate.tree().splitlines() if re.fullmatch(r" *\w+\.py", line)] == []
 
 
+def test_the_table_of_sampling_is_in_the_docs(generate):
+    """`make docs` writes it."""
+    assert (ROOT / "docs" / "sampling.md").read_text(encoding="utf-8") == generate.sampling_page()
+
+
 def test_the_help_of_every_command_is_in_the_docs(generate):
     """`make docs` writes it."""
     assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == generate.command_pages()

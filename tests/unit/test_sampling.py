@@ -191,3 +191,10 @@ def test_a_row_sets_lists_as_json_values_or_as_their_text():
     plan = PromptPlan(["prompt", "logit_bias", "bad_words"], GenerationSpec())
     for cells in (["Hi", {"5": 2}, ["no"]], ["Hi", '{"5": 2}', '["no"]'], ["Hi", '{"5": 2}', "no"]):
         assert plan.read(cells).overrides == {"logit_bias": ((5, 2.0),), "bad_words": ("no",)}
+
+
+def test_a_model_whose_files_are_elsewhere_is_greedy_and_that_is_said():
+    sampling, err = sampling_of("--model", "some/model")
+    assert sampling == Sampling()
+    assert "the model's files are not on this machine" in err
+    assert sampling_of("--model", "some/model", "--temperature", "0") == (Sampling(), "")

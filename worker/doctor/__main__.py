@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from endmark.jobs.errors import EndmarkError, UsageError
-from endmark.jobs.sampling import Sampling
+from endmark.jobs.sampling import TABLE, Sampling
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strict_json import strict_json
@@ -25,10 +25,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--adapter")
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--max-new-tokens", type=int, default=256)
-    parser.add_argument("--temperature", type=float)
-    parser.add_argument("--top-k", type=int)
-    parser.add_argument("--top-p", type=float)
-    parser.add_argument("--seed", type=int, default=0)
+    for item in TABLE:
+        parser.add_argument(item.option, type=item.kind.read)
     parser.add_argument("--system")
     parser.add_argument("--prompt-column", default="prompt")
     parser.add_argument("--template")
@@ -58,13 +56,13 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"--rows is {options.rows}: must be at least 1")
     if options.model is None and options.trace is None:
         print(f"no model given: the bundled `{DEMO_MODEL}` serves", file=sys.stderr)  # noqa: T201
-    given = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}
-    sampling = {name: value for name, value in given.items() if value is not None}
+    given = {item.name: value for item in TABLE if (value := getattr(options, item.name)) is not None}
+    own_sampling = not given.keys() - {"seed"}
     spec = GenerationSpec(
         model=options.model or DEMO_MODEL,
         adapter=options.adapter,
         max_new_tokens=options.max_new_tokens,
-        sampling=Sampling(**sampling, seed=options.seed),
+        sampling=Sampling(**given),
         system=options.system,
         prompt_column=options.prompt_column,
         template=options.template,
@@ -84,7 +82,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     evidence = (
         read_traced(options.trace, limit=options.rows, model=options.model)
         if options.trace is not None
-        else collect(Sample(spec, options.dataset, options.rows, own_sampling=not sampling, device=device))
+        else collect(Sample(spec, options.dataset, options.rows, own_sampling=own_sampling, device=device))
     )
     return as_json(evidence, examine(evidence))
 

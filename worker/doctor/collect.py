@@ -93,6 +93,7 @@ def run_sample(loaded: LoadedEngine, spec: GenerationSpec, prompts: Sequence[Pro
                 prompt_token_ids=prompt.token_ids,
                 max_new_tokens=spec.max_new_tokens,
                 sampling=spec.sampling,
+                bad_words=prompt.bad_words,
                 stream=index,
                 trace=True,
             )

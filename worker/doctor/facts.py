@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import AutoConfig, GenerationConfig
 
+from endmark.jobs.generation_config import own_sampling as settings_of
 from endmark.jobs.sampling import Sampling
 from endmark.worker.doctor.evidence import ModelFacts
 
@@ -21,13 +22,7 @@ def read_generation_config(path: str) -> GenerationConfig:
 
 def own_sampling(config: GenerationConfig) -> Sampling:
     """Return how transformers' generate would sample with the model's own settings."""
-    if not config.do_sample:
-        return Sampling()
-    return Sampling(
-        temperature=1.0 if config.temperature is None else float(config.temperature),
-        top_k=_top_k(config),
-        top_p=1.0 if config.top_p is None else float(config.top_p),
-    )
+    return Sampling(**settings_of(config.to_dict()))
 
 
 def read_facts(

@@ -37,7 +37,7 @@ def read_traced(path: str, *, limit: int, model: str | None = None) -> Evidence:
         facts=read_facts(name, about["adapter"], tokenizer, config, eos_ids),
         rows=tuple(rows),
         templated=tokenizer.chat_template is not None and not about["raw"],
-        sampling=Sampling(**about["sampling"]),
+        sampling=Sampling.from_json(about["sampling"]),
         budget=about["max_new_tokens"],
     )
 
