@@ -108,6 +108,9 @@ class Sampling:
         "Make what would repeat a run of the answer less likely, the longer the run the more; 0.8 is usual.",
         generation_config=False,
     )
+    no_repeat_ngram_size: int = _parameter(
+        0, Number(int, 0, 64), "Let no run of this many tokens come twice, the prompt's included; 0 for off."
+    )
     min_new_tokens: int = _parameter(
         0, Number(int, 0, 2**20), "Tokens of the answer before which the model cannot end it."
     )

@@ -8,6 +8,7 @@ import torch
 from transformers import (
     MinNewTokensLengthLogitsProcessor,
     NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     SequenceBiasLogitsProcessor,
 )
@@ -85,6 +86,13 @@ def by_words(scores, prompt, answer, words):
     return [-torch.inf if token in ended else score for token, score in enumerate(scores)]
 
 
+def by_repeats(scores, prompt, answer, size):
+    row = [*prompt, *answer]
+    runs = [row[place : place + size] for place in range(len(row) - size + 1)]
+    ended = {run[-1] for run in runs if run[:-1] == row[len(row) - size + 1 :]}
+    return [-torch.inf if token in ended else score for token, score in enumerate(scores)]
+
+
 def by_minimum(scores, prompt, answer, least):
     return [-torch.inf if token in EOS and len(answer) < least else score for token, score in enumerate(scores)]
 
@@ -102,6 +110,7 @@ REFERENCES = [
     (by_repetition, lambda rng: {"repetition_penalty": rng.uniform(0.5, 2)}),
     (by_count, lambda rng: {"frequency_penalty": rng.uniform(-2, 2), "presence_penalty": rng.uniform(-2, 2)}),
     (by_dry, lambda rng: {"dry_multiplier": rng.uniform(0.1, 5)}),
+    (by_repeats, lambda rng: {"no_repeat_ngram_size": rng.randrange(1, 8)}),
     (by_words, lambda rng: {"bad_words": words(rng)}),
     (by_minimum, lambda rng: {"min_new_tokens": rng.randrange(1, 40)}),
 ]
@@ -165,6 +174,16 @@ def test_biases_and_sequences_are_those_of_transformers():
         assert adjusted(scores, prompt, answer, logit_bias=biased) == wanted[0].tolist()
         wanted = NoBadWordsLogitsProcessor(list(listed), [])(rows, torch.tensor([scores]))
         assert adjusted(scores, prompt, answer, bad_words=listed) == wanted[0].tolist()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
+def test_runs_that_may_not_come_twice_are_those_of_transformers(size):
+    rng = random.Random(size)
+    for _ in range(20):
+        scores, prompt, answer = random_row(rng)
+        rows = torch.tensor([[*prompt, *answer]])
+        wanted = NoRepeatNGramLogitsProcessor(size)(rows, torch.tensor([scores]))
+        assert adjusted(scores, prompt, answer, no_repeat_ngram_size=size) == wanted[0].tolist()
 
 
 @pytest.mark.parametrize("least", [1, 40, 41])

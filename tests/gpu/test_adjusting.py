@@ -31,6 +31,7 @@ SETTINGS = [
     {"repetition_penalty": 1.3},
     {"presence_penalty": 1.5, "frequency_penalty": -0.5},
     {"dry_multiplier": 0.8},
+    {"no_repeat_ngram_size": 3},
     {"min_new_tokens": 30},
     {"logit_bias": ((3, 4.5), (9, -100.0), (700, 2.0))},
     {"bad_words": ("of which the sequences are drawn",)},
@@ -41,6 +42,7 @@ SETTINGS = [
         "dry_multiplier": 2.0,
         "logit_bias": tuple((token, token / 50 - 8.0) for token in range(0, 800, 2)),
         "bad_words": ("all together",),
+        "no_repeat_ngram_size": 5,
     },
 ]
 STRATEGIES = ["baseline", "eos-reward", "exp-decay", "soft-landing", "eos-reward-published"]
@@ -78,7 +80,7 @@ def test_penalties_are_those_of_the_plain_path_in_one_step_with_other_rows(vocab
     monkeypatch.setattr("endmark.worker.engine.cuda.rooms.ROOMS", programs)
     rng = random.Random(vocabulary)
     torch.manual_seed(vocabulary)
-    rows = [random_row(rng, slot, vocabulary) for slot in range(30)]
+    rows = [random_row(rng, slot, vocabulary) for slot in range(36)]
     logits = torch.randn(len(rows), vocabulary) * 3
     logits[:, eos] += torch.randn(len(rows), 1) * 4
     records = torch.stack([torch.from_numpy(slot_record(row)) for row in rows])

@@ -72,6 +72,9 @@ def adjust(scores: Tensor, rows: Sequence[PrefillRow], written: Written, eos_ids
     if bool(column["dry_multiplier"].any()):
         dry(scores, written, column["dry_multiplier"])
     for index, row in enumerate(rows):
+        if row.sampling.no_repeat_ngram_size:
+            own = written.tokens[index, : int(written.lengths[index])]
+            exclude_repeats(scores[index], own, row.sampling.no_repeat_ngram_size)
         if row.bad_words:
             exclude(scores[index], written.tokens[index, : int(written.lengths[index])], row.bad_words)
     early = (written.lengths - written.prompts < column["min_new_tokens"]).squeeze(-1)
@@ -126,3 +129,10 @@ def exclude(scores: Tensor, tokens: Tensor, words: Sequence[Sequence[int]]) -> N
     for *begun, last in words:
         if end[len(end) - len(begun) :] == begun:
             scores[last] = -torch.inf
+
+
+def exclude_repeats(scores: Tensor, tokens: Tensor, size: int) -> None:
+    """Exclude, in one row's scores (V,), each token that would complete a run of `size` tokens that it holds."""
+    if len(tokens) >= size:
+        runs = tokens.unfold(0, size, 1)
+        scores[runs[(runs[:, :-1] == tokens[len(tokens) - size + 1 :]).all(-1), -1]] = -torch.inf

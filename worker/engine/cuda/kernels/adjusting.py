@@ -17,6 +17,7 @@ _BIAS_TOKENS, _BIAS_VALUES, _WORD_LENGTHS, _WORD_TOKENS = (
     tl.constexpr(LISTS[name]) for name in ("bias_tokens", "bias_values", "word_lengths", "word_tokens")
 )
 _MOST_SEQUENCES, _LONGEST_WORD = tl.constexpr(MOST_SEQUENCES), tl.constexpr(LONGEST_WORD)
+_NO_REPEAT = tl.constexpr(SLOT["no_repeat_ngram_size"])
 _MIN_NEW = tl.constexpr(SLOT["min_new_tokens"])
 _IN_PROMPT = tl.constexpr(1 << 30)  # beside the count of a token in the answer
 
@@ -61,6 +62,21 @@ def _exclude(scores, V, record, lists, table, history, total, PAGE: tl.constexpr
         matches = matches & (~compared | (there == tl.load(word + place, mask=compared, other=-1)))
     last = tl.load(word + begun, mask=matches, other=0)
     tl.store(scores + last, -float("inf"), mask=matches & (last < V))
+    tl.debug_barrier()
+
+
+@triton.jit
+def _exclude_repeats(scores, V, table, history, total, size, PAGE: tl.constexpr, BLOCK: tl.constexpr):
+    """Exclude each token that would complete a run of so many tokens that the row holds."""
+    lanes = tl.arange(0, BLOCK)
+    for start in range(0, total - size + 1, BLOCK):
+        index = start + lanes
+        same = index + size <= total
+        for place in range(size - 1):
+            begun = _tokens_at(table, history, total - size + 1 + place, total >= size, PAGE)
+            same = same & (_tokens_at(table, history, index + place, same, PAGE) == begun)
+        last = _tokens_at(table, history, index + size - 1, same, PAGE)
+        tl.store(scores + last, -float("inf"), mask=same & (last < V))
     tl.debug_barrier()
 
 
@@ -150,6 +166,8 @@ def adjust(
         _penalise(scores, counts, V, record, table, history, total, PAGE, BLOCK)
     if real(record, _DRY) > 0:
         _dry(scores, counts, V, record, table, history, total, PAGE, BLOCK)
+    if tl.load(record + _NO_REPEAT) > 0:
+        _exclude_repeats(scores, V, table, history, total, tl.load(record + _NO_REPEAT), PAGE, BLOCK)
     if tl.load(record + _WORDS) > 0:
         _exclude(scores, V, record, lists, table, history, total, PAGE)
     if total - tl.load(record + _PROMPT) < tl.load(record + _MIN_NEW):
