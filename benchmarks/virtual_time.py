@@ -13,7 +13,8 @@ from workload import Row, mixed_rows
 
 from endmark.jobs.shards import shard_size
 from endmark.worker.engine.engine import Engine
-from endmark.worker.engine.plan import NATURAL, DecodePlan, PrefillPlan, StepResult, Ticket
+from endmark.worker.engine.flags import NATURAL
+from endmark.worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.service.app import rows_ahead

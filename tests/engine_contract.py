@@ -13,8 +13,10 @@ from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import build_strategies
 from endmark.jobs.vocabulary import EosSource, FinishReason
 from endmark.worker.engine.request import Request
+from endmark.worker.engine.steering import Insertion, Phase, PhaseEnd
 
 ROWS, CONTEXT, TOKENS = 6, 64, 90  # rows at once, the longest row, and the ids that prompts are made of
+PUT_IN = (87, 88, 89)  # tokens that are put in
 
 PENALTIES = [  # that rows of one batch have
     Sampling(),
@@ -147,6 +149,85 @@ class EngineContract:
         assert all(same(done[key], expected[key]) for key in done)
         engine.cancel(range(self.count))
         assert (engine.running, engine.waiting, engine.pages[0]) == (0, 0, 0)
+
+    @pytest.mark.parametrize("roomy", [True, False])
+    def test_tokens_are_put_in_where_they_were_asked_for(self, roomy):
+        """Among rows without any; what follows is what follows that text."""
+        plain = run(self.build(), self.requests(7))
+        requests = self.requests(7)
+        for key in range(0, self.count, 2):
+            requests[key] = replace(requests[key], insertion=Insertion(PUT_IN, at=key % 3))
+        done = run(self.build(roomy=roomy), requests)
+        for key, request in enumerate(requests):
+            at, before, got = key % 3, plain[key].token_ids, done[key].token_ids
+            if request.insertion is None or len(before) < at:
+                assert same(done[key], plain[key])
+                continue
+            assert got == (*before[:at], *PUT_IN[: request.max_new_tokens - at], *got[at + len(PUT_IN) :])
+            left = request.max_new_tokens - at - len(PUT_IN)
+            if left > 0:
+                begun = replace(
+                    request, insertion=None, answer_token_ids=got[: at + len(PUT_IN)], max_new_tokens=left
+                )
+                assert run(self.build(), [begun])[key].token_ids == got
+
+    def test_an_insertion_begins_when_it_is_called_for(self):
+        engine = self.build()
+        requests = [replace(request, max_new_tokens=9) for request in self.requests(8)[:4]]
+        plain = run(engine, requests)
+        for request in requests:
+            engine.add(replace(request, insertion=Insertion(PUT_IN)))
+        early = [finished for _ in range(3) for finished in engine.step()]
+        engine.insert({*range(3), 10**6})
+        done = {finished.key: finished for finished in early} | run(engine, [])
+        assert same(done[3], plain[3]), "nobody has called for it"
+        for key in {0, 1, 2} - {finished.key for finished in early}:
+            if done[key].token_ids == plain[key].token_ids and done[key].verdict.ended_with_eos:
+                continue  # it ended with the step that was under way
+            got = done[key].token_ids
+            (at,) = [index for index in range(2, 5) if got[index] == PUT_IN[0]]
+            assert got[: at + 3] == (*plain[key].token_ids[:at], *PUT_IN)
+
+    def test_a_phase_ends_where_its_ids_come_and_the_row_goes_on(self):
+        plain = run(self.build(), self.requests(9))
+        requests, ends = self.requests(9), {}
+        for key, request in enumerate(requests):
+            answer = plain[key].token_ids
+            if key % 3 and len(answer) > 2:
+                ends[key] = answer.index(answer[2]) + 1
+                later = Insertion(PUT_IN, at=ends[key])
+                requests[key] = replace(request, phase=Phase((answer[2],)), insertion=later)
+        for roomy in (True, False):
+            done = run(self.build(roomy=roomy), requests)
+            assert all(same(done[key], plain[key]) for key in done), "an insertion ends with its phase"
+            found = {key: finished.phase_end for key, finished in done.items() if finished.phase_end}
+            assert found == {key: PhaseEnd(tokens, EosSource.NATURAL) for key, tokens in ends.items()}
+            assert ends
+
+    @pytest.mark.parametrize("roomy", [True, False])
+    def test_eos_in_a_phase_gives_way_to_the_insertion(self, roomy):
+        plain = run(self.build(), [replace(request, max_new_tokens=self.budget) for request in self.requests(3)])
+        ended = [key for key, finished in plain.items() if finished.verdict.ended_with_eos]
+        phase = Phase((PUT_IN[-1],), eos_inserts=True)
+        requests = [
+            replace(request, max_new_tokens=self.budget + 4, phase=phase, insertion=Insertion(PUT_IN))
+            for request in self.requests(3)
+        ]
+        done = run(self.build(roomy=roomy), requests)
+        assert ended, "a weak example"
+        for key in ended:
+            before = plain[key].token_ids
+            if PUT_IN[-1] not in before:
+                assert done[key].token_ids[: len(before) + len(PUT_IN)] == (*before, *PUT_IN)
+                assert done[key].phase_end == PhaseEnd(len(before) + len(PUT_IN), EosSource.FORCED)
+
+    def test_an_answer_that_has_left_its_phase_is_in_none(self):
+        """It goes on without it, and what would have ended the phase is not put in."""
+        request = Request(key=0, prompt_token_ids=[5, 6, 7], max_new_tokens=6, answer_token_ids=PUT_IN)
+        steered = replace(request, phase=Phase((PUT_IN[1],), eos_inserts=True), insertion=Insertion(PUT_IN, at=1))
+        first, second = (run(self.build(), [item])[0] for item in (request, steered))
+        assert same(first, second)
+        assert second.phase_end is None
 
     def test_its_numbers_tell_how_far_it_is(self):
         engine = self.build()

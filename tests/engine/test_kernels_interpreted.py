@@ -32,9 +32,11 @@ def interpret(files, least):
 
 
 def test_every_kernel_gives_the_numbers_of_its_oracle():
-    interpret(["tests/gpu/test_kernels.py", "tests/gpu/test_sampling.py", "tests/gpu/test_adjusting.py"], least=50)
+    names = ("kernels", "sampling", "adjusting", "steering")
+    interpret([f"tests/gpu/test_{name}.py" for name in names], least=50)
 
 
+@pytest.mark.slow
 def test_the_cuda_engine_passes_the_contract_of_all_engines():
     """The whole path of a card, its scheduler, slots, staging and kernels, on a tiny model."""
     interpret(["tests/gpu/test_contract_cuda.py"], least=9)

@@ -19,7 +19,7 @@ from endmark.worker.engine.layout import LISTS, RESULT, SLOT
 from endmark.worker.engine.plan import PrefillRow
 from endmark.worker.engine.slot_record import slot_lists, slot_record
 from tests.engine.test_adjusting import written
-from tests.gpu.test_sampling import plain
+from tests.gpu.test_sampling import plain, unsteered
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")]
 
@@ -110,7 +110,8 @@ def test_penalties_are_those_of_the_plain_path_in_one_step_with_other_rows(vocab
     result = torch.zeros(RESULT.width, len(rows), dtype=torch.int32, device=DEVICE)
     table = torch.zeros(STATES, vocabulary, dtype=torch.uint8, device=DEVICE)
     records, ids = records.to(DEVICE), torch.tensor(eos, dtype=torch.int32, device=DEVICE)
-    finish_step(logits.to(DEVICE), ids, SampledRows(*ints), records, table, rooms, result)
+    steering = unsteered(len(records), eos)
+    finish_step(logits.to(DEVICE), ids, SampledRows(*ints), records, table, steering, rooms, result)
 
     result = result.cpu()
     for name, wanted in (("token", want[0]), ("rank", want[2]), ("flags", want[3])):

@@ -12,11 +12,12 @@ from endmark.jobs.landing import LANDED, STATES
 from endmark.jobs.strategies import build_strategies, score_numbers
 from endmark.worker.engine.cuda.kernels.inputs import begin_step
 from endmark.worker.engine.cuda.kernels.sampling import finish_step
-from endmark.worker.engine.cuda.rooms import Rooms, SampledRows
+from endmark.worker.engine.cuda.rooms import Rooms, SampledRows, Steering
+from endmark.worker.engine.flags import FORCED, HIDDEN, NATURAL
 from endmark.worker.engine.layout import LISTS, RESULT, SLOT, STEP, score_values
-from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
 from endmark.worker.engine.sampler import Draw, choose, stream_key
 from endmark.worker.engine.scores import eos_statistics, forced_rows, shape_scores
+from endmark.worker.engine.steering import MOST_INSERTED
 
 # the number that stands for "no published arithmetic" is NaN, of which the interpreter's NumPy warns
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")]
@@ -88,6 +89,13 @@ def empty_rooms(slots, vocabulary):
     return Rooms.build(tables, lists, torch.zeros(1, 16, dtype=torch.int32, device=DEVICE), vocabulary)
 
 
+def unsteered(slots, eos):
+    """Nothing that steers a row."""
+    targets = torch.zeros(slots + 1, max(4, len(eos)), dtype=torch.int32, device=DEVICE)
+    targets[-1] = torch.tensor([*eos, *[eos[0]] * (targets.shape[1] - len(eos))])
+    return Steering(targets, torch.zeros(slots, MOST_INSERTED, dtype=torch.int32, device=DEVICE))
+
+
 @pytest.mark.parametrize(("vocabulary", "eos"), [(999, [1]), (1500, [1, 7]), (5000, [1, 998]), *LARGE])
 @pytest.mark.parametrize("seed", range(1 if INTERPRETED else 3))
 def test_a_step_ends_as_on_the_plain_path(vocabulary, eos, seed):
@@ -106,7 +114,8 @@ def test_a_step_ends_as_on_the_plain_path(vocabulary, eos, seed):
     result = torch.full((RESULT.width, rows + 3), -7, dtype=torch.int32, device=DEVICE)
     ids, *ints = (part.to(DEVICE, torch.int32) for part in (torch.tensor(eos), slots, steps + 9, steps, steps + 3))
     rooms = empty_rooms(rows + 1, vocabulary)
-    finish_step(logits.to(DEVICE), ids, SampledRows(*ints), records, table.to(DEVICE), rooms, result, 2)
+    steering = unsteered(rows + 1, eos)
+    finish_step(logits.to(DEVICE), ids, SampledRows(*ints), records, table.to(DEVICE), steering, rooms, result, 2)
 
     got = result.cpu()[:, 2 : 2 + rows]
     for name, wanted in (("token", want[0]), ("rank", want[2]), ("flags", want[3])):
@@ -149,7 +158,8 @@ def test_scores_that_are_no_numbers_are_told_and_choose_a_token_that_exists():
     ids, *ints = (
         part.to(DEVICE, torch.int32) for part in (torch.tensor(eos), torch.arange(rows), steps, steps, steps)
     )
-    finish_step(logits.to(DEVICE), ids, SampledRows(*ints), records, table, empty_rooms(rows, vocabulary), result)
+    rooms, steering = empty_rooms(rows, vocabulary), unsteered(rows, eos)
+    finish_step(logits.to(DEVICE), ids, SampledRows(*ints), records, table, steering, rooms, result)
     tokens, probs = result[RESULT["token"]].cpu(), result[RESULT["eos_prob"]].cpu().view(torch.float32)
     want, _ = eos_statistics(logits, torch.tensor(eos))
     assert torch.equal(probs.isnan(), want.isnan())

@@ -33,6 +33,7 @@ class TestScripted(EngineContract):
             max_rows=ROWS,
             context=CONTEXT,
             overlaps=self.overlaps,
+            eos_ids={EOS},
         )
         return Engine(runner, VOCABULARY, {EOS}, embeddings=120)
 

@@ -5,7 +5,7 @@ import pytest
 from endmark.jobs.strategies import build_strategies
 from endmark.jobs.vocabulary import NOT_NUMBERS, EosSource, FinishReason, Verdict
 from endmark.worker.engine.engine import Engine
-from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
+from endmark.worker.engine.flags import FORCED, HIDDEN, NATURAL
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.scripted import Sampled, ScriptedRunner
 from endmark.worker.engine.text import Vocabulary

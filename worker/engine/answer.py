@@ -8,8 +8,9 @@ from endmark.jobs.landing import LANDED, START, advance
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies.base import EndHere, TakeBack
 from endmark.jobs.vocabulary import NOT_NUMBERS, EosSource, EosTrace, FinishReason, Verdict
-from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
+from endmark.worker.engine.flags import FORCED, HIDDEN, INSERTED, NATURAL
 from endmark.worker.engine.request import Finished, Request
+from endmark.worker.engine.steering import PhaseEnd
 from endmark.worker.engine.text import AnswerText, Vocabulary
 
 
@@ -33,6 +34,10 @@ class Answer:
         self.taken_back = False  # whether the last token had the row taken back; for the engine to clear
         self._watchers = [watcher for item in request.strategies if (watcher := item.watcher())]
         self._text = AnswerText(vocabulary, request.answer_token_ids) if self._watchers else None
+        self.phase_open = request.phase is not None and not self._ends_of_phase(self.token_ids)
+        # that may still come, or goes on; None once the phase has ended without it
+        self.insertion = request.insertion if self.phase_open or request.phase is None else None
+        self._phase_end: PhaseEnd | None = None
         self._prob_max, self._step_max, self._rank_max = -1.0, 0, 0
         self._hidden_steps = 0
         self._probs: list[float] = []
@@ -43,8 +48,34 @@ class Answer:
         return len(self.token_ids) - self._before
 
     def landing_state(self) -> int:
-        """Return the state of the answer's text in the automaton of landing spots."""
-        return advance(START, b"".join(map(self._vocabulary.bytes_of, self.token_ids)))
+        """Return the state of the text in the automaton of landing spots, which begins anew behind a phase."""
+        ends = [] if self.phase_open else self._ends_of_phase(self.token_ids)
+        begin = ends[0] + 1 if ends else 0
+        return advance(START, b"".join(map(self._vocabulary.bytes_of, self.token_ids[begin:])))
+
+    def insert(self, step: int) -> bool:
+        """Let the insertion begin with the attempt's token `step`; return whether the device is to be told."""
+        if self.insertion is None or self.insertion.covers(step):
+            return False
+        self.insertion = replace(self.insertion, at=step)
+        return True
+
+    def _ends_of_phase(self, token_ids: Sequence[int]) -> list[int]:
+        """Return where the end ids of the request's phase stand."""
+        phase = self.request.phase
+        return [index for index, token_id in enumerate(token_ids) if phase and token_id in phase.end_ids]
+
+    def _steer(self, token_id: int, step: int, flags: int) -> None:
+        """Follow what the device has done by itself: begun the insertion, ended the phase."""
+        insertion = self.insertion
+        if flags & INSERTED and insertion is not None and not insertion.covers(step):
+            self.insertion = insertion = replace(insertion, at=step)
+        if not self.phase_open or self.request.phase is None or token_id not in self.request.phase.end_ids:
+            return
+        self.phase_open = False
+        self._phase_end = PhaseEnd(len(self.token_ids), _source(flags))
+        if insertion is not None and not insertion.covers(step):
+            self.insertion = None
 
     def see(self, token_id: int, eos_prob: float, eos_rank: int, flags: int, *, is_eos: bool) -> Finished | None:
         """Take the next token; return the finished attempt if it ends the row."""
@@ -60,6 +91,8 @@ class Answer:
         spent = step + 1 >= self.budget
         if not is_eos:
             self.token_ids.append(token_id)
+            if self.insertion is not None or self.phase_open:
+                self._steer(token_id, step, flags)
         natural = is_eos and bool(flags & NATURAL)
         ending = self._watch(token_id, is_eos=is_eos, last=is_eos or spent, may_return=not natural)
         if isinstance(ending, TakeBack):
@@ -107,6 +140,10 @@ class Answer:
         self._watchers = [asked if type(item) is type(asked) else item for item in fresh if item is not None]
         self._text = AnswerText(self._vocabulary, self.token_ids)
         self.taken_back = True
+        if self.request.phase is not None and not self._ends_of_phase(self.token_ids):
+            self.phase_open, self._phase_end = True, None
+        if self.insertion is None or self.insertion.at >= self.generated:
+            self.insertion = self.request.insertion if self.phase_open or self.request.phase is None else None
 
     def _cut(self, ending: EndHere) -> Finished:
         """Finish where a watcher says, with no more than it keeps."""
@@ -144,6 +181,7 @@ class Answer:
             whole_text=self._vocabulary.text_of(token_ids[:whole]) if whole else "",
             rewinds=self.rewinds,
             rewound_tokens=self.rewound_tokens,
+            phase_end=self._phase_end,
         )
 
     def _whole(self, token_ids: Sequence[int]) -> int:

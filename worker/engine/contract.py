@@ -70,6 +70,13 @@ class InferenceEngine(EngineNumbers, Protocol):
     def cancel(self, keys: Collection[int]) -> None:
         """Drop the attempts with these keys, which are never returned; unknown and ended ones are passed over."""
 
+    def insert(self, keys: Collection[int]) -> None:
+        """Let the insertions of these attempts begin with the next token that is asked for.
+
+        In an open phase only if that has not ended by then. Attempts without an insertion, and those whose
+        insertion goes on or was dropped with its phase, are passed over.
+        """
+
     def step(self) -> list[Finished]:
         """Run one step and return the attempts that it ended, each exactly once. Whatever it raises is its end."""
 

@@ -14,6 +14,7 @@ from endmark.worker.engine.plan import Ticket
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.row import RowState
 from endmark.worker.engine.scheduler import Scheduler
+from endmark.worker.engine.steering import Call
 from endmark.worker.engine.text import Vocabulary
 
 
@@ -108,6 +109,12 @@ class Engine:
         for row in [row for row in self._scheduler.rows() if row.request.key in keys]:
             self._drop(row)
 
+    def insert(self, keys: Collection[int]) -> None:
+        """Let the insertions of these attempts begin with the next token that is asked for."""
+        for row in self._scheduler.rows():
+            if row.request.key in keys:
+                row.insert()
+
     def step(self) -> list[Finished]:
         """Run one step and return the attempts that it ended."""
         launched = self._launch()
@@ -153,6 +160,7 @@ class Engine:
     def _take_back(self, row: RowState) -> None:
         """Let a row go on from where its answer was taken back to; what is in flight for it is of no use."""
         row.answer.taken_back = False
+        row.call = Call.NONE
         row.stale = int(self._in_flight is not None and row in self._in_flight[1])
         if row.slot >= 0:
             self._scheduler.take_back(row)

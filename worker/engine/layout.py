@@ -91,6 +91,9 @@ def _signed(value: int) -> int:
 # What the strategies do to the scores of one row: `jobs.strategies.ScoreNumbers`, in its order.
 SCORES = Layout(real=[item.name for item in fields(ScoreNumbers)])
 
+# The same of its phase, while that is open; beside the others in the same order.
+PHASE_SCORES = tuple(f"phase_{name}" for name in SCORES.real)
+
 # How one row's tokens are drawn: the parameters of `jobs.sampling` that are numbers, but for the seed.
 SAMPLING = Layout(
     whole=[item.name for item in TABLE if item.kind.device is int],
@@ -108,9 +111,13 @@ SLOT = Layout(
         "prompt",  # tokens of the row that are not its answer's
         "biases",  # how many of its `LISTS` are in use
         "words",
+        "phase",  # a `steering.Standing`; written by the step that ends it
+        "eos_inserts",  # whether the insertion takes the place of an EOS in the phase
+        "insert_at",  # the attempt's token that is the first of the insertion; written by the step that begins it
+        "insert_count",  # its tokens
         *SAMPLING.whole,
     ],
-    real=[*SCORES.real, *SAMPLING.real],
+    real=[*SCORES.real, *PHASE_SCORES, *SAMPLING.real],
 )
 
 # What it keeps beside a slot's record for rows that have lists: tokens with what is added to their scores, and
@@ -123,8 +130,10 @@ LISTS = Arrays(
     word_tokens=MOST_SEQUENCES * LONGEST_WORD,
 )
 
-# One column of a decode step's input: a row, and beside it a change of any row's page table.
-STEP = Layout(whole=["slot", "length", "step", "position", "changed_slot", "changed_index", "changed_page"])
+# One column of a decode step's input: a row with its `steering.Call`, and a change of any row's page table.
+STEP = Layout(
+    whole=["slot", "length", "step", "position", "call", "changed_slot", "changed_index", "changed_page"]
+)
 
 # One column of what a step gives back.
 RESULT = Layout(whole=["token", "rank", "flags"], real=["eos_prob"])

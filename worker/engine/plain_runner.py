@@ -9,23 +9,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from endmark.jobs.landing import LANDED
 from endmark.worker.engine.adjusting import Written, adjust
 from endmark.worker.engine.attention import PagedBatch, Span
 from endmark.worker.engine.layout import SLOT
 from endmark.worker.engine.plan import (
-    FORCED,
-    HIDDEN,
-    NATURAL,
     DecodePlan,
     PrefillPlan,
     PrefillRow,
     StepResult,
     Ticket,
 )
-from endmark.worker.engine.sampler import Draw, choose
-from endmark.worker.engine.scores import changed_rows, eos_statistics, forced_rows, shape_scores
-from endmark.worker.engine.slot_record import slot_record
+from endmark.worker.engine.step_end import StepEnd
 
 _LENGTH_SPREAD = 1.5  # decode rows are grouped so that no row's cache is padded beyond this
 _CPU_GROUP_BYTES = 1 << 20  # keys of a group on a CPU: gathered copies that stay in its caches cost a third
@@ -70,12 +64,12 @@ class PlainRunner:
         self._group_pages = _CPU_GROUP_BYTES // page_bytes if self._device.type == "cpu" else num_pages
         self._keys = [torch.zeros(shape, dtype=model.dtype, device=self._device) for _ in layers]
         self._values = [torch.zeros(shape, dtype=model.dtype, device=self._device) for _ in layers]
-        self._eos_ids = self._ints(sorted(eos_ids))
         self._tables = torch.zeros(max_rows, -(-context // page_size) + 1, dtype=torch.int64, device=self._device)
-        self._records = torch.zeros(max_rows, SLOT.width, dtype=torch.int32, device=self._device)
         self._rows: dict[int, PrefillRow] = {}  # as they were planned, by slot
         self._tokens = self._ints([0] * (num_pages * page_size))  # those whose keys and values stand in the pool
-        self._sentence_table = sentence_table.to(self._device) if sentence_table is not None else None
+        self._eos_ids = self._ints(sorted(eos_ids))
+        table = sentence_table.to(self._device) if sentence_table is not None else None
+        self._end = StepEnd(self._eos_ids, max_rows, table, self._device)
 
     @torch.inference_mode()
     def launch(self, plan: PrefillPlan | DecodePlan) -> Ticket:
@@ -89,8 +83,10 @@ class PlainRunner:
             slots, logits = self._decode(plan)
             steps, positions = self._ints(plan.steps), self._ints(plan.positions)
             lengths = [length + 1 for length in plan.lengths]
+            self._end.call(plan.slots, plan.steps, plan.calls)
         raw = logits.float()
-        return Ticket(len(steps), self._sample(raw, self._adjusted(raw, slots, lengths), slots, steps, positions))
+        drawn = self._end.draw(raw, self._adjusted(raw, slots, lengths), slots, steps, positions)
+        return Ticket(len(steps), drawn)
 
     def read(self, ticket: Ticket) -> StepResult:
         """Return what the step sampled."""
@@ -135,7 +131,7 @@ class PlainRunner:
         write = self._tables[slots, positions // self.page_size] * self.page_size + positions % self.page_size
         back = torch.empty_like(slots)
         back[self._ints(order)] = torch.arange(len(order), device=self._device)
-        logits = self._forward(SLOT.of(self._records, "last")[slots].long(), positions, write, spans, back)
+        logits = self._forward(SLOT.of(self._end.records, "last")[slots].long(), positions, write, spans, back)
         return self._ints(plan.slots), logits
 
     def _span(self, begin: int, tables: Tensor, positions: Tensor) -> Span:
@@ -178,7 +174,7 @@ class PlainRunner:
 
     def _adjusted(self, logits: Tensor, slots: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return the scores (R, V) after the rows' penalties; the same tensor where no row has any."""
-        chosen = SLOT.of(self._records, "adjusted")[slots].nonzero().squeeze(-1)
+        chosen = SLOT.of(self._end.records, "adjusted")[slots].nonzero().squeeze(-1)
         if not len(chosen):
             return logits
         slots, ends = slots[chosen], self._ints(lengths)[chosen].unsqueeze(-1)
@@ -191,49 +187,11 @@ class PlainRunner:
         adjust(scores, rows, written, self._eos_ids)
         return scores if len(chosen) == len(logits) else logits.index_copy(0, chosen, scores)
 
-    def _sample(self, raw: Tensor, logits: Tensor, slots: Tensor, steps: Tensor, positions: Tensor) -> StepResult:
-        """Draw each row's token.
-
-        Args:
-            raw: (R, V) fp32, as the model gave them.
-            logits: (R, V) fp32, after the rows' penalties: without its strategies a row would draw from these.
-        """
-        probs, ranks = eos_statistics(raw, self._eos_ids)
-        records = self._records[slots]
-        draw, landing = Draw.of(records, positions), SLOT.of(records, "landing").long()
-        ended = landing >= LANDED
-        shaped = changed_rows(records, steps, ended)
-        rows = shaped.nonzero().squeeze(-1)
-        scores = logits
-        if len(rows) == len(slots):
-            scores = shape_scores(logits, self._eos_ids, records, steps, ended)
-        elif len(rows):
-            scores = logits.clone()
-            scores[rows] = shape_scores(logits[rows], self._eos_ids, records[rows], steps[rows], ended[rows])
-        tokens, hidden = choose(scores, draw, self._eos_ids)
-        flags = self._flags(logits, tokens, draw, shaped, forced_rows(records, steps))
-        SLOT.of(self._records, "last")[slots] = tokens.int()
-        if self._sentence_table is not None and bool((SLOT.of(records, "after_sentence") > 0).any()):
-            SLOT.of(self._records, "landing")[slots] = self._sentence_table[landing, tokens].int()
-        return StepResult(
-            tokens.tolist(), probs.tolist(), ranks.tolist(), (flags + hidden.long() * HIDDEN).tolist()
-        )
-
-    def _flags(self, logits: Tensor, tokens: Tensor, draw: Draw, shaped: Tensor, forced: Tensor) -> Tensor:
-        """Return (R,) int64: where EOS came, whether it would have without the strategy, or had to."""
-        came = shaped & torch.isin(tokens, self._eos_ids)
-        flags = torch.where(shaped, torch.where(came & forced, FORCED, 0), NATURAL)
-        rows = came.nonzero().squeeze(-1)
-        if rows.numel():
-            without, _ = choose(logits[rows], draw.select(rows), self._eos_ids)
-            flags[rows] = torch.where(torch.isin(without, self._eos_ids), NATURAL, flags[rows])
-        return flags
-
     def _set_slot(self, slot: int, row: PrefillRow) -> None:
         """Store what the row keeps between steps."""
         self._tables[slot, : len(row.pages)] = self._ints(row.pages)
         self._rows[slot] = row
-        self._records[slot] = torch.from_numpy(slot_record(row))
+        self._end.admit(row)
 
     def _ints(self, values: Sequence[int] | Sequence[list[int]]) -> Tensor:
         """Return int64 on the device."""

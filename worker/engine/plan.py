@@ -8,10 +8,7 @@ from dataclasses import dataclass, field
 
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import ScoreNumbers
-
-NATURAL = 1  # flag: EOS would have been chosen without the strategy's change too
-FORCED = 2  # flag: a strategy excluded every other token
-HIDDEN = 4  # flag: top-k, top-p or min-p left no EOS id to sample, or the row's minimum of tokens
+from endmark.worker.engine.steering import Insertion, Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +27,9 @@ class PrefillRow:
     sentence_state: int = 0  # of jobs.landing, after `token_ids`
     bad_words: Sequence[Sequence[int]] = ()  # as of `Request`
     prompt: int = 0  # tokens at the front of `token_ids` that are not the answer's
+    insertion: Insertion | None = None  # that may still come, or goes on
+    phase: Phase | None = None
+    phase_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ class DecodePlan:
     steps: Sequence[int]  # as `PrefillRow.step`
     positions: Sequence[int]  # as `PrefillRow.position`
     new_pages: Sequence[tuple[int, int, int]] = ()  # (slot, index in its page table, page)
+    calls: Sequence[int] = ()  # a `Call` for each row, where any row has one
 
 
 @dataclass(slots=True)
@@ -57,7 +58,7 @@ class StepResult:
     token_ids: list[int]
     eos_probs: list[float]  # EOS mass in the softmax of the raw fp32 logits; NaN where those are no numbers
     eos_ranks: list[int]  # tokens that score above the best EOS id
-    flags: list[int]  # NATURAL | FORCED | HIDDEN
+    flags: list[int]  # NATURAL | FORCED | HIDDEN | INSERTED
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import Strategy
 from endmark.jobs.vocabulary import EosTrace, Verdict
+from endmark.worker.engine.steering import Insertion, Phase, PhaseEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class Request:
         Sequence[int]
     ] = ()  # `sampling.bad_words` as token sequences, of at most LONGEST_WORD each
     answer_token_ids: Sequence[int] = ()  # the answer so far, where the attempt goes on from its own text
+    insertion: Insertion | None = None
+    phase: Phase | None = None  # that the answer begins with, and is in unless its end stands in the answer so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +43,4 @@ class Finished:
     whole_text: str = ""  # their text
     rewinds: int = 0  # how often this attempt was taken back
     rewound_tokens: int = 0  # tokens that were dropped then
+    phase_end: PhaseEnd | None = None  # None where the request has no phase, or this attempt has not ended it

@@ -3,6 +3,7 @@
 from endmark.jobs.strategies import ScoreNumbers, score_numbers
 from endmark.worker.engine.answer import Answer
 from endmark.worker.engine.request import Request
+from endmark.worker.engine.steering import Call
 
 
 class RowState:
@@ -17,6 +18,7 @@ class RowState:
         self.pages: list[int] = []
         self.launched = 0  # tokens of this attempt that have been asked of the device
         self.stale = 0  # steps in flight whose result for the row is of tokens that were taken back
+        self.call = Call.NONE  # what its next decode step is to tell the device of its insertion
         # where this attempt's own tokens begin
         self.prompt_length = len(self.request.prompt_token_ids) + len(self.request.answer_token_ids)
 
@@ -29,6 +31,17 @@ class RowState:
     def numbers(self) -> ScoreNumbers:
         """What its strategies do to its scores."""
         return score_numbers(self.request.strategies, self.budget)
+
+    @property
+    def looks_at_landings(self) -> bool:
+        """Whether numbers of its phase or behind it look at landing spots."""
+        phase = self.request.phase
+        return self.numbers.after_sentence or (phase is not None and phase.numbers.after_sentence)
+
+    def insert(self) -> None:
+        """Let the insertion begin with the next token that is asked for; in an open phase, if it is open then."""
+        if self.answer.insert(self.launched):
+            self.call = Call.IN_PHASE if self.answer.phase_open else Call.NOW
 
     @property
     def position(self) -> int:

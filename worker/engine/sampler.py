@@ -38,7 +38,7 @@ class Draw:
             position=positions,
         )
 
-    def select(self, rows: Tensor) -> "Draw":
+    def select(self, rows: Tensor | slice) -> "Draw":
         """Return the draw of some of the rows."""
         return Draw(*(getattr(self, item.name)[rows] for item in fields(self)))
 

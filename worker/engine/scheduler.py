@@ -13,6 +13,7 @@ from endmark.worker.engine.contract import Runner
 from endmark.worker.engine.pages import PagePool
 from endmark.worker.engine.plan import DecodePlan, PrefillPlan, PrefillRow
 from endmark.worker.engine.row import RowState
+from endmark.worker.engine.steering import Call
 from endmark.worker.engine.waiting import WaitingRows
 
 
@@ -71,9 +72,11 @@ class Scheduler:
                 steps=[row.launched for row in rows],
                 positions=[row.position for row in rows],
                 new_pages=new_pages,
+                calls=[row.call for row in rows] if any(row.call for row in rows) else (),
             )
         for row in rows:
             row.launched += 1
+            row.call = Call.NONE
         return plan, rows
 
     def _admit(self) -> Iterator[tuple[PrefillRow, RowState]]:
@@ -120,9 +123,12 @@ class Scheduler:
             sampling=row.answer.sampling,
             numbers=numbers,
             stream=row.request.stream,
-            sentence_state=row.answer.landing_state() if numbers.after_sentence else 0,
             bad_words=row.request.bad_words,
             prompt=len(row.request.prompt_token_ids),
+            sentence_state=row.answer.landing_state() if row.looks_at_landings else 0,
+            insertion=row.answer.insertion,
+            phase=row.request.phase,
+            phase_open=row.answer.phase_open,
         )
 
     def _grow(self) -> tuple[list[RowState], list[tuple[int, int, int]]]:

@@ -1,9 +1,11 @@
 """A runner with no model: it samples what a script says, so scheduler and verdicts run in milliseconds."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
-from endmark.worker.engine.plan import NATURAL, DecodePlan, PrefillPlan, StepResult, Ticket
+from endmark.worker.engine.flags import NATURAL
+from endmark.worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket
+from endmark.worker.engine.steering import RowSteering
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +35,15 @@ class ScriptedRunner:
         prefill_tokens: int = 64,
         overlaps: bool = False,
         refill: int = 1,
+        eos_ids: Collection[int] = (),
     ) -> None:
         self.num_pages, self.page_size, self.max_rows = num_pages, page_size, max_rows
         self.context, self.prefill_tokens, self.overlaps = context, prefill_tokens, overlaps
         self.refill = refill
         self.plans: list[PrefillPlan | DecodePlan] = []
         self._script = script
+        self._eos_ids = eos_ids
+        self._steering: dict[int, RowSteering] = {}
         self._memory = [-1] * (num_pages * page_size)
         self._tables: dict[int, list[int]] = {}
         self._last: dict[int, int] = {}
@@ -50,19 +55,22 @@ class ScriptedRunner:
         if isinstance(plan, PrefillPlan):
             for row in plan.rows:
                 self._tables[row.slot] = list(row.pages)
+                self._steering[row.slot] = RowSteering(row.phase, is_open=row.phase_open, insertion=row.insertion)
                 for index in range(row.cached, len(row.token_ids)):
                     self._memory[self._address(row.slot, index)] = row.token_ids[index]
-            lengths = [len(row.token_ids) for row in plan.rows]
+            lengths, steps = [len(row.token_ids) for row in plan.rows], [row.step for row in plan.rows]
         else:
             for slot, index, page in plan.new_pages:
                 assert index == len(self._tables[slot])
                 self._tables[slot].append(page)
             for slot, length in zip(slots, plan.lengths, strict=True):
                 self._memory[self._address(slot, length)] = self._last[slot]
-            lengths = [length + 1 for length in plan.lengths]
+            lengths, steps = [length + 1 for length in plan.lengths], list(plan.steps)
+            for slot, step, call in zip(slots, steps, plan.calls, strict=False):
+                self._steering[slot].call(call, step)
         sampled = [
-            _sampled(self._script([self._memory[self._address(slot, index)] for index in range(length)]))
-            for slot, length in zip(slots, lengths, strict=True)
+            self._steered(slot, step, self._script([self._memory[self._address(slot, i)] for i in range(length)]))
+            for slot, step, length in zip(slots, steps, lengths, strict=True)
         ]
         self._last.update((slot, item.token_id) for slot, item in zip(slots, sampled, strict=True))
         return Ticket(len(slots), sampled)
@@ -78,11 +86,12 @@ class ScriptedRunner:
             [item.flags for item in sampled],
         )
 
+    def _steered(self, slot: int, step: int, token: int | Sampled) -> Sampled:
+        """Return the script's token, or what steers the row to another one."""
+        given = token if isinstance(token, Sampled) else Sampled(token)
+        token_id, flags = self._steering[slot].steer(step, given.token_id, given.flags, self._eos_ids)
+        return replace(given, token_id=token_id, flags=flags)
+
     def _address(self, slot: int, index: int) -> int:
         """Return where a row's token stands in the pages."""
         return self._tables[slot][index // self.page_size] * self.page_size + index % self.page_size
-
-
-def _sampled(token: int | Sampled) -> Sampled:
-    """Return the token with a flag for itself where the script gives none."""
-    return token if isinstance(token, Sampled) else Sampled(token)

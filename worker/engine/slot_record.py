@@ -3,22 +3,32 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from endmark.worker.engine.layout import LISTS, LONGEST_WORD, SLOT, sampling_values, score_values
+from endmark.jobs.strategies import ScoreNumbers
+from endmark.worker.engine.layout import LISTS, LONGEST_WORD, PHASE_SCORES, SLOT, sampling_values, score_values
 from endmark.worker.engine.plan import PrefillRow
 from endmark.worker.engine.sampler import stream_key
+from endmark.worker.engine.steering import NEVER, Standing
 
 
 def slot_record(row: PrefillRow) -> NDArray[np.int32]:
     """Return the record (SLOT.width,) of a row that begins; its last token is written by the step itself."""
+    phase, insertion = row.phase, row.insertion
+    shaped = not row.numbers.is_neutral or (phase is not None and not phase.numbers.is_neutral)
+    values = score_values(phase.numbers if phase is not None else ScoreNumbers())
     return SLOT.pack(
         {
             "landing": row.sentence_state,
             "key": stream_key(row.sampling.seed, row.stream),
-            "shaped": not row.numbers.is_neutral,
             "adjusted": row.sampling.adjusts,
             "prompt": row.prompt,
             "biases": len(row.sampling.logit_bias),
             "words": len(row.bad_words),
+            "shaped": shaped,
+            "phase": _standing(row),
+            "eos_inserts": phase is not None and phase.eos_inserts,
+            "insert_at": insertion.at if insertion is not None else NEVER,
+            "insert_count": len(insertion.token_ids) if insertion is not None else 0,
+            **dict(zip(PHASE_SCORES, values.values(), strict=True)),
             **sampling_values(row.sampling),
             **score_values(row.numbers),
         }
@@ -36,3 +46,10 @@ def slot_lists(row: PrefillRow) -> NDArray[np.int32] | None:
     places = [[*word, *[0] * (LONGEST_WORD - len(word))] for word in row.bad_words]
     LISTS.fill(lists, "word_tokens", [token for place in places for token in place])
     return lists
+
+
+def _standing(row: PrefillRow) -> Standing:
+    """Return how a row that begins stands to its phase."""
+    if row.phase is None:
+        return Standing.NONE
+    return Standing.OPEN if row.phase_open else Standing.CLOSED

@@ -18,6 +18,13 @@ class SampledRows(NamedTuple):
     positions: Tensor
 
 
+class Steering(NamedTuple):
+    """What steers rows."""
+
+    targets: Tensor  # (S + 1, T) int32: by slot the ids that end its phase, and in the last row those of EOS
+    inserts: Tensor  # (S, most) int32: by slot the tokens that are put in
+
+
 @dataclass(frozen=True, slots=True)
 class Rooms:
     """What rows whose scores are changed need: their tokens, and rooms for the scores of a few rows at once.

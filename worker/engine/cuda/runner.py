@@ -13,7 +13,7 @@ from endmark.worker.engine.cuda.kernels.inputs import begin_step, note_tokens
 from endmark.worker.engine.cuda.kernels.sampling import finish_step
 from endmark.worker.engine.cuda.prefill import Passes, Piece, PrefillInputs
 from endmark.worker.engine.cuda.replay import Recorder
-from endmark.worker.engine.cuda.rooms import Rooms, SampledRows
+from endmark.worker.engine.cuda.rooms import Rooms, SampledRows, Steering
 from endmark.worker.engine.cuda.slots import SlotState
 from endmark.worker.engine.cuda.staging import Download, Upload
 from endmark.worker.engine.layout import RESULT, STEP
@@ -62,9 +62,11 @@ class CudaRunner:
         self._fused = fused if fused is not None else fuse(network)
         kind = cache_type or network.dtype
         self._keys, self._values = _cache(network, num_pages + 1, page_size, kind)
-        self._eos_ids = torch.tensor(sorted(eos_ids), dtype=torch.int32, device=self._device)
+        ends = sorted(eos_ids)
+        self._eos_ids = torch.tensor(ends, dtype=torch.int32, device=self._device)
         self._table = sentence_table.to(self._device) if sentence_table is not None else None
-        self._slots = SlotState(max_rows, -(-context // page_size) + 1, self._device, spare_page=num_pages)
+        width = -(-context // page_size) + 1
+        self._slots = SlotState(max_rows, width, ends, self._device, spare_page=num_pages)
         self._history = torch.zeros(num_pages + 1, page_size, dtype=torch.int32, device=self._device)
         self._rooms: Rooms | None = None
         self._passes = Passes(prefill_tokens, least=page_size)
@@ -127,8 +129,10 @@ class CudaRunner:
         """Draw tokens; those of the rows' last steps have been noted."""
         if self._rooms is None:  # at the first call, which no graph captures
             self._rooms = Rooms.build(self._slots.tables, self._slots.lists, self._history, logits.shape[1])
+        slots = self._slots
+        steering = Steering(slots.targets, slots.inserts)
         finish_step(
-            logits, self._eos_ids, rows, self._slots.records, self._table, self._rooms, result, first_column
+            logits, self._eos_ids, rows, slots.records, self._table, steering, self._rooms, result, first_column
         )
 
     def _prefill(self, plan: PrefillPlan) -> Tensor:
@@ -187,6 +191,8 @@ class _DecodeStep:
         columns = {"slot": plan.slots, "length": plan.lengths, "step": plan.steps, "position": plan.positions}
         for name, values in columns.items():
             block[STEP[name], :rows] = values
+        if plan.calls:
+            block[STEP["call"], :rows] = plan.calls
         for index, change in enumerate(plan.new_pages):
             block[_CHANGE, index] = change
         self._upload.send()

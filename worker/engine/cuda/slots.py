@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import ScoreNumbers
@@ -11,6 +12,7 @@ from endmark.worker.engine.cuda.staging import to_device
 from endmark.worker.engine.layout import LISTS, SLOT, sampling_values, score_values
 from endmark.worker.engine.plan import PrefillRow
 from endmark.worker.engine.slot_record import slot_lists, slot_record
+from endmark.worker.engine.steering import MOST_INSERTED, MOST_PHASE_ENDS
 
 
 class SlotState:
@@ -20,14 +22,20 @@ class SlotState:
         tables: (S + 1, W) int32, the pages of each row in its order.
         records: (S + 1, SLOT.width) int32, laid out as `SLOT`.
         lists: (S + 1, LISTS.width) int32, laid out as `LISTS`; of meaning for rows that have some.
+        targets: (S + 2, T) int32, the ids that end each row's phase, and in the last row those of EOS; the first
+            stands in places that are left.
+        inserts: (S + 1, MOST_INSERTED) int32, the tokens to be put in.
     """
 
-    def __init__(self, slots: int, width: int, device: torch.device, *, spare_page: int) -> None:
+    def __init__(
+        self, slots: int, width: int, eos_ids: Sequence[int], device: torch.device, *, spare_page: int
+    ) -> None:
         """Make room.
 
         Args:
             slots: rows that may run at once.
             width: pages of the longest row.
+            eos_ids: all end tokens.
             spare_page: a page that no row owns, for the spare slot.
         """
         self._device = device
@@ -38,6 +46,10 @@ class SlotState:
         self.records[slots] = torch.from_numpy(
             SLOT.pack({**sampling_values(Sampling()), **score_values(ScoreNumbers())})
         )
+        most = max(MOST_PHASE_ENDS, len(eos_ids))
+        self.targets = torch.zeros(slots + 2, most, dtype=torch.int32, device=device)
+        self.targets[-1] = torch.from_numpy(_filled(eos_ids, most))
+        self.inserts = torch.zeros(slots + 1, MOST_INSERTED, dtype=torch.int32, device=device)
 
     def admit(self, rows: Sequence[PrefillRow]) -> None:
         """Set the slots of rows that begin, in one copy, and one more for each row with lists."""
@@ -54,3 +66,26 @@ class SlotState:
         for row in rows:
             if (lists := slot_lists(row)) is not None:
                 self.lists[row.slot] = to_device(lists, self._device)
+        steered = [row for row in rows if row.phase is not None or row.insertion is not None]
+        if steered:
+            self._steer(steered)
+
+    def _steer(self, rows: Sequence[PrefillRow]) -> None:
+        """Set what steers some of the rows that begin, in one copy."""
+        most = self.targets.shape[1]
+        block = np.zeros((len(rows), 1 + most + MOST_INSERTED), np.int32)
+        for index, row in enumerate(rows):
+            block[index, 0] = row.slot
+            if row.phase is not None:
+                block[index, 1 : 1 + most] = _filled(row.phase.end_ids, most)
+            if row.insertion is not None:
+                block[index, 1 + most :] = _filled(row.insertion.token_ids, MOST_INSERTED)
+        where, targets, inserts = to_device(block, self._device).split([1, most, MOST_INSERTED], 1)
+        slots = where[:, 0].long()
+        self.targets[slots] = targets
+        self.inserts[slots] = inserts
+
+
+def _filled(ids: Sequence[int], width: int) -> NDArray[np.int32]:
+    """Return ids as (width,) int32, the first of them in the places that are left."""
+    return np.array([*ids, *[ids[0]] * (width - len(ids))], np.int32)

@@ -68,9 +68,9 @@ def kept_scores(
     """Return a block of scores over temperature."""
     x = tl.load(row_ptr + offs, mask=mask, other=-float("inf")).to(tl.float32)
     scores = _other(x, ratio, published, forced)
+    raised = raised_eos(x, best_other, growth, ramp, margin, published)
     for index in tl.static_range(E):
-        token = tl.load(ids_ptr + index)
-        scores = tl.where(offs == token, raised_eos(x, best_other, growth, ramp, margin, published), scores)
+        scores = tl.where(offs == tl.load(ids_ptr + index), raised, scores)
     return tl.where(mask, tl.math.div_rn(scores, temperature), -float("inf"))
 
 

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from endmark.worker.engine.cuda.kernels.steering import take_call
 from endmark.worker.engine.layout import SLOT, STEP
 
 _SLOT_WIDTH, _LAST = tl.constexpr(SLOT.width), tl.constexpr(SLOT["last"])
@@ -20,7 +21,9 @@ def _begin_step(inputs, rows, tables, table_width, records, tokens, positions_ou
     slot = tl.load(column + _STEP_SLOT * rows).to(tl.int64)
     changed = tables + tl.load(column + _CHANGED_SLOT * rows).to(tl.int64) * table_width
     tl.store(changed + tl.load(column + _CHANGED_INDEX * rows), tl.load(column + _CHANGED_PAGE * rows))
-    tl.store(tokens + row, tl.load(records + slot * _SLOT_WIDTH + _LAST).to(tl.int64))
+    record = records + slot * _SLOT_WIDTH
+    take_call(record, column, rows)
+    tl.store(tokens + row, tl.load(record + _LAST).to(tl.int64))
     tl.store(positions_out + row, tl.load(column + _LENGTH * rows).to(tl.int64))
 
 
@@ -30,7 +33,7 @@ def begin_step(inputs: Tensor, tables: Tensor, records: Tensor, tokens: Tensor, 
     Args:
         inputs: (STEP.width, R) int32.
         tables: (S, W) int32.
-        records: (S, SLOT.width) int32.
+        records: (S, SLOT.width) int32; the begin of an insertion that is called for is written.
         tokens: (R,) int64, written; `positions` likewise.
     """
     rows = inputs.shape[1]

@@ -11,16 +11,18 @@ from torch import Tensor
 
 from endmark.jobs.landing import LANDED
 from endmark.worker.engine.cuda.kernels.adjusting import adjust, real
-from endmark.worker.engine.cuda.kernels.drawing import draw, ordered, published_pass, raised_eos
-from endmark.worker.engine.cuda.rooms import Rooms, SampledRows
+from endmark.worker.engine.cuda.kernels.drawing import draw, ordered, published_pass
+from endmark.worker.engine.cuda.kernels.scanning import best_eos, eos_mass, scan
+from endmark.worker.engine.cuda.kernels.steering import is_one_of, is_open, keep_last, score_numbers, steer
+from endmark.worker.engine.cuda.rooms import Rooms, SampledRows, Steering
+from endmark.worker.engine.flags import FORCED, HIDDEN, NATURAL
 from endmark.worker.engine.layout import LISTS, RESULT, SLOT
-from endmark.worker.engine.plan import FORCED, HIDDEN, NATURAL
 
 _LANDED, _NATURAL, _FORCED, _HIDDEN = (tl.constexpr(value) for value in (LANDED, NATURAL, FORCED, HIDDEN))
 _LARGEST_GROWTH = tl.constexpr(1e30)
 _SLOT_WIDTH, _LISTS_WIDTH = tl.constexpr(SLOT.width), tl.constexpr(LISTS.width)
-_LAST, _LANDING, _KEY, _SHAPED, _ADJUSTED = (
-    tl.constexpr(SLOT[name]) for name in ("last", "landing", "key", "shaped", "adjusted")
+_LANDING, _KEY, _SHAPED, _ADJUSTED = (
+    tl.constexpr(SLOT[name]) for name in ("landing", "key", "shaped", "adjusted")
 )
 _TEMPERATURE, _TOP_K, _TOP_P, _MIN_P = (
     tl.constexpr(SLOT[name]) for name in ("temperature", "top_k", "top_p", "min_p")
@@ -30,70 +32,6 @@ _START, _FULL, _POWER, _MARGIN, _AFTER_SENTENCE, _FACTOR, _RATIO, _FORCE_AT = (
     for name in ("start", "full", "power", "margin", "after_sentence", "factor", "ratio", "force_at")
 )
 _TOKEN, _PROB, _RANK, _FLAGS = (tl.constexpr(RESULT[name]) for name in ("token", "eos_prob", "rank", "flags"))
-
-
-@triton.jit
-def _is_eos(token, ids_ptr, E: tl.constexpr):
-    """Whether a token is one of the EOS ids."""
-    found = token == tl.load(ids_ptr)
-    for index in tl.static_range(1, E):
-        found = found | (token == tl.load(ids_ptr + index))
-    return found
-
-
-@triton.jit
-def _best_eos(row_ptr, V, ids_ptr, best_other, growth, ramp, margin, published, E: tl.constexpr):
-    """Return the best score of an EOS id after the strategies, and which id has it."""
-    best, best_token = -float("inf"), V
-    for index in tl.static_range(E):
-        token = tl.load(ids_ptr + index)
-        score = raised_eos(tl.load(row_ptr + token).to(tl.float32), best_other, growth, ramp, margin, published)
-        first = (score > best) | ((score == best) & (token < best_token))
-        best_token = tl.where(first, token, best_token)
-        best = tl.maximum(best, score)
-    return best, best_token
-
-
-@triton.jit
-def _scan(row_ptr, V, ids_ptr, eos_best, copy, COPY: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr):
-    """Read a row's scores once, and write them as fp32 to `copy` if so asked.
-
-    Returns:
-        The highest, the sum of exp(score - highest), how many are above the best EOS, the best score that is no
-        EOS, and its token.
-    """
-    lanes = tl.arange(0, BLOCK)
-    top = tl.full([BLOCK], -1e38, tl.float32)
-    total = tl.zeros([BLOCK], tl.float32)
-    rank = tl.zeros([BLOCK], tl.int32)
-    best = tl.full([BLOCK], -float("inf"), tl.float32)
-    chosen = tl.full([BLOCK], 0, tl.int32)
-    for begin in range(0, V, BLOCK):
-        offs = begin + lanes
-        x = tl.load(row_ptr + offs, mask=offs < V, other=-float("inf")).to(tl.float32)
-        if COPY:
-            tl.store(copy + offs, x, mask=offs < V)
-        higher = tl.maximum(top, x)
-        total = total * tl.exp(top - higher) + tl.exp(x - higher)
-        top = higher
-        rank += (x > eos_best).to(tl.int32)
-        others = tl.where(_is_eos(offs, ids_ptr, E), -float("inf"), x)
-        better = others > best
-        best = tl.where(better, others, best)
-        chosen = tl.where(better, offs, chosen)
-    highest = tl.max(top, 0)
-    mass = tl.sum(total * tl.exp(top - highest), 0)
-    best_raw = tl.max(best, 0)
-    return highest, mass, tl.sum(rank, 0), best_raw, tl.min(tl.where(best == best_raw, chosen, V), 0)
-
-
-@triton.jit
-def _eos_mass(row_ptr, ids_ptr, highest, E: tl.constexpr):
-    """Return the sum of exp(score - highest) over the EOS ids."""
-    mass = 0.0
-    for index in tl.static_range(E):
-        mass += tl.exp(tl.load(row_ptr + tl.load(ids_ptr + index)).to(tl.float32) - highest)
-    return mass
 
 
 @triton.jit
@@ -111,29 +49,39 @@ def _strength(record, n, after_sentence, state):
 
 @triton.jit
 def _choose(
-    row_ptr, V, ids_ptr, record, n, position, highest, best_raw, other_token, sentence_table,
-    E: tl.constexpr, BLOCK: tl.constexpr, SENTENCES: tl.constexpr,
+    row_ptr, V, ids_ptr, targets, inserts, record, step, position, highest, best_raw, other_token, sentence_table,
+    E: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr, SENTENCES: tl.constexpr,
 ):  # fmt: skip
-    """Choose a row's token and keep it in its record; return it with its flags."""
-    margin = real(record, _MARGIN)
-    after_sentence = real(record, _AFTER_SENTENCE)
-    ratio = real(record, _RATIO)
+    """Choose a row's token and keep it in its record; return it with its flags.
+
+    Called EOS here are the ids that the row's score numbers act on: the ends of its phase, while that is open.
+    """
+    n, opened = step.to(tl.float32), is_open(record)
+    numbers = score_numbers(record, opened)
+    margin = real(numbers, _MARGIN)
+    after_sentence = real(numbers, _AFTER_SENTENCE)
+    ratio = real(numbers, _RATIO)
     temperature = real(record, _TEMPERATURE)
     shaped = tl.load(record + _SHAPED) != 0
     published = ratio == ratio
     state = tl.load(record + _LANDING)
 
-    eos_raw, eos_first = _best_eos(row_ptr, V, ids_ptr, 0.0, 1.0, 0.0, 0.0, False, E)
-    forced = (real(record, _FORCE_AT) == n) & (eos_raw > -float("inf"))
-    growth, ramp = _strength(record, n, after_sentence, state)
+    eos_raw, eos_first = best_eos(row_ptr, V, targets, 0.0, 1.0, 0.0, 0.0, False, T)
+    forced = (real(numbers, _FORCE_AT) == n) & (eos_raw > -float("inf"))
+    growth, ramp = _strength(numbers, n, after_sentence, state)
     # The published arithmetic keeps the order of scores, so the best other token is the same after it.
     best_other = tl.where(published, published_pass(published_pass(best_raw, ratio), 1.0), best_raw)
-    eos_score, eos_token = _best_eos(row_ptr, V, ids_ptr, best_other, growth, ramp, margin, published, E)
+    eos_score, eos_token = best_eos(row_ptr, V, targets, best_other, growth, ramp, margin, published, T)
     other_score = tl.where(forced, -float("inf"), best_other)
     eos_wins = (eos_score > other_score) | ((eos_score == other_score) & (eos_token < other_token))
     token = tl.where(eos_wins, eos_token, other_token)
-    natural = (eos_raw > best_raw) | ((eos_raw == best_raw) & (eos_first < other_token))
-    hidden = eos_score == -float("inf")
+    meant = is_one_of(token, targets, T)
+    natural = ((eos_raw > best_raw) | ((eos_raw == best_raw) & (eos_first < other_token))) == meant
+    end_score = eos_score
+    if opened:
+        end_raw, _ = best_eos(row_ptr, V, ids_ptr, 0.0, 1.0, 0.0, 0.0, False, E)
+        end_score = tl.where(published, published_pass(published_pass(end_raw, ratio), 1.0), end_raw)
+    hidden = end_score == -float("inf")
     if temperature > 0:
         top_p = real(record, _TOP_P)
         top_k = tl.load(record + _TOP_K)
@@ -141,23 +89,24 @@ def _choose(
         key = tl.load(record + _KEY).to(tl.uint32, bitcast=True)
         peak = tl.math.div_rn(tl.maximum(eos_score, other_score), temperature)
         token, floor = draw(
-            row_ptr, V, ids_ptr, temperature, top_k, top_p, min_p, key, position, ratio, published, forced,
-            best_other, growth, ramp, margin, peak, E, BLOCK,
+            row_ptr, V, targets, temperature, top_k, top_p, min_p, key, position, ratio, published, forced,
+            best_other, growth, ramp, margin, peak, T, BLOCK,
         )  # fmt: skip
-        hidden = hidden | (ordered(tl.math.div_rn(eos_score, temperature)) < floor)
-        if shaped & _is_eos(token, ids_ptr, E):
+        hidden = hidden | (ordered(tl.math.div_rn(end_score, temperature)) < floor)
+        meant = is_one_of(token, targets, T)
+        if shaped & (meant | is_one_of(token, ids_ptr, E)):
             without, floor = draw(
-                row_ptr, V, ids_ptr, temperature, top_k, top_p, min_p, key, position, ratio, published & False,
-                forced & False, best_raw, 1.0, 0.0, 0.0, tl.math.div_rn(highest, temperature), E, BLOCK,
+                row_ptr, V, targets, temperature, top_k, top_p, min_p, key, position, ratio, published & False,
+                forced & False, best_raw, 1.0, 0.0, 0.0, tl.math.div_rn(highest, temperature), T, BLOCK,
             )  # fmt: skip
-            natural = _is_eos(without, ids_ptr, E)
+            natural = tl.where(meant, is_one_of(without, targets, T), is_one_of(without, ids_ptr, E))
 
-    by_strategy = tl.where(natural, _NATURAL, tl.where(forced, _FORCED, 0))
-    flags = tl.where(shaped, tl.where(_is_eos(token, ids_ptr, E), by_strategy, 0), _NATURAL)
-    tl.store(record + _LAST, token)
-    if SENTENCES:
-        if after_sentence > 0:
-            tl.store(record + _LANDING, tl.load(sentence_table + state.to(tl.int64) * V + token).to(tl.int32))
+    flags = tl.where(natural, _NATURAL, tl.where(forced, _FORCED, 0))
+    flags = tl.where(shaped, tl.where(meant | is_one_of(token, ids_ptr, E), flags, 0), _NATURAL)
+    token, flags, closes = steer(
+        record, inserts, targets, ids_ptr, step, token, flags, natural | (shaped == 0), opened, T, E
+    )
+    keep_last(record, token, after_sentence, sentence_table, state, V, closes, SENTENCES)
     return token, flags + tl.where(hidden, _HIDDEN, 0)
 
 
@@ -170,31 +119,35 @@ def _tell(out, columns, token, prob, rank, flags):
     tl.store(out + _FLAGS * columns, flags)
 
 
-@triton.jit(do_not_specialize=["columns", "first_column"])
+@triton.jit(do_not_specialize=["columns", "first_column", "eos_place"])
 def _finish_step(
     logits, stride, V, ids_ptr, slots, steps, positions, records, sentence_table, result, columns,
-    first_column, E: tl.constexpr, BLOCK: tl.constexpr, SENTENCES: tl.constexpr,
+    first_column, target_table, eos_place, insert_table,
+    E: tl.constexpr, T: tl.constexpr, MOST: tl.constexpr, BLOCK: tl.constexpr, SENTENCES: tl.constexpr,
 ):  # fmt: skip
     """One row, if its scores are drawn from as they are."""
     row = tl.program_id(0)
-    record = records + tl.load(slots + row).to(tl.int64) * _SLOT_WIDTH
+    slot = tl.load(slots + row).to(tl.int64)
+    record = records + slot * _SLOT_WIDTH
     if tl.load(record + _ADJUSTED) == 0:
+        targets = target_table + tl.where(is_open(record), slot, eos_place) * T
         row_ptr = logits + row.to(tl.int64) * stride
-        eos_raw, _ = _best_eos(row_ptr, V, ids_ptr, 0.0, 1.0, 0.0, 0.0, False, E)
-        highest, mass, rank, best, other_token = _scan(row_ptr, V, ids_ptr, eos_raw, row_ptr, False, E, BLOCK)
-        prob = _eos_mass(row_ptr, ids_ptr, highest, E) / mass
+        eos_raw, _ = best_eos(row_ptr, V, ids_ptr, 0.0, 1.0, 0.0, 0.0, False, E)
+        highest, mass, rank, best, other_token = scan(row_ptr, V, targets, eos_raw, row_ptr, False, T, BLOCK)
+        prob = eos_mass(row_ptr, ids_ptr, highest, E) / mass
         token, flags = _choose(
-            row_ptr, V, ids_ptr, record, tl.load(steps + row).to(tl.float32), tl.load(positions + row),
-            highest, best, other_token, sentence_table, E, BLOCK, SENTENCES,
+            row_ptr, V, ids_ptr, targets, insert_table + slot * MOST, record, tl.load(steps + row),
+            tl.load(positions + row), highest, best, other_token, sentence_table, E, T, BLOCK, SENTENCES,
         )  # fmt: skip
         _tell(result + first_column + row, columns, token, prob, rank, flags)
 
 
-@triton.jit(do_not_specialize=["columns", "first_column", "rows"])
+@triton.jit(do_not_specialize=["columns", "first_column", "eos_place", "rows"])
 def _finish_adjusted(
     logits, stride, V, ids_ptr, slots, lengths, steps, positions, records, sentence_table, result, columns,
-    first_column, rows, tables, table_width, lists, history, scores, counts,
-    PAGE: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, SENTENCES: tl.constexpr,
+    first_column, target_table, eos_place, insert_table, rows, tables, table_width, lists, history, scores, counts,
+    PAGE: tl.constexpr, E: tl.constexpr, T: tl.constexpr, MOST: tl.constexpr, BLOCK: tl.constexpr,
+    SENTENCES: tl.constexpr,
 ):  # fmt: skip
     """Every so manieth row, if a parameter of its sampling changes its scores."""
     program = tl.program_id(0)
@@ -204,18 +157,18 @@ def _finish_adjusted(
         record = records + slot * _SLOT_WIDTH
         if tl.load(record + _ADJUSTED) != 0:
             row_ptr = logits + tl.cast(row, tl.int64) * stride
-            eos_raw, _ = _best_eos(row_ptr, V, ids_ptr, 0.0, 1.0, 0.0, 0.0, False, E)
-            highest, mass, rank, _, _ = _scan(row_ptr, V, ids_ptr, eos_raw, room, True, E, BLOCK)
-            prob = _eos_mass(row_ptr, ids_ptr, highest, E) / mass
+            targets = target_table + tl.where(is_open(record), slot, eos_place) * T
+            eos_raw, _ = best_eos(row_ptr, V, ids_ptr, 0.0, 1.0, 0.0, 0.0, False, E)
+            highest, mass, rank, _, _ = scan(row_ptr, V, ids_ptr, eos_raw, room, True, E, BLOCK)
+            prob = eos_mass(row_ptr, ids_ptr, highest, E) / mass
             adjust(
                 room, counts + program.to(tl.int64) * V, V, ids_ptr, record, lists + slot * _LISTS_WIDTH,
                 tables + slot * table_width, history, tl.load(lengths + row) + 1, E, PAGE, BLOCK,
             )  # fmt: skip
-            eos_best, _ = _best_eos(room, V, ids_ptr, 0.0, 1.0, 0.0, 0.0, False, E)
-            highest, _, _, best, other_token = _scan(room, V, ids_ptr, eos_best, room, False, E, BLOCK)
+            highest, _, _, best, other_token = scan(room, V, targets, 0.0, room, False, T, BLOCK)
             token, flags = _choose(
-                room, V, ids_ptr, record, tl.load(steps + row).to(tl.float32), tl.load(positions + row),
-                highest, best, other_token, sentence_table, E, BLOCK, SENTENCES,
+                room, V, ids_ptr, targets, insert_table + slot * MOST, record, tl.load(steps + row),
+                tl.load(positions + row), highest, best, other_token, sentence_table, E, T, BLOCK, SENTENCES,
             )  # fmt: skip
             _tell(result + first_column + row, columns, token, prob, rank, flags)
             tl.debug_barrier()  # the next row takes the room
@@ -227,6 +180,7 @@ def finish_step(
     rows: SampledRows,
     records: Tensor,
     sentence_table: Tensor | None,
+    steering: Steering,
     rooms: Rooms,
     result: Tensor,
     first_column: int = 0,
@@ -237,8 +191,10 @@ def finish_step(
         logits: (R, V) raw, of the model's type, rows contiguous.
         eos_ids: (E,) int32.
         rows: of the plan.
-        records: (S, SLOT.width) int32, by slot; last token and state of landing spots are written.
+        records: (S, SLOT.width) int32, by slot; last token, state of landing spots, phase and the begin of an
+            insertion are written.
         sentence_table: (STATES, V) uint8.
+        steering: of the rows that have any.
         rooms: for rows whose scores are changed.
         result: (RESULT.width, C) int32, written from `first_column` on. The probability is NaN where scores are
             no numbers, and the token one that the model has.
@@ -247,16 +203,19 @@ def finish_step(
     table = sentence_table if sentence_table is not None else records
     sizes = {
         "E": len(eos_ids),
+        "T": steering.targets.shape[1],
+        "MOST": steering.inserts.shape[1],
         "BLOCK": min(4096, triton.next_power_of_2(vocabulary)),
         "SENTENCES": sentence_table is not None,
         "num_warps": 8,
     }
+    steered = steering.targets, len(steering.targets) - 1, steering.inserts
     _finish_step[(len(logits),)](
         logits, logits.stride(0), vocabulary, eos_ids, rows.slots, rows.steps, rows.positions, records, table,
-        result, result.shape[1], first_column, **sizes,
+        result, result.shape[1], first_column, *steered, **sizes,
     )  # fmt: skip
     _finish_adjusted[(min(len(logits), len(rooms.scores)),)](
         logits, logits.stride(0), vocabulary, eos_ids, *rows, records, table, result, result.shape[1],
-        first_column, len(logits), rooms.tables, rooms.tables.shape[1], rooms.lists, rooms.history,
+        first_column, *steered, len(logits), rooms.tables, rooms.tables.shape[1], rooms.lists, rooms.history,
         rooms.scores, rooms.counts, PAGE=rooms.history.shape[1], **sizes,
     )  # fmt: skip

@@ -1,0 +1,129 @@
+"""Phases and insertions at the end of a step, on whole logits."""
+
+import random
+
+import pytest
+import torch
+
+from endmark.jobs.landing import LANDED, START, STATES
+from endmark.jobs.sampling import Sampling
+from endmark.jobs.strategies import ScoreNumbers, build_strategies, score_numbers
+from endmark.worker.engine.flags import FORCED, HIDDEN, INSERTED, NATURAL
+from endmark.worker.engine.layout import SLOT
+from endmark.worker.engine.plan import PrefillRow
+from endmark.worker.engine.steering import Call, Insertion, Phase
+from endmark.worker.engine.step_end import StepEnd
+
+pytestmark = pytest.mark.engine
+
+V, EOS, CLOSE = 200, [3, 9], (50, 51, 52)
+TABLE = torch.randint(0, STATES, (STATES, V), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+TABLE[:, ::3] = LANDED
+STRATEGIES = [
+    "eos-reward:start=0.1",
+    "soft-landing:start=0.1,firm=0.9",
+    "exp-decay:start=0.1",
+    "eos-reward-published",
+]
+
+
+def numbers_of(index, budget=8):
+    return score_numbers(build_strategies([STRATEGIES[index % len(STRATEGIES)]]), budget)
+
+
+def row_of(slot, rng, **options):
+    settings = {"numbers": ScoreNumbers(), "stream": slot, **options}
+    sampling = Sampling(temperature=rng.choice([0, 0.7, 1.2]), top_k=rng.choice([0, 20]), seed=rng.randrange(99))
+    return PrefillRow(slot, [5], 0, [0], 0, 0, sampling=sampling, **settings)
+
+
+def draw(end, logits, slots, step):
+    steps = torch.full((len(slots),), step)
+    return end.draw(logits, logits, torch.tensor(slots), steps, steps)
+
+
+def test_a_phase_is_to_its_ends_what_an_answer_is_to_eos():
+    """With the same numbers an open phase gives the tokens and sources that a model with those end ids gives."""
+    rng, rows = random.Random(5), 40
+    phased = StepEnd(torch.tensor(EOS), rows, TABLE, torch.device("cpu"))
+    twin = StepEnd(torch.tensor(CLOSE), rows, TABLE, torch.device("cpu"))
+    for slot in range(rows):
+        seed, numbers = rng.randrange(10**6), numbers_of(slot)
+        phase = Phase(CLOSE, numbers=numbers)
+        phased.admit(row_of(slot, random.Random(seed), phase=phase, phase_open=True))
+        twin.admit(row_of(slot, random.Random(seed), numbers=numbers))
+    running, sources = list(range(rows)), set()
+    torch.manual_seed(2)
+    for step in range(8):
+        logits = torch.randn(len(running), V) * 2
+        logits[:, CLOSE] -= 1
+        logits[:, EOS] = -torch.inf  # which the twin does not know
+        got, want = draw(phased, logits, running, step), draw(twin, logits, running, step)
+        assert got.token_ids == want.token_ids
+        ended = [token in CLOSE for token in want.token_ids]
+        for one, other, end in zip(got.flags, want.flags, ended, strict=True):
+            if end:
+                assert one & ~HIDDEN == other & ~HIDDEN
+                sources.add(one & ~HIDDEN)
+        running = [slot for slot, end in zip(running, ended, strict=True) if not end]
+    assert sources == {NATURAL, 0, FORCED}
+
+
+def test_behind_its_phase_a_row_is_as_one_that_had_none():
+    """Its numbers act on EOS again, and landing spots are those of the text behind the phase."""
+    rng = random.Random(6)
+    end = StepEnd(torch.tensor(EOS), 2, TABLE, torch.device("cpu"))
+    numbers = score_numbers(build_strategies(["soft-landing:start=0.1,firm=0.9"]), 8)
+    phase = Phase(CLOSE[:1])
+    end.admit(row_of(0, rng, phase=phase, phase_open=True, numbers=numbers, insertion=Insertion(CLOSE[:1], at=1)))
+    torch.manual_seed(3)
+    logits = torch.randn(4, 1, V)
+    assert draw(end, logits[0], [0], 0).token_ids[0] not in CLOSE
+    closed = draw(end, logits[1], [0], 1)
+    assert (closed.token_ids, closed.flags[0] & ~HIDDEN) == ([CLOSE[0]], FORCED | INSERTED)
+    assert SLOT.of(end.records[0], "landing") == START
+    end.admit(row_of(1, random.Random(6), numbers=numbers, stream=0))
+    end.records[1, :] = torch.where(torch.arange(end.records.shape[1]) < 2, end.records[0], end.records[1])
+    for step in (2, 3):
+        got, want = draw(end, logits[step], [0], step), draw(end, logits[step], [1], step)
+        assert got.token_ids == want.token_ids
+
+
+def test_a_token_put_in_is_natural_where_the_model_would_have_ended_there_too():
+    rng = random.Random(7)
+    end = StepEnd(torch.tensor(EOS), 2, None, torch.device("cpu"))
+    logits = torch.zeros(2, V)
+    logits[0, CLOSE[1]], logits[1, 100] = 30, 30
+    for slot in range(2):
+        end.admit(row_of(slot, rng, phase=Phase(CLOSE), phase_open=True, insertion=Insertion((CLOSE[0],), at=0)))
+    result = draw(end, logits, [0, 1], 0)
+    assert result.token_ids == [CLOSE[0]] * 2
+    assert [flags & ~HIDDEN for flags in result.flags] == [NATURAL | FORCED | INSERTED, FORCED | INSERTED]
+
+
+@pytest.mark.parametrize(
+    ("call", "open_then", "comes"),
+    [(Call.NOW, True, True), (Call.NOW, False, True), (Call.IN_PHASE, True, True), (Call.IN_PHASE, False, False)],
+)
+def test_a_call_in_the_phase_comes_to_nothing_once_it_has_ended(call, open_then, comes):
+    """The host calls a step after what it has seen: the phase may have ended by itself meanwhile."""
+    end = StepEnd(torch.tensor(EOS), 1, None, torch.device("cpu"))
+    insertion = Insertion((70, 71), at=5 if open_then else 0)
+    end.admit(row_of(0, random.Random(1), phase=Phase(CLOSE), phase_open=open_then, insertion=insertion))
+    logits = torch.zeros(1, V)
+    logits[0, 100] = 30
+    end.call([0], [2], [call])
+    tokens = [draw(end, logits, [0], step).token_ids[0] for step in (2, 3, 4)]
+    assert tokens == ([70, 71, 100] if comes else [100] * 3)
+
+
+@pytest.mark.parametrize("count", [0, 65])
+def test_what_cannot_be_put_in_is_refused(count):
+    with pytest.raises(ValueError, match="from 1 to 64"):
+        Insertion((7,) * count)
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_a_phase_of_too_many_ends_is_refused(count):
+    with pytest.raises(ValueError, match="from 1 to 4"):
+        Phase((7,) * count)
