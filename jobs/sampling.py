@@ -156,11 +156,9 @@ class Sampling:
         return {item.name: value for item, value in values if value != item.default}
 
     def describe(self) -> str:
-        """Return what it is, in a few words: `temperature 0.6, top_p 0.9`, or `greedy`."""
-        values = {name: value for name, value in self.set_values().items() if name != "seed"}
-        return (
-            written(values) if self.temperature else ", ".join(["greedy", *([written(values)] if values else [])])
-        )
+        """Return it in a few words, the seed left out: `temperature 0.6, top_p 0.9`, or `temperature 0`."""
+        others = {name: value for name, value in self.set_values().items() if name not in ("temperature", "seed")}
+        return ", ".join([f"temperature {self.temperature:g}", *([written(others)] if others else [])])
 
 
 TABLE: tuple[Parameter, ...] = tuple(Parameter(item.name, *item.metadata["about"]) for item in fields(Sampling))

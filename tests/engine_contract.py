@@ -125,10 +125,10 @@ class EngineContract:
             engine.add(Request(key=1, prompt_token_ids=[5, 10**6], max_new_tokens=5))
         with pytest.raises(TokenUnknown):
             engine.add(Request(key=1, prompt_token_ids=[5], answer_token_ids=[10**6], max_new_tokens=5))
-        with pytest.raises(TokenUnknown):
+        with pytest.raises(TokenUnknown, match="`bad_words` holds the token"):
             engine.add(Request(key=1, prompt_token_ids=[5], max_new_tokens=5, bad_words=[[5, 10**6]]))
         biased = Sampling(logit_bias=((10**6, 1.0),))
-        with pytest.raises(TokenUnknown):
+        with pytest.raises(TokenUnknown, match="`logit_bias` holds the token"):
             engine.add(Request(key=1, prompt_token_ids=[5], max_new_tokens=5, sampling=biased))
         assert not engine.has_work
         assert engine.step() == []

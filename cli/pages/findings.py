@@ -7,17 +7,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from endmark.jobs.sampling import Sampling
 from endmark.jobs.spelling import counted
 
 
 def summary(result: Mapping[str, Any]) -> str:
     """Return how the sample ended, in one sentence."""
-    sampling = result["sampling"]
-    how = (
-        f"temperature {sampling['temperature']:g}, top-k {sampling['top_k'] or 'off'}, top-p {sampling['top_p']:g}"
-        if sampling["temperature"]
-        else "temperature 0"
-    )
+    how = Sampling.from_json(result["sampling"]).describe()
     others = f"{result['failed']} failed, " if result["failed"] else ""
     return (
         f"of {counted(result['answers'], 'answer')} {others}{result['truncated']} ran out of "

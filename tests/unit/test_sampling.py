@@ -146,7 +146,8 @@ def test_settings_that_cannot_be_used_are_told_with_the_file_and_the_way_round(m
 
 
 def test_what_it_is_in_few_words():
-    assert Sampling(seed=3).describe() == "greedy"
+    assert Sampling(seed=3).describe() == "temperature 0"
+    assert Sampling(repetition_penalty=1.1).describe() == "temperature 0, repetition_penalty 1.1"
     assert Sampling(0.6, top_p=0.9).describe() == "temperature 0.6, top_p 0.9"
 
 

@@ -98,11 +98,14 @@ class Engine:
         """Refuse what would be read beyond the embedding: on a GPU that ends the process, and all its rows."""
         if self._embeddings is None:
             return
-        named = [token for token, _ in request.sampling.logit_bias]
-        named += [token for word in request.bad_words for token in word]
-        highest = max((*request.prompt_token_ids, *request.answer_token_ids, *named), default=0)
-        if highest >= self._embeddings:
-            raise TokenUnknown(highest, self._token_name(highest) or "", self._embeddings)
+        for where, token_ids in (
+            ("the prompt", (*request.prompt_token_ids, *request.answer_token_ids)),
+            ("`logit_bias`", [token for token, _ in request.sampling.logit_bias]),
+            ("`bad_words`", [token for word in request.bad_words for token in word]),
+        ):
+            highest = max(token_ids, default=0)
+            if highest >= self._embeddings:
+                raise TokenUnknown(highest, self._token_name(highest) or "", self._embeddings, where=where)
 
     def cancel(self, keys: Collection[int]) -> None:
         """Drop the attempts with these keys; they are never returned."""
