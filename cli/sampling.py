@@ -7,7 +7,7 @@ import click
 
 from endmark.cli.terminal import note
 from endmark.jobs.finetuning.adapters import local_folder
-from endmark.jobs.generation_config import own_sampling, read_generation_config
+from endmark.jobs.generation_config import own_sampling, passed_over, read_generation_config
 from endmark.jobs.hub import cached_folder
 from endmark.jobs.sampling import TABLE, Parameter, Sampling, written
 
@@ -62,11 +62,14 @@ def chosen_sampling(model: str, options: Mapping[str, Any]) -> Sampling:
     """
     given = {item.name: value for item in TABLE if (value := options.get(item.name)) is not None}
     folder = local_folder(model) or cached_folder(model)
-    own = own_sampling(read_generation_config(folder), given) if folder is not None else {}
+    config = read_generation_config(folder) if folder is not None else {}
+    own = own_sampling(config, given)
     if folder is None and "temperature" not in given:
         note(
             "the model's files are not on this machine, nor is its generation_config: greedy; see `--temperature`"
         )
     if own:
         note(f"sampling as the model's generation_config: {written(own)}")
+    if others := passed_over(config):
+        note(f"the model's generation_config sets what Endmark does not do: `{'`, `'.join(others)}`")
     return Sampling(**{**own, **given})

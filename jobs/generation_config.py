@@ -9,6 +9,26 @@ from endmark.jobs.errors import SpecError
 from endmark.jobs.sampling import TABLE
 
 FILE = "generation_config.json"
+# What else changes which tokens transformers chooses, with the values that change nothing beside null.
+_OTHERS: Mapping[str, Any] = {
+    "num_beams": 1,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "top_h": 1.0,
+    "penalty_alpha": 0.0,
+    "diversity_penalty": 0.0,
+    "encoder_repetition_penalty": 1.0,
+    "encoder_no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "guidance_scale": 1.0,
+    "sequence_bias": {},
+    "bad_words_ids": [],
+    "suppress_tokens": [],
+    "begin_suppress_tokens": [],
+    "forced_bos_token_id": None,
+    "exponential_decay_length_penalty": None,
+}
 
 
 def read_generation_config(folder: Path) -> Mapping[str, Any]:
@@ -60,3 +80,8 @@ def own_sampling(config: Mapping[str, Any], given: Mapping[str, Any] | None = No
         if value != item.default:
             found[item.name] = value
     return found
+
+
+def passed_over(config: Mapping[str, Any]) -> list[str]:
+    """Return what a generation config sets that would change the answers and that Endmark does not do."""
+    return [name for name, neutral in _OTHERS.items() if config.get(name) not in (None, neutral)]

@@ -199,3 +199,11 @@ def test_a_model_whose_files_are_elsewhere_is_greedy_and_that_is_said():
     assert sampling == Sampling()
     assert "the model's files are not on this machine" in err
     assert sampling_of("--model", "some/model", "--temperature", "0") == (Sampling(), "")
+
+
+def test_settings_that_are_not_done_are_named_and_those_that_change_nothing_are_not(model):
+    (model / "generation_config.json").write_text(
+        json.dumps({"num_beams": 4, "typical_p": 1.0, "bad_words_ids": [[5]], "min_length": 0, "top_h": None})
+    )
+    said = "the model's generation_config sets what Endmark does not do: `num_beams`, `bad_words_ids`\n"
+    assert sampling_of("--model", str(model)) == (Sampling(), said)
