@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-STRATEGIES = ("baseline", "soft-landing", "eos-reward")
+STRATEGIES = ("baseline", "whole", "eos-reward")
 
 
 def main() -> None:
@@ -20,17 +20,17 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "report.html"
-        command = [Path(sys.executable).with_name("endmark"), "compare", ROOT / "examples" / "prompts.csv"]
+        command = [Path(sys.executable).with_name("endmark"), "compare", "examples/prompts.csv"]
         options = [word for name in STRATEGIES for word in ("--strategy", name)]
         subprocess.run(
             [*command, *options, "--max-new-tokens", "120", "-o", page],
+            cwd=ROOT,
             env={**os.environ, "ENDMARK_HOME": folder},
             check=True,
         )
         with browser() as chromium:
-            view = chromium.new_page(viewport={"width": 1100, "height": 1000})
+            view = chromium.new_page(viewport={"width": 1280, "height": 1000})
             view.goto(page.as_uri())
-            view.select_option("#ending", "cut")
             view.screenshot(path=ROOT / "docs" / "report.png", full_page=True)
 
 

@@ -13,7 +13,7 @@ LEFT, BOTTOM, TOP, RIGHT = 62, 24, 10, 6
 _FLOOR = 1e-6  # the least probability drawn
 _TICKS = ((1.0, "100 %"), (1e-2, "1 %"), (1e-4, "0.01 %"), (1e-6, "0.0001 %"))
 LEVELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_STRETCHES = 48  # parts of the axis over which a band is worked out
+_STRETCHES = 24  # parts of the axis, of each of which an answer's highest probability counts
 _ENOUGH = 0.1  # share of a group's answers that must be as long, for the band to go on
 
 
@@ -28,7 +28,7 @@ class Axes:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Many curves as one: in each stretch of tokens the middle half of all probabilities, and their median."""
+    """Many curves as one: the middle half, and the median, of the peaks that the answers have in each stretch."""
 
     curves: int
     area: str  # points of the outline of the middle half
@@ -37,7 +37,7 @@ class Band:
 
 def axes(steps: int) -> Axes:
     """Return the axes for answers of up to so many tokens."""
-    marks = sorted({0, steps // 4, steps // 2, 3 * steps // 4, steps})
+    marks = sorted({0, steps // 4, steps // 2, steps})  # a word stands at the last, and takes the room of one
     return Axes(
         steps,
         tuple((round(_y(value), 1), text) for value, text in _TICKS),
@@ -48,12 +48,13 @@ def axes(steps: int) -> Axes:
 def band(curves: Iterable[Sequence[float]], steps: int) -> Band | None:
     """Return the band over some answers' curves; None where no answer has one.
 
+    EOS is probable at single tokens, where a text may end, and hardly between them, so it is peaks that count.
     It ends where less than a tenth of the answers are still going on: what is left there says nothing of them all.
     """
     kept = [curve for curve in curves if curve]
     if not kept:
         return None
-    size = max(1, -(-steps // _STRETCHES))
+    size = stretch(steps)
     low: list[tuple[float, float]] = []
     middle: list[tuple[float, float]] = []
     high: list[tuple[float, float]] = []
@@ -61,12 +62,17 @@ def band(curves: Iterable[Sequence[float]], steps: int) -> Band | None:
         longer = [curve for curve in kept if len(curve) > start]
         if len(longer) < _ENOUGH * len(kept):
             break
-        values = [prob for curve in longer for prob in curve[start : start + size]]
+        values = [max(curve[start : start + size]) for curve in longer]
         quarters = quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
         x = _x(start + min(size, max(map(len, longer)) - start) / 2, steps)
         for line, value in zip((low, middle, high), quarters, strict=True):
             line.append((x, _y(value)))
     return Band(len(kept), _points(high + low[::-1]), _points(middle))
+
+
+def stretch(steps: int) -> int:
+    """Return how many tokens a stretch of a band has."""
+    return max(1, -(-steps // _STRETCHES))
 
 
 def points(probs: Sequence[float], steps: int) -> str:

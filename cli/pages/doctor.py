@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from endmark.cli.pages.curves import axes, band, points
+from endmark.cli.pages.curves import axes, band, points, stretch
 from endmark.cli.pages.document import page
 from endmark.cli.pages.findings import summary
 from endmark.jobs.vocabulary import End
@@ -24,13 +24,13 @@ class SampledAnswer:
 
     @property
     def kind(self) -> str:
-        """The class in the stylesheet: on this page, `whole` is an answer that the model ended."""
+        """The class in the stylesheet: on this page, `whole` is any answer that was not cut."""
         return kind_of(self.end)
 
 
 def kind_of(end: End) -> str:
     """Return the class in the stylesheet for a way to end."""
-    return "none" if not end.reason.has_answer else "whole" if end.by_itself else "cut"
+    return "none" if not end.reason.has_answer else "cut" if end.reason.truncated else "whole"
 
 
 def write_page(result: Mapping[str, Any]) -> str:
@@ -46,7 +46,13 @@ def write_page(result: Mapping[str, Any]) -> str:
             curves[answer.kind].append(row["eos_probs"])
     groups = [(kind, made) for kind, own in curves.items() if (made := band(own, steps)) is not None]
     return page(
-        "doctor.html", result=result, summary=summary(result), answers=answers, axes=axes(steps), groups=groups
+        "doctor.html",
+        result=result,
+        summary=summary(result),
+        answers=answers,
+        axes=axes(steps),
+        stretch=stretch(steps),
+        groups=groups,
     )
 
 

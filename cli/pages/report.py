@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from endmark.cli.pages import curves
 from endmark.cli.pages.advice import Advice, recommend
 from endmark.cli.pages.arms import Answer, Arm
-from endmark.cli.pages.curves import LEVELS, Band, axes, band, encoded
+from endmark.cli.pages.curves import LEVELS, Band, axes, band, encoded, stretch
 from endmark.cli.pages.document import embedded, page
 from endmark.cli.pages.lengths import lengths
 from endmark.cli.pages.table import tabled
@@ -67,6 +67,7 @@ def write_page(report: Report) -> str:
         longest=longest,
         bands=_bands(report),
         axes=axes(_steps(report)),
+        stretch=stretch(_steps(report)),
         ends=[end for end in ENDS if any(arm.ends[end] for arm in report.arms)],
         differing=sum(row.differs for row in report.rows),
         data=embedded(_data(report)),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from endmark.cli.pages.arms import Arm
 from endmark.cli.pages.intervals import Interval
-from endmark.jobs.vocabulary import ENDS, End
+from endmark.jobs.vocabulary import ENDS, End, EosSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Table:
 
     headings: tuple[str, ...]
     lines: tuple[tuple[Cell, ...], ...]  # an arm each, in the order of the headings
-    folded: tuple[str, ...]  # headings of the columns left out, since each of their values is none
+    folded: tuple[str, ...]  # headings of columns left out, since each of their values is none; unusual ones apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,13 @@ class _Share:
     heading: str
     of: Callable[[Arm], Interval]
     always: bool = False  # whether it stays, though all its values are none
+    told: bool = True  # whether it is named where it is folded
 
 
 def _end_column(end: End) -> _Share:
     """Return the column of one way to end."""
-    return _Share(end.label, lambda arm: arm.share(end))
+    usual = end.counter is not None and end.source is not EosSource.UNKNOWN
+    return _Share(end.label, lambda arm: arm.share(end), told=usual)
 
 
 _SHARES = (
@@ -56,7 +58,7 @@ def tabled(arms: Sequence[Arm], whole: int | None) -> Table:
         whole: rows of the dataset that the jobs are a sample of; None if they are none.
     """
     shown = [column for column in _SHARES if column.always or any(column.of(arm).value for arm in arms)]
-    folded = tuple(column.heading for column in _SHARES if column not in shown)
+    folded = tuple(column.heading for column in _SHARES if column.told and column not in shown)
     names = ["strategy", *(column.heading for column in shown), "tokens", "tokens/s"]
     lines = []
     for arm in arms:

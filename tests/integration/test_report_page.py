@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from endmark.cli.pages.arms import Answer, Arm
+from endmark.cli.pages.report import Report, ShownRow, write_page
+from endmark.jobs.vocabulary import ENDS, Ending
 from tests.browser import browser
 from tests.unit.test_reporting import HOSTILE
 
@@ -36,6 +39,7 @@ def compared(tmp_path_factory):
 
     words = ["--strategy", "baseline", "--strategy", "concise;soft-landing", "--max-new-tokens", "60"]
     done = call("compare", "data.csv", *words, "--sample", "20", "-o", "report.html")
+    (folder / "crowded.html").write_text(crowded(), encoding="utf-8")
     jobs = json.loads(call("status", "--json").stdout)
     alone = call("report", jobs[0]["id"], "-o", "alone.html")
     call("doctor", "demo", "--rows", "3", "--max-new-tokens", "16", "-o", "doctor.html")
@@ -124,6 +128,39 @@ def test_the_page_is_browsed_and_filtered(compared, opened):
     assert page.locator("#answers article").count() == 2
 
 
+def crowded():
+    """Return the page that has most to show: five arms with long names, every way to end, and a million rows."""
+    texts = ["All is well.", "It stops in the", "x" * 300, HOSTILE, "| a | b |\n| - | - |\n" * 20]
+    arms, columns = [], []
+    for index in range(5):
+        label = f"no-loops:min_tokens=48,copies={index};soft-landing:start=0.75,firm=0.95;trim"
+        arm = Arm(
+            label, f"3f2a91c{index}", "/models/a-model-with-a-long-name", None, 4096, 123_456.0, "--raw " * 30
+        )
+        arm.command = f"endmark run examples/everyday.csv --strategy '{label}' --model /models/{'x' * 90}"
+        ending = list(Ending)
+        column = [
+            Answer(
+                row, texts[row % 5], end, 4000 - 99 * row, 1, complete=row % 3 == index % 3, ending=ending[row % 7]
+            )
+            for row, end in enumerate((*ENDS, *ENDS))
+        ]
+        for answer in column:
+            arm.count(answer)
+        arms.append(arm)
+        columns.append(column)
+    trace = tuple(10.0 ** -(step % 7) for step in range(4000))
+    rows = tuple(
+        ShownRow(
+            row, texts[-1 - row % 5], tuple(column[row] for column in columns), (trace[: 4000 - 99 * row],) * 5
+        )
+        for row in range(len(columns[0]))
+    )
+    return write_page(
+        Report("Strategies on " + "a-long-name" * 9, tuple(arms), rows, len(rows), 1_000_000, "Now.")
+    )
+
+
 FAULTS = """() => {
   const out = [];
   const edge = document.documentElement.clientWidth;
@@ -137,6 +174,12 @@ FAULTS = """() => {
     const tight = !node.ownerSVGElement && node.clientWidth && node.scrollWidth > node.clientWidth + 1;
     if (tight) told("clipped", node);
     if (node.tagName === "text") {
+      for (const other of node.ownerSVGElement.querySelectorAll("text")) {
+        const beside = other.getBoundingClientRect();
+        const across = beside.right > box.left && beside.left < box.right;
+        const along = beside.bottom > box.top + 2 && beside.top < box.bottom - 2;
+        if (other !== node && across && along) told("over another label", node);
+      }
       const frame = node.ownerSVGElement.getBoundingClientRect();
       if (box.left < frame.left - 0.5 || box.right > frame.right + 0.5) told("outside its drawing", node);
       if (parseFloat(getComputedStyle(node).fontSize) * node.getScreenCTM().a < 8) told("too small to read", node);
@@ -148,7 +191,7 @@ FAULTS = """() => {
 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["report.html", "alone.html", "doctor.html"])
+@pytest.mark.parametrize("name", ["report.html", "alone.html", "doctor.html", "crowded.html"])
 def test_nothing_is_clipped_or_too_small(compared, opened, name, width, scheme):
     """The table was wider than a laptop's window, and the drawings' labels began left of them."""
     page = opened(compared[0] / name)

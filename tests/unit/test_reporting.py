@@ -10,7 +10,7 @@ import pytest
 
 from endmark.cli.pages.advice import recommend
 from endmark.cli.pages.arms import Answer, Arm
-from endmark.cli.pages.curves import LEVELS, axes, band, encoded
+from endmark.cli.pages.curves import LEVELS, axes, band, encoded, stretch
 from endmark.cli.pages.intervals import mean_of, paired_p, wilson
 from endmark.cli.pages.lengths import lengths
 from endmark.cli.pages.report import Report, ShownRow, span, write_page
@@ -181,12 +181,16 @@ def test_a_band_is_the_middle_half_and_ends_where_few_answers_go_on():
     drawn = band(curves, 40)
     assert drawn.curves == 21
     middle = [tuple(map(float, place.split(","))) for place in drawn.median.split()]
-    assert len(middle) == 20  # one answer of 21 went on: fewer than a tenth
+    assert len(middle) == 20 // stretch(40)  # one answer of 21 went on: fewer than a tenth
     levels = {text: y for y, text in axes(40).levels}
     assert {y for _, y in middle} == {levels["1 %"]}
     outline = {float(place.split(",")[1]) for place in drawn.area.split()}
     assert min(outline) < levels["1 %"] < max(outline)
     assert band([[], []], 40) is None
+    spiky = band(
+        [[1e-9, 1e-2] * 10] * 3, 48
+    )  # two tokens a stretch: the peak of each counts, not what lies between
+    assert {float(place.split(",")[1]) for place in spiky.median.split()} == {levels["1 %"]}
     assert band([[0.5]], 1).median
 
 
