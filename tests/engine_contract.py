@@ -6,6 +6,7 @@ The model may be any: nothing here knows which tokens it chooses, only how the a
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from endmark.jobs.errors import PromptTooLong, TokenUnknown
@@ -229,6 +230,26 @@ class EngineContract:
         assert same(first, second)
         assert second.phase_end is None
 
+    @pytest.mark.parametrize("roomy", [True, False])
+    def test_only_tokens_that_the_mask_allows_come_and_other_rows_are_as_before(self, roomy):
+        plain = run(self.build(), self.requests(7))
+        requests = self.requests(7)
+        for key in range(0, self.count, 2):
+            requests[key] = replace(requests[key], mask=Alternating)
+        done = run(self.build(roomy=roomy), requests)
+        assert all(same(done[key], plain[key]) for key in range(1, self.count, 2))
+        for key in range(0, self.count, 2):
+            got = done[key].token_ids
+            assert len(got) == requests[key].max_new_tokens, "no end token is allowed"
+            assert all(token % 2 == index % 2 and 60 <= token < 80 for index, token in enumerate(got))
+        engine = self.build()
+        blocked = replace(requests[0], key=99, max_new_tokens=9, mask=lambda tokens: Alternating(tokens, until=2))
+        failed = run(engine, [blocked, requests[1]])
+        assert failed[99].verdict.finish_reason is FinishReason.ERROR
+        assert "lets no token follow" in failed[99].verdict.error
+        assert (len(failed[99].token_ids), engine.pages[0]) == (2, 0)
+        assert same(failed[1], plain[1])
+
     def test_its_numbers_tell_how_far_it_is(self):
         engine = self.build()
         capacity = engine.capacity
@@ -253,6 +274,22 @@ class EngineContract:
             finished.completion_tokens for finished in run(self.build(), requests).values()
         )
         assert engine.capacity == capacity
+
+
+class Alternating:
+    """A mask of even and odd tokens in turn, from 60 to 79; of none after `until` tokens."""
+
+    def __init__(self, token_ids, until=1000):
+        self._count, self._until = len(token_ids), until
+
+    def see(self, token_id):
+        self._count += 1
+
+    def words(self):
+        bits = np.zeros(128, np.uint8)
+        if self._count < self._until:
+            bits[60 + self._count % 2 : 80 : 2] = 1
+        return np.packbits(bits, bitorder="little").view(np.int32)
 
 
 def run(engine, requests):

@@ -1,7 +1,9 @@
 """Phases and insertions at the end of a step, on whole logits."""
 
 import random
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -115,6 +117,34 @@ def test_a_call_in_the_phase_comes_to_nothing_once_it_has_ended(call, open_then,
     end.call([0], [2], [call])
     tokens = [draw(end, logits, [0], step).token_ids[0] for step in (2, 3, 4)]
     assert tokens == ([70, 71, 100] if comes else [100] * 3)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("eos_allowed", [False, True])
+def test_a_mask_is_as_scores_of_minus_infinity_and_statistics_stay_those_of_the_model(temperature, eos_allowed):
+    """Hidden is told where the mask excludes EOS and that was what the model thought best."""
+    bits = np.zeros(V + 24, np.uint8)
+    bits[100:120] = 1
+    bits[EOS] = eos_allowed
+    words = np.packbits(bits, bitorder="little").view(np.int32)
+    end, plain = (StepEnd(torch.tensor(EOS), 8, None, torch.device("cpu")) for _ in range(2))
+    sampling = Sampling(temperature=temperature, seed=4)
+    for slot in range(8):
+        row = PrefillRow(slot, [5], 0, [0], 0, 0, sampling=sampling, stream=slot, numbers=numbers_of(slot))
+        plain.admit(row)
+        end.admit(replace(row, mask=words if slot % 2 else None))
+    torch.manual_seed(8)
+    logits = torch.randn(8, V)
+    logits[:4, EOS[0]] += 9
+    logits[4:, EOS] -= 9
+    excluded = logits.clone()
+    excluded[1::2, torch.from_numpy(bits[:V] == 0)] = -torch.inf
+    got, want = draw(end, logits, range(8), 3), draw(plain, excluded, range(8), 3)
+    raw = draw(plain, logits, range(8), 3)
+    assert got.token_ids == want.token_ids
+    assert (got.eos_probs, got.eos_ranks) == (raw.eos_probs, raw.eos_ranks)
+    hidden = [bool(flags & HIDDEN) for flags in got.flags]
+    assert hidden == [slot % 2 == 1 and slot < 4 and not eos_allowed for slot in range(8)]
 
 
 @pytest.mark.parametrize("count", [0, 65])

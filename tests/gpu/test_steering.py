@@ -3,6 +3,7 @@
 import os
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +27,14 @@ DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 ROWS, STEPS = (10, 5) if INTERPRETED else (60, 12)
 
 
+def random_mask(rng):
+    """Some tokens, with EOS and the ends of phases or without."""
+    bits = np.array([rng.random() < 0.3 for _ in range(224)], np.uint8)
+    bits[EOS], bits[list(CLOSE)] = rng.random() < 0.5, rng.random() < 0.7
+    bits[100] = 1
+    return np.packbits(bits, bitorder="little").view(np.int32)
+
+
 def random_row(slot, rng):
     """A row with a phase, an insertion, both or neither, and strategies in either part."""
     phase = Phase(CLOSE[: rng.randint(1, 3)], numbers=numbers_of(slot), eos_inserts=rng.random() < 0.5)
@@ -35,6 +44,7 @@ def random_row(slot, rng):
         numbers=numbers_of(slot + 1),
         phase=phase if slot % 4 else None,
         phase_open=slot % 4 > 1,
+        mask=random_mask(rng) if slot % 3 == 0 else None,
         insertion=Insertion((60, CLOSE[0], 61), at=rng.choice([0, 2, 3, 2**30])) if rng.random() < 0.8 else None,
     )
 
@@ -60,6 +70,9 @@ def test_rows_are_steered_as_on_the_plain_path(seed):
         columns = [STEP.pack({"slot": slot, "step": step, "call": call}) for slot, call in enumerate(calls)]
         inputs = torch.stack([torch.from_numpy(column) for column in columns], 1).to(DEVICE)
         begin_step(inputs, slots.tables, slots.records, tokens, torch.zeros_like(tokens))
+        masks = [(slot, random_mask(rng)) for slot, row in enumerate(rows) if row.mask is not None]
+        rooms.mask(masks)
+        plain.mask(masks)
         result = torch.zeros(RESULT.width, ROWS, dtype=torch.int32, device=DEVICE)
         ints = SampledRows(*(inputs[STEP[name]] for name in ("slot", "length", "step", "step")))
         steering = Steering(slots.targets, slots.inserts)

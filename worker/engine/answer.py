@@ -38,6 +38,7 @@ class Answer:
         # that may still come, or goes on; None once the phase has ended without it
         self.insertion = request.insertion if self.phase_open or request.phase is None else None
         self._phase_end: PhaseEnd | None = None
+        self.mask = request.mask(self.token_ids) if request.mask is not None else None
         self._prob_max, self._step_max, self._rank_max = -1.0, 0, 0
         self._hidden_steps = 0
         self._probs: list[float] = []
@@ -59,6 +60,12 @@ class Answer:
             return False
         self.insertion = replace(self.insertion, at=step)
         return True
+
+    def blocked(self) -> Finished | None:
+        """Return the attempt as failed if its mask lets no token follow."""
+        if self.mask is None or self.mask.words().any():
+            return None
+        return self._finished(Verdict(FinishReason.ERROR, error="the shape of the answer lets no token follow"))
 
     def _ends_of_phase(self, token_ids: Sequence[int]) -> list[int]:
         """Return where the end ids of the request's phase stand."""
@@ -91,6 +98,8 @@ class Answer:
         spent = step + 1 >= self.budget
         if not is_eos:
             self.token_ids.append(token_id)
+            if self.mask is not None:
+                self.mask.see(token_id)
             if self.insertion is not None or self.phase_open:
                 self._steer(token_id, step, flags)
         natural = is_eos and bool(flags & NATURAL)
@@ -140,6 +149,7 @@ class Answer:
         self._watchers = [asked if type(item) is type(asked) else item for item in fresh if item is not None]
         self._text = AnswerText(self._vocabulary, self.token_ids)
         self.taken_back = True
+        self.mask = self.request.mask(self.token_ids) if self.request.mask is not None else None
         if self.request.phase is not None and not self._ends_of_phase(self.token_ids):
             self.phase_open, self._phase_end = True, None
         if self.insertion is None or self.insertion.at >= self.generated:

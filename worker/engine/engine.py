@@ -50,6 +50,7 @@ class Engine:
         self.steps = 0
         self.row_steps = 0  # rows summed over the steps
         self._scheduler = Scheduler(runner)
+        self._masks = False  # whether a row with a mask has come
         self._in_flight: tuple[Ticket, list[RowState]] | None = None
         kv_tokens = runner.num_pages * runner.page_size
         self.capacity = Capacity(runner.max_rows, min(runner.context, kv_tokens), kv_tokens)
@@ -93,6 +94,7 @@ class Engine:
             raise PromptTooLong(length, context, self._context_reason)
         budget = min(request.max_new_tokens, context - length)
         self._scheduler.add(RowState(Answer(request, self.vocabulary, budget)))
+        self._masks |= request.mask is not None
 
     def _check_tokens(self, request: Request) -> None:
         """Refuse what would be read beyond the embedding: on a GPU that ends the process, and all its rows."""
@@ -120,14 +122,25 @@ class Engine:
 
     def step(self) -> list[Finished]:
         """Run one step and return the attempts that it ended."""
+        blocked = self._drop_blocked()
         launched = self._launch()
         previous, self._in_flight = self._in_flight, launched
         if previous is not None:
-            return self._settle(*previous)
+            return blocked + self._settle(*previous)
         if launched is not None and not self.runner.overlaps:
             self._in_flight = None
-            return self._settle(*launched)
-        return []
+            return blocked + self._settle(*launched)
+        return blocked
+
+    def _drop_blocked(self) -> list[Finished]:
+        """End the rows that no token may follow."""
+        if not self._masks:
+            return []
+        asked = [row for row in self._scheduler.rows() if not row.waits_for_token]
+        blocked = [(row, finished) for row in asked if (finished := row.answer.blocked())]
+        for row, _ in blocked:
+            self._drop(row)
+        return [finished for _, finished in blocked]
 
     def _launch(self) -> tuple[Ticket, list[RowState]] | None:
         """Start the next step if there is one."""

@@ -2,5 +2,5 @@
 
 NATURAL = 1  # EOS (or, where that came, an end of the phase) would have been chosen without any change too
 FORCED = 2  # a strategy excluded every other token, or the token was put in
-HIDDEN = 4  # top-k, top-p or min-p left no EOS id to sample, or the row's minimum of tokens
+HIDDEN = 4  # top-k, top-p, min-p or the row's minimum of tokens left no EOS id; or a mask, and EOS was the best
 INSERTED = 8  # the token was put in and not drawn

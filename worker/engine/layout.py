@@ -107,14 +107,15 @@ SLOT = Layout(
         "landing",  # state of `jobs.landing`; written by each step of rows that look at it
         "key",  # 32 bits of (seed, stream)
         "shaped",  # whether a strategy may change the row's scores
-        "adjusted",  # whether a parameter of sampling changes them before
+        "adjusted",  # whether a parameter of sampling or a mask changes them before
+        "masked",  # whether only some tokens may follow
         "prompt",  # tokens of the row that are not its answer's
         "biases",  # how many of its `LISTS` are in use
         "words",
         "phase",  # a `steering.Standing`; written by the step that ends it
         "eos_inserts",  # whether the insertion takes the place of an EOS in the phase
         "insert_at",  # the attempt's token that is the first of the insertion; written by the step that begins it
-        "insert_count",  # its tokens
+        "insert_count",  # its tokens; 0 once it was dropped
         *SAMPLING.whole,
     ],
     real=[*SCORES.real, *PHASE_SCORES, *SAMPLING.real],

@@ -84,6 +84,7 @@ class PlainRunner:
             steps, positions = self._ints(plan.steps), self._ints(plan.positions)
             lengths = [length + 1 for length in plan.lengths]
             self._end.call(plan.slots, plan.steps, plan.calls)
+            self._end.mask(plan.masks)
         raw = logits.float()
         drawn = self._end.draw(raw, self._adjusted(raw, slots, lengths), slots, steps, positions)
         return Ticket(len(steps), drawn)

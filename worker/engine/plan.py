@@ -6,6 +6,9 @@ Scheduler, strategies and verdicts know only this; `worker.engine.contract.Runne
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import ScoreNumbers
 from endmark.worker.engine.steering import Insertion, Phase
@@ -30,6 +33,7 @@ class PrefillRow:
     insertion: Insertion | None = None  # that may still come, or goes on
     phase: Phase | None = None
     phase_open: bool = False
+    mask: NDArray[np.int32] | None = None  # of the tokens that may follow, see `TokenMask`
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class DecodePlan:
     steps: Sequence[int]  # as `PrefillRow.step`
     positions: Sequence[int]  # as `PrefillRow.position`
     new_pages: Sequence[tuple[int, int, int]] = ()  # (slot, index in its page table, page)
+    masks: Sequence[tuple[int, NDArray[np.int32]]] = ()  # slots, and which tokens may follow there
     calls: Sequence[int] = ()  # a `Call` for each row, where any row has one
 
 

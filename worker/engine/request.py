@@ -1,12 +1,12 @@
 """What goes into the engine and what comes out: requests, finished attempts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import Strategy
 from endmark.jobs.vocabulary import EosTrace, Verdict
-from endmark.worker.engine.steering import Insertion, Phase, PhaseEnd
+from endmark.worker.engine.steering import Insertion, Phase, PhaseEnd, TokenMask
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Request:
     ] = ()  # `sampling.bad_words` as token sequences, of at most LONGEST_WORD each
     answer_token_ids: Sequence[int] = ()  # the answer so far, where the attempt goes on from its own text
     insertion: Insertion | None = None
+    mask: Callable[[Sequence[int]], TokenMask] | None = None  # makes the mask of an answer that begins so
     phase: Phase | None = None  # that the answer begins with, and is in unless its end stands in the answer so far
 
 

@@ -38,6 +38,11 @@ class RowState:
         phase = self.request.phase
         return self.numbers.after_sentence or (phase is not None and phase.numbers.after_sentence)
 
+    @property
+    def waits_for_token(self) -> bool:
+        """Whether its mask depends on a token that is in flight: it runs every other step where those overlap."""
+        return self.answer.mask is not None and self.launched > self.answer.generated
+
     def insert(self) -> None:
         """Let the insertion begin with the next token that is asked for; in an open phase, if it is open then."""
         if self.answer.insert(self.launched):

@@ -72,6 +72,7 @@ class Scheduler:
                 steps=[row.launched for row in rows],
                 positions=[row.position for row in rows],
                 new_pages=new_pages,
+                masks=[(row.slot, row.answer.mask.words()) for row in rows if row.answer.mask is not None],
                 calls=[row.call for row in rows] if any(row.call for row in rows) else (),
             )
         for row in rows:
@@ -129,6 +130,7 @@ class Scheduler:
             insertion=row.answer.insertion,
             phase=row.request.phase,
             phase_open=row.answer.phase_open,
+            mask=row.answer.mask.words() if row.answer.mask is not None else None,
         )
 
     def _grow(self) -> tuple[list[RowState], list[tuple[int, int, int]]]:
@@ -136,7 +138,7 @@ class Scheduler:
         new_pages: list[tuple[int, int, int]] = []
         rows: list[RowState] = []
         for row in list(self.running):
-            if row.slot < 0 or row.launched >= row.budget:
+            if row.slot < 0 or row.launched >= row.budget or row.waits_for_token:
                 continue  # preempted just now, or its last token is in flight
             if row.input_position // self._pool.page_size < len(row.pages):
                 rows.append(row)

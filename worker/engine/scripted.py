@@ -3,9 +3,12 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from endmark.worker.engine.flags import NATURAL
 from endmark.worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket
-from endmark.worker.engine.steering import RowSteering
+from endmark.worker.engine.steering import RowSteering, allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class ScriptedRunner:
         self.plans: list[PrefillPlan | DecodePlan] = []
         self._script = script
         self._eos_ids = eos_ids
+        self._masks: dict[int, NDArray[np.int32] | None] = {}
         self._steering: dict[int, RowSteering] = {}
         self._memory = [-1] * (num_pages * page_size)
         self._tables: dict[int, list[int]] = {}
@@ -55,6 +59,7 @@ class ScriptedRunner:
         if isinstance(plan, PrefillPlan):
             for row in plan.rows:
                 self._tables[row.slot] = list(row.pages)
+                self._masks[row.slot] = row.mask
                 self._steering[row.slot] = RowSteering(row.phase, is_open=row.phase_open, insertion=row.insertion)
                 for index in range(row.cached, len(row.token_ids)):
                     self._memory[self._address(row.slot, index)] = row.token_ids[index]
@@ -66,6 +71,7 @@ class ScriptedRunner:
             for slot, length in zip(slots, plan.lengths, strict=True):
                 self._memory[self._address(slot, length)] = self._last[slot]
             lengths, steps = [length + 1 for length in plan.lengths], list(plan.steps)
+            self._masks.update(plan.masks)
             for slot, step, call in zip(slots, steps, plan.calls, strict=False):
                 self._steering[slot].call(call, step)
         sampled = [
@@ -89,7 +95,11 @@ class ScriptedRunner:
     def _steered(self, slot: int, step: int, token: int | Sampled) -> Sampled:
         """Return the script's token, or what steers the row to another one."""
         given = token if isinstance(token, Sampled) else Sampled(token)
-        token_id, flags = self._steering[slot].steer(step, given.token_id, given.flags, self._eos_ids)
+        drawn, words = given.token_id, self._masks[slot]
+        if words is not None:
+            kept = allowed(words, max(len(words) * 32, drawn + 1))
+            drawn = drawn if kept[drawn] else int(kept.argmax())
+        token_id, flags = self._steering[slot].steer(step, drawn, given.flags, self._eos_ids)
         return replace(given, token_id=token_id, flags=flags)
 
     def _address(self, slot: int, index: int) -> int:

@@ -19,7 +19,8 @@ def slot_record(row: PrefillRow) -> NDArray[np.int32]:
         {
             "landing": row.sentence_state,
             "key": stream_key(row.sampling.seed, row.stream),
-            "adjusted": row.sampling.adjusts,
+            "adjusted": row.sampling.adjusts or row.mask is not None,
+            "masked": row.mask is not None,
             "prompt": row.prompt,
             "biases": len(row.sampling.logit_bias),
             "words": len(row.bad_words),

@@ -6,6 +6,10 @@ Both are settled when the row is given its slot and then run on the device alone
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from endmark.jobs.strategies import ScoreNumbers
 from endmark.jobs.vocabulary import EosSource
@@ -64,6 +68,22 @@ class PhaseEnd:
 
     tokens: int  # of the whole answer, up to its end id and with it
     source: EosSource
+
+
+class TokenMask(Protocol):
+    """Which tokens may follow an answer as it grows. `see` may start work elsewhere that `words` waits for."""
+
+    def see(self, token_id: int) -> None:
+        """Take the answer's next token, which is no end token."""
+
+    def words(self) -> NDArray[np.int32]:
+        """Return a bit for each token, (ceil(V / 32),): 1 where it may follow. Tokens beyond the last may not."""
+
+
+def allowed(words: NDArray[np.int32], vocabulary: int) -> NDArray[np.bool_]:
+    """Return the bits of a mask, (vocabulary,)."""
+    bits = np.unpackbits(words.view(np.uint8), bitorder="little")[:vocabulary]
+    return np.pad(bits, (0, vocabulary - len(bits))).astype(bool)
 
 
 class Standing(IntEnum):

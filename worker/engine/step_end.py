@@ -5,7 +5,9 @@ What `worker.engine.cuda.kernels.sampling` does in one launch is done here in pl
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from endmark.jobs.landing import LANDED, START
@@ -15,7 +17,7 @@ from endmark.worker.engine.plan import PrefillRow, StepResult
 from endmark.worker.engine.sampler import Draw, choose
 from endmark.worker.engine.scores import changed_rows, eos_statistics, forced_rows, shape_scores
 from endmark.worker.engine.slot_record import slot_record
-from endmark.worker.engine.steering import RowSteering
+from endmark.worker.engine.steering import RowSteering, allowed
 
 
 class StepEnd:
@@ -37,12 +39,16 @@ class StepEnd:
         self.records = torch.zeros(slots, SLOT.width, dtype=torch.int32, device=device)
         self._eos_ids = eos_ids
         self._sentence_table = sentence_table
+        self._masks: dict[int, NDArray[np.int32]] = {}  # by slot, of the rows that have one
         self._steered: dict[int, RowSteering] = {}  # by slot, of the rows that have any
 
     def admit(self, row: PrefillRow) -> None:
         """Keep what a row brings for its steps."""
         self.records[row.slot] = torch.from_numpy(slot_record(row))
         self._steered.pop(row.slot, None)
+        self._masks.pop(row.slot, None)
+        if row.mask is not None:
+            self._masks[row.slot] = row.mask
         if row.phase is not None or row.insertion is not None:
             self._steered[row.slot] = RowSteering(row.phase, is_open=row.phase_open, insertion=row.insertion)
 
@@ -51,6 +57,10 @@ class StepEnd:
         for slot, step, call in zip(slots, steps, calls, strict=False):
             if call and slot in self._steered:
                 self._steered[slot].call(call, step)
+
+    def mask(self, masks: Sequence[tuple[int, NDArray[np.int32]]]) -> None:
+        """Keep which tokens may follow in this step, of the slots that have masks."""
+        self._masks.update(masks)
 
     def draw(self, raw: Tensor, logits: Tensor, slots: Tensor, steps: Tensor, positions: Tensor) -> StepResult:
         """Draw each row's token.
@@ -61,12 +71,14 @@ class StepEnd:
             slots: (R,) int64, as `steps` and `positions`.
         """
         probs, ranks = eos_statistics(raw, self._eos_ids)
+        logits, shut = self._masked(logits, slots)
         records = self._present(slots)
         draw = Draw.of(records, positions)
         tokens, flags = torch.empty_like(slots), torch.empty_like(slots)
         for rows, targets in self._by_targets(slots):
             drawn = self._drawn(logits[rows], targets, records[rows], steps[rows], draw.select(rows))
             tokens[rows], flags[rows] = drawn
+        flags[shut & (ranks > 0)] &= ~HIDDEN
         landing = SLOT.of(records, "landing").long()
         closed = self._steer(slots, steps, tokens, flags)
         SLOT.of(self.records, "last")[slots] = tokens.int()
@@ -75,6 +87,20 @@ class StepEnd:
             after[closed] = START
             SLOT.of(self.records, "landing")[slots] = after
         return StepResult(tokens.tolist(), probs.tolist(), ranks.tolist(), flags.tolist())
+
+    def _masked(self, logits: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scores without what may not follow, and in which rows (R,) that has excluded all EOS ids."""
+        shut = torch.zeros_like(slots, dtype=torch.bool)
+        masks = [(row, self._masks[slot]) for row, slot in enumerate(slots.tolist()) if slot in self._masks]
+        if not masks:
+            return logits, shut
+        rows = torch.tensor([row for row, _ in masks], device=logits.device)
+        kept = np.stack([allowed(words, logits.shape[-1]) for _, words in masks])
+        before = logits[rows]
+        after = before.masked_fill(~torch.from_numpy(kept).to(logits.device), -torch.inf)
+        ends = [scores[:, self._eos_ids].amax(-1) == -torch.inf for scores in (before, after)]
+        shut[rows] = ends[1] & ~ends[0]
+        return logits.index_copy(0, rows, after), shut
 
     def _present(self, slots: Tensor) -> Tensor:
         """Return the rows' records, in which the score numbers are those of the phase where it is open."""

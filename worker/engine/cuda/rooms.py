@@ -1,12 +1,16 @@
 """What the end of a step is given: the rows that draw a token, and rooms for those whose scores are changed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from endmark.worker.engine.adjusting import ROOMS
+from endmark.worker.engine.cuda.staging import to_device
 
 
 class SampledRows(NamedTuple):
@@ -35,6 +39,7 @@ class Rooms:
         history: (pages, page size) int32, the tokens whose keys and values stand there.
         scores: (P, V) fp32.
         counts: (P, V) int32, all 0 between the steps.
+        masks: (S, ceil(V / 32)) int32, by slot: a bit for each token, 1 where it may follow.
     """
 
     tables: Tensor
@@ -42,10 +47,23 @@ class Rooms:
     history: Tensor
     scores: Tensor
     counts: Tensor
+    masks: Tensor
 
     @classmethod
     def build(cls, tables: Tensor, lists: Tensor, history: Tensor, vocabulary: int) -> "Rooms":
         """Make the rooms, `ROOMS` at the most."""
         shape = (min(ROOMS, len(tables)), vocabulary)
         scores = torch.zeros(shape, device=tables.device)
-        return cls(tables, lists, history, scores, torch.zeros(shape, dtype=torch.int32, device=tables.device))
+        counts = torch.zeros(shape, dtype=torch.int32, device=tables.device)
+        masks = torch.zeros(len(tables), -(-vocabulary // 32), dtype=torch.int32, device=tables.device)
+        return cls(tables, lists, history, scores, counts, masks)
+
+    def mask(self, masks: Sequence[tuple[int, NDArray[np.int32]]]) -> None:
+        """Set the masks of some slots, in one copy behind what the device is doing."""
+        if masks:
+            block = np.zeros((len(masks), 1 + self.masks.shape[1]), np.int32)
+            for index, (slot, words) in enumerate(masks):
+                words = words[: self.masks.shape[1]]
+                block[index, 0], block[index, 1 : 1 + len(words)] = slot, words
+            sent = to_device(block, self.masks.device)
+            self.masks[sent[:, 0].long()] = sent[:, 1:]

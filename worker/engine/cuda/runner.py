@@ -1,9 +1,10 @@
 """The fast device path: packed prefill, decode steps as captured CUDA graphs, the host one step behind."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -81,7 +82,9 @@ class CudaRunner:
     def launch(self, plan: PrefillPlan | DecodePlan) -> Ticket:
         """Start the step; it runs behind those started before."""
         if isinstance(plan, PrefillPlan):
+            self._mask([(row.slot, row.mask) for row in plan.rows if row.mask is not None])
             return Ticket(len(plan.rows), Download(self._prefill(plan)))
+        self._mask(plan.masks)
         rows = len(plan.slots)
         size = next(size for size in self._sizes if size >= rows)
         return Ticket(rows, self._steps[size].run(plan, self.max_rows))
@@ -134,6 +137,11 @@ class CudaRunner:
         finish_step(
             logits, self._eos_ids, rows, slots.records, self._table, steering, self._rooms, result, first_column
         )
+
+    def _mask(self, masks: Sequence[tuple[int, NDArray[np.int32]]]) -> None:
+        """Set which tokens may follow in the step that is launched next, where only some may."""
+        assert self._rooms is not None, "made with the first graph"
+        self._rooms.mask(masks)
 
     def _prefill(self, plan: PrefillPlan) -> Tensor:
         """Set the rows' slots and compute their tokens; return what was sampled, (RESULT.width, R) int32."""

@@ -13,7 +13,14 @@ from endmark.jobs.landing import LANDED
 from endmark.worker.engine.cuda.kernels.adjusting import adjust, real
 from endmark.worker.engine.cuda.kernels.drawing import draw, ordered, published_pass
 from endmark.worker.engine.cuda.kernels.scanning import best_eos, eos_mass, scan
-from endmark.worker.engine.cuda.kernels.steering import is_one_of, is_open, keep_last, score_numbers, steer
+from endmark.worker.engine.cuda.kernels.steering import (
+    is_one_of,
+    is_open,
+    keep_allowed,
+    keep_last,
+    score_numbers,
+    steer,
+)
 from endmark.worker.engine.cuda.rooms import Rooms, SampledRows, Steering
 from endmark.worker.engine.flags import FORCED, HIDDEN, NATURAL
 from endmark.worker.engine.layout import LISTS, RESULT, SLOT
@@ -21,8 +28,8 @@ from endmark.worker.engine.layout import LISTS, RESULT, SLOT
 _LANDED, _NATURAL, _FORCED, _HIDDEN = (tl.constexpr(value) for value in (LANDED, NATURAL, FORCED, HIDDEN))
 _LARGEST_GROWTH = tl.constexpr(1e30)
 _SLOT_WIDTH, _LISTS_WIDTH = tl.constexpr(SLOT.width), tl.constexpr(LISTS.width)
-_LANDING, _KEY, _SHAPED, _ADJUSTED = (
-    tl.constexpr(SLOT[name]) for name in ("landing", "key", "shaped", "adjusted")
+_LANDING, _KEY, _SHAPED, _ADJUSTED, _MASKED = (
+    tl.constexpr(SLOT[name]) for name in ("landing", "key", "shaped", "adjusted", "masked")
 )
 _TEMPERATURE, _TOP_K, _TOP_P, _MIN_P = (
     tl.constexpr(SLOT[name]) for name in ("temperature", "top_k", "top_p", "min_p")
@@ -146,6 +153,7 @@ def _finish_step(
 def _finish_adjusted(
     logits, stride, V, ids_ptr, slots, lengths, steps, positions, records, sentence_table, result, columns,
     first_column, target_table, eos_place, insert_table, rows, tables, table_width, lists, history, scores, counts,
+    masks, mask_width,
     PAGE: tl.constexpr, E: tl.constexpr, T: tl.constexpr, MOST: tl.constexpr, BLOCK: tl.constexpr,
     SENTENCES: tl.constexpr,
 ):  # fmt: skip
@@ -165,11 +173,18 @@ def _finish_adjusted(
                 room, counts + program.to(tl.int64) * V, V, ids_ptr, record, lists + slot * _LISTS_WIDTH,
                 tables + slot * table_width, history, tl.load(lengths + row) + 1, E, PAGE, BLOCK,
             )  # fmt: skip
+            shut = False
+            if tl.load(record + _MASKED) != 0:
+                before, _ = best_eos(room, V, ids_ptr, 0.0, 1.0, 0.0, 0.0, False, E)
+                keep_allowed(room, masks + slot * mask_width, V, BLOCK)
+                after, _ = best_eos(room, V, ids_ptr, 0.0, 1.0, 0.0, 0.0, False, E)
+                shut = (after == -float("inf")) & (before > -float("inf"))
             highest, _, _, best, other_token = scan(room, V, targets, 0.0, room, False, T, BLOCK)
             token, flags = _choose(
                 room, V, ids_ptr, targets, insert_table + slot * MOST, record, tl.load(steps + row),
                 tl.load(positions + row), highest, best, other_token, sentence_table, E, T, BLOCK, SENTENCES,
             )  # fmt: skip
+            flags = tl.where(shut & (rank > 0), flags & ~_HIDDEN, flags)
             _tell(result + first_column + row, columns, token, prob, rank, flags)
             tl.debug_barrier()  # the next row takes the room
 
@@ -217,5 +232,5 @@ def finish_step(
     _finish_adjusted[(min(len(logits), len(rooms.scores)),)](
         logits, logits.stride(0), vocabulary, eos_ids, *rows, records, table, result, result.shape[1],
         first_column, *steered, len(logits), rooms.tables, rooms.tables.shape[1], rooms.lists, rooms.history,
-        rooms.scores, rooms.counts, PAGE=rooms.history.shape[1], **sizes,
+        rooms.scores, rooms.counts, rooms.masks, rooms.masks.shape[1], PAGE=rooms.history.shape[1], **sizes,
     )  # fmt: skip

@@ -9,11 +9,9 @@ import triton.language as tl
 from endmark.jobs.landing import START
 from endmark.worker.engine.flags import FORCED, INSERTED, NATURAL
 from endmark.worker.engine.layout import PHASE_SCORES, SCORES, SLOT, STEP
-from endmark.worker.engine.steering import NEVER, Call, Standing
+from endmark.worker.engine.steering import Call, Standing
 
-_NATURAL, _FORCED, _INSERTED, _START, _NEVER = (
-    tl.constexpr(value) for value in (NATURAL, FORCED, INSERTED, START, NEVER)
-)
+_NATURAL, _FORCED, _INSERTED, _START = (tl.constexpr(value) for value in (NATURAL, FORCED, INSERTED, START))
 _OPEN, _CLOSED, _IN_PHASE, _NOW = (
     tl.constexpr(int(value)) for value in (Standing.OPEN, Standing.CLOSED, Call.IN_PHASE, Call.NOW)
 )
@@ -90,7 +88,7 @@ def steer(
     if closes:
         tl.store(record + _PHASE, _CLOSED)
         if inserted == 0:
-            tl.store(record + _INSERT_AT, _NEVER)
+            tl.store(record + _INSERT_COUNT, 0)
     return token, tl.where(inserted, put_flags, flags), closes
 
 
@@ -103,3 +101,14 @@ def keep_last(record, token, after_sentence, sentence_table, state, V, closes, S
             tl.store(record + _LANDING, tl.load(sentence_table + state.to(tl.int64) * V + token).to(tl.int32))
     if closes:
         tl.store(record + _LANDING, _START)
+
+
+@triton.jit
+def keep_allowed(scores, mask, V, BLOCK: tl.constexpr):
+    """Exclude the tokens of a row that its mask has no bit for, in place."""
+    tl.debug_barrier()
+    for begin in range(0, V, BLOCK):
+        offs = begin + tl.arange(0, BLOCK)
+        word = tl.load(mask + offs // 32, mask=offs < V, other=0)
+        tl.store(scores + offs, -float("inf"), mask=(offs < V) & (((word >> (offs % 32)) & 1) == 0))
+    tl.debug_barrier()
