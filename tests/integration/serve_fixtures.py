@@ -16,6 +16,7 @@ from tests.integration.service_fixtures import wait_until
 from tests.unit.asgi import ask
 
 CHAT = "/v1/chat/completions"
+ENDED = ("completed", "failed", "cancelled", "expired")
 ALICE, BOB, CHIEF = "alice-token-of-that-length", "bobby-token-of-that-length", "chief-token-of-that-length"
 TOKENS = {"ENDMARK_TOKENS": f"alice:{ALICE},bob:{BOB}", "ENDMARK_OPERATOR_TOKENS": f"chief:{CHIEF}"}
 
@@ -84,8 +85,14 @@ class Served:
         return self.get(f"/v1/batches/{batch_id}", token)
 
     def until(self, batch_id, *statuses, token=None):
-        """Wait until a batch has one of these statuses; return it."""
-        wait_until(lambda: self.batch(batch_id, token)["status"] in statuses)
+        """Wait until a batch has one of these statuses; return it. One that has ended otherwise has failed to."""
+
+        def reached():
+            batch = self.batch(batch_id, token)
+            assert batch["status"] in statuses or batch["status"] not in ENDED, batch
+            return batch["status"] in statuses
+
+        wait_until(reached)
         return self.batch(batch_id, token)
 
     def lines(self, file_id, token=None):
