@@ -11,6 +11,7 @@ import pytest
 
 from endmark.cli.pages.arms import Answer, Arm
 from endmark.cli.pages.report import Report, ShownRow, write_page
+from endmark.jobs.sampling import TABLE
 from endmark.jobs.vocabulary import ENDS, Ending
 from tests.browser import browser
 from tests.unit.test_reporting import HOSTILE
@@ -85,10 +86,10 @@ def test_the_same_rows_ran_as_jobs_of_their_own(compared):
 def test_who_has_only_the_page_can_run_the_same_again(compared):
     """It told neither the budget nor how tokens were drawn."""
     page = (compared[0] / "report.html").read_text(encoding="utf-8")
-    options = (
-        "--model demo --max-new-tokens 60 --temperature 0.0 --top-k 0 --top-p 1.0 --min-p 0.0 "
-        "--repetition-penalty 1.0 --min-new-tokens 0"
-    )
+    drawn = [item for item in TABLE if item.generation_config]  # which the model's own files could set otherwise
+    options = " ".join(f"{item.option} {item.kind.write(item.default)}" for item in drawn)
+    options = f"--model demo --max-new-tokens 60 {options}"
+    assert "--temperature 0.0 --top-k 0 --top-p 1.0 --min-p 0.0" in options
     assert f"Run with <code>{options}</code>" in page
 
 
