@@ -8,6 +8,7 @@ from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.plan import PrefillPlan
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.scripted import Sampled, ScriptedRunner
+from endmark.worker.engine.steering import Insertion, Phase
 from endmark.worker.engine.text import Vocabulary
 
 pytestmark = pytest.mark.unit
@@ -155,6 +156,16 @@ def test_cancelled_while_it_waits_with_its_pages_it_gives_them_back():
     engine.cancel([0])
     assert engine.pages[0] == 0
     assert not engine.has_work
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_a_row_taken_back_to_before_the_end_of_its_phase_is_in_it_again(overlaps):
+    """What was put in is taken back too; the end of a phase that is no longer in the answer is not told."""
+    request = Request(0, (1, 2, 3), 100, strategies=REWIND, phase=Phase((80,)), insertion=Insertion((80,), at=40))
+    finished = run(Model((1, 2, 3)), [request], overlaps=overlaps, eos_ids={EOS})[0][0]
+    assert finished.rewinds == 1
+    assert 80 not in finished.token_ids
+    assert finished.phase_end is None
 
 
 def test_whole_is_the_three_together():

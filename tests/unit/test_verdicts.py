@@ -5,7 +5,7 @@ import pytest
 from endmark.jobs.strategies import build_strategies
 from endmark.jobs.vocabulary import NOT_NUMBERS, EosSource, FinishReason, Verdict
 from endmark.worker.engine.engine import Engine
-from endmark.worker.engine.flags import FORCED, HIDDEN, NATURAL
+from endmark.worker.engine.flags import FORCED, HIDDEN, NATURAL, UNTOLD
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.scripted import Sampled, ScriptedRunner
 from endmark.worker.engine.text import Vocabulary
@@ -87,6 +87,12 @@ ENDINGS = {
         [],
         "Hi.",
         Verdict(FinishReason.EOS, EosSource.BOOSTED),
+    ),
+    "of an engine that cannot tell whose EOS it was": (
+        [*letters("Hi."), eos(UNTOLD | NATURAL)],
+        [],
+        "Hi.",
+        Verdict(FinishReason.EOS, EosSource.UNKNOWN),
     ),
     "the other end id": (
         [*letters("Hi."), eos(token_id=OTHER_EOS)],

@@ -8,7 +8,7 @@ from endmark.jobs.landing import LANDED, START, advance
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies.base import EndHere, TakeBack
 from endmark.jobs.vocabulary import NOT_NUMBERS, EosSource, EosTrace, FinishReason, Verdict
-from endmark.worker.engine.flags import FORCED, HIDDEN, INSERTED, NATURAL
+from endmark.worker.engine.flags import FORCED, HIDDEN, INSERTED, NATURAL, UNTOLD
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.steering import PhaseEnd
 from endmark.worker.engine.text import AnswerText, Vocabulary
@@ -214,7 +214,9 @@ def _livened(sampling: Sampling, place: TakeBack) -> Sampling:
 
 
 def _source(flags: int) -> EosSource:
-    """Return whose EOS it was."""
+    """Return whose end it was."""
+    if flags & UNTOLD:
+        return EosSource.UNKNOWN
     if flags & NATURAL:
         return EosSource.NATURAL
     return EosSource.FORCED if flags & FORCED else EosSource.BOOSTED
