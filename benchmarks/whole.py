@@ -1,0 +1,105 @@
+"""What `whole` promises, row by row beside `baseline`: `python benchmarks/whole.py --model FOLDER` prints it.
+
+Both run the same prompts. An answer that baseline ends naturally before the landing window is to be the same to
+the letter; of those that it ends naturally in the window few may end sooner; and where baseline does not loop,
+`whole` may not win by answering less.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from endings import EVERYDAY, judge, run_rows
+from prompts import read_prompts
+
+from endmark.jobs.sampling import Sampling
+from endmark.jobs.settings import DEMO_MODEL
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.strategies import build_strategies
+from endmark.jobs.vocabulary import Attempt, Ending, EosSource
+from endmark.worker.models.loader import load_engine
+
+
+def figures(before: Sequence[Attempt], after: Sequence[Attempt], window: int) -> dict[str, str]:
+    """Return what is promised, measured on the same rows under baseline and under the strategy.
+
+    Args:
+        window: the token from which the strategy raises EOS.
+    """
+    pairs = list(zip(before, after, strict=True))
+    natural = [pair for pair in pairs if pair[0].verdict.eos_source is EosSource.NATURAL]
+    early = [pair for pair in natural if pair[0].completion_tokens < window]
+    late = [pair for pair in natural if pair[0].completion_tokens >= window]
+    sound = [pair for pair in pairs if pair[0].ending is not Ending.LOOP]
+    kept = sum(own.completion_tokens for _, own in sound) / max(
+        1, sum(base.completion_tokens for base, _ in sound)
+    )
+    one, other = judge(before), judge(after)
+    rewinds = [item.rewinds for item in after if item.rewinds]
+    dropped = sum(item.rewound_tokens for item in after) / max(1, sum(item.completion_tokens for item in after))
+    return {
+        "complete": f"{other.complete:.1%} (baseline {one.complete:.1%})",
+        "in a loop": f"{other.loop:.1%} (baseline {one.loop:.1%})",
+        "natural ends": f"{other.natural:.1%} (baseline {one.natural:.1%})",
+        "natural before the window, the same to the letter": f"{_count(early, _same)} of {len(early)}",
+        "natural in the window, ended sooner": f"{_count(late, _sooner)} of {len(late)}",
+        "tokens kept where baseline does not loop": f"{kept:.2f} of {len(sound)} rows",
+        "rows taken back": f"{len(rewinds)}, {sum(rewinds)} times",
+        "tokens dropped": f"{dropped:.1%} of those kept",
+    }
+
+
+def _count(pairs: Sequence[tuple[Attempt, Attempt]], which: Callable[[Attempt, Attempt], bool]) -> int:
+    """Return for how many pairs something holds."""
+    return sum(which(*pair) for pair in pairs)
+
+
+def _same(base: Attempt, own: Attempt) -> bool:
+    """Whether both answers are the same."""
+    return base.text == own.text and base.verdict == own.verdict
+
+
+def _sooner(base: Attempt, own: Attempt) -> bool:
+    """Whether the second ends before the first."""
+    return own.completion_tokens < base.completion_tokens
+
+
+def main() -> None:
+    """Measure, and print what is measured; with `--answers`, the answers that are not complete too."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=DEMO_MODEL)
+    parser.add_argument("--dataset", type=Path, default=EVERYDAY)
+    parser.add_argument("--strategy", default="whole")
+    parser.add_argument("--temperatures", default="0,0.7", help="joined by commas")
+    parser.add_argument("--budget", type=int, default=256)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--answers", type=Path, metavar="FILE", help="write all answers of the strategy there")
+    options = parser.parse_args()
+    prompts, loaded = read_prompts(options.dataset), load_engine(options.model, device=options.device)
+    window = int(0.6 * options.budget)
+    for temperature in map(float, options.temperatures.split(",")):
+        found = []
+        for strategy in ("baseline", options.strategy):
+            spec = GenerationSpec(
+                strategies=build_strategies([strategy]),
+                max_new_tokens=options.budget,
+                sampling=Sampling(temperature=temperature),
+            )
+            found.append(run_rows(loaded, spec, prompts))
+        print(
+            f"\n{options.strategy}, {len(prompts)} prompts, {options.budget} tokens, temperature {temperature:g}:"
+        )
+        for name, value in figures(*found, window).items():
+            print(f"  {name}: {value}")
+        if options.answers is not None:
+            with options.answers.open("a", encoding="utf-8") as file:
+                for item in found[1]:
+                    head = f"{temperature:g} row {item.row} {item.verdict.finish_reason} {item.verdict.eos_source}"
+                    file.write(
+                        f"=== {head} {item.ending} complete={item.complete} rewinds={item.rewinds}\n{item.text}\n"
+                    )
+
+
+if __name__ == "__main__":
+    main()
