@@ -61,7 +61,7 @@ def test_truncated_rows_asked_again_and_the_trace_of_a_job(endmark, tmp_path):
         csv.writer(file).writerows([["prompt"], *([prompt] for prompt in PROMPTS)])
     cut, again, trace = tmp_path / "cut.csv", tmp_path / "again.csv", tmp_path / "trace.jsonl"
     _, err = endmark("run", "prompts.csv", "-o", cut, "--max-new-tokens", SHORT, "--trace", code=3)
-    assert "--truncated --strategy soft-landing` retries" in err
+    assert "--truncated --strategy whole` retries" in err
     before = results(cut)
     assert [row["finish_reason"] for row in before] == ["length"] * 3 + ["error"]
 
