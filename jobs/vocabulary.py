@@ -197,7 +197,7 @@ class EosTrace:
     prob_max: float | None = None  # its maximum over the attempt; None where no token was sampled
     step_max: int | None = None  # the generated token, from 0, at which it stood there
     rank_max: int | None = None  # the rank there of the best EOS id among all tokens, from 0
-    hidden_steps: int = 0  # steps in which top-k or top-p left no EOS id to sample
+    hidden_steps: int = 0  # in which sampling left no EOS id to draw, or a mask hid an EOS that was the best
     probs: tuple[float, ...] | None = None  # at every step, only where the job asked for a trace
 
 
