@@ -1,7 +1,7 @@
 """The queue: its names, its settings, and the messages it carries; all of `jobs` that knows Celery and kombu.
 
-A message is a bell. It names a job and a shard, or a fine-tuning, and holds no prompt; what there is to do stands
-in the database, so a message that is lost, doubled or late costs time and nothing else.
+A message only notifies a worker. It names a job and a shard, or a fine-tuning, and holds no prompt; what there is
+to do stands in the database, so a message that is lost, doubled or late costs time and nothing else.
 """
 
 import hashlib
@@ -85,7 +85,7 @@ def queue_name(model: str, adapter: str | None) -> str:
 
 
 def send_shards(broker_url: str, model: str, adapter: str | None, keys: Sequence[ShardKey]) -> None:
-    """Ring for these shards on the queue of their model, in order.
+    """Notify the workers of these shards, on the queue of their model, in order.
 
     Raises:
         BrokerError: the broker cannot be reached or refuses the messages. Some may have been sent; workers find
@@ -96,7 +96,7 @@ def send_shards(broker_url: str, model: str, adapter: str | None, keys: Sequence
 
 
 def send_finetuning(broker_url: str, model: str, finetuning: str) -> None:
-    """Ring for a fine-tuning on the queue of the workers that hold its model.
+    """Notify of a fine-tuning, on the queue of the workers that hold its model.
 
     Raises:
         BrokerError: the broker cannot be reached or refuses the message.

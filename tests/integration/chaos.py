@@ -59,7 +59,7 @@ class Chaos:
         self.done: list[str] = []
 
     def submit(self, rows: int, **options) -> str:
-        """Store a job and ring for its shards."""
+        """Store a job and notify the workers of its shards."""
         prompts = [f"What can I do in place number {row}?" for row in range(rows)]
         job = submit(self.store, prompts, model=self.model, shard_size=16, **options)
         keys = [ShardKey(job, shard) for shard in range(len(shards_of(self.store, job)))]

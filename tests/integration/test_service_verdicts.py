@@ -224,8 +224,8 @@ def test_a_worker_sends_messages_for_its_own_adapter_alone(store, start):
     for adapter in ("a", "b"):
         submit(store, ["x"], adapter=adapter)
     own = submit(store, ["x"])
-    wait_until(lambda: own in {key.job_id for key in worker.rung})
-    assert {key.job_id for key in worker.rung} <= {start_first, own}
+    wait_until(lambda: own in {key.job_id for key in worker.notified})
+    assert {key.job_id for key in worker.notified} <= {start_first, own}
     with store.reader.connect() as connection:
         sent = connection.execute(text("SELECT count(*) FROM shards WHERE sent_at > 0 AND state = 'queued'"))
         assert sent.scalar() == 1

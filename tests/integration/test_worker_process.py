@@ -47,7 +47,7 @@ class House:
         self.worker = start_worker(self.settings, WorkerOptions(model, gpus="cpu"))
 
     def submit(self, count, **options):
-        """Store a job and ring for it."""
+        """Store a job and notify the workers of it."""
         job = submit(self.store, [f"place {row}" for row in range(count)], model=self.model, **options)
         shards = len(shards_of(self.store, job))
         send_shards(self.broker.url, self.model, None, [ShardKey(job, shard) for shard in range(shards)])

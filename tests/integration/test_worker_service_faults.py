@@ -151,8 +151,8 @@ def test_shards_without_a_message_are_rung_for_but_not_those_of_other_models(sto
     wait_until(lambda: list_workers(store))
     time.sleep(0.2)  # its first look into the ledger is over
     resume_job(store, job)
-    wait_until(lambda: worker.rung)
-    assert {key.job_id for key in worker.rung} == {job}
+    wait_until(lambda: worker.notified)
+    assert {key.job_id for key in worker.notified} == {job}
 
 
 @pytest.mark.parametrize("table", ["attempts", "shards"])

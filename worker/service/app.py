@@ -1,7 +1,7 @@
 """One worker process: the Celery app with its two tasks, in front of one engine.
 
-A message is a bell. The task that it starts claims the fairest due shard of the worker's model, whichever shard
-the message named, and goes on to the next until none is due. The other task makes room for a fine-tuning.
+A message only notifies. The task that it starts claims the fairest due shard of the worker's model, whichever
+shard the message named, and goes on to the next until none is due. The other task makes room for a fine-tuning.
 """
 
 import logging
@@ -142,7 +142,7 @@ def _load_service(arguments: Arguments, name: str, store: Store, broker_url: str
         identity,
         rows_at_once=rows,
         rows_ahead=rows_ahead(rows, about.device),
-        ring=lambda keys: ring(broker_url, options, keys),
+        notify=lambda keys: notify(broker_url, options, keys),
         fatal=lambda reason, stalled: break_off(life, reason, stalled=stalled),
         life=life,
         pace=Pace.of(options.lease, options.stall),
@@ -165,7 +165,7 @@ def rows_ahead(rows_at_once: int, device: str) -> int:
     return 3 * rows_at_once if device == "cuda" else max(1, rows_at_once // 2)
 
 
-def ring(broker_url: str, options: WorkerOptions, keys: Sequence[ShardKey]) -> None:
+def notify(broker_url: str, options: WorkerOptions, keys: Sequence[ShardKey]) -> None:
     """Send messages for shards whose own may be lost, but no more than can be of use while others wait."""
     room = _MESSAGES_WAITING - waiting_messages(broker_url, options.model, options.adapter)
     if room > 0:

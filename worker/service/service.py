@@ -59,7 +59,7 @@ class Service:
         identity: which worker this is, and what it holds.
         rows_at_once: rows in one batch of the engine.
         rows_ahead: rows that wait for a slot, below which a shard is claimed.
-        ring: sends messages for shards that are due.
+        notify: sends messages for shards that are due.
         fatal: ends the process, which is of no use any more, for this reason; a stalled engine at once.
         pace: the times.
         life: where the process says how far it is.
@@ -74,7 +74,7 @@ class Service:
         *,
         rows_at_once: int,
         rows_ahead: int,
-        ring: Callable[[Sequence[ShardKey]], None],
+        notify: Callable[[Sequence[ShardKey]], None],
         fatal: Callable[[str, bool], None],
         pace: Pace | None = None,
         life: LifeFile | None = None,
@@ -83,7 +83,7 @@ class Service:
         self._identity = identity
         self._pace = pace or Pace()
         self._fatal = fatal
-        self._ring = ring
+        self._notify = notify
         self._rows_ahead = rows_ahead
         self.shards_at_once = (rows_at_once + rows_ahead) // _FEWEST_ROWS + 2  # more than are claimed
         self._in_flight = InFlight()
@@ -245,11 +245,11 @@ class Service:
         workers.report_worker(self._store, report)
 
     def _reap(self) -> None:
-        """Free what dead workers held, and ring for shards whose message may be lost."""
+        """Free what dead workers held, and notify of shards whose message may be lost."""
         ours = (self._identity.model, self._identity.adapter)
         due = [key for key, *_ in shards.reap(self._store, queue=ours)]
         if due:
-            self._ring(due)
+            self._notify(due)
 
     def _look(self) -> None:
         """Claim what is due although no message came: the broker may be away, or have lost its messages."""
