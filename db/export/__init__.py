@@ -21,9 +21,10 @@ from endmark.jobs.outputs import as_binary, check_writable, is_regular, unwritab
 from endmark.jobs.spelling import nearest
 
 _MODULES = sorted(item.name for item in iter_modules(__path__) if item.name.startswith("as_"))
-FORMATS: Mapping[str, Format] = {
+_FOUND = {
     name: format for module in _MODULES for name, format in import_module(f"{__name__}.{module}").FORMATS.items()
 }
+FORMATS: Mapping[str, Format] = dict(sorted(_FOUND.items(), key=lambda item: item[1].binary))  # text ones first
 SUFFIXES = {suffix: name for name, format in FORMATS.items() for suffix in format.suffixes}
 __all__ = [
     "FORMATS",

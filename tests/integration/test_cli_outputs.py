@@ -106,7 +106,8 @@ def test_other_names_are_refused_before_a_job_is_stored(call, name):
     code, _, err = call("run", "data.csv", "-o", name)
     assert code == 2
     assert f"error: `{name}`: there is no format for" in err
-    assert "hint: choose from .csv, .tsv, .jsonl, .ndjson, .parquet; text ones may have .gz" in err
+    known = ".csv, .tsv, .jsonl, .ndjson, .arrow, .feather, .parquet"
+    assert f"hint: choose from {known}; text ones may have .gz" in err
     assert call("status", "--json")[1] == "[]\n"
     assert not Path(name).exists()
 
