@@ -141,8 +141,18 @@ def answer_options(command: Command) -> Command:
 
 def with_defaults(full: click.Command, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of a command that has some of another's, the rest as by the other's defaults."""
-    context = full.make_context(full.name, ["rows"])
-    return {**context.params, **options}
+    return {**parsed(full, ["rows"]), **options}
+
+
+def parsed(command: click.Command, words: list[str]) -> dict[str, Any]:
+    """Return the values of a command's options and arguments, without running it.
+
+    click keeps a command's help option as the first context has it, so this one has it as the command line does.
+
+    Raises:
+        click.UsageError: the words are none that the command takes.
+    """
+    return command.make_context("endmark", words, help_option_names=["-h", "--help"]).params
 
 
 def model_options(command: Command) -> Command:

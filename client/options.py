@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from endmark.cli.failures import plain
-from endmark.cli.options import build_spec
+from endmark.cli.options import build_spec, parsed
 from endmark.cli.submit import submit
 from endmark.jobs.errors import UsageError
 from endmark.jobs.spec import GenerationSpec
@@ -38,10 +38,10 @@ def parse_options(given: Mapping[str, Any], *, files: bool = True) -> tuple[Gene
             raise UsageError(f"`{name}` is for files", hint="rows are handed over as they are to be run")
         words += _words(option, value)
     try:
-        context = submit.make_context("endmark", [*words, "--", "rows"])
+        values = parsed(submit, [*words, "--", "rows"])
     except click.UsageError as error:
         raise UsageError(plain(error)) from error
-    return build_spec(context.params), context.params
+    return build_spec(values), values
 
 
 def _names(option: click.Option) -> set[str]:

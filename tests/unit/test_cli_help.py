@@ -111,3 +111,13 @@ def test_strategies_lists_each_with_its_parameters(capsys):
         assert f"{name}  (acts on: {item.place.value})" in out
         assert all(f"{parameter.name}=" in out for parameter in item.declared)
     assert max(map(len, out.splitlines())) <= 115
+
+
+def test_a_command_that_is_parsed_elsewhere_keeps_its_help():
+    """`import endmark` parses options of `submit` too; afterwards its help had lost `-h`."""
+    from endmark.cli.options import parsed
+    from endmark.cli.submit import submit
+
+    parsed(submit, ["rows"])
+    context = click.Context(submit, help_option_names=["-h", "--help"])
+    assert "-h, --help" in submit.get_help(context)
