@@ -1,9 +1,15 @@
 """The ledger on both databases: every test that takes `store` or `database_url` runs on SQLite and on Postgres."""
 
+import signal
+
 import pytest
 
 from endmark.db.connection import open_store, upgrade
 from tests.integration.postgres_server import PostgresServer
+
+# What a shell runs in its background ignores Ctrl-C, and so would all that the tests start: three of them failed
+# whenever the suite ran so.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
