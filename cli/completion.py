@@ -69,7 +69,8 @@ def complete(settings: Settings, store: Store, job: Submission, output: str) -> 
     click.echo(summary(status, output, error), err=True)
     if status.state is JobState.CANCELLED:
         raise EndmarkError(f"job {job.job_id} was cancelled", hint="the rows that had a result are exported")
-    loops = count_loops(store, job.job_id)
+    # A loop is never complete, so where all answers are there is none to be counted.
+    loops = count_loops(store, job.job_id) if status.complete < status.succeeded else 0
     if loops:
         ends = "answer ends" if loops == 1 else "answers end"
         hint(

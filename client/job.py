@@ -33,6 +33,13 @@ class Job:
         with opened() as (_, store):
             self.id = resolve_job(store, job_id)
 
+    @classmethod
+    def known(cls, job_id: str) -> "Job":
+        """Return the job of a whole id that has just been read, without looking for it again."""
+        job = cls.__new__(cls)
+        job.id = job_id
+        return job
+
     def __repr__(self) -> str:
         return f"Job({self.id!r})"
 
@@ -89,7 +96,8 @@ class Job:
         """Return the results as a data frame of pandas."""
         import pandas
 
-        return pandas.DataFrame.from_records(list(self.results(only)), columns=self._names())
+        rows = list(self.results(only))
+        return pandas.DataFrame.from_records(rows, columns=self._names() if not rows else None)
 
     def to_polars(self, only: Only | None = None) -> "polars.DataFrame":
         """Return the results as a data frame of polars."""

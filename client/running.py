@@ -19,6 +19,7 @@ from endmark.db.connection import Store
 from endmark.db.progress import all_statuses
 from endmark.jobs.datasets.rows import RowsDataset
 from endmark.jobs.errors import DatasetError, EndmarkError
+from endmark.jobs.settings import Settings
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import JobState
 
@@ -36,16 +37,16 @@ def run(rows: Any, **options: Any) -> Job:  # noqa: ANN401
     Raises:
         DatasetError: rows cannot be used; nothing was stored.
         TypeError: there is no such option.
-        Interrupted: by Ctrl-C; the job is paused, and `endmark.job("latest").run()` goes on with it.
+        Interrupted: by Ctrl-C; the job is paused, and `endmark.Job("latest").run()` goes on with it.
         EndmarkError: it cannot be run; the message says why.
     """
     spec, given = parse_options(options, files=_is_file(rows))
-    with opened() as (settings, store):
+    with opened() as (settings, store), _signals():
         check_broker(settings, needed=True)
         check_folders(spec)
         stored = _store(store, rows, spec, given)
-    run_job(stored.job_id)
-    return Job(stored.job_id)
+        _work_on(settings, store, stored)
+    return Job.known(stored.job_id)
 
 
 def submit(rows: Any, **options: Any) -> Job:  # noqa: ANN401
@@ -61,13 +62,13 @@ def submit(rows: Any, **options: Any) -> Job:  # noqa: ANN401
         check_broker(settings)
         stored = _store(store, rows, spec, given)
         notify_if_reachable(settings, store, stored.spec, stored.keys)
-    return Job(stored.job_id)
+    return Job.known(stored.job_id)
 
 
 def list_jobs() -> list[Job]:
     """Return all jobs, the newest first."""
     with opened() as (_, store):
-        return [Job(item.id) for item in all_statuses(store)]
+        return [Job.known(item.id) for item in all_statuses(store)]
 
 
 def run_job(job_id: str) -> None:
@@ -79,12 +80,20 @@ def run_job(job_id: str) -> None:
     """
     with opened() as (settings, store), _signals():
         check_broker(settings, needed=True)
-        job = resumed(store, job_id)
-        status = see_through(settings, store, job, f"`endmark.job({job_id!r}).run()` goes on with it")
+        _work_on(settings, store, resumed(store, job_id))
+
+
+def _work_on(settings: Settings, store: Store, job: Submission) -> None:
+    """Have a job worked on to its end.
+
+    Raises:
+        Interrupted: by Ctrl-C; the job is paused.
+        EndmarkError: it cannot be run.
+    """
+    status = see_through(settings, store, job, f"`endmark.Job({job.job_id!r}).run()` goes on with it")
     if status.state is JobState.FAILED:
-        raise EndmarkError(
-            f"job {job_id} failed: {status.error}", hint="once that is fixed, `.run()` runs it again"
-        )
+        again = f"once that is fixed, `endmark retry {job.job_id} --failed` runs it again"
+        raise EndmarkError(f"job {job.job_id} failed: {status.error}", hint=again)
 
 
 def _is_file(rows: Any) -> bool:  # noqa: ANN401

@@ -65,7 +65,7 @@ class Keeper:
         self._woken.set()
 
     def close(self) -> None:
-        """End the work; what is broken off begins anew with the next service."""
+        """End the work; what is interrupted starts again with the next service."""
         self._ending.set()
         self._woken.set()
         self._thread.join()
@@ -158,7 +158,7 @@ class Keeper:
             self._notify(job.spec, job.keys)
 
     def _is_to_end(self, batch_id: str) -> bool:
-        """Whether a check is to be broken off."""
+        """Whether a check is to be stopped."""
         batch = find_batch(self._records, batch_id)
         return self._ending.is_set() or batch is None or batch.ending is not None
 

@@ -95,7 +95,7 @@ def serve_on(app: "ASGIApp") -> uvicorn.Server:
 
 
 class Connection(H11Protocol):
-    """A connection that is broken off where nothing moves: no head of a request comes whole, or no answer is read.
+    """A connection that is closed where nothing moves: no head of a request comes whole, or no answer is read.
 
     uvicorn itself waits for both without end. How slowly a body may come is the guard's.
     """

@@ -2,12 +2,13 @@
 
 from endmark.jobs.strategies.base import EndHere, Parameter, Place, Strategy, TakeBack, TextSoFar, Watcher
 from endmark.jobs.strategies.no_loops import LoopWatcher
-from endmark.jobs.vocabulary import FinishReason
 
 REWINDS = (
     Parameter("rewinds", 4, "how often a row is taken back; a loop after that ends it", 0, 100),
     Parameter("temperature", 0.7, "temperature from the first rewind on, where the row's own is lower", 0.0, 2.0),
     Parameter("dry", 0.8, "penalty a repeated token, from the first rewind on (`dry_multiplier`)", 0.0, 100.0),
+    Parameter("times", 3, "how often a stretch must stand in a row to be a loop", 2, 1000),
+    Parameter("tokens", 48, "how many tokens the copies must span together", 16, 2**20),
 )
 
 
@@ -22,11 +23,7 @@ class Rewind(Strategy):
     place = Place.TOKEN
     summary = "takes a loop back to its first copy, and goes on with what would repeat made unlikely"
     why = "for models that fall into loops: more of their answers find an end of their own than under `no-loops`"
-    declared = (
-        *REWINDS,
-        Parameter("times", 3, "how often a stretch must stand in a row", 2, 1000),
-        Parameter("tokens", 48, "how many tokens the copies must span together", 16, 2**20),
-    )
+    declared = REWINDS
 
     def watcher(self) -> Watcher:
         """Return the watcher of one row."""
@@ -46,7 +43,7 @@ class RewindWatcher:
         found = self._loops.see(answer, last=last)
         if found is None and last and (self._left or answer.end_token_id is None):
             found = self._loops.near(answer)
-        if found is None or not self._left or found.verdict.finish_reason is not FinishReason.REPETITION:
+        if found is None or not self._left:
             return found
         return TakeBack(
             token_count=found.token_count,
