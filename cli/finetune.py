@@ -23,12 +23,33 @@ def _number(option: str, field: str, help: str) -> Callable[[Command], Command]:
     return click.option(option, field, type=type(value), default=value, show_default=True, help=help)
 
 
+def _list(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    """List the fine-tunings instead of training."""
+    del parameter
+    if wanted and not context.resilient_parsing:
+        from endmark.cli.finetune_ledger import show_finetunings
+
+        show_finetunings()
+        context.exit()
+
+
+def _cancel(context: click.Context, parameter: click.Parameter, wanted: str | None) -> None:
+    """Cancel a fine-tuning instead of training."""
+    del parameter
+    if wanted is not None and not context.resilient_parsing:
+        from endmark.cli.finetune_ledger import cancel_named
+
+        cancel_named(wanted)
+        context.exit()
+
+
 @click.command(
     "finetune",
     short_help="Train an adapter on answers that end with EOS.",
     epilog="""\b
 Examples:
   endmark finetune examples/finetune.jsonl -o my-adapter --here
+  endmark finetune --list; endmark finetune --cancel 5f0c2a
   endmark finetune guanaco.jsonl -o guanaco-adapter --model meta-llama/Llama-2-7b-hf --packing
   endmark run prompts.csv -o results.csv --model meta-llama/Llama-2-7b-hf --adapter guanaco-adapter""",
 )
@@ -52,6 +73,22 @@ Examples:
     "--prompt-column", default="prompt", show_default=True, metavar="NAME", help="The column of prompts."
 )
 @click.option("--answer-column", metavar="NAME", help="The column of answers.  [default: `answer`, `response`, …]")
+@click.option(
+    "--list",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list,
+    help="List the fine-tunings of workers, and end.",
+)
+@click.option(
+    "--cancel",
+    metavar="ID",
+    is_eager=True,
+    expose_value=False,
+    callback=_cancel,
+    help="Cancel the fine-tuning of this id, and end.",
+)
 @click.option("--here", is_flag=True, help="Train beside this command, without queue, worker and database.")
 def finetune(dataset: str, output: str, here: bool, model: str | None, **options: Any) -> None:  # noqa: ANN401
     """Train a LoRA adapter on DATASET over the model in 4 bits (QLoRA), so that it learns to end its answers.

@@ -27,6 +27,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "pause": ("endmark.cli.control:pause", "Stop a job, to be resumed."),
     "resume": ("endmark.cli.control:resume", "Let a paused or interrupted job go on."),
     "retry": ("endmark.cli.retry:retry", "Retry truncated or failed rows of an ended job."),
+    "delete": ("endmark.cli.deletion:delete", "Delete an ended job with its rows and results."),
+    "prune": ("endmark.cli.deletion:prune", "Delete jobs that ended long ago."),
     "worker": ("endmark.cli.worker:worker", "Run the jobs of one model, a process for each GPU."),
     "serve": ("endmark.cli.serve.command:serve", "Serve the OpenAI Batch API over the same jobs."),
     "finetune": ("endmark.cli.finetune:finetune", "Train an adapter on answers that end with EOS."),

@@ -6,6 +6,7 @@ from typing import Any
 
 from endmark.cli.progress import describe, duration, percent, what_it_does
 from endmark.cli.terminal import one_line
+from endmark.db.sizes import JobSize
 from endmark.jobs.progress import JobStatus, WorkerInfo
 from endmark.jobs.spelling import size
 
@@ -14,16 +15,18 @@ _JOB_HEADINGS = ("JOB", "NAME", "STATE", "ROWS", "EOS", "TRUNCATED", "FAILED", "
 _WORKER_HEADINGS = ("WORKER", "DEVICE", "WEIGHTS", "KV CACHE", "TOKENS/S", "SHARDS", "LAST HEARD")
 
 
-def as_json(status: JobStatus) -> dict[str, Any]:
-    """Return the progress as `endmark status --json` has it."""
+def as_json(status: JobStatus, taken: JobSize | None = None) -> dict[str, Any]:
+    """Return the progress as `endmark status --json` has it; of one job with its size."""
     values = asdict(status)
     values["finish_reasons"] = dict(status.finish_reasons)
+    if taken is not None:
+        values["size"] = {**asdict(taken), "bytes": taken.bytes}
     return values
 
 
 def table_of_jobs(found: Sequence[JobStatus]) -> str:
     """Return a line for each job."""
-    return _table(_JOB_HEADINGS, [_job_cells(item) for item in found])
+    return table(_JOB_HEADINGS, [_job_cells(item) for item in found])
 
 
 def _job_cells(status: JobStatus) -> tuple[str, ...]:
@@ -43,8 +46,8 @@ def _job_cells(status: JobStatus) -> tuple[str, ...]:
     )
 
 
-def one_job(status: JobStatus) -> str:
-    """Return the lines about one job."""
+def one_job(status: JobStatus, taken: JobSize | None = None) -> str:
+    """Return the lines about one job; its size, where that was asked for."""
     reasons = ", ".join(f"{name} {count:,}" for name, count in status.finish_reasons.items())
     lines = [
         ("job", f"{status.id}  {one_line(status.name)}"),
@@ -59,6 +62,7 @@ def one_job(status: JobStatus) -> str:
         ("finish reasons", reasons or "none yet"),
         ("complete", f"{status.complete:,} ({percent(status.complete, status.succeeded + status.failed)})"),
         ("tokens", f"{status.prompt_tokens:,} of prompts, {status.completion_tokens:,} of answers"),
+        *([("size", _size(taken))] if taken is not None else []),
         ("model", one_line(status.model)),
         *([("adapter", one_line(status.adapter))] if status.adapter is not None else []),
         ("strategies", one_line("; ".join(status.strategies))),
@@ -66,7 +70,14 @@ def one_job(status: JobStatus) -> str:
     text = "\n".join(f"{name:<15} {value}" for name, value in lines)
     if not status.workers or status.state.is_final:
         return text
-    return f"{text}\n\n{_table(_WORKER_HEADINGS, [_worker_cells(item) for item in status.workers])}"
+    return f"{text}\n\n{table(_WORKER_HEADINGS, [_worker_cells(item) for item in status.workers])}"
+
+
+def _size(taken: JobSize) -> str:
+    """Return what a job takes in the database, in words."""
+    parts = [f"{size(taken.prompt_bytes)} of prompts", f"{size(taken.answer_bytes)} of answers"]
+    parts += [f"{size(taken.trace_bytes)} of traces"] if taken.trace_bytes else []
+    return ("" if taken.exact else "about ") + ", ".join(parts)
 
 
 def _worker_cells(worker: WorkerInfo) -> tuple[str, ...]:
@@ -82,7 +93,7 @@ def _worker_cells(worker: WorkerInfo) -> tuple[str, ...]:
     )
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return the rows under their headings, in columns."""
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     return "\n".join(

@@ -9,7 +9,7 @@ from endmark.cli.notifying import notify_if_reachable
 from endmark.cli.session import opened
 from endmark.db.export import Only, export_job
 from endmark.db.export.stream import COLUMNS, result_columns, stream_results
-from endmark.db.jobs import cancel_job, load_job, pause_job, resolve_job, resume_job
+from endmark.db.jobs import cancel_job, delete_job, load_job, pause_job, resolve_job, resume_job
 from endmark.db.progress import job_status
 from endmark.jobs.progress import JobStatus
 
@@ -138,6 +138,15 @@ class Job:
         with opened() as (settings, store):
             keys = resume_job(store, self.id)
             notify_if_reachable(settings, store, load_job(store, self.id).spec, keys)
+
+    def delete(self) -> None:
+        """Delete the job with its rows and results; it cannot be undone.
+
+        Raises:
+            JobStateError: it has not ended.
+        """
+        with opened() as (_, store):
+            delete_job(store, self.id)
 
     def _names(self) -> list[str]:
         """Return the names of a result's values, in order."""

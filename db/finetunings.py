@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from endmark.db.connection import Store
 from endmark.db.job_states import LEASE_SECONDS
 from endmark.db.transactions import reading, write
-from endmark.jobs.errors import JobNotFound, LeaseLost
+from endmark.jobs.errors import JobNotFound, LeaseLost, SpecError
 from endmark.jobs.finetuning.request import FinetuneProgress, FinetuneSpec
 
 # One that ends later than a lease from now was given before the clock was put back.
@@ -43,6 +43,19 @@ class FinetuneStatus:
     def is_final(self) -> bool:
         """Whether it has ended."""
         return self.state not in ("queued", "running")
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneEntry:
+    """A fine-tuning in a list of them."""
+
+    id: str
+    spec: FinetuneSpec | None
+    state: str
+    progress: FinetuneProgress | None
+    message: str | None  # why it has failed
+    worker: str | None  # that holds it, or was the last to
+    age: float  # seconds since it was stored
 
 
 def add_finetuning(store: Store, spec: FinetuneSpec) -> str:
@@ -143,23 +156,77 @@ def release_finetuning(store: Store, lease: FinetuneLease) -> None:
     _update(store, lease, "state = 'queued', lease_until = NULL", {})
 
 
-def cancel_finetuning(store: Store, finetuning: str) -> None:
-    """End it, whoever holds it.
+def cancel_finetuning(store: Store, finetuning: str) -> bool:
+    """End it, whoever holds it; return whether it had not ended yet.
 
     Raises:
         StoreError: the database cannot be used.
     """
 
-    def work(connection: Connection) -> None:
-        connection.execute(
+    def work(connection: Connection) -> bool:
+        done = connection.execute(
             text(
                 f"UPDATE finetunings SET state = 'cancelled', lease_until = NULL, updated_at = {store.now}"
                 " WHERE id = :id AND state IN ('queued', 'running')"
             ),
             {"id": finetuning},
         )
+        return done.rowcount == 1
 
-    write(store, work)
+    return write(store, work, repeatable=False)
+
+
+def resolve_finetuning(store: Store, wanted: str) -> str:
+    """Return the id of the fine-tuning that an id, or an unambiguous beginning of one, names.
+
+    Raises:
+        JobNotFound: there is none, or more than one.
+        StoreError: the database cannot be used.
+    """
+    with reading(store) as connection:
+        found = connection.execute(
+            text("SELECT id FROM finetunings WHERE substr(id, 1, :length) = :wanted LIMIT 2"),
+            {"wanted": wanted, "length": len(wanted)},
+        )
+        ids: list[str] = list(found.scalars())
+    if len(ids) != 1 or not wanted:
+        raise JobNotFound(wanted, hint="`endmark finetune --list` lists them", what="fine-tuning")
+    return ids[0]
+
+
+def list_finetunings(store: Store) -> list[FinetuneEntry]:
+    """Return all fine-tunings, the newest first; the spec of one that another version has stored is None.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    with reading(store) as connection:
+        found = connection.execute(
+            text(
+                f"SELECT id, spec, state, progress, error, worker, {store.now} - created_at AS age"
+                " FROM finetunings ORDER BY created_at DESC, id"
+            )
+        ).all()
+    return [
+        FinetuneEntry(
+            id=row.id,
+            spec=_spec(row.spec),
+            state=row.state,
+            progress=None if row.progress is None else FinetuneProgress.from_json(row.progress),
+            message=None if row.error is None else str(json.loads(row.error)["message"]),
+            worker=row.worker,
+            age=row.age,
+        )
+        for row in found
+    ]
+
+
+def _spec(stored: str) -> FinetuneSpec | None:
+    """Return a stored spec; None where another version of the program has written it."""
+    try:
+        return FinetuneSpec.from_json(stored)
+    except SpecError:
+        return None
 
 
 def finetuning_status(store: Store, finetuning: str) -> FinetuneStatus:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from endmark.db.connection import Store
+from endmark.db.deletion import delete_job, discard_submission
 from endmark.db.job_states import lock_job, row_lock, set_state
 from endmark.db.retry import restore_answers, retry_rows
-from endmark.db.submission import add_rows, begin_job, discard_submission, finish_submission
+from endmark.db.submission import add_rows, begin_job, finish_submission
 from endmark.db.transactions import reading, write
 from endmark.jobs.errors import JobNotFound, JobStateError
 from endmark.jobs.spec import GenerationSpec
@@ -20,6 +21,7 @@ __all__ = [
     "add_rows",
     "begin_job",
     "cancel_job",
+    "delete_job",
     "discard_submission",
     "fail_job",
     "finish_submission",

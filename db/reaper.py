@@ -7,9 +7,9 @@ from sqlalchemy import Connection, text
 from endmark.db.attempts import count_outcomes, insert_outcomes
 from endmark.db.connection import Store
 from endmark.db.counting import recount
+from endmark.db.deletion import discard_abandoned
 from endmark.db.job_states import close_if_done, expired, lock_job, row_lock
 from endmark.db.rows import UNFINISHED
-from endmark.db.submission import discard_abandoned
 from endmark.db.transactions import reading, write
 from endmark.db.workers import forget_silent_workers
 from endmark.jobs.vocabulary import Attempt, FinishReason, Outcome, ShardKey, Verdict

@@ -17,7 +17,7 @@ from endmark.jobs.vocabulary import JobState
 Ending = Literal["cancelled", "expired"]
 Final = Literal["completed", "failed", "cancelled", "expired"]
 VALIDATING, IN_PROGRESS = "validating", "in_progress"
-_OPEN = f"state IN ('{VALIDATING}', '{IN_PROGRESS}')"
+OPEN = f"state IN ('{VALIDATING}', '{IN_PROGRESS}')"
 _FINAL_JOBS = ", ".join(f"'{state.value}'" for state in JobState if state.is_final)
 _COLUMNS = (
     "id, owner, endpoint, input_file_id, completion_window, metadata, output_seconds, created_at, expires_at,"
@@ -155,7 +155,7 @@ def due_batches(records: Records) -> list[str]:
     """
     runs = f"SELECT 1 FROM jobs WHERE jobs.id = batches.job_id AND jobs.state NOT IN ({_FINAL_JOBS})"
     due = f"(state = '{VALIDATING}' OR ending IS NOT NULL OR NOT EXISTS ({runs}))"
-    return _ids(records, f"{_OPEN} AND {due}")
+    return _ids(records, f"{OPEN} AND {due}")
 
 
 def expire_batches(records: Records) -> None:
@@ -164,7 +164,7 @@ def expire_batches(records: Records) -> None:
     Raises:
         StoreError: the database cannot be used.
     """
-    due = f"{_OPEN} AND ending IS NULL AND expires_at <= {records.store.now}"
+    due = f"{OPEN} AND ending IS NULL AND expires_at <= {records.store.now}"
     if _ids(records, due):  # most looks find none, and keep no writer waiting
         statement = f"UPDATE batches SET ending = 'expired' WHERE shelf = :shelf AND {due}"
         write(records.store, lambda connection: connection.execute(text(statement), {"shelf": records.shelf}))
@@ -252,7 +252,7 @@ def _change(
 
     def work(connection: Connection) -> bool:
         row = connection.execute(
-            text(f"SELECT {_COLUMNS} FROM batches WHERE id = :id AND {_OPEN}{row_lock(records.store)}"),
+            text(f"SELECT {_COLUMNS} FROM batches WHERE id = :id AND {OPEN}{row_lock(records.store)}"),
             {"id": batch_id},
         ).one_or_none()
         values = None if row is None else changes(connection, _batch(row))

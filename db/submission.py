@@ -10,14 +10,12 @@ from sqlalchemy.exc import DBAPIError
 
 from endmark.db.connection import Store
 from endmark.db.job_states import close_if_done
-from endmark.db.transactions import reading, write
+from endmark.db.transactions import write
 from endmark.jobs.errors import StoreError
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import JobState, ShardKey
 
-ABANDONED_AFTER = 24 * 3600.0  # seconds without a new row, after which whoever stored the job is gone
 _AT_ONCE = 250  # rows an INSERT; SQLite takes 32,766 values
-_DELETED_AT_ONCE = 5000  # rows; more would keep other writers waiting
 
 
 def new_job_id() -> str:
@@ -118,47 +116,6 @@ def finish_submission(
     return [ShardKey(job_id, shard) for shard in range(len(bounds))]
 
 
-def discard_submission(store: Store, job_id: str) -> None:
-    """Forget a job that was being stored, with its rows."""
-
-    def give_up(connection: Connection) -> None:
-        connection.execute(
-            text("UPDATE jobs SET updated_at = 0 WHERE id = :job AND state = 'submitting'"), {"job": job_id}
-        )
-
-    write(store, give_up)
-    while write(store, lambda connection: _delete_some(connection, job_id)):
-        pass
-
-
-def discard_abandoned(store: Store) -> None:
-    """Delete some rows of a job whose storing was broken off; the job goes with the last of them."""
-    with reading(store) as connection:
-        found = connection.execute(
-            text(
-                "SELECT id FROM jobs WHERE state = 'submitting'"
-                f" AND updated_at < {store.now} - :age ORDER BY updated_at LIMIT 1"
-            ),
-            {"age": ABANDONED_AFTER},
-        ).scalar()
-    if found is None:
-        return
-
-    def work(connection: Connection) -> None:
-        # From here on whoever stored it is refused, should it still live.
-        taken = connection.execute(
-            text(
-                "UPDATE jobs SET updated_at = 0 WHERE id = :job AND state = 'submitting'"
-                f" AND updated_at < {store.now} - :age"
-            ),
-            {"job": found, "age": ABANDONED_AFTER},
-        )
-        if taken.rowcount:
-            _delete_some(connection, found)
-
-    write(store, work)
-
-
 def _touch(store: Store, connection: Connection, job_id: str) -> None:
     """Note that the job is still being stored."""
     done = connection.execute(
@@ -193,20 +150,3 @@ def _insert_by_copy(connection: Connection, job_id: str, first_row: int, cells: 
             copy.write(block)
     except error_class as error:  # past SQLAlchemy, which would have wrapped it
         raise DBAPIError.instance("COPY rows", None, error, error_class, dialect=connection.dialect) from error
-
-
-def _delete_some(connection: Connection, job_id: str) -> bool:
-    """Delete some rows of a job that has been given up, or the job itself; return whether rows may be left."""
-    values = {"job": job_id, "most": _DELETED_AT_ONCE}
-    done = connection.execute(
-        text(
-            "DELETE FROM rows WHERE job_id = :job AND row IN"
-            " (SELECT row FROM rows WHERE job_id = :job ORDER BY row LIMIT :most)"
-            " AND EXISTS (SELECT 1 FROM jobs WHERE id = :job AND state = 'submitting')"
-        ),
-        values,
-    )
-    if done.rowcount == _DELETED_AT_ONCE:
-        return True
-    connection.execute(text("DELETE FROM jobs WHERE id = :job AND state = 'submitting'"), values)
-    return False

@@ -68,10 +68,10 @@ class DatasetError(UsageError):
 
 
 class JobNotFound(EndmarkError):
-    """There is no job of that id."""
+    """There is no job, or no fine-tuning, of that id."""
 
-    def __init__(self, job_id: str) -> None:
-        super().__init__(f"no job `{job_id}`", hint="`endmark status` lists the jobs")
+    def __init__(self, job_id: str, *, hint: str = "`endmark status` lists the jobs", what: str = "job") -> None:
+        super().__init__(f"no {what} `{job_id}`", hint=hint)
 
 
 class JobStateError(EndmarkError):

@@ -1,4 +1,4 @@
-"""Words in messages: the nearest known one, nouns behind their numbers, and bytes."""
+"""Words in messages: the nearest known one, nouns behind their numbers, bytes, and ages."""
 
 import difflib
 from collections.abc import Iterable
@@ -17,5 +17,16 @@ def counted(count: int, noun: str) -> str:
 
 
 def size(count: int) -> str:
-    """Return a number of bytes, such as `12.3 MB` or `13.5 GB`."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+    """Return a number of bytes, such as `12 bytes`, `4.5 kB`, `12.3 MB` or `13.5 GB`."""
+    if count < 1000:
+        return counted(count, "byte")
+    unit, name = (1e9, "GB") if count >= 1e9 else (1e6, "MB") if count >= 1e5 else (1e3, "kB")
+    return f"{count / unit:.1f} {name}"
+
+
+def age(seconds: float) -> str:
+    """Return how long ago something was, such as `3 minutes`, `5 hours` or `12 days`."""
+    unit, name = (
+        (86400, "day") if seconds >= 2 * 86400 else (3600, "hour") if seconds >= 2 * 3600 else (60, "minute")
+    )
+    return counted(max(0, int(seconds // unit)), name)

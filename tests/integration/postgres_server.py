@@ -30,6 +30,11 @@ class PostgresServer:
         """The postmaster's process id."""
         return self._server.get_pid()
 
+    @property
+    def programs(self):
+        """The folder of the server's own `psql`, `pg_dump` and the like."""
+        return Path(self._server.bin_path)
+
     def url(self, database="postgres"):
         """The URL of a database, as a user would give it."""
         return self._server.get_uri(database=database)

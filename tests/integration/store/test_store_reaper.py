@@ -5,11 +5,11 @@ from dataclasses import fields
 import pytest
 
 from endmark.db.attempts import commit
+from endmark.db.deletion import ABANDONED_AFTER
 from endmark.db.jobs import add_rows, begin_job, discard_submission, finish_submission, load_job, pause_job
 from endmark.db.progress import job_status
 from endmark.db.rows import unfinished_rows
 from endmark.db.shards import finish, mark_sent, reap
-from endmark.db.submission import ABANDONED_AFTER
 from endmark.db.workers import list_workers, remove_worker, report_worker, workers_for
 from endmark.jobs.errors import JobNotFound, StoreError
 from endmark.jobs.progress import WorkerReport
