@@ -8,6 +8,7 @@ COPY jobs jobs
 COPY db db
 COPY worker worker
 COPY cli cli
+COPY client client
 COPY endmark endmark
 RUN /opt/endmark/bin/pip install --constraint constraints.txt '.[postgres,parquet,metrics,serve]'
 

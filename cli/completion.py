@@ -8,6 +8,7 @@ import click
 from endmark.cli.advice import retry_command, worker_command
 from endmark.cli.crew import Crew
 from endmark.cli.export import OUTPUT_HELP, check_output, write_results
+from endmark.cli.finishing import tell_now
 from endmark.cli.notifying import notify
 from endmark.cli.options import Command
 from endmark.cli.progress import job_progress
@@ -59,12 +60,14 @@ def complete(settings: Settings, store: Store, job: Submission, output: str) -> 
     status = see_through(settings, store, job, _to_go_on(job, output))
     if status.state is JobState.FAILED:
         forget_run(store, job.job_id)
+        tell_now(settings, store, job.job_id)
         again = f"`endmark retry {job.job_id} --failed --run -o {shlex.quote(output)}`"
         raise EndmarkError(
             f"job {job.job_id} failed: {one_line(status.error or 'nobody said why')}",
             hint=f"{again} runs it again, once that is fixed",
         )
     _write(store, job.job_id, output)
+    tell_now(settings, store, job.job_id)
     error = commonest_error(store, job.job_id) if status.failed else None
     click.echo(summary(status, output, error), err=True)
     if status.state is JobState.CANCELLED:

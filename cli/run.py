@@ -11,6 +11,7 @@ import click
 from endmark.cli.beforehand import check_broker, check_folders
 from endmark.cli.completion import complete
 from endmark.cli.export import OUTPUT_HELP, STDOUT, check_output
+from endmark.cli.finishing import finish_options, wanted_deliveries
 from endmark.cli.options import build_spec, spec_options
 from endmark.cli.progress import counting
 from endmark.cli.session import opened
@@ -37,6 +38,7 @@ Examples:
 @click.argument("dataset")
 @click.option("-o", "--output", required=True, metavar="FILE", help=OUTPUT_HELP)
 @spec_options
+@finish_options
 @click.option("--new", is_flag=True, help="Make a new job, even if this run was interrupted before.")
 def run(dataset: str, output: str, new: bool, **options: Any) -> int:  # noqa: ANN401
     """Run every prompt of DATASET (CSV or JSONL; `-` is standard input) and write the answers to a file.
@@ -52,8 +54,9 @@ def run(dataset: str, output: str, new: bool, **options: Any) -> int:  # noqa: A
         key = _key(dataset, spec, output, options)
         job = None if new or key is None else _interrupted(store, key)
         if job is None:
+            wanted = wanted_deliveries(settings, options)
             with counting("checked and stored") as on_progress:
-                job = submit_dataset(store, dataset, spec, options, on_progress=on_progress)
+                job = submit_dataset(store, dataset, spec, options, deliveries=wanted, on_progress=on_progress)
             if key is not None:
                 remember_run(store, key, job.job_id)
             note(f"job {job.job_id}: {counted(job.total, 'row')}")

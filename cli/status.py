@@ -7,13 +7,14 @@ import click
 from endmark.cli.advice import worker_hint
 from endmark.cli.notifying import reap_and_notify
 from endmark.cli.session import opened
-from endmark.cli.status_view import as_json, one_job, table_of_jobs
+from endmark.cli.status_view import Details, as_json, one_job, table_of_jobs
 from endmark.cli.terminal import hint, note, one_line
 from endmark.cli.watching import watched
 from endmark.db.connection import Store
+from endmark.db.deliveries import deliveries_of
 from endmark.db.jobs import resolve_job
 from endmark.db.progress import all_statuses, job_status
-from endmark.db.sizes import JobSize, job_size
+from endmark.db.sizes import job_size
 from endmark.jobs.broker.access import find_broker
 from endmark.jobs.broker.ping import mask, why_silent
 from endmark.jobs.errors import BrokerError, StoreError
@@ -51,23 +52,25 @@ def status(job: str | None, watch: bool, json_wanted: bool) -> int:
 
         view = (lambda jobs: one_job(jobs[0])) if job_id is not None else table_of_jobs
         found = watched(read, view, lambda: _care(settings, store)) if watch else read()
-        taken = job_size(store, job_id, found[0].total) if job_id is not None else None
-        _print(found, taken, json_wanted)
+        details = None
+        if job_id is not None:
+            details = Details(job_size(store, job_id, found[0].total), deliveries_of(store, job_id))
+        _print(found, details, json_wanted)
         if not json_wanted:
             _advise(settings, found, single=job_id is not None)
     failed = watch and job_id is not None and found[0].failed
     return _FAILED_ROWS if failed else 0
 
 
-def _print(found: Sequence[JobStatus], taken: JobSize | None, json_wanted: bool) -> None:
-    """Print the jobs, or the one with its size, on standard output."""
-    single = taken is not None
+def _print(found: Sequence[JobStatus], details: Details | None, json_wanted: bool) -> None:
+    """Print the jobs, or the one with its details, on standard output."""
+    single = details is not None
     if json_wanted:
-        values = [as_json(item, taken) for item in found]
+        values = [as_json(item, details) for item in found]
         # ASCII alone, so that no name can control the terminal.
         click.echo(strict_json(values[0] if single else values, indent=2))
     elif single:
-        click.echo(one_job(found[0], taken))
+        click.echo(one_job(found[0], details))
     elif found:
         click.echo(table_of_jobs(found))
     else:

@@ -1,11 +1,13 @@
 """A job's progress as a table, as lines, and as JSON."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from endmark.cli.finishing import described
 from endmark.cli.progress import describe, duration, percent, what_it_does
 from endmark.cli.terminal import one_line
+from endmark.db.deliveries import DeliveryRecord
 from endmark.db.sizes import JobSize
 from endmark.jobs.progress import JobStatus, WorkerInfo
 from endmark.jobs.spelling import size
@@ -15,12 +17,21 @@ _JOB_HEADINGS = ("JOB", "NAME", "STATE", "ROWS", "EOS", "TRUNCATED", "FAILED", "
 _WORKER_HEADINGS = ("WORKER", "DEVICE", "WEIGHTS", "KV CACHE", "TOKENS/S", "SHARDS", "LAST HEARD")
 
 
-def as_json(status: JobStatus, taken: JobSize | None = None) -> dict[str, Any]:
-    """Return the progress as `endmark status --json` has it; of one job with its size."""
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What is looked up of one job alone."""
+
+    size: JobSize
+    deliveries: Sequence[DeliveryRecord]
+
+
+def as_json(status: JobStatus, details: Details | None = None) -> dict[str, Any]:
+    """Return the progress as `endmark status --json` has it; of one job with its details."""
     values = asdict(status)
     values["finish_reasons"] = dict(status.finish_reasons)
-    if taken is not None:
-        values["size"] = {**asdict(taken), "bytes": taken.bytes}
+    if details is not None:
+        values["size"] = {**asdict(details.size), "bytes": details.size.bytes}
+        values["deliveries"] = [asdict(item) for item in details.deliveries]
     return values
 
 
@@ -46,8 +57,8 @@ def _job_cells(status: JobStatus) -> tuple[str, ...]:
     )
 
 
-def one_job(status: JobStatus, taken: JobSize | None = None) -> str:
-    """Return the lines about one job; its size, where that was asked for."""
+def one_job(status: JobStatus, details: Details | None = None) -> str:
+    """Return the lines about one job; with details, where they were looked up."""
     reasons = ", ".join(f"{name} {count:,}" for name, count in status.finish_reasons.items())
     lines = [
         ("job", f"{status.id}  {one_line(status.name)}"),
@@ -62,10 +73,11 @@ def one_job(status: JobStatus, taken: JobSize | None = None) -> str:
         ("finish reasons", reasons or "none yet"),
         ("complete", f"{status.complete:,} ({percent(status.complete, status.succeeded + status.failed)})"),
         ("tokens", f"{status.prompt_tokens:,} of prompts, {status.completion_tokens:,} of answers"),
-        *([("size", _size(taken))] if taken is not None else []),
+        *([("size", _size(details.size))] if details is not None else []),
         ("model", one_line(status.model)),
         *([("adapter", one_line(status.adapter))] if status.adapter is not None else []),
         ("strategies", one_line("; ".join(status.strategies))),
+        *(("at its end", described(item)) for item in (details.deliveries if details is not None else ())),
     ]
     text = "\n".join(f"{name:<15} {value}" for name, value in lines)
     if not status.workers or status.state.is_final:

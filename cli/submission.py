@@ -10,6 +10,7 @@ from typing import Any
 
 from endmark.cli.terminal import note, one_line
 from endmark.db.connection import Store
+from endmark.db.deliveries import add_deliveries
 from endmark.db.jobs import (
     add_rows,
     begin_job,
@@ -19,6 +20,8 @@ from endmark.db.jobs import (
     resume_job,
 )
 from endmark.jobs.datasets import STDIN, Dataset, checked_rows, open_dataset, settle
+from endmark.jobs.delivery.keys import Key
+from endmark.jobs.delivery.word import NewDelivery
 from endmark.jobs.errors import Problem
 from endmark.jobs.outputs import check_writable, is_regular, written
 from endmark.jobs.prompts import MESSAGES
@@ -27,6 +30,8 @@ from endmark.jobs.shards import shard_size
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.spelling import counted
 from endmark.jobs.vocabulary import JobState, ShardKey
+
+Deliveries = Sequence[tuple[NewDelivery, Key]]  # what is to be told, each with the key that proves it
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,7 @@ def submit_dataset(
     spec: GenerationSpec,
     options: dict[str, Any],
     *,
+    deliveries: Deliveries = (),
     on_progress: Callable[[int], None] | None = None,
 ) -> Submission:
     """Store a dataset as a job, whole or not at all.
@@ -52,6 +58,7 @@ def submit_dataset(
     Args:
         path: the file, or `-`.
         options: the command's: `name`, `priority`, `format`, `delimiter`, `skip_bad_rows`.
+        deliveries: what is to be told when the job has ended.
         on_progress: called with the rows stored so far.
 
     Raises:
@@ -66,7 +73,14 @@ def submit_dataset(
     ):
         name = options["name"] or dataset_name(path)
         return submit_rows(
-            store, dataset, spec, name=name, priority=options["priority"], reject=reject, on_progress=on_progress
+            store,
+            dataset,
+            spec,
+            name=name,
+            priority=options["priority"],
+            deliveries=deliveries,
+            reject=reject,
+            on_progress=on_progress,
         )
 
 
@@ -77,12 +91,14 @@ def submit_rows(
     *,
     name: str,
     priority: int = 0,
+    deliveries: Deliveries = (),
     reject: Callable[[Problem, str], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Submission:
     """Store an open dataset as a job, whole or not at all.
 
     Args:
+        deliveries: what is to be told when the job has ended.
         reject: takes the bad rows, which are left out then.
         on_progress: called with the rows stored so far.
 
@@ -98,6 +114,7 @@ def submit_rows(
         columns=lambda: dataset.columns,
         name=name,
         priority=priority,
+        deliveries=deliveries,
         on_progress=on_progress,
     )
     tell_notes(dataset)
@@ -158,6 +175,7 @@ def store_job(
     name: str,
     priority: int = 0,
     job_id: str | None = None,
+    deliveries: Deliveries = (),
     on_progress: Callable[[int], None] | None = None,
 ) -> Submission:
     """Store rows as a job, whole or not at all.
@@ -166,10 +184,12 @@ def store_job(
         batches: the rows as JSON texts of their cells, as `checked_rows` has them.
         columns: returns the columns, once the rows have been read.
         job_id: as `begin_job` has it.
+        deliveries: what is to be told when the job has ended.
         on_progress: called with the rows stored so far.
     """
     job_id = begin_job(store, name=name, spec=spec, priority=priority, job_id=job_id)
     try:
+        add_deliveries(store, job_id, deliveries)
         total = _store_rows(store, job_id, batches, on_progress)
         keys = finish_submission(store, job_id, columns=columns(), total=total, shard_size=shard_size(total))
     except BaseException:

@@ -6,6 +6,7 @@ import click
 
 from endmark.cli.advice import worker_hint
 from endmark.cli.beforehand import check_broker
+from endmark.cli.finishing import finish_options, wanted_deliveries
 from endmark.cli.notifying import notify_if_reachable
 from endmark.cli.options import build_spec, spec_options
 from endmark.cli.progress import counting
@@ -26,6 +27,7 @@ Examples:
 )
 @click.argument("dataset")
 @spec_options
+@finish_options
 def submit(dataset: str, **options: Any) -> None:  # noqa: ANN401
     """Check every row of DATASET (CSV or JSONL; `-` is standard input) and store it as a job.
 
@@ -35,8 +37,9 @@ def submit(dataset: str, **options: Any) -> None:  # noqa: ANN401
     spec = build_spec(options)
     with opened() as (settings, store):
         check_broker(settings)
+        wanted = wanted_deliveries(settings, options)
         with counting("checked and stored") as on_progress:
-            job = submit_dataset(store, dataset, spec, options, on_progress=on_progress)
+            job = submit_dataset(store, dataset, spec, options, deliveries=wanted, on_progress=on_progress)
         click.echo(job.job_id)
         note(f"{counted(job.total, 'row')} stored as job {job.job_id}")
         notify_if_reachable(settings, store, job.spec, job.keys)

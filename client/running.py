@@ -8,6 +8,7 @@ from typing import Any
 
 from endmark.cli.beforehand import check_broker, check_folders
 from endmark.cli.completion import see_through
+from endmark.cli.finishing import tell_now, wanted_deliveries
 from endmark.cli.notifying import notify_if_reachable
 from endmark.cli.session import opened
 from endmark.cli.submission import Submission, resumed, submit_dataset, submit_rows
@@ -44,7 +45,7 @@ def run(rows: Any, **options: Any) -> Job:  # noqa: ANN401
     with opened() as (settings, store), _signals():
         check_broker(settings, needed=True)
         check_folders(spec)
-        stored = _store(store, rows, spec, given)
+        stored = _store(settings, store, rows, spec, given)
         _work_on(settings, store, stored)
     return Job.known(stored.job_id)
 
@@ -60,7 +61,7 @@ def submit(rows: Any, **options: Any) -> Job:  # noqa: ANN401
     spec, given = parse_options(options, files=_is_file(rows))
     with opened() as (settings, store):
         check_broker(settings)
-        stored = _store(store, rows, spec, given)
+        stored = _store(settings, store, rows, spec, given)
         notify_if_reachable(settings, store, stored.spec, stored.keys)
     return Job.known(stored.job_id)
 
@@ -91,6 +92,7 @@ def _work_on(settings: Settings, store: Store, job: Submission) -> None:
         EndmarkError: it cannot be run.
     """
     status = see_through(settings, store, job, f"`endmark.Job({job.job_id!r}).run()` goes on with it")
+    tell_now(settings, store, job.job_id)
     if status.state is JobState.FAILED:
         again = f"once that is fixed, `endmark retry {job.job_id} --failed` runs it again"
         raise EndmarkError(f"job {job.job_id} failed: {status.error}", hint=again)
@@ -101,15 +103,23 @@ def _is_file(rows: Any) -> bool:  # noqa: ANN401
     return isinstance(rows, str | Path)
 
 
-def _store(store: Store, rows: Any, spec: GenerationSpec, options: dict[str, Any]) -> Submission:  # noqa: ANN401
+def _store(
+    settings: Settings,
+    store: Store,
+    rows: Any,  # noqa: ANN401
+    spec: GenerationSpec,
+    options: dict[str, Any],
+) -> Submission:
     """Store rows as a job, whole or not at all."""
+    wanted = wanted_deliveries(settings, options)
     if _is_file(rows):
-        job = submit_dataset(store, str(rows), spec, options)
+        job = submit_dataset(store, str(rows), spec, options, deliveries=wanted)
     else:
         with RowsDataset(rows) as dataset:
             name = options["name"] or "Python"
             try:
-                job = submit_rows(store, dataset, spec, name=name, priority=options["priority"])
+                priority = options["priority"]
+                job = submit_rows(store, dataset, spec, name=name, priority=priority, deliveries=wanted)
             except DatasetError as error:
                 error.hint = "correct them, or leave them out; nothing was stored"
                 raise

@@ -126,6 +126,21 @@ runs = Table(
     Column("key", String(64), primary_key=True),  # hash of dataset, spec and output
     Column("job_id", String(16), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
 )
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("job_id", String(16), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("kind", String(16), primary_key=True),  # command or url
+    Column("target", Text, nullable=False),
+    Column("key_id", String(16), nullable=False),  # of the key that proves it
+    Column("proof", String(64), nullable=False),
+    Column("state", String(16), nullable=False),  # waiting, delivered or failed
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("due_at", Float(53)),  # of the next attempt; null: as soon as the job has ended
+    Column("leased_until", Float(53)),
+    Column("error", Text),
+    Index("deliveries_by_state", "state"),
+)
 finetunings = Table(
     "finetunings",
     metadata,

@@ -9,6 +9,7 @@ from typing import IO
 
 _OTHERS = 0o077  # what the group and others may do
 _OWN = ("broker", "locks", "logs", "serve")  # folders in the home
+_OWN_FILES = ("delivery.key",)
 _DATABASE = "endmark.db"  # with what SQLite puts beside it
 
 
@@ -58,7 +59,7 @@ def make_home(home: Path, *, ours: bool) -> None:
 
 def _is_own(path: Path) -> bool:
     """Whether a file or folder in the home is one that Endmark makes."""
-    return path.name in _OWN or path.name.startswith(_DATABASE)
+    return path.name in (*_OWN, *_OWN_FILES) or path.name.startswith(_DATABASE)
 
 
 def _made_by_us(home: Path) -> bool:

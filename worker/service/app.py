@@ -44,6 +44,7 @@ from endmark.worker.process.logs import log_to_stderr
 from endmark.worker.process.options import Arguments, parse
 from endmark.worker.process.parent import when_parent_ends
 from endmark.worker.service import channel
+from endmark.worker.service.deliveries import delivering
 from endmark.worker.service.ending import EXIT_SERVER_AWAY, break_off, give_up, hear_all_threads
 from endmark.worker.service.handover import HANDOVER
 from endmark.worker.service.prompting import Prompter
@@ -78,7 +79,8 @@ def main(words: Sequence[str]) -> int:
                 return 0
             service = _load_service(arguments, name, store, broker.url, life)
             life.reach(Stage.IDLE)
-            return consume(service, broker.url, arguments, orphaned)
+            with delivering(store, settings):
+                return consume(service, broker.url, arguments, orphaned)
     except Exception as error:
         return give_up(error, arguments.options.model, life)
 
