@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from endmark.cli.doctor import doctor
+from endmark.cli.main import endmark
 from endmark.cli.pages.doctor import write_page
 from endmark.jobs.errors import SpecError, UsageError
 from endmark.jobs.sampling import Sampling
@@ -180,12 +180,12 @@ def test_the_process_tells_json_alone(faulty, capsys):
 def test_the_command(faulty, tmp_path):
     page = tmp_path / "report.html"
     words = [faulty, "--rows=2", "--max-new-tokens=8"]
-    done = CliRunner().invoke(doctor, [*words, "--json", "-o", str(page)])
+    done = CliRunner().invoke(endmark, ["doctor", *words, "--json", "-o", str(page)])
     assert done.exit_code == 0
     assert json.loads(done.stdout)["answers"] == 2
     assert f"report: {page}" in done.stderr
     assert page.read_text().startswith("<!DOCTYPE html>")
-    shown = CliRunner().invoke(doctor, words).stdout
+    shown = CliRunner().invoke(endmark, ["doctor", *words]).stdout
     assert "end ids disagree" in " ".join(shown.split())
 
 
@@ -197,7 +197,7 @@ def test_the_command(faulty, tmp_path):
     ],
 )
 def test_a_page_that_cannot_be_written_is_told_before_the_model_is_loaded(output, said):
-    refused = CliRunner().invoke(doctor, ["/no/such/model", "-o", output])
+    refused = CliRunner().invoke(endmark, ["doctor", "/no/such/model", "-o", output])
     assert isinstance(refused.exception, UsageError)
     assert said in str(refused.exception)
 
