@@ -24,6 +24,9 @@ _FLOOR_BYTES, _FLOOR_FLOPS = 4.3e12, 750e12  # a second: the card's copy speed, 
 _MAX_ROWS = 256
 _PAGE = 16
 _LEFT_FREE = 8 * 2**30  # bytes of the card, beside the cache: for prefill, scores and graphs
+_PENALTIES = Sampling(
+    repetition_penalty=1.1, presence_penalty=0.5, frequency_penalty=0.2, dry_multiplier=0.8, min_new_tokens=8
+)
 _MIXED = (
     ["eos-reward"],
     ["soft-landing"],
@@ -136,7 +139,9 @@ class Bench:
         self.engine("kernels of prefill compiled")
         self.rows = everything
 
-    def engine(self, name: str, *, mixed: bool = False, in_order: bool = False) -> Outcome:
+    def engine(
+        self, name: str, *, mixed: bool = False, in_order: bool = False, sampling: Sampling = Sampling()
+    ) -> Outcome:
         """The engine; rows of mixed strategies or none, the largest budget first or in order."""
         assert self._runner is not None
         engine = Engine(self._runner, self._vocabulary, frozenset())
@@ -146,7 +151,7 @@ class Bench:
                 key=key,
                 prompt_token_ids=row.prompt_token_ids,
                 max_new_tokens=row.max_tokens,
-                sampling=Sampling(),
+                sampling=sampling,
                 strategies=strategies[key % len(strategies)],
                 stream=key,
             )
@@ -229,13 +234,16 @@ def measure(systems: Sequence[str], rows: int) -> Iterator[Outcome]:
         bench.prepare(expanded=False)
         yield bench.engine("engine, packed")
         _look_into_step(bench, systems)
-    if {"expanded", "mixed", "in-order"} & set(systems):
+    if {"expanded", "mixed", "penalties", "in-order"} & set(systems):
         bench.prepare(expanded=True)
         yield bench.engine("engine, expanded")
         _look_into_step(bench, systems)
     if "mixed" in systems:
         yield bench.engine("engine, expanded, mixed strategies", mixed=True)
         yield bench.engine("engine, expanded, again")
+    if "penalties" in systems:
+        yield bench.engine("engine, expanded, penalties on every row", sampling=_PENALTIES)
+        yield bench.engine("engine, expanded, once more")
     if "in-order" in systems:
         yield bench.engine("engine, expanded, rows in order", in_order=True)
     if "fp8" in systems:

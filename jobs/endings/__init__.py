@@ -1,12 +1,16 @@
 """Endings: where a text ends, judged in one place for all who ask."""
 
+from bisect import bisect_left
+from collections.abc import Sequence
+
 from endmark.jobs.endings.blocks import in_or_behind_block
 from endmark.jobs.endings.lines import Kind, body_of, is_whole_item, is_whole_row, kind_of, siblings_end_sentences
 from endmark.jobs.endings.loops import loop_of
 from endmark.jobs.endings.sentences import dangles, ends_with_sentence, leaves_open
+from endmark.jobs.landing import spots
 from endmark.jobs.vocabulary import Ending
 
-__all__ = ["Ending", "ending_of"]
+__all__ = ["Ending", "ending_of", "whole_part"]
 _TAIL = 1500  # characters that hold the last lines
 _TITLE_WORDS = 12  # words that a line without a terminator may have to be a phrase and no broken sentence
 
@@ -27,6 +31,25 @@ def ending_of(text: str, *, cut: bool = False) -> Ending:
     if inside is not None:
         return Ending.OPEN if inside else Ending.BLOCK
     return _ending_of_line(bare, cut=cut and "\n" not in text[len(bare) :])
+
+
+def whole_part(text: str, lengths: Sequence[int]) -> int:
+    """Return how many of a text's tokens there are up to the last landing spot where it is whole; 0 without one.
+
+    Of a loop no more is kept than its first copy and the sentence that is open there.
+
+    Args:
+        text: an answer that was cut.
+        lengths: characters of the text after each of its tokens.
+    """
+    found = spots(text, lengths)
+    loop = loop_of(text.rstrip())
+    if loop is not None:
+        ends = [lengths[count - 1] for count in found]
+        first = bisect_left(ends, loop.kept)
+        open_there = first < len(ends) and ends[first] < 2 * loop.kept - loop.start
+        found = found[: first + open_there]
+    return next((count for count in reversed(found) if ending_of(text[: lengths[count - 1]]).is_whole), 0)
 
 
 def _ending_of_line(text: str, *, cut: bool) -> Ending:

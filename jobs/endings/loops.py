@@ -56,7 +56,7 @@ def loop_of(text: str, copies: int = COPIES, tokens: int = TOKENS) -> Loop | Non
     if exact is not None:
         return exact
     begin = max(0, end - _WINDOW)
-    if not _may_loop(text[begin:end]):
+    if not _may_loop(text[begin:end], copies):
         return None
     return _Words(text[begin:end], begin).loop(copies, tokens)
 
@@ -78,12 +78,12 @@ def _exact(text: str, end: int, copies: int, tokens: int) -> Loop | None:
     return Loop(start, start + period)
 
 
-def _may_loop(text: str) -> bool:
-    """Whether most of what stands near the end has stood twice before; cheap, and true of every loop."""
+def _may_loop(text: str, copies: int) -> bool:
+    """Whether most of what stands near the end has stood as often before; cheap, and true of every loop."""
     data = text.encode(errors="replace").translate(_FOLDED)
     step = max(1, min(len(data), _REACH) // _PROBES)
     ends = range(len(data), _PROBE, -step)[:_PROBES]
-    return 2 * sum(data.count(data[stop - _PROBE : stop]) > 2 for stop in ends) >= _PROBES
+    return 2 * sum(data.count(data[stop - _PROBE : stop]) >= copies for stop in ends) >= _PROBES
 
 
 class _Words:

@@ -113,15 +113,20 @@ def advance(state: int, data: bytes) -> int:
     return state
 
 
-def last_spot(text: str) -> int:
-    """Return how many characters of the text its last landing spot keeps; 0 where there is none."""
-    state, spot, size = START, 0, 0
-    for byte in text.encode(errors="replace"):
-        size += not 0x80 <= byte < 0xC0
-        state = _TABLES[state][byte]
-        if state >= LANDED:
-            spot = size
-    return spot
+def spots(text: str, lengths: Sequence[int]) -> list[int]:
+    """Return behind how many tokens of a text there is a landing spot, in rising order.
+
+    Args:
+        text: an answer.
+        lengths: characters of the text after each of its tokens.
+    """
+    state, begin, found = START, 0, []
+    for count, end in enumerate(lengths, 1):
+        state = advance(state, text[begin:end].encode(errors="replace"))
+        if end > begin and state >= LANDED:
+            found.append(count)
+        begin = end
+    return found
 
 
 def tabulate(token_bytes: Sequence[bytes]) -> list[bytes]:

@@ -132,6 +132,10 @@ class TextSoFar(Protocol):
     def end_token_id(self) -> int | None:
         """The end token, once it has been sampled."""
 
+    @property
+    def ended_naturally(self) -> bool:
+        """Whether the model would have chosen the end token without the row's strategies too."""
+
 
 @dataclass(frozen=True, slots=True)
 class EndHere:

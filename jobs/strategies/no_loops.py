@@ -10,7 +10,7 @@ from endmark.jobs.vocabulary import FinishReason, Verdict
 
 _GRAM = 8  # tokens whose return suggests a period
 _TOKEN_BITS = 32
-_NEAR_EVERY = 32  # tokens after which the text is looked through for near copies
+_NEAR_EVERY = 64  # tokens after which the text is looked through for near copies
 _NEAR_REACH = 6000  # characters at its end that are
 _GRAM_MASK = (1 << _GRAM * _TOKEN_BITS) - 1
 
@@ -67,17 +67,8 @@ class LoopWatcher:
                 return _cut(answer, self._seen - run, period)
         if self._look_at is not None and self._seen >= self._look_at:
             self._look_at = self._seen + _NEAR_EVERY
-            self._found = self.near(answer)
+            self._found = near_loop(answer, self._times, self._tokens)
         return self._found
-
-    def near(self, answer: TextSoFar) -> EndHere | None:
-        """Return an ending if the text ends in copies that differ a little."""
-        begin = max(0, len(answer.text) - _NEAR_REACH)
-        loop = loop_of(answer.text[begin:], self._times, self._tokens)
-        if loop is None:
-            return None
-        start, kept = (bisect_left(answer.lengths, begin + place) + 1 for place in (loop.start, loop.kept))
-        return _cut(answer, min(kept, self._seen), max(1, min(kept - start, self._seen - kept)))
 
     def _take(self, tokens: Sequence[int], at: int) -> None:
         """Update the runs with the token at `at`."""
@@ -95,6 +86,16 @@ class LoopWatcher:
         while run + period <= at and tokens[at - run] == tokens[at - run - period]:
             run += 1
         self._runs[period] = run
+
+
+def near_loop(answer: TextSoFar, times: int, tokens: int) -> EndHere | None:
+    """Return an ending if the text ends in that many copies, which may differ a little and span so many tokens."""
+    begin, size = max(0, len(answer.text) - _NEAR_REACH), len(answer.token_ids)
+    loop = loop_of(answer.text[begin:], times, tokens)
+    if loop is None:
+        return None
+    start, kept = (bisect_left(answer.lengths, begin + place) + 1 for place in (loop.start, loop.kept))
+    return _cut(answer, min(kept, size), max(1, min(kept - start, size - kept)))
 
 
 def _cut(answer: TextSoFar, kept: int, period: int) -> EndHere:

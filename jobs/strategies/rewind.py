@@ -1,14 +1,15 @@
 """`rewind`: takes a row out of a loop, and lets it go on."""
 
+from endmark.jobs.endings.loops import COPIES, TOKENS
 from endmark.jobs.strategies.base import EndHere, Parameter, Place, Strategy, TakeBack, TextSoFar, Watcher
-from endmark.jobs.strategies.no_loops import LoopWatcher
+from endmark.jobs.strategies.no_loops import LoopWatcher, near_loop
 
 REWINDS = (
     Parameter("rewinds", 4, "how often a row is taken back; a loop after that ends it", 0, 100),
     Parameter("temperature", 0.7, "temperature from the first rewind on, where the row's own is lower", 0.0, 2.0),
     Parameter("dry", 0.8, "penalty a repeated token, from the first rewind on (`dry_multiplier`)", 0.0, 100.0),
-    Parameter("times", 3, "how often a stretch must stand in a row to be a loop", 2, 1000),
-    Parameter("tokens", 48, "how many tokens the copies must span together", 16, 2**20),
+    Parameter("times", 6, "how often a stretch must stand in a row to be a loop while the row goes on", 2, 1000),
+    Parameter("tokens", 160, "how many tokens the copies must span together", 16, 2**20),
 )
 
 
@@ -31,23 +32,38 @@ class Rewind(Strategy):
 
 
 class RewindWatcher:
-    """Looks for loops as `no-loops` does, and takes the row back as long as it may."""
+    """Looks for loops as `no-loops` does, and takes the row back as long as it may.
 
-    def __init__(self, strategy: Strategy, left: int) -> None:
-        self._strategy = strategy
-        self._left = left
+    Args:
+        strategy: whose parameters it follows.
+        left: how often it may still take the row back.
+        again: whether the row was taken back before.
+    """
+
+    def __init__(self, strategy: Strategy, left: int, *, again: bool = False) -> None:
+        self.strategy = strategy
+        self.left = left
+        self.again = again
         self._loops = LoopWatcher(int(strategy.number("times")), int(strategy.number("tokens")), near=True)
+
+    def may_act(self, answer: TextSoFar) -> bool:
+        """Whether the row may be taken back at its end: one that the model ended by itself at once may not."""
+        return self.again or not answer.ended_naturally
+
+    def following(self) -> Watcher:
+        """Return the watcher that follows the row from where it was taken back to."""
+        return RewindWatcher(self.strategy, self.left - 1, again=True)
 
     def see(self, answer: TextSoFar, *, last: bool) -> EndHere | TakeBack | None:
         """Return where the row is to go on from if it is in a loop, or its end if that was tried often enough."""
         found = self._loops.see(answer, last=last)
-        if found is None and last and (self._left or answer.end_token_id is None):
-            found = self._loops.near(answer)
-        if found is None or not self._left:
+        if found is None and last and self.may_act(answer) and (self.left or answer.end_token_id is None):
+            found = near_loop(answer, COPIES, TOKENS)
+        if found is None or not self.left:
             return found
         return TakeBack(
             token_count=found.token_count,
-            temperature=self._strategy.number("temperature"),
-            dry_multiplier=self._strategy.number("dry"),
-            then=RewindWatcher(self._strategy, self._left - 1),
+            temperature=self.strategy.number("temperature"),
+            dry_multiplier=self.strategy.number("dry"),
+            then=self.following(),
         )

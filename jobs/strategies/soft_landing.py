@@ -6,19 +6,14 @@ from endmark.jobs.errors import SpecError
 from endmark.jobs.strategies.base import Parameter, Place, ScoreNumbers, Strategy
 
 
-class SoftLanding(Strategy):
-    """Takes a landing spot as the answer's end, the more surely the nearer the budget; see `jobs.landing`."""
-
-    name = "soft-landing"
-    place = Place.SCORES
-    summary = "raises EOS only where a sentence, an item or a block has just ended, and more the nearer the budget"
-    why = "when answers must be complete: the best choice for most jobs"
-    declared: ClassVar[tuple[Parameter, ...]] = (
-        Parameter("start", 0.6, "share of the budget from which sentence ends are favoured", 0.0, 1.0),
+def landing_parameters(start: float, firm: float) -> tuple[Parameter, ...]:
+    """Return the parameters of a landing with these defaults, as shares of the budget."""
+    return (
+        Parameter("start", start, "share of the budget from which landing spots are favoured", 0.0, 1.0),
         Parameter(
             "firm",
-            0.8,
-            "share from which the next sentence end is certain to be taken; half-way from `start` to the end "
+            firm,
+            "share from which the next landing spot is certain to be taken; half-way from `start` to the end "
             "where that begins later",
             0.0,
             1.0,
@@ -26,6 +21,16 @@ class SoftLanding(Strategy):
         Parameter("power", 2.0, "shape of the rise: 1 straight, more is later and steeper", 0.01, 100.0),
         Parameter("margin", 20.0, "score by which EOS leads the best other token from `firm` on", 0.0, 1e6),
     )
+
+
+class SoftLanding(Strategy):
+    """Takes a landing spot as the answer's end, the more surely the nearer the budget; see `jobs.landing`."""
+
+    name = "soft-landing"
+    place = Place.SCORES
+    summary = "raises EOS only where a sentence, an item or a block has just ended, and more the nearer the budget"
+    why = "when answers must be complete: the best choice for most jobs"
+    declared: ClassVar[tuple[Parameter, ...]] = landing_parameters(start=0.6, firm=0.8)
 
     def validate(self) -> None:
         """Check that the rise has room."""

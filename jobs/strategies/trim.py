@@ -1,12 +1,13 @@
-"""`trim`: an answer that was still cut is trimmed to its last landing spot."""
+"""`trim`: an answer that was still cut is trimmed to the last place where it is whole."""
 
 from endmark.jobs.strategies.base import Place, Strategy
 
 
 class Trim(Strategy):
-    """Drops what stands behind the last landing spot of a truncated answer; see `jobs.landing`.
+    """Drops what stands behind the last landing spot where the answer is whole (`jobs.landing`, `jobs.endings`).
 
-    The row stays truncated; `trimmed_tokens` tells how much was dropped. An answer without a landing spot stays.
+    Only of answers that the model did not end by itself, and that are not complete. Their verdict stays;
+    `trimmed_tokens` tells how much was dropped. An answer that is whole nowhere stays as it is.
     """
 
     name = "trim"

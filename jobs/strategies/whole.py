@@ -1,20 +1,70 @@
 """`whole`: rewind, soft-landing and trim together, with one set of defaults."""
 
-from endmark.jobs.strategies.base import Place, Watcher
+from endmark.jobs.endings import ending_of, whole_part
+from endmark.jobs.strategies.base import EndHere, Parameter, Place, Strategy, TakeBack, TextSoFar, Watcher
 from endmark.jobs.strategies.rewind import REWINDS, RewindWatcher
-from endmark.jobs.strategies.soft_landing import SoftLanding
+from endmark.jobs.strategies.soft_landing import SoftLanding, landing_parameters
+from endmark.jobs.vocabulary import Ending
+
+_ENOUGH = 0.25  # share of a cut answer that is kept when it is trimmed; with less, it is tried again
 
 
 class Whole(SoftLanding):
-    """Takes loops back, lets the answer land, and trims what was cut all the same."""
+    """Takes loops back, lets the answer land late, and trims what was cut all the same.
+
+    An answer that reached its budget without any place to end is taken back as well, and drawn again. So EOS need
+    only be raised near the end of the budget: what the model would have ended by itself before is left alone.
+    """
 
     name = "whole"
     place = Place.ALL
     trims = True
     summary = "`rewind`, `soft-landing` and `trim` together, with one set of defaults"
     why = "when answers must be complete and none a loop: what most jobs should take"
-    declared = (*SoftLanding.declared, *REWINDS)
+    declared = (
+        *landing_parameters(start=0.85, firm=0.95),
+        *REWINDS,
+        Parameter("retakes", 4, "how often a cut answer that is whole nowhere is drawn again", 0, 100),
+    )
 
     def watcher(self) -> Watcher:
-        """Return the watcher that takes loops back."""
-        return RewindWatcher(self, int(self.number("rewinds")))
+        """Return the watcher that takes loops back, and answers that end nowhere."""
+        return WholeWatcher(self, int(self.number("rewinds")), int(self.number("retakes")))
+
+
+class WholeWatcher(RewindWatcher):
+    """Takes back loops, and once a row has ended, what has no place where it could end."""
+
+    def __init__(self, strategy: Strategy, left: int, retakes: int, *, again: bool = False) -> None:
+        super().__init__(strategy, left, again=again)
+        self._retakes = retakes
+
+    def following(self) -> Watcher:
+        """Return the watcher that follows the row from where a loop was taken back to."""
+        return WholeWatcher(self.strategy, self.left - 1, self._retakes, again=True)
+
+    def see(self, answer: TextSoFar, *, last: bool) -> EndHere | TakeBack | None:
+        """Return where the row is to go on from, or its end if that was tried often enough."""
+        found = super().see(answer, last=last)
+        if isinstance(found, TakeBack) or not self._retakes or not self.may_act(answer) or not (found or last):
+            return found
+        if found is None and self._is_complete(answer):
+            return None
+        size = len(answer.token_ids) if found is None else found.token_count
+        kept = whole_part(answer.text, answer.lengths[:size])
+        if kept >= _ENOUGH * size and not answer.ended_naturally:
+            return found
+        return TakeBack(
+            token_count=kept,
+            temperature=self.strategy.number("temperature"),
+            dry_multiplier=0.0,
+            then=WholeWatcher(self.strategy, self.left, self._retakes - 1, again=True),
+        )
+
+    @staticmethod
+    def _is_complete(answer: TextSoFar) -> bool:
+        """Whether the row has ended with EOS, and its answer is complete."""
+        if answer.end_token_id is None:
+            return False
+        ending = ending_of(answer.text)
+        return ending.is_whole or (ending is Ending.PHRASE and answer.ended_naturally)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from endmark.jobs.landing import LANDED, START, STATES, advance, last_spot, tabulate
+from endmark.jobs.landing import LANDED, START, STATES, advance, spots, tabulate
 from tests.unit.test_sentences import ENDS, GOES_ON
 
 pytestmark = pytest.mark.unit
@@ -132,7 +132,8 @@ def test_every_state_has_its_row_and_fits_the_devices_byte():
     assert max(map(max, table)) < STATES
 
 
-def test_the_last_spot_counts_characters():
-    assert last_spot("Grüße. Und dann") == len("Grüße. ")
-    assert last_spot("- 苹果\n- 香蕉\n- 西") == len("- 苹果\n- 香蕉\n")
-    assert last_spot("nothing here") == 0
+def test_spots_are_told_by_tokens_and_only_where_a_token_ends():
+    """A terminator in the middle of a token ends no answer there; a special token, without text, adds no spot."""
+    assert spots("Grüße. Und. dann", [2, 6, 7, 14, 14, 16]) == [2, 3]
+    assert spots("- 苹果\n- 香蕉\n- 西", [2, 5, 7, 10, 12, 13]) == [4]
+    assert spots("nothing here", [7, 12]) == spots("", []) == []

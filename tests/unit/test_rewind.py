@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 EOS = 0
 VOCABULARY = Vocabulary([b""] + [f" w{index}".encode() for index in range(1, 100)])
 LOOP = list(range(10, 26))  # sixteen words
-REWIND = build_strategies(["rewind"])
+REWIND = build_strategies(["rewind:times=3,tokens=48"])
 
 
 class Model:
@@ -168,13 +168,83 @@ def test_a_row_taken_back_to_before_the_end_of_its_phase_is_in_it_again(overlaps
     assert finished.phase_end is None
 
 
-def test_whole_is_the_three_together():
+def test_whole_takes_loops_back_trims_and_raises_eos_late():
+    """What the model ends by itself before the last part of its budget is left alone; `trim` has the rest."""
     (whole,) = build_strategies(["whole"])
-    (soft,) = build_strategies(["soft-landing"])
-    assert whole.score_numbers(200) == soft.score_numbers(200)
+    (late,) = build_strategies(["soft-landing:start=0.85,firm=0.95"])
+    assert whole.score_numbers(200) == late.score_numbers(200)
     assert whole.trims
     prompt = (1, 2, 3)
-    finished = run(Model(prompt), [Request(0, prompt, 100, strategies=(whole,))])[0][0]
+    (once,) = build_strategies(["whole:retakes=0"])
+    finished = run(Model(prompt), [Request(0, prompt, 100, strategies=(once,))])[0][0]
     assert finished.rewinds == 1
     with pytest.raises(Exception, match="cannot be combined"):
         build_strategies(["whole", "soft-landing"])
+
+
+SENTENCE = 99  # the token that ends a sentence
+SENTENCES = Vocabulary([b""] + [f" w{index}".encode() for index in range(1, 99)] + [b" done."])
+
+
+class Rambler:
+    """A model whose answers end nowhere, until it has begun anew so many times; then it ends a sentence early."""
+
+    def __init__(self, prompt, attempts, whole_at=20):
+        self._prompt, self._left, self._whole_at = len(prompt), attempts, whole_at
+        self.longest = 0
+
+    def __call__(self, tokens):
+        at = len(tokens) - self._prompt
+        if at < self.longest:
+            self._left -= 1
+            self.longest = 0
+        self.longest = max(self.longest, at)
+        if self._left <= 0 and at >= self._whole_at:
+            return EOS if at > self._whole_at else SENTENCE
+        return 1 + (at * at * 7 + at) % 97
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize(("attempts", "retakes", "reason"), [(1, 1, "eos"), (2, 2, "eos"), (3, 2, "length")])
+def test_whole_draws_an_answer_again_that_is_whole_nowhere(attempts, retakes, reason, overlaps):
+    """There is nothing to trim it to; so it is begun again, warmer, as often as is allowed and no more."""
+    prompt = (1, 2, 3)
+    engine = Engine(ScriptedRunner(Rambler(prompt, attempts), overlaps=overlaps), SENTENCES, {EOS})
+    engine.add(Request(0, prompt, 60, strategies=build_strategies(["whole:retakes=2"])))
+    done = [finished for _ in range(1000) if engine.has_work for finished in engine.step()]
+    assert [str(item.verdict.finish_reason) for item in done] == [reason]
+    assert (done[0].rewinds, done[0].rewound_tokens) == (retakes, retakes * 60)
+    plans = [plan.rows[0] for plan in engine.runner.plans if isinstance(plan, PrefillPlan)]
+    assert [plan.sampling.temperature for plan in plans] == [0.0, *[0.7] * retakes]
+    assert {plan.sampling.dry_multiplier for plan in plans} == {0.0}
+
+
+def test_whole_draws_again_what_ends_in_the_middle_of_a_sentence_once_it_was_taken_out_of_a_loop():
+    """The model ends it by itself, but not at once: it would not have been there. At once it is left alone."""
+    prompt = (1, 2, 3)
+    finished = run(Model(prompt), [Request(0, prompt, 100, strategies=build_strategies(["whole:retakes=2"]))])[0][
+        0
+    ]
+    assert finished.verdict.finish_reason is FinishReason.EOS
+    assert finished.rewinds == 3
+    ended = run(
+        lambda tokens: EOS if len(tokens) > 33 else 1 + len(tokens) % 97,
+        [Request(0, prompt, 100, strategies=build_strategies(["whole:retakes=2"]))],
+    )[0][0]
+    assert (ended.rewinds, len(ended.token_ids)) == (0, 31)
+
+
+@pytest.mark.parametrize(("whole_at", "rewinds"), [(20, 0), (10, 2)])
+def test_whole_keeps_a_cut_answer_of_which_enough_is_whole(whole_at, rewinds):
+    """A quarter is enough; with less the row goes on from there instead."""
+    prompt = (1, 2, 3)
+
+    def script(tokens):
+        at = len(tokens) - len(prompt)
+        return SENTENCE if at == whole_at else 1 + (at * at * 7 + at) % 97
+
+    engine = Engine(ScriptedRunner(script), SENTENCES, {EOS})
+    engine.add(Request(0, prompt, 60, strategies=build_strategies(["whole:retakes=2"])))
+    done = [finished for _ in range(1000) if engine.has_work for finished in engine.step()]
+    assert (done[0].rewinds, done[0].rewound_tokens) == (rewinds, rewinds * (60 - whole_at - 1))
+    assert done[0].token_ids[whole_at] == SENTENCE

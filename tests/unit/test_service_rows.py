@@ -8,7 +8,7 @@ from endmark.jobs.prompts import PromptPlan
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import build_strategies
-from endmark.jobs.vocabulary import Ending, EosTrace, FinishReason, StoredRow, Verdict
+from endmark.jobs.vocabulary import Ending, EosSource, EosTrace, FinishReason, StoredRow, Verdict
 from endmark.worker.engine.request import Finished
 from endmark.worker.service.prompting import Prompter
 from endmark.worker.service.rows import RowRun
@@ -85,21 +85,48 @@ def test_escalate_starts_again_under_the_next_strategy_with_its_prompt():
     assert run.next_request(finished, 2, PROMPTER) is None
 
 
-def test_trim_drops_what_stands_behind_the_last_landing_spot_of_the_last_attempt():
-    """The row stays truncated, and its ending is judged on what is kept."""
+CUT = Verdict(FinishReason.LENGTH)
+LANDED = Verdict(FinishReason.EOS, EosSource.BOOSTED)
+
+
+def trimmed(text, verdict=CUT):
+    """Return what becomes of an answer of one token a character under `trim`."""
     run = run_of("trim")
-    finished = replace(
-        ended(FinishReason.LENGTH, (1, 2, 3, 4), "It is so. And then"), whole_tokens=3, whole_text="It is so."
-    )
-    run.conclude(finished)
+    finished = replace(ended(verdict.finish_reason, text.encode(), text), verdict=verdict)
+    run.conclude(replace(finished, lengths=tuple(range(1, len(text) + 1))))
     assert run.next_request(finished, 2, PROMPTER) is None
     (attempt,) = run.outcome().attempts
-    assert (attempt.text, attempt.completion_tokens, attempt.trimmed_tokens) == ("It is so.", 3, 1)
+    assert len(attempt.text) == attempt.completion_tokens == len(text) - attempt.trimmed_tokens
+    assert attempt.verdict == verdict
+    return attempt
+
+
+def test_trim_drops_what_stands_behind_the_last_place_where_the_answer_is_whole():
+    """The row stays truncated, and its ending is judged on what is kept."""
+    attempt = trimmed("It is so. And then")
+    assert (attempt.text, attempt.trimmed_tokens) == ("It is so. ", 8)
     assert (attempt.ending, attempt.complete, attempt.verdict.truncated) == (Ending.SENTENCE, True, True)
 
 
-def test_an_answer_that_never_landed_stays_as_it_is():
-    run = run_of("trim")
-    run.conclude(replace(ended(FinishReason.LENGTH, text="and so on and"), whole_tokens=0))
-    (attempt,) = run.outcome().attempts
+def test_an_answer_that_is_whole_nowhere_stays_as_it_is():
+    attempt = trimmed("and so on and")
     assert (attempt.text, attempt.trimmed_tokens, attempt.complete) == ("and so on and", 0, False)
+
+
+def test_trim_does_not_end_an_answer_in_its_loop():
+    """Each copy ends with a sentence; the last of them used to be kept, and the answer was a loop."""
+    attempt = trimmed("We begin here. " + "It is the same again, and so it goes on for ever. " * 8 + "It is")
+    assert attempt.complete
+    assert attempt.text.startswith("We begin here. ")
+    assert attempt.text.count("It is the same") == 1
+
+
+def test_an_answer_that_landed_where_nothing_is_whole_is_trimmed_as_well():
+    """Two lines that look alike are enough for the device to land, and not enough to be verse."""
+    attempt = trimmed("It is so. We find:\n\nA = 2\nC = 6\n\n", LANDED)
+    assert (attempt.text, attempt.ending, attempt.complete) == ("It is so. ", Ending.SENTENCE, True)
+
+
+def test_an_answer_that_is_whole_is_not_trimmed_however_it_was_ended():
+    assert trimmed("It is so. And that is it.\n").trimmed_tokens == 0
+    assert trimmed("It is so. And that is it.", LANDED).trimmed_tokens == 0

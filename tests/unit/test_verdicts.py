@@ -280,11 +280,13 @@ def test_a_stop_of_the_answer_s_own_is_found_behind_one_that_straddles():
     assert finished.verdict == Verdict(FinishReason.STOP_SEQUENCE, stop_sequence="###")
 
 
-def test_trim_is_told_up_to_which_token_the_answer_is_whole():
-    """Only where the row was cut and the strategy is in force; a token that holds no landing spot ends none."""
+def test_what_may_be_trimmed_is_told_with_the_length_of_its_text_behind_each_token():
+    """Only where the strategy is in force, and never of an answer that the model or a stop of the user's ended."""
     done = finish(letters("It is. And"), strategies=["trim"])
     assert done.verdict.truncated
-    assert (done.whole_tokens, done.whole_text) == (len("It is. "), "It is. ")
-    assert finish(letters("It goes on"), strategies=["trim"]).whole_tokens == 0
-    assert finish(letters("It is. And")).whole_tokens is None
-    assert finish([*letters("It is. And"), EOS], budget=20, strategies=["trim"]).whole_tokens is None
+    assert done.lengths == tuple(range(1, 11))
+    boosted = finish([*letters("It is."), eos(flags=0)], budget=20, strategies=["trim"])
+    assert boosted.lengths == tuple(range(1, 7))
+    assert finish(letters("It is. And")).lengths == ()
+    assert finish([*letters("It is. And"), eos()], budget=20, strategies=["trim"]).lengths == ()
+    assert finish(letters("It is. And"), strategies=["trim", "stop:text=And"]).lengths == ()

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from endmark.jobs.landing import LANDED, START, advance
+from endmark.jobs.landing import START, advance
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies.base import EndHere, TakeBack
 from endmark.jobs.vocabulary import NOT_NUMBERS, EosSource, EosTrace, FinishReason, Verdict
@@ -102,8 +102,8 @@ class Answer:
                 self.mask.see(token_id)
             if self.insertion is not None or self.phase_open:
                 self._steer(token_id, step, flags)
-        natural = is_eos and bool(flags & NATURAL)
-        ending = self._watch(token_id, is_eos=is_eos, last=is_eos or spent, may_return=not natural)
+        natural = bool(flags & NATURAL)
+        ending = self._watch(token_id, is_eos=is_eos, natural=natural, last=is_eos or spent)
         if isinstance(ending, TakeBack):
             self._take_back(ending)
             return None
@@ -113,21 +113,22 @@ class Answer:
             return self._finished(Verdict(FinishReason.EOS, eos_source=_source(flags)))
         return self._finished(Verdict(FinishReason.LENGTH)) if spent else None
 
-    def _watch(self, token_id: int, *, is_eos: bool, last: bool, may_return: bool) -> EndHere | TakeBack | None:
+    def _watch(self, token_id: int, *, is_eos: bool, natural: bool, last: bool) -> EndHere | TakeBack | None:
         """Show the new token to the watchers; return the earliest of their endings, or where to go on from.
 
-        A row that the model has ended by itself is not taken back.
+        A row that the model has ended by itself is not taken back, unless it was taken back before: it has not
+        found its end by itself then.
         """
         text = self._text
         if text is None:
             return None
         if is_eos:
-            text.end_token_id = token_id
+            text.end_token_id, text.ended_naturally = token_id, natural
         else:
             text.append(token_id)
         said = [ending for item in self._watchers if (ending := item.see(text, last=last))]
         back = [item for item in said if isinstance(item, TakeBack)]
-        if back and may_return:
+        if back and (not text.ended_naturally or self.rewinds):
             return min(back, key=lambda item: item.token_count)
         if len(said) == len(back):
             return None
@@ -143,7 +144,7 @@ class Answer:
         self.rewound_tokens += len(self.token_ids) - kept
         del self.token_ids[kept:]
         del self._probs[self.generated :]
-        self.sampling = _livened(self.sampling, place)
+        self.sampling = _livened(self.request.sampling, place)
         asked = place.then
         fresh = (item.watcher() for item in self.request.strategies)
         self._watchers = [asked if type(item) is type(asked) else item for item in fresh if item is not None]
@@ -171,8 +172,8 @@ class Answer:
             token_ids = self.token_ids
         if text is None:
             text = self._vocabulary.text_of(token_ids)
-        trims = verdict.truncated and any(item.trims for item in self.request.strategies)
-        whole = self._whole(token_ids) if trims else None
+        may_trim = verdict.finish_reason.has_answer and not verdict.end.by_itself
+        trims = may_trim and any(item.trims for item in self.request.strategies)
         return Finished(
             key=self.request.key,
             token_ids=tuple(token_ids),
@@ -187,21 +188,11 @@ class Answer:
                 hidden_steps=self._hidden_steps,
                 probs=tuple(self._probs) if self.request.trace else None,
             ),
-            whole_tokens=whole,
-            whole_text=self._vocabulary.text_of(token_ids[:whole]) if whole else "",
+            lengths=tuple(AnswerText(self._vocabulary, token_ids).lengths) if trims else (),
             rewinds=self.rewinds,
             rewound_tokens=self.rewound_tokens,
             phase_end=self._phase_end,
         )
-
-    def _whole(self, token_ids: Sequence[int]) -> int:
-        """Return how many of the tokens there are up to the last landing spot; 0 where there is none."""
-        state, whole = START, 0
-        for count, token_id in enumerate(token_ids, 1):
-            state = advance(state, self._vocabulary.bytes_of(token_id))
-            if state >= LANDED:
-                whole = count
-        return whole
 
 
 def _livened(sampling: Sampling, place: TakeBack) -> Sampling:

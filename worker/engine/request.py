@@ -40,8 +40,7 @@ class Finished:
     prompt_tokens: int
     completion_tokens: int  # tokens of `token_ids` that this attempt made
     trace: EosTrace
-    whole_tokens: int | None = None  # of `token_ids` up to the last landing spot, where a strategy trims
-    whole_text: str = ""  # their text
+    lengths: tuple[int, ...] = ()  # characters of `text` after each token, where a strategy may trim it
     rewinds: int = 0  # how often this attempt was taken back
     rewound_tokens: int = 0  # tokens that were dropped then
     phase_end: PhaseEnd | None = None  # None where the request has no phase, or this attempt has not ended it

@@ -105,6 +105,7 @@ class AnswerText:
         self.lengths: list[int] = []  # characters of the text after each token
         self.text: str = ""
         self.end_token_id: int | None = None  # set once it has been sampled
+        self.ended_naturally = False
         self._vocabulary = vocabulary
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._begun = False  # whether the text ends in the middle of a character

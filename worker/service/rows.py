@@ -1,8 +1,9 @@
 """One row on its way: its requests to the engine, and the attempts they became."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from endmark.jobs.endings import ending_of
+from endmark.jobs.endings import ending_of, whole_part
 from endmark.jobs.strategies import Strategy, follow_up, write_strategies
 from endmark.jobs.vocabulary import Attempt, FinishReason, Outcome, StoredRow, Verdict
 from endmark.worker.engine.request import Finished, Request
@@ -47,13 +48,11 @@ class RowRun:
 
     def outcome(self) -> Outcome:
         """Return what the row has come to: its last answer trimmed where a strategy says so, endings judged."""
-        *before, last = self.attempts
-        kept = (self.last.whole_tokens if self.last is not None else None) or last.completion_tokens
-        trimmed = last.completion_tokens - kept
-        if self.last is not None and trimmed > 0:
-            last = replace(last, text=self.last.whole_text, completion_tokens=kept, trimmed_tokens=trimmed)
-        judged = [_judged(item, cut=item.verdict.truncated) for item in before]
-        return Outcome(self.row.round, (*judged, _judged(last, cut=last.verdict.truncated and not trimmed)))
+        *before, last = (_judged(item, cut=item.verdict.truncated) for item in self.attempts)
+        lengths = self.last.lengths if self.last is not None else ()
+        if lengths and not last.complete:
+            last = _trimmed(last, lengths)
+        return Outcome(self.row.round, (*before, last))
 
     def next_request(self, finished: Finished, key: int, prompter: Prompter) -> Request | None:
         """Return the request of the attempt that a strategy asks for after this one; None if it was the last."""
@@ -89,6 +88,16 @@ class RowRun:
 def _judged(attempt: Attempt, *, cut: bool) -> Attempt:
     """Return the attempt with its ending."""
     return replace(attempt, ending=ending_of(attempt.text, cut=cut))
+
+
+def _trimmed(attempt: Attempt, lengths: Sequence[int]) -> Attempt:
+    """Return the attempt without what stands behind the last place where its answer is whole, if there is one."""
+    kept = whole_part(attempt.text, lengths)
+    if not kept:
+        return attempt
+    trimmed = attempt.completion_tokens - kept
+    part = replace(attempt, text=attempt.text[: lengths[kept - 1]], completion_tokens=kept, trimmed_tokens=trimmed)
+    return _judged(part, cut=False)
 
 
 def unstorable(number: int, row: int, attempt: int, error: str) -> Outcome:
