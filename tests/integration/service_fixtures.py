@@ -80,6 +80,18 @@ def state_of(store, job):
     return load_job(store, job).state
 
 
+class Watched(Service):
+    """A service that says when it has looked into the ledger."""
+
+    def __init__(self, *arguments, **options):
+        self.looked = threading.Event()
+        super().__init__(*arguments, **options)
+
+    def _look(self):
+        super()._look()
+        self.looked.set()
+
+
 class Worker:
     """A service and the tasks that would run it, as threads."""
 
@@ -89,7 +101,7 @@ class Worker:
         self.notified = []
         self.broken = threading.Event()
         self.reason = None  # why it would have ended its process
-        self.service = Service(
+        self.service = Watched(
             engine,
             Prompter(ByteTokenizer()),
             store,

@@ -22,6 +22,7 @@ from tests.integration.service_fixtures import wait_until
 pytestmark = pytest.mark.integration
 
 LARGE = b"x" * 2**24  # more than the kernel takes in for a client that reads nothing
+WAITS = threading.Event()  # set when a request to /wait has come
 
 
 async def hello(scope, receive, send):
@@ -29,6 +30,7 @@ async def hello(scope, receive, send):
         await StreamingResponse(LARGE[:65536] for _ in range(256))(scope, receive, send)
         return
     if scope["path"] == "/wait":
+        WAITS.set()
         await Request(scope, receive).body()
     await Response(LARGE if scope["path"] == "/large" else b"hello")(scope, receive, send)
 
@@ -209,12 +211,13 @@ def test_a_head_has_its_limit(patient):
 
 def test_a_body_that_breaks_while_its_answer_is_on_its_way_leaves_no_trace(patient, capfd, caplog):
     """uvicorn answered 400 in the middle of another answer, and both left a traceback in the log."""
+    WAITS.clear()
     for path, began in ((b"/", b""), (b"/large", b""), (b"/wait", b"1\r\nx\r\n")):
         with serving() as (port, _):
             client = connected(
                 port, HEAD.replace(b"/ ", path + b" ") + b"Transfer-Encoding: chunked\r\n\r\n" + began
             )
-            client.recv(1) if path != b"/wait" else time.sleep(0.05)
+            assert WAITS.wait(30) if path == b"/wait" else client.recv(1)
             client.sendall(b"no number\r\n")
             closed(client)
     assert_no_trace(capfd, caplog)

@@ -1,14 +1,13 @@
 """The service over a real ledger and a scripted engine: every row once, whatever happens to its shard."""
 
 import threading
-import time
 
 import pytest
 from sqlalchemy import text
 
 from endmark.db.jobs import cancel_job, pause_job, resume_job
-from endmark.db.workers import list_workers
 from endmark.jobs.vocabulary import JobState
+from endmark.worker.service import engine_thread
 from tests.integration.service_fixtures import (
     ANSWER,
     NEVER,
@@ -45,8 +44,7 @@ def test_every_row_gets_its_answer_and_the_job_ends(store, start):
 
 def test_a_call_runs_one_shard_and_says_when_none_is_due(store, start):
     worker = start(pace=NEVER)
-    wait_until(lambda: list_workers(store))
-    time.sleep(0.2)  # its first look into the ledger is over
+    assert worker.service.looked.wait(60)
     job = submit(store, ["a", "b", "c"], shard_size=2)
     assert worker.service.run_next_shard()
     assert len(results(store, job)) == 2
@@ -94,9 +92,25 @@ def test_a_continuation_without_room_leaves_the_row_as_it_was(store, start):
     assert (attempts, reason, len(answer)) == (2, "length", 200 - prompt)
 
 
+def refusals(service, monkeypatch):
+    """Return an event that is set when the engine has, from now on, wanted no rows for a whole wait."""
+    sated = threading.Event()
+    wait_hungry = service._engine.wait_hungry
+
+    def waited(below, timeout):
+        hungry = wait_hungry(below, timeout)
+        if not hungry:
+            sated.set()
+        return hungry
+
+    monkeypatch.setattr(service._engine, "wait_hungry", waited)
+    return sated
+
+
 @pytest.mark.parametrize(("device", "fewest", "most"), [("cpu", 3, 4), ("cuda", 8, 9)])
-def test_a_worker_takes_no_more_shards_than_its_engine_wants(store, start, device, fewest, most):
+def test_a_worker_takes_no_more_shards_than_its_engine_wants(store, start, device, fewest, most, monkeypatch):
     """Beside 8 rows with a slot, 4 rows wait for one on a CPU and 24 on a GPU, and those of a last shard."""
+    monkeypatch.setattr(engine_thread, "_IDLE", 3600.0)  # an engine that runs dry says so at once
     slow, script = slowly()
     job = submit(store, ["x"] * 80, shard_size=4, max_new_tokens=150)
     worker = start(script=script, pace=NEVER, max_rows=8, device=device)
@@ -104,14 +118,14 @@ def test_a_worker_takes_no_more_shards_than_its_engine_wants(store, start, devic
     for task in tasks:
         task.start()
     wait_until(lambda: sum(state == "running" for state, _, _ in shards_of(store, job)) >= fewest)
-    time.sleep(0.5)
+    sated = refusals(worker.service, monkeypatch)
+    assert sated.wait(60)
     held = sum(state == "running" for state, _, _ in shards_of(store, job))
     assert fewest <= held <= most
     slow.set()
-    began = time.monotonic()
     for task in tasks:
-        task.join(10)
-    assert time.monotonic() - began < 4  # an engine that runs dry says so at once, not a second later each time
+        task.join(60)
+        assert not task.is_alive()
     assert len(results(store, job)) >= 40
 
 
@@ -127,11 +141,13 @@ def test_a_worker_without_messages_fills_its_batch(store, start):
 
 def test_two_workers_share_a_job_and_no_row_is_done_twice(store, start):
     calls = {"a": 0, "b": 0}
+    both = threading.Barrier(2)  # neither begins before the other has rows
 
     def counting(name):
         def script(tokens):
+            if not calls[name]:
+                both.wait(60)
             calls[name] += 1
-            time.sleep(0.0005)
             return answer_script(tokens)
 
         return script
@@ -141,7 +157,6 @@ def test_two_workers_share_a_job_and_no_row_is_done_twice(store, start):
         start(script=counting(name), name=name)
     wait_until(lambda: state_of(store, job) is JobState.COMPLETED)
     assert len(results(store, job)) == 120
-    assert all(calls.values())
     assert sum(calls.values()) == 120 * (len(ANSWER) + 1)
 
 
@@ -164,8 +179,9 @@ def test_a_paused_job_goes_on_where_it_stood(store, start):
     worker = start(script=script)
     wait_until(lambda: any(state == "running" for state, _, _ in shards_of(store, job)))
     pause_job(store, job)
+    other = submit(store, ["y"])
     gate.set()
-    time.sleep(0.5)
+    wait_until(lambda: state_of(store, other) is JobState.COMPLETED)
     assert state_of(store, job) is JobState.PAUSED
     resume_job(store, job)
     wait_until(lambda: state_of(store, job) is JobState.COMPLETED)
