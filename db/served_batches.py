@@ -9,7 +9,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, text
 
 from endmark.db.job_states import row_lock
-from endmark.db.served import BATCH_ID, Caller, Records
+from endmark.db.served import BATCH_ID, Caller, Records, parsed, read_one, read_page
 from endmark.db.served_files import NewFile, insert_file, lock_file
 from endmark.db.transactions import reading, write
 from endmark.jobs.vocabulary import JobState
@@ -118,7 +118,7 @@ def add_batch(records: Records, caller: Caller, batch: NewBatch) -> ServedBatch 
 
 
 def find_batch(records: Records, batch_id: str, caller: Caller | None = None) -> ServedBatch | None:
-    """Return a batch that a caller may see, or None.
+    """Return a batch that a caller may see, or None; so for one whose record is damaged.
 
     Raises:
         StoreError: the database cannot be used.
@@ -126,12 +126,15 @@ def find_batch(records: Records, batch_id: str, caller: Caller | None = None) ->
     if not BATCH_ID.fullmatch(batch_id):
         return None
     condition, values = records.visible(caller)
-    found = _read(records, f"id = :id AND {condition}", {**values, "id": batch_id})
-    return found[0] if found else None
+    with reading(records.store) as connection:
+        row = connection.execute(
+            text(f"SELECT {_COLUMNS} FROM batches WHERE id = :id AND {condition}"), {**values, "id": batch_id}
+        ).one_or_none()
+    return None if row is None else read_one(row, _batch)
 
 
 def list_batches(records: Records, caller: Caller, *, after: str | None, limit: int) -> list[ServedBatch]:
-    """Return the batches that a caller may see, the newest first.
+    """Return the batches that a caller may see, the newest first, but for damaged records.
 
     Args:
         after: id of a batch, behind which they begin.
@@ -142,7 +145,8 @@ def list_batches(records: Records, caller: Caller, *, after: str | None, limit: 
     condition, values = records.visible(caller)
     if after is not None:
         condition += " AND number < (SELECT number FROM batches WHERE id = :after)"
-    return _read(records, condition, {**values, "after": after, "limit": limit})
+    statement = f"SELECT {_COLUMNS} FROM batches WHERE {condition} ORDER BY number DESC"
+    return read_page(records.store, statement, {**values, "after": after}, _batch, limit)
 
 
 def due_batches(records: Records) -> list[str]:
@@ -277,22 +281,16 @@ def _times(
     return json.dumps({**batch.times, **(known or {}), name: now})
 
 
-def _read(records: Records, condition: str, values: Mapping[str, object]) -> list[ServedBatch]:
-    """Return the batches that a condition picks, the newest first."""
-    limit = " LIMIT :limit" if "limit" in values else ""
-    with reading(records.store) as connection:
-        rows = connection.execute(
-            text(f"SELECT {_COLUMNS} FROM batches WHERE {condition} ORDER BY number DESC{limit}"), values
-        ).all()
-    return [_batch(row) for row in rows]
-
-
 def _batch(row: Any) -> ServedBatch:  # noqa: ANN401 - a row of the query
-    """Return a batch as it was read."""
+    """Return a batch as it was read.
+
+    Raises:
+        ValueError, TypeError: the record is damaged.
+    """
     values = row._asdict()
     values["created_at"] = int(row.created_at)
     values["expires_at"] = None if row.expires_at is None else int(row.expires_at)
-    values["metadata"] = None if row.metadata is None else json.loads(row.metadata)
-    values["errors"] = [] if row.errors is None else json.loads(row.errors)
-    values["times"] = json.loads(row.times)
+    values["metadata"] = None if row.metadata is None else parsed(row.metadata, dict)
+    values["errors"] = [] if row.errors is None else parsed(row.errors, list)
+    values["times"] = parsed(row.times, dict)
     return ServedBatch(**values)

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from endmark.db.job_states import row_lock
-from endmark.db.served import FILE_ID, Caller, Records
+from endmark.db.served import FILE_ID, Caller, Records, read_one, read_page
 from endmark.db.transactions import reading, write
 
 _COLUMNS = "id, owner, filename, purpose, bytes, created_at, expires_at"
@@ -91,7 +91,7 @@ def find_file(records: Records, file_id: str, caller: Caller | None = None) -> S
         row = connection.execute(
             text(f"SELECT {_COLUMNS} FROM files WHERE id = :id AND {condition}"), {**values, "id": file_id}
         ).one_or_none()
-    return None if row is None else _file(row)
+    return None if row is None else read_one(row, _file)
 
 
 def lock_file(records: Records, connection: Connection, file_id: str, caller: Caller | None) -> bool:
@@ -110,7 +110,7 @@ def list_files(
     purpose: str | None = None,
     ascending: bool = False,
 ) -> list[ServedFile]:
-    """Return the files that a caller may see, the newest first or last.
+    """Return the files that a caller may see, the newest first or last, but for damaged records.
 
     Args:
         after: id of a file, behind which they begin.
@@ -125,15 +125,8 @@ def list_files(
         condition += " AND purpose = :purpose"
     if after is not None:
         condition += f" AND number {'>' if ascending else '<'} (SELECT number FROM files WHERE id = :after)"
-    with reading(records.store) as connection:
-        rows = connection.execute(
-            text(
-                f"SELECT {_COLUMNS} FROM files WHERE {condition}"
-                f" ORDER BY number {'ASC' if ascending else 'DESC'} LIMIT :limit"
-            ),
-            {**values, "purpose": purpose, "after": after, "limit": limit},
-        ).all()
-    return [_file(row) for row in rows]
+    statement = f"SELECT {_COLUMNS} FROM files WHERE {condition} ORDER BY number {'ASC' if ascending else 'DESC'}"
+    return read_page(records.store, statement, {**values, "purpose": purpose, "after": after}, _file, limit)
 
 
 def delete_file(records: Records, file_id: str, caller: Caller | None) -> bool:
@@ -186,4 +179,4 @@ def _visible(records: Records, caller: Caller | None) -> tuple[str, dict[str, ob
 def _file(row: Any) -> ServedFile:  # noqa: ANN401 - a row of the query
     """Return a file as it was read."""
     expires = None if row.expires_at is None else int(row.expires_at)
-    return ServedFile(row.id, row.owner, row.filename, row.purpose, row.bytes, int(row.created_at), expires)
+    return ServedFile(row.id, row.owner, row.filename, row.purpose, int(row.bytes), int(row.created_at), expires)

@@ -3,6 +3,7 @@
 import os
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import click
 
@@ -52,6 +53,13 @@ Examples:
 )
 @click.option("--max-file-mb", type=click.IntRange(1), default=200, show_default=True, help="Of an uploaded file.")
 @click.option("--max-requests", type=click.IntRange(1), default=50_000, show_default=True, help="Of one batch.")
+@click.option(
+    "--max-connections",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="At once from one address, but for loopback: more for a proxy on another host.",
+)
 def serve(
     model: str | None,
     adapter: str | None,
@@ -63,6 +71,7 @@ def serve(
     operator_token_file: str | None,
     max_file_mb: int,
     max_requests: int,
+    max_connections: int,
 ) -> None:
     """Answer /v1/files, /v1/batches and /v1/models as the OpenAI API does, until SIGTERM or Ctrl-C.
 
@@ -85,10 +94,19 @@ def serve(
         max_new_tokens=max_new_tokens,
         sampling=chosen_sampling(name, {}),
     )
-    _listen(spec, host, port, access, max_file_mb * 2**20, max_requests)
+    most = _Most(max_file_mb * 2**20, max_requests, max_connections)
+    _listen(spec, host, port, access, most)
 
 
-def _listen(spec: GenerationSpec, host: str, port: int, access: Access, file_most: int, max_requests: int) -> None:
+class _Most(NamedTuple):
+    """What one client may take."""
+
+    file: int  # bytes
+    requests: int  # of a batch
+    connections: int
+
+
+def _listen(spec: GenerationSpec, host: str, port: int, access: Access, most: _Most) -> None:
     """Answer until the process is told to end."""
     from endmark.cli.serve.app import Routes
     from endmark.cli.serve.batches import Batches
@@ -104,11 +122,11 @@ def _listen(spec: GenerationSpec, host: str, port: int, access: Access, file_mos
         shelf, records = stack.enter_context(open_shelf(store, settings.home / "serve", access))
         sockets = stack.enter_context(listen(host, port))
         broker = stack.enter_context(ensure_broker(settings))
-        terms = Terms(spec, max_requests)
+        terms = Terms(spec, most.requests)
         keeper = Keeper(records, shelf, terms, lambda spec, keys: notify(store, broker.url, spec, keys))
         stack.callback(keeper.close)
         routes = Routes(records, shelf, Batches(records, keeper, spec.model), spec.model)
-        server = serve_on(Guard(routes.app(), access, Limits(file_most)))
+        server = serve_on(Guard(routes.app(), access, Limits(most.file)), most.connections)
         place = f"[{host}]" if ":" in host else host
         note(f"serving `{spec.model}` on http://{place}:{port}/v1{', without tokens' if access.open else ''}")
         if not workers_for(store, spec.model, spec.adapter):

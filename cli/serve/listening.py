@@ -2,12 +2,13 @@
 
 import asyncio
 import errno
+import ipaddress
 import logging
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import h11
 import uvicorn
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 _CONNECTIONS = 256  # at once, idle ones too; those beyond are answered 503
+CLIENT_CONNECTIONS = 64  # of them, of one client's address
 _HEAD_MOST = 2**15  # bytes of a request's line and headers
 _IDLE = 10  # seconds between two requests
 _BACKLOG = 128
+_TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _LACKING = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # this machine has no such address
 
 
@@ -74,13 +77,23 @@ def _unheard(host: str, port: int, error: OSError) -> UsageError:
     return UsageError(f"cannot listen on {host}, port {port}: {reason}", hint=hint)
 
 
-def serve_on(app: "ASGIApp") -> uvicorn.Server:
-    """Return the server of an application; to be run on sockets."""
+def serve_on(app: "ASGIApp", client_connections: int = CLIENT_CONNECTIONS) -> uvicorn.Server:
+    """Return the server of an application; to be run on sockets.
+
+    Args:
+        client_connections: at once from one address; those beyond are closed with 503.
+    """
+
+    class Bounded(Connection):
+        """A connection of this server."""
+
+        most = client_connections
+
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed form
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            http=Connection,
+            http=Bounded,
             ws="none",
             lifespan="off",
             log_level="error",
@@ -94,6 +107,14 @@ def serve_on(app: "ASGIApp") -> uvicorn.Server:
     )
 
 
+def _whose(transport: asyncio.Transport) -> str | None:
+    """Return whom a connection counts for: an IPv4 address, or the /64 of an IPv6 one; None on this machine."""
+    address = ipaddress.ip_address(transport.get_extra_info("peername")[0].partition("%")[0])
+    if address.is_loopback:  # a proxy, behind which are many clients, or people who can do worse
+        return None
+    return str(address if address.version == 4 else ipaddress.ip_network((address, 64), strict=False))
+
+
 class Connection(H11Protocol):
     """A connection that is closed where nothing moves: no head of a request comes whole, or no answer is read.
 
@@ -102,13 +123,19 @@ class Connection(H11Protocol):
 
     patience: ClassVar[float] = 30.0  # seconds
     look: ClassVar[float] = 5.0  # seconds
+    most: ClassVar[int] = CLIENT_CONNECTIONS
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
-        """Begin to watch."""
+        """Begin to watch; one too many of its client is closed at once, and takes no other client's place."""
         super().connection_made(transport)
+        self.whose = _whose(transport)
         self._seen: object = None
         self._since = self.loop.time()
         self._watch = self.loop.call_later(self.look, self._look)
+        others = cast("set[Connection]", self.connections)
+        if self.whose is not None and sum(other.whose == self.whose for other in others) > self.most:
+            self.transport.write(_TOO_MANY)
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the watch."""

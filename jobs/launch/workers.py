@@ -32,6 +32,7 @@ class WorkerOptions:
     grace: float = 30.0  # seconds that a drain gives the rows that run
     stall: float = 300.0  # seconds that one step of the engine may take
     metrics_port: int | None = None  # of the first process; each further one takes the next
+    metrics_host: str = "127.0.0.1"  # the address that it listens on
     lease: float = 90.0  # seconds after which what a dead worker held is taken up again
 
     def arguments(self) -> list[str]:
@@ -42,7 +43,7 @@ class WorkerOptions:
         if self.adapter is not None:
             words += ["--adapter", self.adapter]
         if self.metrics_port is not None:
-            words += ["--metrics-port", str(self.metrics_port)]
+            words += ["--metrics-port", str(self.metrics_port), "--metrics-host", self.metrics_host]
         return [*words, "--trust-remote-code"] if self.trust_remote_code else words
 
 

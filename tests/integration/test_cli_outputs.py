@@ -21,6 +21,7 @@ from endmark.db.connection import open_store
 from endmark.db.jobs import load_job
 from endmark.jobs.errors import UsageError
 from endmark.jobs.settings import Settings
+from tests.devices import device
 
 pytestmark = pytest.mark.integration
 
@@ -162,10 +163,11 @@ def test_a_place_that_takes_no_file_is_refused_before_a_job_is_stored(call, monk
     assert call("status", "--json")[1] == "[]\n"
 
 
-def test_streams_are_written_into_and_stay_what_they_were(call, job):
+def test_streams_are_written_into_and_stay_what_they_were(call, job, tmp_path):
     """As root, `-o /dev/null` had replaced the device by a file; so it was with pipes and `>(command)`."""
-    assert call("export", job, "-o", "/dev/null")[0] == 0
-    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    null, full = device(tmp_path, "null"), device(tmp_path, "full")
+    assert call("export", job, "-o", null)[0] == 0
+    assert stat.S_ISCHR(null.stat().st_mode)
     os.mkfifo("pipe")
     wanted = call("export", job, "-o", "-")[1]
     name = shlex.quote(str(ENDMARK))
@@ -180,9 +182,9 @@ def test_streams_are_written_into_and_stay_what_they_were(call, job):
         done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
         assert done.stdout == wanted.replace("\r\n", "\n"), line
     assert stat.S_ISFIFO(Path("pipe").stat().st_mode)
-    code, _, err = call("export", job, "-o", "/dev/full")
+    code, _, err = call("export", job, "-o", full)
     assert code == 2
-    assert "cannot write `/dev/full`: No space left on device" in err
+    assert f"cannot write `{full}`: No space left on device" in err
 
 
 def test_the_second_file_of_a_stream_goes_into_it(call, job):

@@ -1,5 +1,6 @@
 """Connections to `endmark serve` that are slow, idle, broken or malformed."""
 
+import asyncio
 import http.client
 import random
 import socket
@@ -36,10 +37,10 @@ async def hello(scope, receive, send):
 
 
 @contextmanager
-def serving(app=hello):
+def serving(app=hello, most=64):
     """A server in a thread of its own; yields the port, and what it knows of its connections."""
     with listen("127.0.0.1", 0) as sockets:
-        server = serve_on(Guard(app, OPEN_ACCESS, Limits(1000)))
+        server = serve_on(Guard(app, OPEN_ACCESS, Limits(1000)), most)
         thread = threading.Thread(target=server.run, args=(sockets,))
         thread.start()
         try:
@@ -169,6 +170,41 @@ def test_no_more_connections_than_the_limit_are_answered(monkeypatch):
             assert time.monotonic() < deadline
         for client in idle:
             client.close()
+
+
+def test_one_client_takes_no_more_than_its_share(monkeypatch):
+    """Whoever opened 256 connections kept all others out."""
+    with serving(most=3) as (port, state):
+        mine = [connected(port) for _ in range(6)]  # from loopback, which is not counted
+        wait_until(lambda: len(state.connections) == 6)
+        for client in mine:
+            client.close()
+        wait_until(lambda: not state.connections)
+        monkeypatch.setattr(listening, "_whose", lambda transport: "192.0.2.1")
+        mine = [connected(port) for _ in range(3)]
+        wait_until(lambda: len(state.connections) == 3)
+        assert closed(connected(port)).startswith(b"HTTP/1.1 503 ")
+        wait_until(lambda: len(state.connections) == 3)
+        monkeypatch.setattr(listening, "_whose", lambda transport: "192.0.2.2")
+        assert b"hello" in closed(connected(port, HEAD + b"Connection: close\r\n\r\n"))
+        for client in mine:
+            client.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "whose"),
+    [
+        ("127.0.0.1", None),
+        ("127.9.9.9", None),
+        ("::1", None),
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_whom_a_connection_counts_for(address, whose):
+    transport = asyncio.Transport({"peername": (address, 40000)})
+    assert listening._whose(transport) == whose
 
 
 @pytest.mark.parametrize(

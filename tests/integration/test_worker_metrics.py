@@ -12,10 +12,14 @@ from endmark.db.connection import open_store
 from endmark.db.progress import job_status
 from endmark.db.shards import claim
 from endmark.jobs.broker.access import ensure_broker
+from endmark.jobs.errors import EndmarkError
 from endmark.jobs.launch.workers import WorkerOptions, start_worker
 from endmark.jobs.queue import make_app, send_shards
 from endmark.jobs.settings import Settings
 from endmark.jobs.vocabulary import ShardKey
+from endmark.worker.process.options import parse
+from endmark.worker.service.meter import Meter
+from endmark.worker.service.metrics import WorkerMetrics, serve_metrics
 from tests.integration.service_fixtures import submit, wait_until
 from tests.integration.tiny_model import save_tiny_model
 
@@ -121,7 +125,23 @@ def test_a_port_that_is_taken_is_said(settings, tmp_path):
             time.sleep(0.1)
         try:
             message, hint = worker.failure()
-            assert f"cannot serve metrics on port {port}" in message
+            assert f"cannot serve metrics on 127.0.0.1, port {port}: Address already in use" in message
             assert "--metrics-port" in hint
         finally:
             worker.stop()
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "x" * 70])
+def test_an_address_that_is_not_this_machines_is_said(host):
+    metrics = WorkerMetrics(None, Meter(), lambda: 0.0, None, None)
+    with pytest.raises(EndmarkError, match=f"cannot serve metrics on {host}, port 9100: ") as caught:
+        serve_metrics(metrics, host, 9100)
+    assert "--metrics-host" in caught.value.hint
+
+
+def test_nobody_from_elsewhere_reaches_the_figures():
+    """The port was open on all interfaces, whoever asked."""
+    given = parse(WorkerOptions(model="m", metrics_port=9100).arguments()).options
+    assert given.metrics_host == "127.0.0.1"
+    given = parse(WorkerOptions(model="m", metrics_port=9100, metrics_host="::1").arguments()).options
+    assert given.metrics_host == "::1"

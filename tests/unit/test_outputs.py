@@ -19,6 +19,7 @@ import zstandard
 from endmark.jobs.compression import SUFFIXES, compressed, split_name
 from endmark.jobs.errors import MissingDependency, UsageError
 from endmark.jobs.outputs import check_writable, descriptor, is_regular, same_file, written
+from tests.devices import device
 
 pytestmark = pytest.mark.unit
 
@@ -94,16 +95,17 @@ def test_links_stay_links_and_what_they_lead_to_is_written(tmp_path):
 
 def test_devices_are_written_into_and_stay_devices(tmp_path):
     """`-o /dev/null`, as root, had left a regular file in its place, and a machine without `/dev/null`."""
-    put("/dev/null")
-    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    null, full = device(tmp_path, "null"), device(tmp_path, "full")
+    put(null)
+    assert stat.S_ISCHR(null.stat().st_mode)
     link = tmp_path / "null.csv"
-    link.symlink_to("/dev/null")
+    link.symlink_to(null)
     put(link)
     assert stat.S_ISCHR(link.stat().st_mode)
-    with pytest.raises(UsageError, match=r"cannot write `/dev/full`: No space left"):
-        put("/dev/full")
-    assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)
-    assert not list(Path("/dev").glob(".endmark*"))
+    with pytest.raises(UsageError, match=rf"cannot write `{full}`: No space left"):
+        put(full)
+    assert stat.S_ISCHR(full.stat().st_mode)
+    assert not list(null.parent.glob(".endmark*"))
 
 
 def test_a_named_pipe_is_written_into_and_stays_one(tmp_path):
@@ -161,7 +163,7 @@ def test_what_cannot_be_written_is_refused_beforehand(tmp_path):
         check_writable(loop)
     with pytest.raises(UsageError, match="Bad file descriptor"):
         check_writable(Path("/dev/fd/987"))
-    with Path("/dev/null").open() as readable, pytest.raises(UsageError, match="open to be read only"):
+    with Path(__file__).open() as readable, pytest.raises(UsageError, match="open to be read only"):
         check_writable(Path(f"/dev/fd/{readable.fileno()}"))
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "s"))
@@ -180,7 +182,8 @@ def test_one_file_is_known_by_any_of_its_names(tmp_path):
     assert same_file(path, tmp_path / "soft.csv")
     assert same_file(path, tmp_path / "hard.csv")
     assert not same_file(path, tmp_path / "other.csv")
-    assert not same_file(Path("/dev/null"), Path("/dev/null"))
+    null = device(tmp_path, "null")
+    assert not same_file(null, null)
     with path.open() as file:
         assert same_file(file.fileno(), path)
 

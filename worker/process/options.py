@@ -40,6 +40,7 @@ def parse(words: Sequence[str]) -> Arguments:
         "--stall", type=float, default=_DEFAULT.stall, help="seconds that one step of the engine may take"
     )
     parser.add_argument("--metrics-port", type=int, help="answer Prometheus there; each further GPU on the next")
+    parser.add_argument("--metrics-host", default=_DEFAULT.metrics_host, help="address that Prometheus asks")
     parser.add_argument("--lease", type=float, default=_DEFAULT.lease, help=argparse.SUPPRESS)
     parser.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--report", type=Path, help=argparse.SUPPRESS)
@@ -57,6 +58,7 @@ def parse(words: Sequence[str]) -> Arguments:
         stall=values.stall,
         lease=values.lease,
         metrics_port=values.metrics_port,
+        metrics_host=values.metrics_host,
     )
     return Arguments(
         options, with_parent=values.with_parent, report=values.report, life=values.life, device=values.device

@@ -153,8 +153,8 @@ def _load_service(arguments: Arguments, name: str, store: Store, broker_url: str
         from endmark.worker.service.metrics import WorkerMetrics, serve_metrics
 
         metrics = WorkerMetrics(loaded.engine, service.meter, service.lease_age, store, identity)
-        serve_metrics(metrics, options.metrics_port)
-        log.info("metrics on port %d", options.metrics_port)
+        serve_metrics(metrics, options.metrics_host, options.metrics_port)
+        log.info("metrics on %s, port %d", options.metrics_host, options.metrics_port)
     return service
 
 

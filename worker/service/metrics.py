@@ -1,5 +1,6 @@
 """The numbers of a worker process for Prometheus, read when it asks; nothing is counted twice for it."""
 
+import errno
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -128,18 +129,20 @@ def _counter(name: str, text: str, value: float) -> Metric:
     return CounterMetricFamily(name, text, value=value)
 
 
-def serve_metrics(metrics: WorkerMetrics, port: int) -> None:
-    """Answer Prometheus on a port of all interfaces, on a thread of its own.
+def serve_metrics(metrics: WorkerMetrics, host: str, port: int) -> None:
+    """Answer Prometheus on a port of one address, on a thread of its own.
 
     Raises:
-        EndmarkError: the port cannot be had.
+        EndmarkError: the address or the port cannot be had.
     """
     registry = CollectorRegistry()
     registry.register(metrics)
     try:
-        start_http_server(port, registry=registry)
-    except OSError as error:
+        start_http_server(port, host, registry)
+    except (OSError, UnicodeError) as error:
+        taken = isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES)
+        ports = "give another `--metrics-port`; each GPU's process takes one, counting up from it"
         raise EndmarkError(
-            f"cannot serve metrics on port {port}: {error.strerror}",
-            hint="give another `--metrics-port`; each GPU's process takes one, counting up from it",
+            f"cannot serve metrics on {host}, port {port}: {getattr(error, 'strerror', None) or error}",
+            hint=ports if taken else "name an address of this machine as `--metrics-host`",
         ) from error

@@ -1,0 +1,157 @@
+"""Where modules can be changed, by which of Cosmic Ray's operators; which tests stand near a place."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator
+
+# Changes of the kind that people make by mistake. Those that fail wherever the module is imported are left out:
+# they would be noticed by any test, and say nothing of ours.
+_OPERATORS = [
+    "AddNot",
+    "ReplaceUnaryOperator_Delete_Not",
+    "ReplaceUnaryOperator_Delete_USub",
+    "ReplaceTrueWithFalse",
+    "ReplaceFalseWithTrue",
+    "ReplaceAndWithOr",
+    "ReplaceOrWithAnd",
+    "ReplaceBreakWithContinue",
+    "ReplaceContinueWithBreak",
+    "NumberReplacer",
+    "ZeroIterationForLoop",
+    *(
+        f"ReplaceComparisonOperator_{kind}"
+        for kind in (
+            "Eq_NotEq", "NotEq_Eq", "Is_IsNot", "IsNot_Is",
+            "Lt_LtE", "LtE_Lt", "Gt_GtE", "GtE_Gt", "Lt_Gt", "Gt_Lt",
+        )
+    ),
+    *(
+        f"ReplaceBinaryOperator_{kind}"
+        for kind in ("Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "FloorDiv_Mul", "Mod_FloorDiv")
+    ),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """A room: what is left out of it, and its tests."""
+
+    folder: str
+    without: tuple[str, ...]
+    tests: tuple[str, ...]
+    options: tuple[str, ...] = ()
+
+
+PARTS = {
+    "jobs": Part("jobs", (), ("tests/unit",)),
+    "db": Part(
+        "db",
+        ("db/migrations/",),  # never changed again once they are released
+        (
+            "tests/integration/store",
+            "tests/integration/test_export_formats.py",
+            "tests/integration/test_finetunings_ledger.py",
+            "tests/integration/test_serve_takeover.py",
+            "tests/unit",
+        ),
+        ("-k", "not postgres"),
+    ),
+    "engine": Part(
+        "worker/engine",
+        ("worker/engine/cuda/",),  # tests/engine/test_kernels_interpreted.py takes a minute for each
+        ("tests/engine", "tests/unit"),
+        ("--deselect", "tests/engine/test_kernels_interpreted.py"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change at one place."""
+
+    part: str
+    module: str
+    operator: str
+    occurrence: int
+    line: int
+
+    @property
+    def name(self) -> str:
+        """What tells it from all others while the module is as it is."""
+        return f"{self.module}:{self.line} {self.operator} {self.occurrence}"
+
+    def apply(self, source: str) -> str:
+        """Return the module's text with the change."""
+        changed = mutate_code(source, get_operator(f"core/{self.operator}")(), self.occurrence)
+        assert changed is not None, f"no such place: {self.name}"
+        return str(changed)
+
+    def diff(self, root: Path) -> str:
+        """Return the change as a diff."""
+        source = (root / self.module).read_text(encoding="utf-8")
+        lines = difflib.unified_diff(source.splitlines(), self.apply(source).splitlines(), n=0, lineterm="")
+        return "\n".join(list(lines)[2:])
+
+
+def all_mutants(root: Path, parts: Sequence[str]) -> list[Mutant]:
+    """Return all mutants of some parts, in an order that does not change."""
+    found = []
+    for name in parts:
+        part = PARTS[name]
+        for path in sorted((root / part.folder).rglob("*.py")):
+            module = str(path.relative_to(root))
+            if not module.startswith(part.without):
+                found += _of_module(name, module, path.read_text(encoding="utf-8"))
+    return found
+
+
+def _of_module(part: str, module: str, source: str) -> list[Mutant]:
+    """Return a module's mutants."""
+    tree = get_ast(source)
+    nodes = list(ast_nodes(tree))
+    mutants = []
+    for operator in _OPERATORS:
+        known = get_operator(f"core/{operator}")()
+        places = [start for node in nodes for start, _ in known.mutation_positions(node)]
+        mutants += [Mutant(part, module, operator, index, line) for index, (line, _) in enumerate(places)]
+    return mutants
+
+
+@cache
+def _test_files(root: Path, part: str) -> list[tuple[str, str]]:
+    """Return the part's test files with their text."""
+    files = []
+    for place in PARTS[part].tests:
+        found = sorted((root / place).rglob("test_*.py")) if (root / place).is_dir() else [root / place]
+        files += [(str(path.relative_to(root)), path.read_text(encoding="utf-8")) for path in found]
+    return files
+
+
+def nearest(root: Path, mutant: Mutant) -> list[str]:
+    """Return pytest's arguments: the test files of the part, those first that name the module or its folder."""
+    dotted = "endmark." + mutant.module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    package = dotted.rpartition(".")[0]
+
+    def distance(item: tuple[str, str]) -> int:
+        return 0 if f"{dotted} " in item[1] or f"{dotted}." in item[1] else 1 if f"{package}" in item[1] else 2
+
+    return suite(root, mutant.part, distance)
+
+
+def suite(root: Path, part: str, distance: Callable[[tuple[str, str]], int] = lambda _: 0) -> list[str]:
+    """Return pytest's arguments: the test files of a part, the nearest first."""
+    files = [name for name, _ in sorted(_test_files(root, part), key=distance)]
+    return [*files, *PARTS[part].options, "-m", "not slow and not gpu"]
+
+
+def explained() -> dict[str, str]:
+    """Return the mutants that change nothing that can be observed, with the reason of each."""
+    text = (Path(__file__).parent / "equivalent.txt").read_text(encoding="utf-8")
+    rows = (line.partition(" # ") for line in text.splitlines() if line and not line.startswith("#"))
+    return {name.strip(): reason for name, _, reason in rows}
