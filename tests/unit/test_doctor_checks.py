@@ -7,8 +7,7 @@ import pytest
 from endmark.cli.pages.findings import summary
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.vocabulary import EosSource, FinishReason, Verdict
-from endmark.worker.doctor import checks
-from endmark.worker.doctor.checks import CHECKS, examine
+from endmark.worker.doctor.checks import CHECKS, answers, examine, learning, template, tokens
 from endmark.worker.doctor.evidence import Evidence, ModelFacts, RowEvidence
 from endmark.worker.doctor.findings import Level
 from endmark.worker.doctor.result import as_json
@@ -66,127 +65,127 @@ FAILED = RowEvidence(
 
 FOUND = {
     "scores are no numbers": (
-        checks.scores_not_numbers,
+        learning.scores_not_numbers,
         evidence(ENDED, FAILED, adapter="./broken"),
         Level.CAUSE,
         "1 of 2 answers; the first said: the model's scores are no numbers (NaN) at token 1",
         "check the weights for NaN",
     ),
     "template not used": (
-        checks.chat_template_unused,
+        template.chat_template_unused,
         evidence(CUT, templated=False),
         Level.CAUSE,
         "1 of 1 answers were cut",
         "--raw",
     ),
     "template not used, yet all ended": (
-        checks.chat_template_unused,
+        template.chat_template_unused,
         evidence(ENDED, templated=False),
         Level.RISK,
         "0 of 1 answers were cut",
         "apply_chat_template",
     ),
     "template missing": (
-        checks.chat_template_missing,
+        template.chat_template_missing,
         evidence(CUT, has_chat_template=False),
         Level.CAUSE,
         "`acme/talk-7b-chat`",
         "chat_template.jinja",
     ),
     "base model": (
-        checks.base_model,
+        template.base_model,
         evidence(CUT, has_chat_template=False, model="acme/talk-7b"),
         Level.CAUSE,
         "nothing in the name `acme/talk-7b`",
         "endmark finetune",
     ),
     "template twice": (
-        checks.template_twice,
+        template.template_twice,
         evidence(ENDED, replace(CUT, prompt="<s>[INST] Why? [/INST]")),
         Level.CAUSE,
         "1 of 2 prompts hold `<s>`",
         "--raw",
     ),
     "BOS doubled in the prompts": (
-        checks.bos_doubled,
+        tokens.bos_doubled,
         evidence(replace(CUT, prompt_begin=(1, 1))),
         Level.CAUSE,
         "1 of 1 prompts begin with 1 (`<s>`) twice",
         "take the begin token out",
     ),
     "BOS doubled elsewhere": (
-        checks.bos_doubled,
+        tokens.bos_doubled,
         evidence(ENDED, template_adds_bos=True, tokenizer_adds_bos=True),
         Level.RISK,
         "1 (`<s>`)",
         "add_special_tokens=False",
     ),
     "turn end is no end id": (
-        checks.end_ids_disagree,
+        tokens.end_ids_disagree,
         evidence(CUT, turn_end=9),
         Level.CAUSE,
         "it closes with 9 (`<|end|>`); the generation config ends with 2 (`</s>`)",
         "add 9 to `eos_token_id`",
     ),
     "tokeniser and generation config differ": (
-        checks.end_ids_disagree,
+        tokens.end_ids_disagree,
         evidence(ENDED, generation_eos=(9,), used_eos=(2, 9), turn_end=9),
         Level.RISK,
         "missing in the generation config: 2 (`</s>`)",
         "generation_config.json",
     ),
     "no end ids in the generation config": (
-        checks.end_ids_disagree,
+        tokens.end_ids_disagree,
         evidence(ENDED, generation_eos=()),
         Level.RISK,
         "it ends with none",
         "generation_config.json",
     ),
-    "pad is EOS": (checks.pad_is_eos, evidence(ENDED, pad=2), Level.RISK, "both are 2 (`</s>`)", "pad token"),
+    "pad is EOS": (tokens.pad_is_eos, evidence(ENDED, pad=2), Level.RISK, "both are 2 (`</s>`)", "pad token"),
     "EOS hidden": (
-        checks.eos_hidden,
+        tokens.eos_hidden,
         evidence(replace(CUT, hidden_steps=3, rank_max=62), ENDED, sampling=Sampling(0.7, top_k=50, top_p=0.9)),
         Level.CAUSE,
         "at its best EOS stood at 2.0%, rank 63",
         "soft-landing",
     ),
     "EOS would be hidden elsewhere": (
-        checks.eos_hidden,
+        tokens.eos_hidden,
         evidence(replace(CUT, rank_max=80), generation_top_k=50),
         Level.RISK,
         "in 1 of 1 cut answers its best rank was 81",
         "top_k=0",
     ),
     "EOS never learned": (
-        checks.eos_not_learned,
+        learning.eos_not_learned,
         evidence(CUT, CUT),
         Level.CAUSE,
         "highest probability was 2.00%, after the 4 sentence ends 1.50% on average",
         "endmark finetune",
     ),
     "EOS not seen in short answers": (
-        checks.eos_not_learned,
+        learning.eos_not_learned,
         evidence(replace(CUT, tokens=40), CUT_SHORT),
         Level.CAUSE,
         "the longest was cut after 40 tokens",
         "--max-new-tokens 256",
     ),
     "EOS weakly learned": (
-        checks.eos_not_learned,
+        learning.eos_not_learned,
         evidence(weak(0.3), weak(0.4), ENDED),
         Level.CAUSE,
         "highest probability was 40.00%",
         "soft-landing",
     ),
     "loops": (
-        checks.loops,
+        answers.loops,
         evidence(replace(CUT, loop=" the museum and" * 9)),
         Level.CAUSE,
         "1 of 1 answers",
         "no-loops",
     ),
     "budget too small": (
-        checks.budget_too_small,
+        answers.budget_too_small,
         evidence(replace(ENDED, tokens=200), replace(ENDED, tokens=90), weak(0.95)),
         Level.CAUSE,
         "the longest after 200 of 256 tokens; 1 were cut",
@@ -208,11 +207,11 @@ def test_what_is_found(case):
 
 def test_padding_may_be_any_of_the_end_tokens():
     """Only the tokeniser's own end token was looked at; chat models end with another one."""
-    finding = checks.pad_is_eos(evidence(ENDED, pad=9, tokenizer_eos=2, used_eos=(2, 9)))
+    finding = tokens.pad_is_eos(evidence(ENDED, pad=9, tokenizer_eos=2, used_eos=(2, 9)))
     assert finding is not None
     assert "both are 9 (`<|end|>`)" in finding.evidence
-    assert checks.pad_is_eos(evidence(ENDED, pad=9)) is None
-    assert checks.pad_is_eos(evidence(ENDED, pad=None, tokenizer_eos=None)) is None
+    assert tokens.pad_is_eos(evidence(ENDED, pad=9)) is None
+    assert tokens.pad_is_eos(evidence(ENDED, pad=None, tokenizer_eos=None)) is None
 
 
 def titles(*rows, **options):
@@ -227,10 +226,10 @@ def test_where_the_checks_draw_their_lines():
     assert "EOS hidden" not in titles(replace(CUT, rank_max=50), generation_top_k=0)
     assert "EOS never learned" in titles(replace(CUT, tokens=100))
     assert "budget too short to tell" in titles(replace(CUT, tokens=99))
-    assert "EOS weakly learned" in titles(weak(checks.NEVER))
-    assert "EOS never learned" in titles(weak(checks.NEVER - 0.001))
-    assert "EOS weakly learned" in titles(weak(checks.FIRM - 0.001))
-    assert "EOS weakly learned" not in titles(weak(checks.FIRM))
+    assert "EOS weakly learned" in titles(weak(learning.NEVER))
+    assert "EOS never learned" in titles(weak(learning.NEVER - 0.001))
+    assert "EOS weakly learned" in titles(weak(learning.FIRM - 0.001))
+    assert "EOS weakly learned" not in titles(weak(learning.FIRM))
     looping = replace(ENDED, loop="again and again")
     assert titles(looping, *[ENDED] * 9)["loops"] is Level.CAUSE
     assert titles(looping, *[ENDED] * 10)["loops"] is Level.RISK
@@ -241,19 +240,19 @@ def test_where_the_checks_draw_their_lines():
 
 
 def test_an_end_token_that_other_programs_would_not_see_is_named_whoever_names_it():
-    by_template = checks.end_ids_disagree(evidence(ENDED, used_eos=(2, 9), turn_end=9))
-    by_tokenizer = checks.end_ids_disagree(evidence(ENDED, used_eos=(2, 9), tokenizer_eos=9))
+    by_template = tokens.end_ids_disagree(evidence(ENDED, used_eos=(2, 9), turn_end=9))
+    by_tokenizer = tokens.end_ids_disagree(evidence(ENDED, used_eos=(2, 9), tokenizer_eos=9))
     assert "missing in the generation config: 9 (`<|end|>`)" in by_template.evidence
     assert "missing in the generation config: 9 (`<|end|>`)" in by_tokenizer.evidence
-    assert checks.end_ids_disagree(evidence(ENDED, tokenizer_eos=None, turn_end=None)) is None
+    assert tokens.end_ids_disagree(evidence(ENDED, tokenizer_eos=None, turn_end=None)) is None
 
 
 def test_one_begin_token_and_short_marks_are_no_faults():
-    assert checks.bos_doubled(evidence(ENDED, template_adds_bos=True)) is None
-    assert checks.bos_doubled(evidence(ENDED, tokenizer_adds_bos=True)) is None
+    assert tokens.bos_doubled(evidence(ENDED, template_adds_bos=True)) is None
+    assert tokens.bos_doubled(evidence(ENDED, tokenizer_adds_bos=True)) is None
     dollars = replace(ENDED, prompt="It is 5 $, why?")
-    assert checks.template_twice(evidence(dollars, token_names={1: "$"})) is None
-    assert checks.template_twice(evidence(dollars, token_names={1: "$,w"})) is None
+    assert template.template_twice(evidence(dollars, token_names={1: "$"})) is None
+    assert template.template_twice(evidence(dollars, token_names={1: "$,w"})) is None
 
 
 SILENT = {
@@ -311,7 +310,7 @@ def test_scores_that_are_no_numbers_are_the_only_cause():
 
 def test_a_row_that_failed_otherwise_is_no_sign_of_such_scores():
     other = replace(FAILED, verdict=Verdict(FinishReason.ERROR, error="the prompt has 300 tokens"))
-    assert checks.scores_not_numbers(evidence(other, ENDED)) is None
+    assert learning.scores_not_numbers(evidence(other, ENDED)) is None
 
 
 def test_causes_come_first():
@@ -334,5 +333,5 @@ def test_causes_come_first():
 )
 def test_what_a_name_says(model, chat):
     given = evidence(CUT, has_chat_template=False, model=model)
-    assert (checks.chat_template_missing(given) is not None) == chat
-    assert (checks.base_model(given) is not None) != chat
+    assert (template.chat_template_missing(given) is not None) == chat
+    assert (template.base_model(given) is not None) != chat

@@ -96,3 +96,8 @@ class Evidence:
     def cut(self) -> tuple[RowEvidence, ...]:
         """The answers that the token budget ended."""
         return tuple(row for row in self.rows if row.cut)
+
+    @property
+    def share_cut(self) -> str:
+        """How many answers were cut, in words."""
+        return f"{len(self.cut)} of {len(self.rows)} answers were cut by the budget"

@@ -1,0 +1,32 @@
+"""The registry of checks: each looks at the evidence and returns what it found, in plain words, or None.
+
+To add one, write it in the file of its kind and name it in `CHECKS`; each needs nothing but the evidence, so that
+it is tested in milliseconds on evidence made up for it.
+"""
+
+from collections.abc import Callable
+
+from endmark.worker.doctor.checks import answers, learning, template, tokens
+from endmark.worker.doctor.evidence import Evidence
+from endmark.worker.doctor.findings import Finding, Level
+
+CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
+    learning.scores_not_numbers,
+    template.chat_template_unused,
+    template.chat_template_missing,
+    template.base_model,
+    template.template_twice,
+    tokens.bos_doubled,
+    tokens.end_ids_disagree,
+    tokens.eos_hidden,
+    learning.eos_not_learned,
+    answers.loops,
+    answers.budget_too_small,
+    tokens.pad_is_eos,
+)
+
+
+def examine(evidence: Evidence) -> tuple[Finding, ...]:
+    """Return what the checks found, causes first."""
+    found = [finding for check in CHECKS if (finding := check(evidence)) is not None]
+    return tuple(sorted(found, key=lambda finding: finding.level is not Level.CAUSE))

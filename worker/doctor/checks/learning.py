@@ -1,0 +1,68 @@
+"""Checks of what the weights have learned: scores that are numbers, an EOS that is probable at the end."""
+
+from statistics import mean, median
+
+from endmark.worker.doctor.evidence import Evidence
+from endmark.worker.doctor.findings import Finding, Level
+
+NEVER = 0.05  # an EOS probability that stays below this was not learned
+FIRM = 0.5  # one that reaches this is chosen at temperature 0
+_TELLING = 100  # tokens of an answer at the end of which most good models would have thought of ending
+
+
+def scores_not_numbers(evidence: Evidence) -> Finding | None:
+    """Scores that are no numbers: nothing can be said of ending, for nothing was answered."""
+    broken = [row for row in evidence.rows if row.not_numbers]
+    if not broken:
+        return None
+    where = f" with the adapter `{evidence.facts.adapter}`" if evidence.facts.adapter else ""
+    return Finding(
+        "scores are no numbers",
+        Level.CAUSE,
+        f"The model{where} computes NaN or infinity where scores should be, so these answers failed",
+        f"{len(broken)} of {len(evidence.rows)} answers; the first said: {broken[0].verdict.error}",
+        "check the weights for NaN (training that diverged), try without the adapter, or a GPU that has bf16 "
+        "(fp16 ends at 65,504)",
+    )
+
+
+def eos_not_learned(evidence: Evidence) -> Finding | None:
+    """EOS stays improbable where answers should end.
+
+    Asked without its template, cut early, or closing with a token that no file names, a model may know it well.
+    """
+    cut, facts = evidence.cut, evidence.facts
+    blind = facts.has_chat_template and not evidence.templated
+    if not cut or blind or facts.unnamed_end is not None:
+        return None
+    best = max(row.prob_max for row in cut)
+    after = [prob for row in cut for prob in row.sentence_probs]
+    seen = f"in {len(cut)} cut answers its highest probability was {best:.2%}"
+    seen += f", after the {len(after)} sentence ends {mean(after):.2%} on average" if after else ""
+    longest = max(row.tokens for row in cut)
+    never = best < NEVER and not evidence.ended
+    if never and longest < _TELLING:
+        return Finding(
+            "budget too short to tell",
+            Level.CAUSE,
+            "EOS was never probable, but a model that knows how to end might not have wanted to yet",
+            f"{seen}; the longest was cut after {longest} tokens",
+            "look again with `--max-new-tokens 256`; if it stays so, `endmark finetune`",
+        )
+    if never:
+        return Finding(
+            "EOS never learned",
+            Level.CAUSE,
+            "The model has not learned to end: EOS is never probable, not even where a sentence ends",
+            seen,
+            "train it on answers that end with EOS: `endmark finetune`; until then `--strategy soft-landing`",
+        )
+    if median(row.prob_max for row in cut) >= FIRM:
+        return None
+    return Finding(
+        "EOS weakly learned",
+        Level.CAUSE,
+        "The model knows EOS but seldom prefers it, as after training on many answers that were not closed",
+        seen,
+        "`--strategy soft-landing` ends at a sentence end now; `endmark finetune` on closed answers fixes it",
+    )
