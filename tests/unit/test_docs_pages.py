@@ -15,8 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_every_cause_of_the_doctor_is_in_troubleshooting_and_no_other():
-    tree = ast.parse((ROOT / "worker" / "doctor" / "checks.py").read_text(encoding="utf-8"))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Finding"]
+    trees = [ast.parse(file.read_text("utf-8")) for file in (ROOT / "worker" / "doctor" / "checks").glob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    calls = [node for node in nodes if ast.unparse(node.func) == "Finding"]
     causes = {call.args[0].value for call in calls}
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^### (.+)$", page, re.MULTILINE)) == causes
