@@ -85,6 +85,11 @@ _SPEC = [
         is_flag=True,
         help="Let `</s>` and the like in prompts be control tokens; else they are text.",
     ),
+    click.option(
+        "--thinking-marks",
+        metavar="OPEN,CLOSE",
+        help="What stands around the model's thoughts; `none` if it has none.  [default: as its files say]",
+    ),
     click.option("--trace", is_flag=True, help="Keep the EOS probability of every step."),
     click.option("--name", metavar="TEXT", help="Name of the job.  [default: the dataset's]"),
     click.option("--priority", type=int, default=0, show_default=True, help="Jobs of a higher priority go first."),
@@ -180,6 +185,7 @@ def build_spec(options: dict[str, Any]) -> GenerationSpec:
         trace=options["trace"],
         row_options=not options["no_row_options"],
         allow_control_tokens=options["allow_control_tokens"],
+        thinking_marks=options["thinking_marks"],
     )
 
 

@@ -73,6 +73,7 @@ def one_job(status: JobStatus, details: Details | None = None) -> str:
         ("finish reasons", reasons or "none yet"),
         ("complete", f"{status.complete:,} ({percent(status.complete, status.succeeded + status.failed)})"),
         ("tokens", f"{status.prompt_tokens:,} of prompts, {status.completion_tokens:,} of answers"),
+        *([("thoughts", _thoughts(status))] if status.reasoning_tokens else []),
         *([("size", _size(details.size))] if details is not None else []),
         ("model", one_line(status.model)),
         *([("adapter", one_line(status.adapter))] if status.adapter is not None else []),
@@ -83,6 +84,11 @@ def one_job(status: JobStatus, details: Details | None = None) -> str:
     if not status.workers or status.state.is_final:
         return text
     return f"{text}\n\n{table(_WORKER_HEADINGS, [_worker_cells(item) for item in status.workers])}"
+
+
+def _thoughts(status: JobStatus) -> str:
+    """Return what the rows have thought, in words."""
+    return f"{status.reasoning_tokens:,} of these tokens, {status.ended_in_reasoning:,} rows ended inside one"
 
 
 def _size(taken: JobSize) -> str:

@@ -13,7 +13,7 @@ from endmark.db.schema import COUNTERS
 from endmark.db.schema import attempts as attempts_table
 from endmark.db.transactions import write
 from endmark.jobs.errors import LeaseLost
-from endmark.jobs.vocabulary import Attempt, Lease, Outcome, ShardKey
+from endmark.jobs.vocabulary import Attempt, Lease, Outcome, Part, ShardKey
 
 _NAMES = [column.name for column in attempts_table.columns]
 _UPSERT = text(
@@ -70,6 +70,8 @@ def count_outcomes(store: Store, connection: Connection, key: ShardKey, outcomes
         counts["complete"] += attempt.complete
         counts["prompt_tokens"] += attempt.prompt_tokens
         counts["completion_tokens"] += attempt.completion_tokens
+        counts["in_reasoning"] += attempt.ended_in is Part.REASONING
+        counts["reasoning_tokens"] += attempt.reasoning_tokens
     connection.execute(
         text(f"UPDATE shards SET updated_at = {store.now}, {_COUNTED} WHERE job_id = :job AND shard = :shard"),
         {**counts, "job": key.job_id, "shard": key.shard},
@@ -125,6 +127,10 @@ def _values(job_id: str, number: int, attempt: Attempt, *, final: bool) -> dict[
         "trimmed_tokens": attempt.trimmed_tokens,
         "rewinds": attempt.rewinds,
         "rewound_tokens": attempt.rewound_tokens,
+        "reasoning": _storable(attempt.reasoning) if attempt.reasoning is not None else None,
+        "reasoning_tokens": attempt.reasoning_tokens,
+        "ended_in": attempt.ended_in.value if attempt.ended_in is not None else None,
+        "thought_closed": attempt.thought_closed.value if attempt.thought_closed is not None else None,
     }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection, text
 
-from endmark.jobs.vocabulary import ENDS, End, Ending, EosSource, FinishReason
+from endmark.jobs.vocabulary import ENDS, End, Ending, EosSource, FinishReason, Part
 
 
 def _is(end: End) -> str:
@@ -33,8 +33,9 @@ _SUMS = {
     "succeeded": _ANSWERED,
     **{end.counter: _is(end) for end in ENDS if end.counter},
     "complete": COMPLETE,
+    "in_reasoning": f"a.ended_in = '{Part.REASONING}'",
 }
-_TOKENS = ("prompt_tokens", "completion_tokens")
+_TOKENS = ("prompt_tokens", "completion_tokens", "reasoning_tokens")
 _SELECTED = [f"coalesce(sum(CASE WHEN {what} THEN 1 ELSE 0 END), 0)" for what in _SUMS.values()]
 _SELECTED += [f"coalesce(sum(a.{name}), 0)" for name in _TOKENS]
 _RECOUNT = text(

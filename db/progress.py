@@ -113,6 +113,8 @@ def _status(item: Any, workers: Sequence[WorkerInfo], shares: Mapping[tuple[str,
         eta_seconds=tokens_left / speed if state is JobState.RUNNING and tokens_left and speed else None,
         workers=tuple(w for w in workers if (w.model, w.adapter) == (item.model, item.adapter)),
         error=item.error,
+        ended_in_reasoning=counts["in_reasoning"],
+        reasoning_tokens=counts["reasoning_tokens"],
         silent_seconds=_silence([worker for worker, job in shares if job == item.id], workers),
     )
 

@@ -60,6 +60,8 @@ COUNTERS = (
     "prompt_tokens",
     "completion_tokens",
     "complete",
+    "in_reasoning",  # rows that ended inside a thought
+    "reasoning_tokens",
 )
 shards = Table(
     "shards",
@@ -105,6 +107,10 @@ attempts = Table(
     Column("trimmed_tokens", Integer, nullable=False, server_default="0"),
     Column("rewinds", Integer, nullable=False, server_default="0"),
     Column("rewound_tokens", Integer, nullable=False, server_default="0"),
+    Column("reasoning", Text),
+    Column("reasoning_tokens", Integer, nullable=False, server_default="0"),
+    Column("ended_in", String(16)),  # null in rows of before models were known to think
+    Column("thought_closed", String(16)),
     ForeignKeyConstraint(["job_id", "row"], ["rows.job_id", "rows.row"], ondelete="CASCADE"),
 )
 workers = Table(

@@ -39,6 +39,7 @@ def job_size(store: Store, job_id: str, rows: int) -> JobSize:
     if not looked_at:
         return JobSize(0, 0, 0, 0, exact=True)
     cells, answers, traces = (_bytes_of(store, name) for name in ("cells", "text", "eos_probs"))
+    answers += f" + coalesce({_bytes_of(store, 'reasoning')}, 0)"
     with reading(store) as connection:
         values = {"job": job_id, "rows": looked_at}
         stored = connection.execute(

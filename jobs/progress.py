@@ -54,6 +54,8 @@ class JobStatus:
     eta_seconds: float | None
     workers: tuple[WorkerInfo, ...] = field(default=())
     error: str | None = None  # why the job as a whole has failed
+    ended_in_reasoning: int = 0  # rows that ended inside a thought
+    reasoning_tokens: int = 0  # of the completion tokens
     silent_seconds: float | None = None  # since a worker that holds its rows was heard of; None if one was lately
 
     @property

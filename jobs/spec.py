@@ -10,6 +10,7 @@ from endmark.jobs.sampling import TABLE, Sampling
 from endmark.jobs.sampling_kinds import check_range
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.strategies import Strategy, build_strategies, combine, write_strategies
+from endmark.jobs.thinking import read_marks
 
 SPEC_VERSION = 1  # of the JSON form in the database
 
@@ -30,6 +31,7 @@ class GenerationSpec:
     trace: bool = False  # keep the EOS probability of every step
     row_options: bool = True  # whether columns such as `temperature` are options of their rows
     allow_control_tokens: bool = False  # whether `</s>` in a row's text is the control token
+    thinking_marks: str | None = None  # `OPEN,CLOSE` around a thought, or `none`; None: as the model shows them
 
     def __post_init__(self) -> None:
         check_range("max_new_tokens", self.max_new_tokens, 1, 2**20)
@@ -37,13 +39,17 @@ class GenerationSpec:
             raise SpecError("the model is empty")
         if self.raw and self.system is not None:
             raise SpecError("a system turn needs the chat template", hint="leave out `--raw` or `--system`")
+        if self.thinking_marks is not None:
+            read_marks(self.thinking_marks)
         if not self.strategies:
             object.__setattr__(self, "strategies", build_strategies(()))
 
     def to_json(self) -> str:
-        """Return the spec as it is stored; of sampling, what older programs need not know is left out."""
+        """Return the spec as it is stored; what older programs need not know is left out."""
         values = asdict(replace(self, strategies=(), sampling=Sampling()))
         values["sampling"] = self.sampling.set_values()
+        if self.thinking_marks is None:
+            del values["thinking_marks"]
         values["strategies"] = write_strategies(self.strategies)
         return json.dumps({"version": SPEC_VERSION, **values}, ensure_ascii=False)
 

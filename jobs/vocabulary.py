@@ -186,6 +186,13 @@ class Ending(StrEnum):
         return end.reason.has_answer and (self.is_whole or (self is Ending.PHRASE and end.by_itself))
 
 
+class Part(StrEnum):
+    """The part of an answer in which it ended, where models think before they answer."""
+
+    ANSWER = "answer"
+    REASONING = "reasoning"
+
+
 @dataclass(frozen=True, slots=True)
 class EosTrace:
     """What the model thought of ending, over one attempt.
@@ -207,16 +214,20 @@ class Attempt:
 
     row: int  # from 0, in input order
     attempt: int  # from 1, within the row
-    text: str  # the row's whole answer as of this attempt
+    text: str  # the row's whole answer as of this attempt, its thoughts left out
     verdict: Verdict
     prompt_tokens: int
-    completion_tokens: int  # tokens of the answer, the end token not counted
+    completion_tokens: int  # tokens of thoughts and answer, the end token not counted
     trace: EosTrace = EosTrace()
     strategies: str = ""  # as they would be written on the command line
     ending: Ending | None = None  # None where it has not been worked out
     trimmed_tokens: int = 0  # tokens that were dropped from the end of the answer
     rewinds: int = 0  # how often it was taken back out of a loop
     rewound_tokens: int = 0  # tokens that were dropped then
+    reasoning: str | None = None  # its thoughts; None where it has none
+    reasoning_tokens: int = 0  # of the completion tokens, marks included
+    ended_in: Part | None = None  # None of a row that failed
+    thought_closed: EosSource | None = None  # who closed its last thought; None where it was never closed
 
     @property
     def complete(self) -> bool:

@@ -24,6 +24,8 @@ _DETAILS = (
     "trimmed_tokens",
     "rewinds",
     "rewound_tokens",
+    "ended_in",
+    "thought_closed",
     "attempts",
     "eos_prob_max",
 )
@@ -59,6 +61,8 @@ def _answer(export: Export, result: Result, values: Mapping[str, Any], created: 
     else:
         kind, prefix = "chat.completion", "chatcmpl"
         choice["message"] = {"role": "assistant", "content": values["response"], "refusal": None}
+        if values["reasoning"] is not None:
+            choice["message"]["reasoning_content"] = values["reasoning"]
     used = {name: values[name] or 0 for name in ("prompt_tokens", "completion_tokens")}
     body = {
         "id": f"{prefix}-{_row_id(export, result)}",
@@ -66,7 +70,11 @@ def _answer(export: Export, result: Result, values: Mapping[str, Any], created: 
         "created": created,
         "model": export.job.spec.model,
         "choices": [choice],
-        "usage": {**used, "total_tokens": sum(used.values())},
+        "usage": {
+            **used,
+            "total_tokens": sum(used.values()),
+            "completion_tokens_details": {"reasoning_tokens": values["reasoning_tokens"] or 0},
+        },
         "endmark": {name: values[name] for name in _DETAILS},
     }
     request_id = f"req-{_row_id(export, result)}"

@@ -12,7 +12,15 @@ from endmark.jobs.strict_json import strict_json
 _GROUP = 20_000  # rows
 _BOOLEANS = frozenset({"ended_with_eos", "truncated", "complete"})
 _INTEGERS = frozenset(
-    {"prompt_tokens", "completion_tokens", "trimmed_tokens", "rewinds", "rewound_tokens", "attempts"}
+    {
+        "prompt_tokens",
+        "completion_tokens",
+        "trimmed_tokens",
+        "rewinds",
+        "rewound_tokens",
+        "reasoning_tokens",
+        "attempts",
+    }
 )
 _LARGEST = 2**63
 

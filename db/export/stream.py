@@ -11,7 +11,7 @@ from sqlalchemy import text
 from endmark.db.connection import Store
 from endmark.db.transactions import reading
 from endmark.jobs.endings import ending_of
-from endmark.jobs.vocabulary import End, Ending, FinishReason, JobState
+from endmark.jobs.vocabulary import End, Ending, FinishReason, JobState, Part
 
 Only = Literal["truncated", "failed", "complete"]
 COLUMNS = (
@@ -28,6 +28,10 @@ COLUMNS = (
     "trimmed_tokens",
     "rewinds",
     "rewound_tokens",
+    "reasoning",
+    "reasoning_tokens",
+    "ended_in",
+    "thought_closed",
     "attempts",
     "eos_prob_max",
     "error",
@@ -35,7 +39,7 @@ COLUMNS = (
 _QUERY = (
     "SELECT r.row, r.cells, a.text, a.finish_reason, a.eos_source, a.stop_sequence, a.prompt_tokens,"
     " a.completion_tokens, a.attempt, a.eos_prob_max, a.error, a.ending, a.trimmed_tokens,"
-    " a.rewinds, a.rewound_tokens"
+    " a.rewinds, a.rewound_tokens, a.reasoning, a.reasoning_tokens, a.ended_in, a.thought_closed"
     " FROM rows r"
     " LEFT JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.final"
     " AND a.attempt ="
@@ -94,9 +98,12 @@ def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk
                 error,
                 at,
                 *cut,
+                part,
+                closed,
             ) in found:
                 end = _end(reason or missing, source)
                 ending = _ending(response, end, at)
+                part = part or (Part.ANSWER.value if end is not None and end.reason.has_answer else None)
                 complete = end is not None and ending is not None and ending.is_complete(end)
                 if only is not None and not _wanted(only, end, complete=complete):
                     continue
@@ -115,6 +122,8 @@ def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk
                         prompt,
                         tokens,
                         *cut,
+                        part,
+                        closed,
                         attempt if attempt is not None else 0,
                         prob,
                         error,

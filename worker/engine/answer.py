@@ -6,12 +6,13 @@ from dataclasses import replace
 
 from endmark.jobs.landing import START, advance
 from endmark.jobs.sampling import Sampling
-from endmark.jobs.strategies.base import EndHere, TakeBack
+from endmark.jobs.strategies.base import EndHere, TakeBack, Watcher
 from endmark.jobs.vocabulary import NOT_NUMBERS, EosSource, EosTrace, FinishReason, Verdict
 from endmark.worker.engine.flags import FORCED, HIDDEN, INSERTED, NATURAL, UNTOLD
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.steering import PhaseEnd
 from endmark.worker.engine.text import AnswerText, Vocabulary
+from endmark.worker.engine.thought import Parted, ThoughtSoFar
 
 
 class Answer:
@@ -32,8 +33,10 @@ class Answer:
         self.sampling = request.sampling  # as it is now; a row that was taken back draws otherwise
         self.rewinds = self.rewound_tokens = 0
         self.taken_back = False  # whether the last token had the row taken back; for the engine to clear
-        self._watchers = [watcher for item in request.strategies if (watcher := item.watcher())]
-        self._text = AnswerText(vocabulary, request.answer_token_ids) if self._watchers else None
+        self._watchers = self._fresh_watchers()
+        self._thought = self._thought_so_far()
+        self._thought_closed: EosSource | None = None
+        self._text = self._view()
         self.phase_open = request.phase is not None and not self._ends_of_phase(self.token_ids)
         # that may still come, or goes on; None once the phase has ended without it
         self.insertion = request.insertion if self.phase_open or request.phase is None else None
@@ -67,22 +70,53 @@ class Answer:
             return None
         return self._finished(Verdict(FinishReason.ERROR, error="the shape of the answer lets no token follow"))
 
+    def _fresh_watchers(self) -> list[Watcher]:
+        """Return watchers of the strategies, which have seen nothing."""
+        return [watcher for item in self.request.strategies if (watcher := item.watcher())]
+
+    def _thought_so_far(self) -> ThoughtSoFar | None:
+        """Return how the tokens so far stand to the model's thoughts; None for a model without any."""
+        thought = self.request.thought
+        return ThoughtSoFar(thought, self._vocabulary, self.token_ids) if thought is not None else None
+
+    def _view(self) -> AnswerText | None:
+        """Return what watchers are shown: the text of the answer, or of its part behind a thought."""
+        if not self._watchers or (self._thought is not None and self._thought.is_open):
+            return None
+        return self._thought.view() if self._thought else AnswerText(self._vocabulary, self.token_ids)
+
+    def _take(self, token_id: int, step: int, flags: int) -> None:
+        """Add the next token to the answer, and follow what it opens or closes."""
+        self.token_ids.append(token_id)
+        if self.mask is not None:
+            self.mask.see(token_id)
+        phase_ends = self._steer(token_id, step, flags) if self.insertion or self.phase_open else False
+        if self._thought is not None and self._thought.see(token_id):
+            if not self._thought.is_open:
+                put = EosSource.FORCED if flags & INSERTED else EosSource.NATURAL
+                self._thought_closed = _source(flags) if phase_ends else put
+            self._watchers = self._fresh_watchers()
+            self._text = self._view()
+        elif self._text is not None:
+            self._text.append(token_id)
+
     def _ends_of_phase(self, token_ids: Sequence[int]) -> list[int]:
         """Return where the end ids of the request's phase stand."""
         phase = self.request.phase
         return [index for index, token_id in enumerate(token_ids) if phase and token_id in phase.end_ids]
 
-    def _steer(self, token_id: int, step: int, flags: int) -> None:
-        """Follow what the device has done by itself: begun the insertion, ended the phase."""
+    def _steer(self, token_id: int, step: int, flags: int) -> bool:
+        """Follow what the device has done by itself: begun the insertion; return whether the phase ended."""
         insertion = self.insertion
         if flags & INSERTED and insertion is not None and not insertion.covers(step):
             self.insertion = insertion = replace(insertion, at=step)
         if not self.phase_open or self.request.phase is None or token_id not in self.request.phase.end_ids:
-            return
+            return False
         self.phase_open = False
         self._phase_end = PhaseEnd(len(self.token_ids), _source(flags))
         if insertion is not None and not insertion.covers(step):
             self.insertion = None
+        return True
 
     def see(self, token_id: int, eos_prob: float, eos_rank: int, flags: int, *, is_eos: bool) -> Finished | None:
         """Take the next token; return the finished attempt if it ends the row."""
@@ -97,11 +131,7 @@ class Answer:
             self._probs.append(eos_prob)
         spent = step + 1 >= self.budget
         if not is_eos:
-            self.token_ids.append(token_id)
-            if self.mask is not None:
-                self.mask.see(token_id)
-            if self.insertion is not None or self.phase_open:
-                self._steer(token_id, step, flags)
+            self._take(token_id, step, flags)
         natural = bool(flags & NATURAL)
         ending = self._watch(token_id, is_eos=is_eos, natural=natural, last=is_eos or spent)
         if isinstance(ending, TakeBack):
@@ -124,8 +154,6 @@ class Answer:
             return None
         if is_eos:
             text.end_token_id, text.ended_naturally = token_id, natural
-        else:
-            text.append(token_id)
         said = [ending for item in self._watchers if (ending := item.see(text, last=last))]
         back = [item for item in said if isinstance(item, TakeBack)]
         if back and (not text.ended_naturally or self.rewinds):
@@ -139,16 +167,16 @@ class Answer:
 
     def _take_back(self, place: TakeBack) -> None:
         """Forget this attempt's tokens behind a place; the next ones are drawn so that they hardly repeat any."""
-        kept = max(place.token_count, self._before)
+        kept = max(self._first + place.token_count, self._before)
         self.rewinds += 1
         self.rewound_tokens += len(self.token_ids) - kept
         del self.token_ids[kept:]
         del self._probs[self.generated :]
         self.sampling = _livened(self.request.sampling, place)
         asked = place.then
-        fresh = (item.watcher() for item in self.request.strategies)
-        self._watchers = [asked if type(item) is type(asked) else item for item in fresh if item is not None]
-        self._text = AnswerText(self._vocabulary, self.token_ids)
+        self._watchers = [asked if type(item) is type(asked) else item for item in self._fresh_watchers()]
+        self._thought = self._thought_so_far()
+        self._text = self._view()
         self.taken_back = True
         self.mask = self.request.mask(self.token_ids) if self.request.mask is not None else None
         if self.request.phase is not None and not self._ends_of_phase(self.token_ids):
@@ -162,22 +190,32 @@ class Answer:
         return self._finished(
             ending.verdict,
             text=self._text.text[: ending.text_length],
-            token_ids=self._text.token_ids[: ending.token_count],
+            token_ids=self.token_ids[: self._first + ending.token_count],
         )
 
+    @property
+    def _first(self) -> int:
+        """Tokens of the answer before those that watchers are shown."""
+        return self._thought.begin if self._thought is not None else 0
+
     def _finished(self, verdict: Verdict, text: str | None = None, token_ids: list[int] | None = None) -> Finished:
-        """Return the attempt as it stands, under this verdict."""
+        """Return the attempt as it stands, under this verdict.
+
+        Args:
+            verdict: how it ended.
+            text: of the part that watchers were shown, where they have cut it.
+            token_ids: of the whole answer, cut so.
+        """
         seen = self._prob_max >= 0.0
         if token_ids is None:
             token_ids = self.token_ids
-        if text is None:
-            text = self._vocabulary.text_of(token_ids)
         may_trim = verdict.finish_reason.has_answer and not verdict.end.by_itself
         trims = may_trim and any(item.trims for item in self.request.strategies)
+        parts = self._parted(token_ids, text)
         return Finished(
             key=self.request.key,
             token_ids=tuple(token_ids),
-            text=text,
+            text=parts.text,
             verdict=verdict,
             prompt_tokens=len(self.request.prompt_token_ids),
             completion_tokens=max(0, len(token_ids) - self._before),
@@ -188,11 +226,30 @@ class Answer:
                 hidden_steps=self._hidden_steps,
                 probs=tuple(self._probs) if self.request.trace else None,
             ),
-            lengths=tuple(AnswerText(self._vocabulary, token_ids).lengths) if trims else (),
+            lengths=self._lengths(token_ids, parts) if trims else (),
             rewinds=self.rewinds,
             rewound_tokens=self.rewound_tokens,
             phase_end=self._phase_end,
+            reasoning=parts.reasoning,
+            reasoning_tokens=parts.reasoning_tokens,
+            in_thought=parts.in_thought,
+            thought_closed=self._thought_closed,
         )
+
+    def _parted(self, token_ids: list[int], text: str | None) -> Parted:
+        """Return the text of the answer and what goes with it; the arguments are those of `_finished`."""
+        if self._thought is not None:
+            return self._thought.parted(token_ids, text)
+        return Parted(self._vocabulary.text_of(token_ids) if text is None else text)
+
+    def _lengths(self, token_ids: list[int], parts: Parted) -> tuple[int, ...]:
+        """Return the characters of the answer's text after each of its tokens, those of thoughts left out."""
+        if self._thought is None:
+            return tuple(AnswerText(self._vocabulary, token_ids).lengths)
+        if parts.in_thought:
+            return ()
+        found = self._thought.view().lengths[: len(token_ids) - self._first]
+        return tuple(max(0, parts.shift + length) for length in found)
 
 
 def _livened(sampling: Sampling, place: TakeBack) -> Sampling:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import Strategy
-from endmark.jobs.vocabulary import EosTrace, Verdict
+from endmark.jobs.vocabulary import EosSource, EosTrace, Verdict
 from endmark.worker.engine.steering import Insertion, Phase, PhaseEnd, TokenMask
+from endmark.worker.engine.thought import Thought
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Request:
     insertion: Insertion | None = None
     mask: Callable[[Sequence[int]], TokenMask] | None = None  # makes the mask of an answer that begins so
     phase: Phase | None = None  # that the answer begins with, and is in unless its end stands in the answer so far
+    thought: Thought | None = None  # None for a model that does not think
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +37,16 @@ class Finished:
 
     key: int
     token_ids: tuple[int, ...]  # of the answer kept: without the end token and what a stop cut off
-    text: str  # the whole answer, what the request already had included
+    text: str  # the whole answer without its thoughts, what the request already had included
     verdict: Verdict
     prompt_tokens: int
     completion_tokens: int  # tokens of `token_ids` that this attempt made
     trace: EosTrace
-    lengths: tuple[int, ...] = ()  # characters of `text` after each token, where a strategy may trim it
+    lengths: tuple[int, ...] = ()  # characters of `text` after each of its last tokens, where it may be trimmed
     rewinds: int = 0  # how often this attempt was taken back
     rewound_tokens: int = 0  # tokens that were dropped then
     phase_end: PhaseEnd | None = None  # None where the request has no phase, or this attempt has not ended it
+    reasoning: str | None = None  # its thoughts; None where it has none
+    reasoning_tokens: int = 0  # of `token_ids`, marks included
+    in_thought: bool = False  # whether it ended inside one
+    thought_closed: EosSource | None = None  # who closed the last that was closed in this attempt

@@ -9,9 +9,11 @@ from endmark.jobs.errors import EndmarkError, SpecError
 from endmark.jobs.prompts import PromptPlan, RowRequest
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import Strategy
+from endmark.worker.engine.thought import Thought
 from endmark.worker.process.traces import described
 from endmark.worker.service.bad_words import BadWords
 from endmark.worker.service.control_tokens import ControlTokens
+from endmark.worker.service.thinking import Thinking
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ class Prompt:
     bad_words: tuple[tuple[int, ...], ...] = ()  # those of its sampling, as the engine takes them
     error: str | None = None  # why the row cannot be run
     control_text: bool = False  # whether the row's own text holds that of control tokens
+    thought: Thought | None = None  # None for a model that does not think
 
 
 class Prompter:
@@ -49,6 +52,7 @@ class Prompter:
         self._tokenizer = tokenizer
         self._control = ControlTokens(tokenizer)
         self._words = BadWords(tokenizer)
+        self._thinking = Thinking(tokenizer)
 
     def read(self, plan: PromptPlan, spec: GenerationSpec, rows: Iterable[Sequence[Any]]) -> list[Prompt]:
         """Return the prompts of rows, given by their cells; a row that cannot be read carries its error."""
@@ -93,6 +97,8 @@ class Prompter:
                 encoded[index] = replace(prompt, control_text=held, bad_words=words)
                 shielded = held and not prompt.spec.allow_control_tokens
                 text, special = self._text(prompt, self._shielded(turns) if shielded else turns)
+                thought = self._thinking.of(prompt.spec, turns, text)
+                encoded[index] = replace(encoded[index], thought=thought)
             except SpecError as error:
                 encoded[index] = replace(prompt, error=str(error))
             except Exception as error:  # a template may raise anything; the row fails with what it said

@@ -5,8 +5,19 @@ from dataclasses import dataclass, field, replace
 
 from endmark.jobs.endings import ending_of, whole_part
 from endmark.jobs.strategies import Strategy, follow_up, write_strategies
-from endmark.jobs.vocabulary import Attempt, FinishReason, Outcome, StoredRow, Verdict
+from endmark.jobs.vocabulary import (
+    Attempt,
+    Ending,
+    EosSource,
+    FinishReason,
+    Outcome,
+    Part,
+    StoredRow,
+    Verdict,
+)
 from endmark.worker.engine.request import Finished, Request
+from endmark.worker.engine.steering import Phase
+from endmark.worker.engine.thought import Thought
 from endmark.worker.service.prompting import Prompt, Prompter
 
 
@@ -30,6 +41,7 @@ class RowRun:
 
     def conclude(self, finished: Finished) -> Attempt:
         """Add what the engine returned to the row's attempts."""
+        part = Part.REASONING if finished.in_thought else Part.ANSWER
         attempt = Attempt(
             row=self.row.row,
             attempt=self.row.attempts + len(self.attempts) + 1,
@@ -41,10 +53,19 @@ class RowRun:
             strategies=write_strategies(self.strategies),
             rewinds=finished.rewinds,
             rewound_tokens=finished.rewound_tokens,
+            reasoning=finished.reasoning,
+            reasoning_tokens=finished.reasoning_tokens,
+            ended_in=part if finished.verdict.finish_reason.has_answer else None,
+            thought_closed=finished.thought_closed or self._closed_before(finished),
         )
         self.attempts.append(attempt)
         self.last = finished
         return attempt
+
+    def _closed_before(self, finished: Finished) -> EosSource | None:
+        """Return who closed the thought of an answer that went on behind it; its attempt said so."""
+        went_on = finished.completion_tokens < len(finished.token_ids)
+        return self.attempts[-1].thought_closed if self.attempts and went_on else None
 
     def outcome(self) -> Outcome:
         """Return what the row has come to: its last answer trimmed where a strategy says so, endings judged."""
@@ -82,11 +103,22 @@ class RowRun:
             stream=self.row.row,
             trace=spec.trace,
             bad_words=self.prompt.bad_words,
+            thought=self.prompt.thought,
+            phase=_phase(self.prompt.thought),
         )
+
+
+def _phase(thought: Thought | None) -> Phase | None:
+    """Return the phase of a row that begins inside a thought: its strategies change no scores before its end."""
+    if thought is None or not thought.opened or thought.close_id is None:
+        return None
+    return Phase((thought.close_id,))
 
 
 def _judged(attempt: Attempt, *, cut: bool) -> Attempt:
     """Return the attempt with its ending."""
+    if attempt.ended_in is Part.REASONING:
+        return replace(attempt, ending=Ending.EMPTY)
     return replace(attempt, ending=ending_of(attempt.text, cut=cut))
 
 
@@ -95,8 +127,13 @@ def _trimmed(attempt: Attempt, lengths: Sequence[int]) -> Attempt:
     kept = whole_part(attempt.text, lengths)
     if not kept:
         return attempt
-    trimmed = attempt.completion_tokens - kept
-    part = replace(attempt, text=attempt.text[: lengths[kept - 1]], completion_tokens=kept, trimmed_tokens=trimmed)
+    trimmed = len(lengths) - kept
+    part = replace(
+        attempt,
+        text=attempt.text[: lengths[kept - 1]],
+        completion_tokens=attempt.completion_tokens - trimmed,
+        trimmed_tokens=trimmed,
+    )
     return _judged(part, cut=False)
 
 

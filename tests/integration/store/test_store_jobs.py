@@ -280,7 +280,9 @@ def test_an_upgrade_works_out_the_endings_of_the_answers_that_are_there(store):
     commit(store, take(store), [outcome(row, reasons[row], text=texts[row]) for row in range(4)])
     newer = (("jobs", "error"), ("shards", "lease_seconds"), ("shards", "eos_unknown"))
     newer += (("attempts", "rewinds"), ("attempts", "rewound_tokens"))
-    for table in ("batches", "files"):
+    newer += tuple(("attempts", name) for name in ("reasoning", "reasoning_tokens", "ended_in", "thought_closed"))
+    newer += (("shards", "in_reasoning"), ("shards", "reasoning_tokens"))
+    for table in ("batches", "files", "deliveries"):
         execute(store, f"DROP TABLE {table}")
     for table, column in (("attempts", "ending"), ("attempts", "trimmed_tokens"), ("shards", "complete"), *newer):
         execute(store, f"ALTER TABLE {table} DROP COLUMN {column}")

@@ -1,0 +1,251 @@
+"""Rows of models that think, through the scripted engine: every way in which thought and answer end."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from endmark.jobs.prompts import PromptPlan
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.strategies import build_strategies
+from endmark.jobs.vocabulary import Ending, EosSource, FinishReason, Part, StoredRow
+from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.scripted import ScriptedRunner
+from endmark.worker.engine.text import Vocabulary
+from endmark.worker.service.prompting import Prompter
+from endmark.worker.service.rows import RowRun
+from tests.unit.byte_tokenizer import ByteTokenizer
+
+pytestmark = pytest.mark.unit
+
+EOS, OPEN, CLOSE = 0, 258, 259
+VOCABULARY = Vocabulary([b"", *(bytes((byte,)) for byte in range(256)), b"", b"<think>", b"</think>"])
+HIDDEN = Vocabulary([*VOCABULARY.token_bytes[:258], b"", b""])  # where the marks are special tokens
+
+
+@dataclass
+class Added:
+    content: str
+    special: bool = False
+
+
+class ThinkingTokenizer(ByteTokenizer):
+    """The bytes' tokeniser, with marks; `opens` says what its template ends with."""
+
+    def __init__(self, *, marks=("<think>", "</think>"), special=False, opens=""):
+        super().__init__()
+        self.added_tokens_decoder = {OPEN + n: Added(mark, special) for n, mark in enumerate(marks)}
+        self.opens = opens
+
+    def apply_chat_template(self, conversation, **options):
+        return super().apply_chat_template(conversation, **options) + self.opens
+
+    def script(self, text):
+        """The tokens of an answer: a mark is one where the tokeniser has it, `$` is EOS."""
+        ids = {added.content: token_id for token_id, added in self.added_tokens_decoder.items()}
+        found = []
+        while text:
+            mark = next((mark for mark in ids if text.startswith(mark)), None)
+            found.append(ids[mark] if mark else EOS if text[0] == "$" else ord(text[0]) + 1)
+            text = text[len(mark or "$") :]
+        return found
+
+
+def run_of(tokenizer, strategies=(), prompt="hi", **options):
+    spec = GenerationSpec(strategies=build_strategies(strategies), **options)
+    prompter = Prompter(tokenizer)
+    (made,) = prompter.read(PromptPlan(("prompt",), spec), spec, [(prompt,)])
+    return RowRun(StoredRow(row=0, cells=(prompt,), round=0, attempts=0), made), prompter
+
+
+def answer_of(text, *, tokenizer=None, strategies=(), vocabulary=VOCABULARY, overlaps=False, **options):
+    """Run one row whose model says this; return all its attempts, as they would be stored."""
+    tokenizer = tokenizer or ThinkingTokenizer()
+    run, prompter = run_of(tokenizer, strategies, **options)
+    script = tokenizer.script(text)
+    length = len(run.prompt.token_ids)
+
+    def say(so_far):
+        step = len(so_far) - length
+        return script[step] if step < len(script) else EOS
+
+    runner = ScriptedRunner(say, overlaps=overlaps, eos_ids={EOS}, context=2000, num_pages=900, prefill_tokens=900)
+    engine = Engine(runner, vocabulary, {EOS})
+    engine.add(run.first_request(0))
+    while engine.has_work:
+        for finished in engine.step():
+            run.conclude(finished)
+            following = run.next_request(finished, 0, prompter)
+            if following is not None:
+                engine.add(following)
+    return run.outcome().attempts
+
+
+OPENS = {"opens": "<think>\n"}
+REASON = FinishReason
+TABLE = [  # model's text, tokeniser, options, finish reason, reasoning, response, ended in, closed, ending
+    ("A plain answer.$", {}, {}, REASON.EOS, None, "A plain answer.", Part.ANSWER, None, Ending.SENTENCE),
+    ("<think>Hm.</think>\n\nYes.$", {}, {}, REASON.EOS, "Hm.", "Yes.", Part.ANSWER, "natural", Ending.SENTENCE),
+    ("Hm.\n</think>\n\nYes.$", OPENS, {}, REASON.EOS, "Hm.", "Yes.", Part.ANSWER, "natural", Ending.SENTENCE),
+    ("All is done.$", OPENS, {}, REASON.EOS, "All is done.", "", Part.REASONING, None, Ending.EMPTY),
+    ("Hm. Then.", OPENS, {"n": 3}, REASON.LENGTH, "Hm.", "", Part.REASONING, None, Ending.EMPTY),
+    ("<think>Hm", {}, {"n": 2}, REASON.LENGTH, "H", "", Part.REASONING, None, Ending.EMPTY),
+    ("<think>", {}, {"n": 1}, REASON.LENGTH, "", "", Part.REASONING, None, Ending.EMPTY),
+    ("$", OPENS, {}, REASON.EOS, "", "", Part.REASONING, None, Ending.EMPTY),
+    ("Hm.</think>$", OPENS, {}, REASON.EOS, "Hm.", "", Part.ANSWER, "natural", Ending.EMPTY),
+    ("Hm.</think>Yes, an", OPENS, {"n": 11}, REASON.LENGTH, "Hm.", "Yes, an", Part.ANSWER, "natural", Ending.OPEN),
+    (
+        "<think>a</think>b.\n<think>c$",
+        {},
+        {},
+        REASON.EOS,
+        "a\n\nc",
+        "b.\n",
+        Part.REASONING,
+        "natural",
+        Ending.EMPTY,
+    ),
+    (
+        "Hm.</think>Yes.$",
+        {"opens": "<think>\n\n</think>"},
+        {},
+        REASON.EOS,
+        "Hm.",
+        "Yes.",
+        Part.ANSWER,
+        "natural",
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("kind", ["text", "special", "split"])
+@pytest.mark.parametrize("case", TABLE, ids=[repr(item[0]) for item in TABLE])
+def test_each_way_in_which_thought_and_answer_end(case, kind, overlaps):
+    """With marks that are tokens of the text, control tokens without any, and several tokens each."""
+    text, template, options, reason, reasoning, response, part, closed, ending = case
+    if kind == "split":
+        if "n" in options:
+            return  # budgets count tokens
+        tokenizer = ThinkingTokenizer(marks=("<other>", "</other>"), **template)
+        options = {**options, "thinking_marks": "<think>,</think>"}
+    else:
+        tokenizer = ThinkingTokenizer(special=kind == "special", **template)
+    budget = options.pop("n", 200) if kind == "split" else options.get("n", 200)
+    given = {key: value for key, value in options.items() if key != "n"}
+    vocabulary = HIDDEN if kind == "special" else VOCABULARY
+    (attempt,) = answer_of(
+        text, tokenizer=tokenizer, vocabulary=vocabulary, overlaps=overlaps, max_new_tokens=budget, **given
+    )
+    assert attempt.verdict.finish_reason is reason
+    assert (attempt.reasoning, attempt.text, attempt.ended_in) == (reasoning, response, part)
+    assert attempt.thought_closed == closed
+    if ending is not None:
+        assert attempt.ending is ending
+    assert attempt.complete == (attempt.ending is Ending.SENTENCE)
+    assert 0 <= attempt.reasoning_tokens <= attempt.completion_tokens
+    assert (attempt.reasoning_tokens > 0) == (bool(reasoning) or "<think>" in text)
+
+
+def test_tokens_of_the_thought_are_counted_with_its_marks():
+    (attempt,) = answer_of("<think>abc</think>Yes.$")
+    assert (attempt.reasoning_tokens, attempt.completion_tokens) == (5, 9)
+    (attempt,) = answer_of("<think>abc</think>Yes.\n<think>d</think>No.$")
+    assert attempt.reasoning_tokens == 5 + 2, "the mark that opens a later thought came before it was known as one"
+
+
+def test_marks_may_be_switched_off_or_given():
+    (attempt,) = answer_of("<think>a</think>b.$", thinking_marks="none")
+    assert (attempt.text, attempt.reasoning, attempt.ended_in) == ("<think>a</think>b.", None, Part.ANSWER)
+    (attempt,) = answer_of("(a)b.$", thinking_marks="(,)")
+    assert (attempt.text, attempt.reasoning) == ("b.", "a")
+
+
+def test_a_system_turn_may_name_the_marks():
+    """As Magistral's first version has it, whose tokeniser and template know none."""
+    plain = ThinkingTokenizer(marks=("<other>", "</other>"))
+    (attempt,) = answer_of("<think>a</think>b.$", tokenizer=plain, system="Think in <think>…</think> first.")
+    assert (attempt.text, attempt.reasoning) == ("b.", "a")
+    (attempt,) = answer_of("<think>a</think>b.$", tokenizer=plain, prompt="What is </think>?")
+    assert attempt.reasoning is None, "a user's text is no promise of the model's"
+
+
+def test_a_stop_string_in_the_thought_ends_nothing():
+    """Elsewhere 8 to 15 of 50 answers were cut so; see the issue."""
+    for text, tokenizer in (
+        ("<think>one\n\ntwo</think>Yes.\n\nNo.$", ThinkingTokenizer()),
+        ("one\n\ntwo</think>Yes.\n\nNo.$", ThinkingTokenizer(**OPENS)),
+    ):
+        (attempt,) = answer_of(text, tokenizer=tokenizer, strategies=['stop:text="\\n\\nN"', "no-loops"])
+        assert attempt.verdict.finish_reason is FinishReason.STOP_SEQUENCE
+        assert (attempt.reasoning, attempt.text) == ("one\n\ntwo", "Yes.")
+    (attempt,) = answer_of("</think>$", tokenizer=ThinkingTokenizer(**OPENS), strategies=['stop:text="</think>"'])
+    assert attempt.verdict.finish_reason is FinishReason.EOS
+
+
+def test_a_stop_string_split_by_the_mark_is_none():
+    (attempt,) = answer_of("<think>aS</think>TOP.$", strategies=["stop:text=STOP"])
+    assert attempt.verdict.finish_reason is FinishReason.EOS
+
+
+def test_a_loop_of_the_answer_is_cut_and_the_thought_stays():
+    (attempt,) = answer_of(
+        "<think>Hm.</think>\n\n" + "It is so. " * 60, strategies=["no-loops"], max_new_tokens=500
+    )
+    assert attempt.verdict.finish_reason is FinishReason.REPETITION
+    assert (attempt.text, attempt.reasoning, attempt.thought_closed) == ("It is so. ", "Hm.", "natural")
+
+
+def test_a_thought_that_repeats_itself_is_no_loop_of_the_answer():
+    (attempt,) = answer_of(
+        "<think>" + "It is so. " * 30 + "</think>Yes.$", strategies=["no-loops", "rewind"], max_new_tokens=500
+    )
+    assert (attempt.text, attempt.verdict.finish_reason) == ("Yes.", FinishReason.EOS)
+
+
+def test_an_answer_is_trimmed_and_its_thought_is_not():
+    (attempt,) = answer_of(
+        "<think>Hm. So</think>\n\nYes. It is an",
+        strategies=["trim"],
+        max_new_tokens=len("Hm. So\n\nYes. It is an") + 2,
+    )
+    assert (attempt.text, attempt.reasoning, attempt.ending) == ("Yes. ", "Hm. So", Ending.SENTENCE)
+    assert attempt.trimmed_tokens == len("It is an")
+    assert attempt.completion_tokens == len("Hm. So\n\nYes. ") + 2
+    (attempt,) = answer_of("<think>Hm. So", strategies=["trim"], max_new_tokens=7)
+    assert (attempt.text, attempt.reasoning, attempt.trimmed_tokens) == ("", "Hm. So", 0)
+
+
+def test_continue_goes_on_inside_the_thought_and_inside_the_answer():
+    attempts = answer_of("<think>Hm. So</think>Yes. It is.$", strategies=["continue:times=9"], max_new_tokens=6)
+    assert [item.ended_in for item in attempts] == [Part.REASONING, *([Part.ANSWER] * 3)]
+    assert [item.reasoning for item in attempts] == ["Hm. S", *(["Hm. So"] * 3)]
+    assert [item.text for item in attempts] == ["", "Yes.", "Yes. It is", "Yes. It is."]
+    assert [item.thought_closed for item in attempts] == [None, *([EosSource.NATURAL] * 3)]
+    assert attempts[-1].complete
+
+
+def test_a_row_is_taken_back_within_its_answer():
+    (attempt,) = answer_of(
+        "<think>Hm.</think>" + "It is so. " * 80, strategies=["rewind:rewinds=1"], max_new_tokens=600
+    )
+    assert attempt.rewinds == 1
+    assert attempt.reasoning == "Hm."
+    assert attempt.text.startswith("It is so.")
+
+
+def test_scores_are_left_alone_while_a_thought_is_open():
+    run, _ = run_of(ThinkingTokenizer(**OPENS), ["soft-landing"])
+    phase = run.first_request(0).phase
+    assert phase.end_ids == (CLOSE,)
+    assert phase.numbers.is_neutral
+    run, _ = run_of(ThinkingTokenizer(), ["soft-landing"])
+    assert run.first_request(0).phase is None
+
+
+def test_the_row_of_a_model_that_does_not_think_is_as_before():
+    run, _ = run_of(ByteTokenizer())
+    assert run.prompt.thought is None
+    (attempt,) = answer_of("<think>a</think>b.$", tokenizer=ThinkingTokenizer(marks=("<a>", "<b>")))
+    assert attempt == replace(attempt, text="<think>a</think>b.", reasoning=None, reasoning_tokens=0)
+    assert attempt.ended_in is Part.ANSWER
