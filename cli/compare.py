@@ -12,7 +12,7 @@ import click
 
 from endmark.cli.beforehand import check_broker, check_folders
 from endmark.cli.crew import Crew
-from endmark.cli.notifying import notify
+from endmark.cli.notifying import wake_workers
 from endmark.cli.options import build_spec, spec_options
 from endmark.cli.pages.gathering import build_report, check_page, table, write_report
 from endmark.cli.progress import counting, job_progress
@@ -160,7 +160,7 @@ def _run(
                     job = _stored(store, drawn, spec, f"{name}: {label}")
                     ids[label] = job.job_id
                     note(f"job {job.job_id}: {label}")
-                    notify(store, crew.broker_url, job.spec, job.keys)
+                    wake_workers(store, crew.broker_url, *job.spec.queue)
                     with job_progress() as show:
                         wait_for(store, job.job_id, crew, show)
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ from endmark.cli.advice import retry_command, worker_command
 from endmark.cli.crew import Crew
 from endmark.cli.export import OUTPUT_HELP, check_output, write_results
 from endmark.cli.finishing import tell_now
-from endmark.cli.notifying import notify
+from endmark.cli.notifying import wake_workers
 from endmark.cli.options import Command
 from endmark.cli.progress import job_progress
 from endmark.cli.submission import Submission
@@ -102,7 +102,7 @@ def see_through(settings: Settings, store: Store, job: Submission, to_go_on: str
         return status
     try:
         with Crew(settings, store, job.spec) as crew:
-            notify(store, crew.broker_url, job.spec, job.keys)
+            wake_workers(store, crew.broker_url, *job.spec.queue)
             with job_progress() as show:
                 return wait_for(store, job.job_id, crew, show)
     except KeyboardInterrupt:

@@ -5,7 +5,7 @@ import click
 from endmark.cli.advice import worker_hint
 from endmark.cli.beforehand import check_broker
 from endmark.cli.completion import check_run, complete, run_options
-from endmark.cli.notifying import notify_if_reachable
+from endmark.cli.notifying import wake_if_reachable
 from endmark.cli.session import opened
 from endmark.cli.submission import resumed
 from endmark.cli.terminal import hint, note
@@ -72,9 +72,9 @@ def resume(job: str, run: bool, output: str | None) -> int:
         if output is not None:
             check_broker(settings, needed=True)
             return complete(settings, store, resumed(store, job_id), output)
-        keys = resume_job(store, job_id)
+        resume_job(store, job_id)
         found = load_job(store, job_id)
-        notify_if_reachable(settings, store, found.spec, keys)
+        wake_if_reachable(settings, store, *found.spec.queue)
         workers = job_status(store, job_id).workers
     note(f"job {job_id} goes on")
     if not workers:

@@ -4,17 +4,18 @@ import time
 
 from endmark.cli.beforehand import check_broker
 from endmark.cli.crew import Crew
+from endmark.cli.notifying import wake_workers
 from endmark.cli.session import opened
 from endmark.cli.terminal import note
 from endmark.cli.training_progress import Show, training_progress
 from endmark.db.connection import Store
 from endmark.db.finetunings import FinetuneStatus, add_finetuning, cancel_finetuning, finetuning_status
-from endmark.jobs.errors import BrokerError, EndmarkError, Interrupted
+from endmark.jobs.errors import EndmarkError, Interrupted
 from endmark.jobs.finetuning.request import FinetuneSpec
 from endmark.jobs.spec import GenerationSpec
 
 _POLL = 0.3  # seconds between looks
-_NOTIFY_EVERY = 20.0  # seconds, while no worker has taken it
+_WAKE_EVERY = 20.0  # seconds, while no worker has taken it
 _WORKER_AWAY = 60.0  # seconds without a worker; one that makes room for the training is away for a few
 
 
@@ -48,7 +49,7 @@ def _wait(store: Store, finetuning: str, model: str, crew: Crew, show: Show) -> 
     Raises:
         EndmarkError: it has failed, or the worker that was started has.
     """
-    notified_at, shown = 0.0, 0
+    woken_at, shown = 0.0, 0
     served_at = time.monotonic()
     while True:
         alive = crew.alive  # asked first: a worker may end right after its work
@@ -61,24 +62,14 @@ def _wait(store: Store, finetuning: str, model: str, crew: Crew, show: Show) -> 
         if not alive:
             raise crew.failure()
         now = time.monotonic()
-        if status.due and now - notified_at > _NOTIFY_EVERY:
-            notified_at = now
-            _notify(crew.broker_url, model, finetuning)
+        if status.due and now - woken_at > _WAKE_EVERY:
+            woken_at = now
+            wake_workers(store, crew.broker_url, model, None)
         if not status.due or crew.served():
             served_at = now
         elif now - served_at > _WORKER_AWAY:
             crew.look_after(served=False)
         time.sleep(_POLL)
-
-
-def _notify(broker_url: str, model: str, finetuning: str) -> None:
-    """Send the message; workers that start later look for themselves."""
-    from endmark.jobs.queue import send_finetuning
-
-    try:
-        send_finetuning(broker_url, model, finetuning)
-    except BrokerError as error:
-        note(f"{error}; {error.hint}")
 
 
 def _raise_failure(status: FinetuneStatus) -> None:

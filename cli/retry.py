@@ -8,7 +8,7 @@ import click
 from endmark.cli.advice import worker_hint
 from endmark.cli.beforehand import check_broker
 from endmark.cli.completion import check_run, complete, run_options
-from endmark.cli.notifying import notify_if_reachable
+from endmark.cli.notifying import wake_if_reachable
 from endmark.cli.session import opened
 from endmark.cli.submission import Submission
 from endmark.cli.terminal import hint, note
@@ -77,13 +77,12 @@ def retry(
                 "the same prompt with the same spec would be cut again",
                 hint="give a `--strategy`, such as `whole`, or a larger `--max-new-tokens`",
             )
-        keys = retry_rows(store, job_id, spec=spec, reasons=reasons)
-        if not keys:
+        if not retry_rows(store, job_id, spec=spec, reasons=reasons):
             note(f"job {job_id} has no such rows")
             return 0
         if output is not None:
-            return complete(settings, store, Submission(job_id, spec, keys, before.total), output)
-        notify_if_reachable(settings, store, spec, keys)
+            return complete(settings, store, Submission(job_id, spec, before.total), output)
+        wake_if_reachable(settings, store, *spec.queue)
         status = job_status(store, job_id)
     note(f"{counted(status.pending, 'row')} of job {job_id} are queued again")
     if status.workers:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import click
 
 from endmark.cli.advice import worker_hint
-from endmark.cli.notifying import reap_and_notify
 from endmark.cli.session import opened
 from endmark.cli.status_view import Details, as_json, one_job, table_of_jobs
 from endmark.cli.terminal import hint, note, one_line
@@ -14,6 +13,7 @@ from endmark.db.connection import Store
 from endmark.db.deliveries import deliveries_of
 from endmark.db.jobs import resolve_job
 from endmark.db.progress import all_statuses, job_status
+from endmark.db.reaper import reap
 from endmark.db.sizes import job_size
 from endmark.jobs.broker.access import find_broker
 from endmark.jobs.broker.ping import mask, why_silent
@@ -79,27 +79,27 @@ def _print(found: Sequence[JobStatus], details: Details | None, json_wanted: boo
 
 
 def _care(settings: Settings, store: Store) -> None:
-    """Put back what dead workers held, and notify workers of what waits; say what of it cannot be done."""
-    url, problem = _broker(settings)
+    """Put back what dead workers held; say what is in the way."""
+    problem = _silence(settings)
     if problem:
         note(f"the broker does not answer: {problem}; workers look into the database by themselves")
     try:
-        reap_and_notify(store, url)
+        reap(store)
     except StoreError as error:  # a full disk, say: what is stored can be read all the same
         note(f"cannot put back what dead workers held: {error}")
         if error.hint:
             hint(error.hint)
 
 
-def _broker(settings: Settings) -> tuple[str | None, str | None]:
-    """Return the URL of a broker that answers, or what is wrong with the one that is set."""
+def _silence(settings: Settings) -> str | None:
+    """Return what is wrong with the broker that is set; our own need not run while no worker does."""
     if settings.broker_url is None:
-        return find_broker(settings), None  # our own need not run while no worker does
+        return None
     try:
         reason = why_silent(settings.broker_url)
     except BrokerError as error:
-        return None, str(error)
-    return (settings.broker_url, None) if reason is None else (None, f"`{mask(settings.broker_url)}`: {reason}")
+        return str(error)
+    return reason and f"`{mask(settings.broker_url)}`: {reason}"
 
 
 def _advise(settings: Settings, found: Sequence[JobStatus], *, single: bool) -> None:

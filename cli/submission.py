@@ -29,7 +29,7 @@ from endmark.jobs.remote import file_name, is_url
 from endmark.jobs.shards import shard_size
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.spelling import counted
-from endmark.jobs.vocabulary import JobState, ShardKey
+from endmark.jobs.vocabulary import JobState
 
 Deliveries = Sequence[tuple[NewDelivery, Key]]  # what is to be told, each with the key that proves it
 
@@ -40,7 +40,6 @@ class Submission:
 
     job_id: str
     spec: GenerationSpec
-    keys: list[ShardKey]
     total: int  # rows
 
 
@@ -136,8 +135,9 @@ def resumed(store: Store, job_id: str) -> Submission:
     """
     job = load_job(store, job_id)
     ended = job.state.is_final and job.state is not JobState.CANCELLED
-    keys = [] if ended else resume_job(store, job_id)
-    return Submission(job_id, job.spec, keys, job.total)
+    if not ended:
+        resume_job(store, job_id)
+    return Submission(job_id, job.spec, job.total)
 
 
 def settled(spec: GenerationSpec, dataset: Dataset, *, skip_bad_rows: bool) -> GenerationSpec:
@@ -191,11 +191,11 @@ def store_job(
     try:
         add_deliveries(store, job_id, deliveries)
         total = _store_rows(store, job_id, batches, on_progress)
-        keys = finish_submission(store, job_id, columns=columns(), total=total, shard_size=shard_size(total))
+        finish_submission(store, job_id, columns=columns(), total=total, shard_size=shard_size(total))
     except BaseException:
         discard_submission(store, job_id)
         raise
-    return Submission(job_id, spec, keys, total)
+    return Submission(job_id, spec, total)
 
 
 def _store_rows(

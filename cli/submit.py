@@ -7,7 +7,7 @@ import click
 from endmark.cli.advice import worker_hint
 from endmark.cli.beforehand import check_broker
 from endmark.cli.finishing import finish_options, wanted_deliveries
-from endmark.cli.notifying import notify_if_reachable
+from endmark.cli.notifying import wake_if_reachable
 from endmark.cli.options import build_spec, spec_options
 from endmark.cli.progress import counting
 from endmark.cli.session import opened
@@ -42,6 +42,6 @@ def submit(dataset: str, **options: Any) -> None:  # noqa: ANN401
             job = submit_dataset(store, dataset, spec, options, deliveries=wanted, on_progress=on_progress)
         click.echo(job.job_id)
         note(f"{counted(job.total, 'row')} stored as job {job.job_id}")
-        notify_if_reachable(settings, store, job.spec, job.keys)
+        wake_if_reachable(settings, store, *job.spec.queue)
         if not any((item.model, item.adapter) == spec.queue for item in list_workers(store)):
             hint(worker_hint(spec.model, spec.adapter))

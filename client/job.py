@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from endmark.cli.notifying import notify_if_reachable
+from endmark.cli.notifying import wake_if_reachable
 from endmark.cli.session import opened
 from endmark.db.export import Only, export_job
 from endmark.db.export.stream import COLUMNS, result_columns, stream_results
@@ -136,8 +136,8 @@ class Job:
             JobStateError: it has ended.
         """
         with opened() as (settings, store):
-            keys = resume_job(store, self.id)
-            notify_if_reachable(settings, store, load_job(store, self.id).spec, keys)
+            resume_job(store, self.id)
+            wake_if_reachable(settings, store, *load_job(store, self.id).spec.queue)
 
     def delete(self) -> None:
         """Delete the job with its rows and results; it cannot be undone.

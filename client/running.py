@@ -9,7 +9,7 @@ from typing import Any
 from endmark.cli.beforehand import check_broker, check_folders
 from endmark.cli.completion import see_through
 from endmark.cli.finishing import tell_now, wanted_deliveries
-from endmark.cli.notifying import notify_if_reachable
+from endmark.cli.notifying import wake_if_reachable
 from endmark.cli.session import opened
 from endmark.cli.submission import Submission, resumed, submit_dataset, submit_rows
 from endmark.cli.terminal import note
@@ -62,7 +62,7 @@ def submit(rows: Any, **options: Any) -> Job:  # noqa: ANN401
     with opened() as (settings, store):
         check_broker(settings)
         stored = _store(settings, store, rows, spec, given)
-        notify_if_reachable(settings, store, stored.spec, stored.keys)
+        wake_if_reachable(settings, store, *stored.spec.queue)
     return Job.known(stored.job_id)
 
 

@@ -14,7 +14,7 @@ from endmark.db.submission import add_rows, begin_job, finish_submission
 from endmark.db.transactions import reading, write
 from endmark.jobs.errors import JobNotFound, JobStateError
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.vocabulary import JobState, Lease, ShardKey
+from endmark.jobs.vocabulary import JobState, Lease
 
 __all__ = [
     "Job",
@@ -32,7 +32,7 @@ __all__ = [
     "retry_rows",
 ]
 _UNDER_WAY = (JobState.QUEUED, JobState.RUNNING)
-_UNHARMED = "state = 'queued', sent_at = 0, attempts = attempts - 1"  # claims that do not count as deaths
+_UNHARMED = "state = 'queued', attempts = attempts - 1"  # claims that do not count as deaths
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,25 +164,20 @@ def pause_job(store: Store, job_id: str) -> None:
     write(store, work, repeatable=False)
 
 
-def resume_job(store: Store, job_id: str) -> list[ShardKey]:
-    """Let a paused or interrupted job go on; return the shards to send messages for.
+def resume_job(store: Store, job_id: str) -> None:
+    """Let a paused or interrupted job go on.
 
     Raises:
         JobNotFound: there is none of that id.
         JobStateError: it has ended.
     """
 
-    def work(connection: Connection) -> list[ShardKey]:
+    def work(connection: Connection) -> None:
         state = _expect(store, connection, job_id, (*_UNDER_WAY, JobState.PAUSED), "resumed")
         if state is JobState.PAUSED:
             set_state(store, connection, job_id, JobState.QUEUED)
-        found = connection.execute(
-            text("SELECT shard FROM shards WHERE job_id = :job AND state = 'queued' ORDER BY first_row"),
-            {"job": job_id},
-        )
-        return [ShardKey(job_id, shard) for shard in found.scalars()]
 
-    return write(store, work)
+    write(store, work)
 
 
 def _expect(

@@ -1,4 +1,4 @@
-"""What the reaper does about work that was left behind: expired leases, lost messages, rows that kill workers."""
+"""What the reaper does about work that was left behind: expired leases, and rows that kill workers."""
 
 from typing import Any
 
@@ -19,18 +19,8 @@ SPLIT_AFTER = 3  # claims that died, after which it is halved
 _LONE_DEATHS = 3  # claims of one row alone that died, after which the row has failed
 
 
-def reap(
-    store: Store, *, resend_after: float = 60.0, window: int = 64, queue: tuple[str, str | None] | None = None
-) -> list[tuple[ShardKey, str, str | None]]:
-    """Put expired leases back, halve shards that kill workers, and return queued shards whose message is old.
-
-    Args:
-        resend_after: seconds after which a message counts as lost.
-        window: the most shards to return.
-        queue: the model and adapter whose shards the caller can send again; those of others are left to others.
-
-    Returns:
-        Each shard to be sent again with its job's model and adapter; they count as sent now.
+def reap(store: Store) -> None:
+    """Put expired leases back, halve shards that kill workers, forget what was left behind.
 
     Raises:
         StoreError: the database cannot be used.
@@ -45,14 +35,13 @@ def reap(
         write(store, lambda connection, key=key: _narrow(store, connection, key))  # type: ignore[misc]
     discard_abandoned(store)
     forget_silent_workers(store)
-    return write(store, lambda connection: _due_again(store, connection, resend_after, window, queue))
 
 
 def _requeue_expired(store: Store, connection: Connection) -> None:
     """Put shards back whose worker has not been heard of."""
     connection.execute(
         text(
-            "UPDATE shards SET state = 'queued', lease_until = NULL, sent_at = 0 WHERE (job_id, shard) IN"
+            "UPDATE shards SET state = 'queued', lease_until = NULL WHERE (job_id, shard) IN"
             " (SELECT s.job_id, s.shard FROM shards s WHERE s.state = 'running'"
             f" AND {expired(store, 's')} AND s.attempts < {SPLIT_AFTER}{row_lock(store, skip=True)})"
         )
@@ -91,7 +80,7 @@ def _narrow(store: Store, connection: Connection, key: ShardKey) -> None:
         attempts = 0  # they died between its last row and its end
     connection.execute(
         text(
-            "UPDATE shards SET state = :state, attempts = :attempts, lease_until = NULL, sent_at = 0,"
+            "UPDATE shards SET state = :state, attempts = :attempts, lease_until = NULL,"
             " fence = fence + 1 WHERE job_id = :job AND shard = :shard"
         ),
         {**named, "state": state, "attempts": attempts},
@@ -135,30 +124,3 @@ def _fail_row(store: Store, connection: Connection, found: Any, row: Any) -> Non
     outcomes = [Outcome(row.round, (attempt,))]
     count_outcomes(store, connection, ShardKey(found.job_id, found.shard), outcomes)
     insert_outcomes(connection, found.job_id, outcomes)
-
-
-def _due_again(
-    store: Store, connection: Connection, resend_after: float, window: int, queue: tuple[str, str | None] | None
-) -> list[tuple[ShardKey, str, str | None]]:
-    """Return queued shards whose message is old, or of a time to come; and note that they are sent now."""
-    values: dict[str, Any] = {"age": resend_after, "window": window}
-    ours = ""
-    if queue is not None:
-        ours = " AND j.model = :model AND coalesce(j.adapter, '') = :adapter"
-        values |= {"model": queue[0], "adapter": queue[1] or ""}
-    found = connection.execute(
-        text(
-            "SELECT s.job_id, s.shard, j.model, j.adapter FROM shards s JOIN jobs j ON j.id = s.job_id"
-            f" WHERE s.state = 'queued' AND (s.sent_at < {store.now} - :age OR s.sent_at > {store.now} + 5)"
-            f" AND j.state IN ('queued', 'running'){ours}"
-            " ORDER BY j.priority DESC, j.created_at, s.job_id, s.first_row LIMIT :window"
-            + row_lock(store, of="s", skip=True)
-        ),
-        values,
-    ).all()
-    if found:
-        connection.execute(
-            text(f"UPDATE shards SET sent_at = {store.now} WHERE job_id = :job AND shard = :shard"),
-            [{"job": item.job_id, "shard": item.shard} for item in found],
-        )
-    return [(ShardKey(item.job_id, item.shard), item.model, item.adapter) for item in found]

@@ -113,7 +113,7 @@ def _queue_shards(connection: Connection, job_id: str, number: int) -> list[int]
     """Queue the shards that hold rows of a round; return them in order."""
     found = connection.execute(
         text(
-            "UPDATE shards SET state = 'queued', attempts = 0, sent_at = 0 WHERE job_id = :job AND EXISTS"
+            "UPDATE shards SET state = 'queued', attempts = 0 WHERE job_id = :job AND EXISTS"
             " (SELECT 1 FROM rows r WHERE r.job_id = shards.job_id AND r.row >= shards.first_row"
             " AND r.row < shards.end_row AND r.round = :round) RETURNING shard"
         ),

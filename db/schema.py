@@ -76,7 +76,7 @@ shards = Table(
     Column("lease_seconds", Float(53)),  # how long a lease is; null under workers of version 0005
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("worker", Text),
-    Column("sent_at", Float(53), nullable=False, server_default="0"),
+    Column("sent_at", Float(53), nullable=False, server_default="0"),  # for commands of version 0.1, which set it
     Column("updated_at", Float(53)),
     *(Column(name, BigInteger, nullable=False, server_default="0") for name in COUNTERS),
     Index("shards_by_state", "state", "lease_until"),

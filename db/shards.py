@@ -1,4 +1,4 @@
-"""Leases on shards: claim, heartbeat, release, finish; and when their messages were sent.
+"""Leases on shards: claim, heartbeat, release, finish.
 
 A claim that neither finishes nor releases its shard has died. A shard some of whose claims died is a suspect: it
 may hold a row that kills workers, and is given only to a worker that holds nothing else, so that no other shard
@@ -15,7 +15,7 @@ from endmark.db.reaper import SPLIT_AFTER, SUSPECT_AFTER, reap
 from endmark.db.transactions import write
 from endmark.jobs.vocabulary import Lease, ShardKey
 
-__all__ = ["LEASE_SECONDS", "claim", "finish", "heartbeat", "mark_sent", "reap", "release"]
+__all__ = ["LEASE_SECONDS", "claim", "finish", "heartbeat", "reap", "release"]
 _MINE = "job_id = :job AND shard = :shard AND fence = :fence AND state = 'running'"
 
 
@@ -92,7 +92,7 @@ def release(store: Store, lease: Lease) -> None:
         connection.execute(
             text(
                 "UPDATE shards SET state = 'queued', fence = fence + 1, attempts = attempts - 1,"
-                f" lease_until = NULL, sent_at = 0 WHERE {_MINE}"
+                f" lease_until = NULL WHERE {_MINE}"
             ),
             _named(lease),
         )
@@ -116,23 +116,6 @@ def finish(store: Store, lease: Lease) -> None:
             close_if_done(store, connection, lease.key.job_id)
 
     write(store, work)
-
-
-def mark_sent(store: Store, keys: Sequence[ShardKey]) -> None:
-    """Note that messages for these shards have just been sent.
-
-    Raises:
-        StoreError: the database cannot be used.
-    """
-    values = [{"job": key.job_id, "shard": key.shard} for key in sorted(keys, key=lambda k: (k.job_id, k.shard))]
-
-    def work(connection: Connection) -> None:
-        connection.execute(
-            text(f"UPDATE shards SET sent_at = {store.now} WHERE job_id = :job AND shard = :shard"), values
-        )
-
-    if values:
-        write(store, work)
 
 
 def _due(store: Store) -> str:

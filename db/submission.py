@@ -13,7 +13,7 @@ from endmark.db.job_states import close_if_done
 from endmark.db.transactions import write
 from endmark.jobs.errors import StoreError
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.vocabulary import JobState, ShardKey
+from endmark.jobs.vocabulary import JobState
 
 _AT_ONCE = 250  # rows an INSERT; SQLite takes 32,766 values
 
@@ -82,10 +82,8 @@ def add_rows(store: Store, job_id: str, first_row: int, cells: Sequence[str]) ->
     write(store, work, repeatable=False)
 
 
-def finish_submission(
-    store: Store, job_id: str, *, columns: Sequence[str], total: int, shard_size: int
-) -> list[ShardKey]:
-    """Cut the stored rows into shards and queue the job, or complete one that has no rows; return the shards.
+def finish_submission(store: Store, job_id: str, *, columns: Sequence[str], total: int, shard_size: int) -> None:
+    """Cut the stored rows into shards and queue the job, or complete one that has no rows.
 
     Raises:
         StoreError: the database cannot be used, or the job is no longer being stored.
@@ -113,7 +111,6 @@ def finish_submission(
             close_if_done(store, connection, job_id)
 
     write(store, work, repeatable=False)
-    return [ShardKey(job_id, shard) for shard in range(len(bounds))]
 
 
 def _touch(store: Store, connection: Connection, job_id: str) -> None:

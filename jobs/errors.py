@@ -9,7 +9,6 @@ EndmarkError                 exit code 1
 ├── StoreError               the database cannot be used
 │   └── SchemaError          its schema is older or newer than this program
 ├── BrokerError              the broker cannot be reached or started
-├── MessageRefused           a queue message is not one of ours
 ├── ModelError               the model cannot be loaded
 ├── MissingDependency        an optional extra is not installed
 ├── PromptTooLong            one row's prompt leaves no room in the model's context
@@ -88,10 +87,6 @@ class SchemaError(StoreError):
 
 class BrokerError(EndmarkError):
     """The broker cannot be reached or started."""
-
-
-class MessageRefused(EndmarkError):
-    """A message on the queue is not one that Endmark sends; it is dropped, never executed."""
 
 
 class ModelError(EndmarkError):

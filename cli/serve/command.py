@@ -8,7 +8,7 @@ from typing import NamedTuple
 import click
 
 from endmark.cli.advice import worker_hint
-from endmark.cli.notifying import notify
+from endmark.cli.notifying import wake_workers
 from endmark.cli.options import adapter_folder, model_name, model_options, strategy_names
 from endmark.cli.sampling import chosen_sampling
 from endmark.cli.serve.access import OPERATOR_TOKENS, TOKENS, Access, is_loopback, read_access
@@ -123,7 +123,7 @@ def _listen(spec: GenerationSpec, host: str, port: int, access: Access, most: _M
         sockets = stack.enter_context(listen(host, port))
         broker = stack.enter_context(ensure_broker(settings))
         terms = Terms(spec, most.requests)
-        keeper = Keeper(records, shelf, terms, lambda spec, keys: notify(store, broker.url, spec, keys))
+        keeper = Keeper(records, shelf, terms, lambda *queue: wake_workers(store, broker.url, *queue))
         stack.callback(keeper.close)
         routes = Routes(records, shelf, Batches(records, keeper, spec.model), spec.model)
         server = serve_on(Guard(routes.app(), access, Limits(most.file)), most.connections)

@@ -5,7 +5,7 @@ Whatever is done here can be done again: a service that is started anew goes on 
 
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -31,10 +31,8 @@ from endmark.db.served_files import delete_file, expired_files
 from endmark.db.submission import new_job_id
 from endmark.jobs.errors import JobNotFound, JobStateError, StoreError, UsageError
 from endmark.jobs.progress import JobStatus
-from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.vocabulary import ShardKey
 
-Notify = Callable[[GenerationSpec, Sequence[ShardKey]], None]
+Wake = Callable[[str, str | None], None]
 _AT_ONCE = 2  # batches checked or closed at the same time
 
 
@@ -42,15 +40,15 @@ class Keeper:
     """The work on the batches and files of one shelf, in threads of its own.
 
     Args:
-        notify: tells the workers of a stored job.
+        wake: wakes the workers of a model and adapter.
         look: seconds between two looks at the open batches.
     """
 
-    def __init__(self, records: Records, shelf: Shelf, terms: Terms, notify: Notify, *, look: float = 2.0) -> None:
+    def __init__(self, records: Records, shelf: Shelf, terms: Terms, wake: Wake, *, look: float = 2.0) -> None:
         self._records = records
         self._shelf = shelf
         self._terms = terms
-        self._notify = notify
+        self._wake = wake
         self._look = look
         self._ending = threading.Event()
         self._woken = threading.Event()
@@ -155,7 +153,7 @@ class Keeper:
             self._woken.set()
         else:
             begin_batch(self._records, batch.id)
-            self._notify(job.spec, job.keys)
+            self._wake(*job.spec.queue)
 
     def _is_to_end(self, batch_id: str) -> bool:
         """Whether a check is to be stopped."""

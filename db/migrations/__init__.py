@@ -7,8 +7,8 @@ from sqlalchemy import Connection, text
 HEAD = "0011"  # the newest version
 
 
-def migrate(connection: Connection) -> None:
-    """Run the migrations that the database lacks, one process at a time."""
+def migrate(connection: Connection, version: str = HEAD) -> None:
+    """Run the migrations up to a version that the database lacks, one process at a time."""
     from alembic import command  # half a second of imports, needed once
     from alembic.config import Config
 
@@ -17,4 +17,4 @@ def migrate(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, version)

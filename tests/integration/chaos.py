@@ -14,10 +14,9 @@ from endmark.jobs.broker.access import ensure_broker
 from endmark.jobs.broker.ping import command, parse_address
 from endmark.jobs.errors import StoreError
 from endmark.jobs.launch.workers import WorkerOptions, start_worker
-from endmark.jobs.queue import send_shards
+from endmark.jobs.queue import wake
 from endmark.jobs.settings import Settings
-from endmark.jobs.vocabulary import ShardKey
-from tests.integration.service_fixtures import results, shards_of, submit
+from tests.integration.service_fixtures import results, submit
 
 LEASE = 6.0  # seconds
 
@@ -59,11 +58,10 @@ class Chaos:
         self.done: list[str] = []
 
     def submit(self, rows: int, **options) -> str:
-        """Store a job and notify the workers of its shards."""
+        """Store a job and wake the workers."""
         prompts = [f"What can I do in place number {row}?" for row in range(rows)]
         job = submit(self.store, prompts, model=self.model, shard_size=16, **options)
-        keys = [ShardKey(job, shard) for shard in range(len(shards_of(self.store, job)))]
-        send_shards(self.broker.url, self.model, None, keys)
+        wake(self.broker.url, self.model, None, 2)
         return job
 
     def wait_for_workers(self, count: int = 2, seconds: float = 180.0) -> None:

@@ -41,6 +41,14 @@ def database_url(dialect, tmp_path, request):
 
 
 @pytest.fixture
+def empty_database_url(dialect, tmp_path, request):
+    """A database without tables."""
+    if dialect == "sqlite":
+        return f"sqlite:///{tmp_path / 'empty.db'}"
+    return request.getfixturevalue("postgres").create()
+
+
+@pytest.fixture
 def store(database_url):
     with open_store(database_url) as opened:
         yield opened

@@ -46,7 +46,7 @@ class Served:
     shelf: object
     keeper: object
     app: object
-    notified: list = field(default_factory=list)
+    woken: list = field(default_factory=list)
     token: str | None = None
 
     def ask(self, method, path, body=b"", token=None, parts=(), **headers):
@@ -106,12 +106,12 @@ class Served:
 def serving(store, folder, *, environ=None, look=0.02, max_requests=100, file_most=2**20):
     """Run a service on a folder."""
     access = read_access(None, None, dict(environ or {}))
-    notified = []
+    woken = []
     with open_shelf(store, folder, access) as (shelf, records):
         terms = Terms(GenerationSpec(model="m"), max_requests)
-        keeper = Keeper(records, shelf, terms, lambda spec, keys: notified.append((spec, keys)), look=look)
+        keeper = Keeper(records, shelf, terms, lambda *queue: woken.append(queue), look=look)
         try:
             routes = Routes(records, shelf, Batches(records, keeper, "m"), "m")
-            yield Served(records, shelf, keeper, Guard(routes.app(), access, Limits(file_most)), notified)
+            yield Served(records, shelf, keeper, Guard(routes.app(), access, Limits(file_most)), woken)
         finally:
             keeper.close()

@@ -98,7 +98,6 @@ class Worker:
     def __init__(self, store, *, script=answer_script, name="host:1", pace=QUICKLY, device="cpu", **options):
         options = {"max_rows": 8, "num_pages": 512, "context": 200, "prefill_tokens": 400, **options}
         engine = Engine(ScriptedRunner(script, **options), VOCABULARY, {0})
-        self.notified = []
         self.broken = threading.Event()
         self.reason = None  # why it would have ended its process
         self.service = Watched(
@@ -106,9 +105,7 @@ class Worker:
             Prompter(ByteTokenizer()),
             store,
             WorkerReport(name, device, "m", None, "packed", 0.0),
-            rows_at_once=options["max_rows"],
             rows_ahead=rows_ahead(options["max_rows"], device),
-            notify=self.notified.extend,
             fatal=self._end,
             pace=pace,
         )

@@ -18,8 +18,10 @@ from endmark.cli.main import main
 from endmark.db.connection import open_store
 from endmark.db.jobs import load_job
 from endmark.db.shards import claim
+from endmark.db.workers import report_worker
 from endmark.jobs.broker.access import ensure_broker
 from endmark.jobs.errors import StoreError
+from endmark.jobs.progress import WorkerReport
 from endmark.jobs.queue import waiting_messages
 from endmark.jobs.settings import Settings
 from endmark.jobs.vocabulary import JobState
@@ -272,14 +274,16 @@ def test_standard_input(home):
         assert load_job(store, done.stdout.strip()).columns == ("word",)
 
 
-def test_messages_go_to_a_broker_that_runs(call):
-    settings = Settings.load()
-    with ensure_broker(settings) as broker:
+def test_a_message_for_each_worker_goes_to_a_broker_that_runs(call, store):
+    """There was one for each shard, and again one at each `resume`."""
+    with ensure_broker(Settings.load()) as broker:
         job = submitted(call, "prompt\n" + "x\n" * 40)
-        assert waiting_messages(broker.url, "demo", None) == 3
+        assert waiting_messages(broker.url, "demo", None) == 1
+        for number in range(3):
+            report_worker(store, WorkerReport(f"host:{number}", "cpu", "demo", None, "packed", 0.0))
         assert call("pause", job)[0] == 0
         assert call("resume", job)[0] == 0
-        assert waiting_messages(broker.url, "demo", None) == 6
+        assert waiting_messages(broker.url, "demo", None) == 3
 
 
 def test_status_works_with_the_broker_down(call, monkeypatch):

@@ -8,9 +8,9 @@ from sqlalchemy import text
 from endmark.db.connection import open_store
 from endmark.jobs.broker.access import ensure_broker
 from endmark.jobs.launch.workers import WorkerOptions, start_worker
-from endmark.jobs.queue import send_shards
+from endmark.jobs.queue import wake
 from endmark.jobs.settings import Settings
-from endmark.jobs.vocabulary import JobState, ShardKey
+from endmark.jobs.vocabulary import JobState
 from tests.integration.service_fixtures import results, shards_of, state_of, submit, wait_until
 from tests.integration.tiny_model import save_tiny_model
 
@@ -54,7 +54,7 @@ def test_a_deadly_row_fails_alone_and_its_worker_is_not_given_up(tmp_path, model
         job = submit(store, prompts, model=model, shard_size=2, max_new_tokens=5)
         with store.writer.begin() as connection:  # as if it had killed two workers before
             connection.execute(text("UPDATE shards SET attempts = 2 WHERE shard = 3"))
-        send_shards(broker.url, model, None, [ShardKey(job, shard) for shard in range(10)])
+        wake(broker.url, model, None)
         worker = start_worker(settings, options)
         try:
             wait_until(lambda: state_of(store, job).is_final or not worker.alive, 400)

@@ -15,9 +15,8 @@ from endmark.db.finetunings import (
     release_finetuning,
     report_finetuning,
 )
-from endmark.jobs.errors import EndmarkError, JobNotFound, LeaseLost, MessageRefused
+from endmark.jobs.errors import EndmarkError, JobNotFound, LeaseLost
 from endmark.jobs.finetuning.request import FinetuneProgress, FinetuneSpec
-from endmark.jobs.queue import MESSAGE_VERSION, decode_finetuning
 
 pytestmark = pytest.mark.integration
 SPEC = FinetuneSpec(dataset="/d.jsonl", output="/o", model="m")
@@ -78,23 +77,6 @@ def test_one_that_is_cancelled_is_nobodys(store):
     assert due_finetuning(store, "m") is None
     with pytest.raises(JobNotFound):
         finetuning_status(store, "none")
-
-
-@pytest.mark.parametrize(
-    ("args", "kwargs"),
-    [
-        (("id", 1), {"version": MESSAGE_VERSION}),
-        ((7,), {"version": MESSAGE_VERSION}),
-        (("a b",), {"version": MESSAGE_VERSION}),
-        (("id",), {}),
-        (("id",), {"version": 0}),
-        ("id", {"version": MESSAGE_VERSION}),
-    ],
-)
-def test_a_message_of_another_kind_is_refused(args, kwargs):
-    assert decode_finetuning(("id",), {"version": MESSAGE_VERSION}) == "id"
-    with pytest.raises(MessageRefused):
-        decode_finetuning(args, kwargs)
 
 
 class Crew:

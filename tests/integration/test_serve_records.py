@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from endmark.cli.serve import keeper
 from endmark.db.attempts import commit
-from endmark.db.jobs import cancel_job, fail_job
+from endmark.db.jobs import cancel_job, fail_job, load_job
 from endmark.db.progress import all_statuses
 from endmark.db.served_batches import Outcome, cancel_batch, close_batch
 from endmark.db.shards import reap
@@ -129,7 +129,7 @@ def test_no_token_is_stored_or_told(store, folder, tmp_path, capfd):
         for token in (ALICE, BOB):
             service.create(token=token)
         service.ask("GET", "/v1/files", token=CHIEF)
-        wait_until(lambda: len(service.notified) == 2)
+        wait_until(lambda: len(service.woken) == 2)
     with store.reader.connect() as connection:
         stored = [
             str(row) for name in ("files", "batches") for row in connection.execute(text(f"SELECT * FROM {name}"))
@@ -332,7 +332,7 @@ def test_failed_rows_are_in_the_error_file(service, store):
 def finish_rest(store):
     """Let another worker answer what is left."""
     expire(store)
-    reap(store, window=0)
+    reap(store)
     answer_all(store)
 
 
@@ -355,9 +355,8 @@ def test_a_job_that_fails_as_a_whole_fails_its_batch_and_keeps_what_is_done(serv
 
 def test_workers_are_told_of_a_batch(service):
     service.create()
-    wait_until(lambda: service.notified)
-    ((spec, keys),) = service.notified
-    assert (spec.model, spec.raw, len(keys)) == ("m", False, 1)
+    wait_until(lambda: service.woken)
+    assert service.woken == [("m", None)]
 
 
 def test_a_file_that_is_deleted_while_a_batch_begins(service, store, folder):
@@ -398,12 +397,12 @@ def test_a_batch_may_have_as_many_requests_as_the_limit(service, store, count, s
         assert all_statuses(store) == []
 
 
-def test_a_completion_is_asked_raw(service):
+def test_a_completion_is_asked_raw(service, store):
     line = {"custom_id": "r", "method": "POST", "url": "/v1/completions", "body": {"model": "m", "prompt": "x"}}
     file_id = service.upload(json.dumps(line).encode())
     service.until(service.create(file_id, endpoint="/v1/completions"), "in_progress")
-    wait_until(lambda: service.notified)
-    assert service.notified[0][0].raw is True
+    (job,) = all_statuses(store)
+    assert load_job(store, job.id).spec.raw is True
     failed = service.until(service.create(file_id), "failed")
     assert "the batch's endpoint" in failed["errors"]["data"][0]["message"]
 

@@ -36,7 +36,7 @@ def test_a_service_killed_before_it_noted_that_the_job_is_stored_finds_it_by_its
     with serving(store, folder) as service:
         batch = service.until(service.create(), "in_progress")
         (job,) = all_statuses(store)
-        wait_until(lambda: service.notified)
+        wait_until(lambda: service.woken)
     change(store, batch["id"], "state = 'validating', times = '{}'")
     with store.writer.begin() as connection:
         connection.execute(text("UPDATE jobs SET name = 'another'"))

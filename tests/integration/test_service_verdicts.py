@@ -86,9 +86,8 @@ def test_an_exception_between_a_claim_and_the_engine_is_told_and_kills_nobody(st
         return rows(lease)
 
     monkeypatch.setattr(worker.service._claims._feeder, "rows", broken)
-    while worker.service.run_next_shard():
-        pass
-    assert state_of(store, job) is JobState.COMPLETED
+    worker.service.wake()
+    wait_until(lambda: state_of(store, job) is JobState.COMPLETED and state_of(store, fresh) is JobState.FAILED)
     assert job_status(store, fresh).error.endswith("cannot run it: ZeroDivisionError: made up")
     assert {(state, attempts) for state, _, attempts in shards_of(store, fresh)} == {("queued", 0)}
     assert worker.service._in_flight.shards() == []
@@ -214,21 +213,6 @@ def test_a_heartbeat_drops_the_shard_that_is_lost(store, start):
     wait_until(lambda: worker.service._in_flight.shards() == [])
     gate.set()
     assert results(store, job) == []
-
-
-def test_a_worker_sends_messages_for_its_own_adapter_alone(store, start):
-    """Jobs of the same model and another adapter were put on a queue whose workers cannot run them."""
-    start_first = submit(store, ["x"])
-    worker = start(pace=replace(QUICKLY, look=3600.0))
-    wait_until(lambda: state_of(store, start_first) is JobState.COMPLETED)
-    for adapter in ("a", "b"):
-        submit(store, ["x"], adapter=adapter)
-    own = submit(store, ["x"])
-    wait_until(lambda: own in {key.job_id for key in worker.notified})
-    assert {key.job_id for key in worker.notified} <= {start_first, own}
-    with store.reader.connect() as connection:
-        sent = connection.execute(text("SELECT count(*) FROM shards WHERE sent_at > 0 AND state = 'queued'"))
-        assert sent.scalar() == 1
 
 
 def test_a_worker_that_has_run_a_job_runs_its_retried_rows(store, start):

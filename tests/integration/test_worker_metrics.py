@@ -14,9 +14,8 @@ from endmark.db.shards import claim
 from endmark.jobs.broker.access import ensure_broker
 from endmark.jobs.errors import EndmarkError
 from endmark.jobs.launch.workers import WorkerOptions, start_worker
-from endmark.jobs.queue import make_app, send_shards
+from endmark.jobs.queue import make_app, wake
 from endmark.jobs.settings import Settings
-from endmark.jobs.vocabulary import ShardKey
 from endmark.worker.process.options import parse
 from endmark.worker.service.meter import Meter
 from endmark.worker.service.metrics import WorkerMetrics, serve_metrics
@@ -84,7 +83,7 @@ def test_a_worker_tells_what_it_has_done(settings, tmp_path):
             wait_until(lambda: job_status(store, job).state.is_final, 120)
             status = job_status(store, job)
             found = read(port)
-            send_shards(broker.url, model, None, [ShardKey(job, 0)])
+            wake(broker.url, model, None)
             wanted = {"task-succeeded", "worker-heartbeat"}
             wait_until(lambda: wanted <= {event["type"] for event in watcher.seen})
         finally:

@@ -19,9 +19,10 @@ from endmark.db.workers import list_workers
 from endmark.jobs.broker.access import ensure_broker, find_broker
 from endmark.jobs.broker.ping import command, parse_address
 from endmark.jobs.launch.workers import WorkerOptions, start_worker
-from endmark.jobs.queue import TASK_NAME, make_app, queue_name, send_shards
+from endmark.jobs.queue import FORMER_TASKS, WAKE_TASK, make_app, queue_name, wake
 from endmark.jobs.settings import Settings
-from endmark.jobs.vocabulary import JobState, ShardKey
+from endmark.jobs.vocabulary import JobState
+from endmark.worker.service.service import Pace
 from tests.integration.service_fixtures import results, shards_of, submit, wait_until
 from tests.integration.tiny_model import save_tiny_model
 
@@ -47,10 +48,9 @@ class House:
         self.worker = start_worker(self.settings, WorkerOptions(model, gpus="cpu"))
 
     def submit(self, count, **options):
-        """Store a job and notify the workers of it."""
+        """Store a job and wake the worker."""
         job = submit(self.store, [f"place {row}" for row in range(count)], model=self.model, **options)
-        shards = len(shards_of(self.store, job))
-        send_shards(self.broker.url, self.model, None, [ShardKey(job, shard) for shard in range(shards)])
+        wake(self.broker.url, self.model, None)
         return job
 
     def wait(self, job, seconds=60.0):
@@ -104,23 +104,33 @@ def test_nonsense_on_the_queue_is_refused_and_never_executed(house, tmp_path):
     app = make_app(house.broker.url, name)
     marker = tmp_path / "executed"
     app.send_task("os.system", args=[f"touch {marker}"])
-    app.send_task("celery.map", args=[TASK_NAME, [[1]]])
-    app.send_task(TASK_NAME, args=["job", 1], kwargs={"version": 0})
-    app.send_task(TASK_NAME, args=["j" * 2_000_000, 1], kwargs={"version": 1})
-    app.send_task(TASK_NAME, args=["\x1b[31mred", 1], kwargs={"version": 1})
+    app.send_task("celery.map", args=[WAKE_TASK, [[1]]])
+    app.send_task(WAKE_TASK, args=["\x1b[31mred", "j" * 2_000_000], kwargs={"\x1b": 0})
     follow = app.signature("os.system", args=[f"touch {marker}"])
-    app.send_task(TASK_NAME, args=["job", 1], kwargs={"version": 1}, link=follow)
-    app.send_task(TASK_NAME, args=["job", 1], kwargs={"version": 1}, serializer="pickle")
+    app.send_task(WAKE_TASK, link=follow)
+    app.send_task(WAKE_TASK, serializer="pickle")
     house.wait(house.submit(3, max_new_tokens=3))
     wait_until(lambda: command(address, "LLEN", f"endmark:{name}") == ":0")
     log = house.worker.log_path.read_text()
     assert log.count("refused an item on the queue that is no message") >= 6
-    for said in ("os.system", "celery.map", "version 0", "not a job's id", "other tasks to follow", "pickle"):
+    for said in ("os.system", "celery.map", "other tasks to follow", "pickle"):
         assert said in log
     assert "\x1b" not in log
     assert max(map(len, log.splitlines())) < 5000
     assert not marker.exists()
     assert "starting it again" not in log
+
+
+@pytest.mark.parametrize("task", [WAKE_TASK, *FORMER_TASKS])
+def test_a_message_wakes_whoever_has_sent_it(house, task):
+    """Commands of version 0.1 send one a shard, and one for a fine-tuning."""
+    house.child()
+    began = time.monotonic()
+    job = submit(house.store, ["place"], model=house.model, max_new_tokens=3)
+    app = make_app(house.broker.url, queue_name(house.model, None))
+    app.send_task(task, args=["job", 1], kwargs={"version": 1})
+    house.wait(job)
+    assert time.monotonic() - began < Pace().look
 
 
 def test_losing_every_message_loses_nothing(house):
@@ -130,8 +140,7 @@ def test_losing_every_message_loses_nothing(house):
     try:
         command(address, "CLIENT", "KILL", "TYPE", "normal")  # or one that waits would be handed the first
         job = house.submit(20, max_new_tokens=5)
-        waiting = command(address, "LLEN", f"endmark:{queue_name(house.model, None)}")
-        assert waiting == f":{len(shards_of(house.store, job))}"
+        assert command(address, "LLEN", f"endmark:{queue_name(house.model, None)}") == ":1"
         assert command(address, "FLUSHALL") == "+OK"
     finally:
         os.kill(child, signal.SIGCONT)
@@ -156,7 +165,7 @@ def test_a_killed_worker_is_started_again_and_its_rows_are_done_once(house):
     assert house.worker.deaths()[1] == "cpu: it was killed by SIGKILL"
     # Its leases, which would have held for another minute and more, are free; and it is shown as alive no longer.
     wait_until(lambda: str(killed) not in str(list_workers(house.store)))
-    assert held_by(house.store, killed) == 0
+    wait_until(lambda: held_by(house.store, killed) == 0)
     house.wait(job, START)
     assert "was killed by SIGKILL" in house.worker.log_path.read_text()
 

@@ -42,16 +42,13 @@ def test_every_row_gets_its_answer_and_the_job_ends(store, start):
     assert {(state, attempts) for state, _, attempts in shards_of(store, job)} == {("done", 1)}
 
 
-def test_a_call_runs_one_shard_and_says_when_none_is_due(store, start):
+def test_a_worker_looks_when_it_is_woken_and_goes_on_until_nothing_is_due(store, start):
     worker = start(pace=NEVER)
     assert worker.service.looked.wait(60)
-    job = submit(store, ["a", "b", "c"], shard_size=2)
-    assert worker.service.run_next_shard()
-    assert len(results(store, job)) == 2
-    while worker.service.run_next_shard():
-        pass
-    assert state_of(store, job) is JobState.COMPLETED
-    assert not worker.service.run_next_shard()
+    job = submit(store, ["x"] * 40, shard_size=2)
+    worker.service.wake()
+    wait_until(lambda: state_of(store, job) is JobState.COMPLETED)
+    assert len(results(store, job)) == 40
 
 
 def test_rows_that_cannot_run_fail_alone(store, start):
@@ -114,19 +111,13 @@ def test_a_worker_takes_no_more_shards_than_its_engine_wants(store, start, devic
     slow, script = slowly()
     job = submit(store, ["x"] * 80, shard_size=4, max_new_tokens=150)
     worker = start(script=script, pace=NEVER, max_rows=8, device=device)
-    tasks = [threading.Thread(target=worker.service.run_next_shard) for _ in range(12)]
-    for task in tasks:
-        task.start()
     wait_until(lambda: sum(state == "running" for state, _, _ in shards_of(store, job)) >= fewest)
     sated = refusals(worker.service, monkeypatch)
     assert sated.wait(60)
     held = sum(state == "running" for state, _, _ in shards_of(store, job))
     assert fewest <= held <= most
     slow.set()
-    for task in tasks:
-        task.join(60)
-        assert not task.is_alive()
-    assert len(results(store, job)) >= 40
+    wait_until(lambda: len(results(store, job)) == 80)
 
 
 def test_a_worker_without_messages_fills_its_batch(store, start):

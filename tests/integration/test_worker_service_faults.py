@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text
 
-from endmark.db.jobs import pause_job, resume_job
+from endmark.db.jobs import pause_job
 from endmark.db.shards import claim
 from endmark.db.workers import list_workers
 from endmark.jobs.vocabulary import JobState
@@ -41,16 +41,13 @@ def test_a_shard_that_another_worker_has_taken_is_dropped(store, start):
     gate, script = gated()
     job = submit(store, [f"place {row}" for row in range(4)], shard_size=4)
     first = start(script=script, pace=replace(NEVER, heartbeat=3600.0))
-    task = threading.Thread(target=first.service.run_next_shard)
-    task.start()
     wait_until(lambda: shards_of(store, job) == [("running", 1, 1)])
     with store.writer.begin() as connection:
         connection.execute(text("UPDATE shards SET lease_until = 0"))
     lease = claim(store, worker="other", model="m", adapter=None)
     assert lease.fence == 2
     gate.set()
-    task.join(10)
-    assert not task.is_alive()
+    wait_until(lambda: first.service._in_flight.shards() == [])
     assert results(store, job) == []
     assert shards_of(store, job) == [("running", 2, 2)]
 
@@ -59,15 +56,12 @@ def test_heartbeats_keep_a_lease_and_notice_its_loss(store, start):
     _, script = gated()
     job = submit(store, ["a"])
     worker = start(script=script, pace=replace(NEVER, reap=3600.0))
-    task = threading.Thread(target=worker.service.run_next_shard, daemon=True)
-    task.start()
     wait_until(lambda: shards_of(store, job) == [("running", 1, 1)])
     with store.writer.begin() as connection:
         connection.execute(text("UPDATE shards SET lease_until = 0"))
     wait_until(lambda: _lease_until(store) > 0)
     pause_job(store, job)
-    task.join(10)
-    assert not task.is_alive()
+    wait_until(lambda: worker.service._in_flight.shards() == [])
     _.set()
 
 
@@ -89,7 +83,6 @@ def test_drain_finishes_what_runs_and_claims_no_more(store, start):
     states = [state for state, _, _ in shards_of(store, job)]
     assert set(states) == {"done", "queued"}
     assert len(results(store, job)) == 4 * states.count("done")
-    assert not worker.service.run_next_shard()
     assert list_workers(store) == []
 
 
@@ -137,15 +130,14 @@ def test_a_worker_reports_itself(store, start):
     assert (worker.worker, worker.model, worker.device, worker.weights) == ("host:77", "m", "cpu", "packed")
 
 
-def test_shards_without_a_message_are_rung_for_but_not_those_of_other_models(store, start):
-    job = submit(store, ["x"], model="m")
-    submit(store, ["x"], model="another")
-    pause_job(store, job)
+def test_a_woken_worker_runs_what_is_due_of_its_own_queue(store, start):
     worker = start(pace=NEVER)
     assert worker.service.looked.wait(60)
-    resume_job(store, job)
-    wait_until(lambda: worker.notified)
-    assert {key.job_id for key in worker.notified} == {job}
+    others = [submit(store, ["x"], model="another"), submit(store, ["x"], adapter="a")]
+    job = submit(store, ["x"], shard_size=1)
+    worker.service.wake()
+    wait_until(lambda: state_of(store, job) is JobState.COMPLETED)
+    assert [state_of(store, other) for other in others] == [JobState.QUEUED] * 2
 
 
 @pytest.mark.parametrize("table", ["attempts", "shards"])

@@ -37,7 +37,8 @@ class Periodic:
         self._action = action
         self._broken = broken
         self._vital = vital
-        self._stopping = threading.Event()
+        self._stopping = False
+        self._due = threading.Event()  # before the interval is over
         self.thread = Guarded(name, self._run, broken)
 
     def start(self) -> None:
@@ -46,8 +47,13 @@ class Periodic:
 
     def stop(self, timeout: float = 5.0) -> None:
         """End; wait at most `timeout` seconds for the action that runs."""
-        self._stopping.set()
+        self._stopping = True
+        self._due.set()
         self.thread.join(timeout)
+
+    def wake(self) -> None:
+        """Let the action be done at once, or once more after the one that runs."""
+        self._due.set()
 
     def _run(self) -> None:
         """Repeat the action."""
@@ -65,7 +71,9 @@ class Periodic:
                     self._broken(self._name, error)
             else:
                 said, bugs = "", 0
-            if self._stopping.wait(self._interval):
+            self._due.wait(self._interval)
+            self._due.clear()
+            if self._stopping:
                 return
 
     def _say(self, error: Exception) -> None:

@@ -1,7 +1,7 @@
-"""One worker process: the Celery app with its two tasks, in front of one engine.
+"""One worker process: the Celery app with its task, in front of one engine.
 
-A message only notifies. The task that it starts claims the fairest due shard of the worker's model, whichever
-shard the message named, and goes on to the next until none is due. The other task makes room for a fine-tuning.
+A message only wakes: the task that it starts lets the service look into the ledger at once, for shards and for
+fine-tunings of its model. The service looks every few seconds by itself, too.
 """
 
 import logging
@@ -21,28 +21,18 @@ from celery.worker.worker import WorkController
 
 from endmark.db.connection import Store, open_store
 from endmark.jobs.broker.access import ensure_broker
-from endmark.jobs.errors import EndmarkError, MessageRefused
+from endmark.jobs.errors import EndmarkError
 from endmark.jobs.launch.lives import LifeFile, Stage
-from endmark.jobs.launch.workers import WorkerOptions
 from endmark.jobs.patience import patiently
 from endmark.jobs.progress import WorkerReport
-from endmark.jobs.queue import (
-    FINETUNE_TASK,
-    TASK_NAME,
-    decode_finetuning,
-    decode_message,
-    make_app,
-    queue_name,
-    send_shards,
-    waiting_messages,
-)
+from endmark.jobs.queue import FORMER_TASKS, WAKE_TASK, make_app, queue_name
 from endmark.jobs.settings import Settings
 from endmark.jobs.spelling import size
-from endmark.jobs.vocabulary import ShardKey
 from endmark.worker.process.guarded import Guarded
 from endmark.worker.process.logs import log_to_stderr
 from endmark.worker.process.options import Arguments, parse
 from endmark.worker.process.parent import when_parent_ends
+from endmark.worker.process.periodic import Periodic
 from endmark.worker.service import channel
 from endmark.worker.service.deliveries import delivering
 from endmark.worker.service.ending import EXIT_SERVER_AWAY, break_off, give_up, hear_all_threads
@@ -50,7 +40,7 @@ from endmark.worker.service.handover import HANDOVER
 from endmark.worker.service.prompting import Prompter
 from endmark.worker.service.service import Pace, Service
 
-_MESSAGES_WAITING = 64  # any one of them wakes an idle worker
+_LOOK = 5.0  # seconds between looks for a fine-tuning that is due
 _SERVER_PAUSE = 3.0  # seconds between looks for a database or broker that is away at the start
 _CLOSE_WAIT = 10.0  # seconds for Celery to close its connections, once all rows are stored
 
@@ -77,7 +67,7 @@ def main(words: Sequence[str]) -> int:
             if HANDOVER.offer(store, arguments.options):
                 life.reach(Stage.IDLE)
                 return 0
-            service = _load_service(arguments, name, store, broker.url, life)
+            service = _load_service(arguments, name, store, life)
             life.reach(Stage.IDLE)
             with delivering(store, settings):
                 return consume(service, broker.url, arguments, orphaned)
@@ -102,7 +92,7 @@ def _say_away(error: EndmarkError) -> None:
     log.warning("trying again: %s%s", error, f" (hint: {error.hint})" if error.hint else "")
 
 
-def _load_service(arguments: Arguments, name: str, store: Store, broker_url: str, life: LifeFile) -> Service:
+def _load_service(arguments: Arguments, name: str, store: Store, life: LifeFile) -> Service:
     """Load the model and build the service around its engine."""
     from endmark.worker.models.loader import (
         load_engine,  # seconds of imports, and no use before the options are read
@@ -142,9 +132,7 @@ def _load_service(arguments: Arguments, name: str, store: Store, broker_url: str
         Prompter(loaded.tokenizer),
         store,
         identity,
-        rows_at_once=rows,
         rows_ahead=rows_ahead(rows, about.device),
-        notify=lambda keys: notify(broker_url, options, keys),
         fatal=lambda reason, stalled: break_off(life, reason, stalled=stalled),
         life=life,
         pace=Pace.of(options.lease, options.stall),
@@ -167,23 +155,22 @@ def rows_ahead(rows_at_once: int, device: str) -> int:
     return 3 * rows_at_once if device == "cuda" else max(1, rows_at_once // 2)
 
 
-def notify(broker_url: str, options: WorkerOptions, keys: Sequence[ShardKey]) -> None:
-    """Send messages for shards whose own may be lost, but no more than can be of use while others wait."""
-    room = _MESSAGES_WAITING - waiting_messages(broker_url, options.model, options.adapter)
-    if room > 0:
-        send_shards(broker_url, options.model, options.adapter, keys[:room])
-
-
 def consume(service: Service, broker_url: str, arguments: Arguments, orphaned: Orphaned) -> int:
     """Take messages until drained; return the exit code."""
     options = arguments.options
     channel.install()
-    app = bind_task(make_app(broker_url, queue_name(options.model, options.adapter)), service)
+    room = Periodic("fine-tunings", _LOOK, HANDOVER.look, broken=service.broken)
+
+    def wake() -> None:
+        room.wake()
+        service.wake()
+
+    app = bind_tasks(make_app(broker_url, queue_name(options.model, options.adapter)), wake)
     app.set_default()  # or Celery's threads make one, configured by the current folder's `celeryconfig.py`
     worker = WorkController(
         app=app,
         pool_cls="threads",
-        concurrency=service.shards_at_once,
+        concurrency=1,
         without_gossip=True,
         without_mingle=True,
         task_events=True,  # for Flower
@@ -191,6 +178,7 @@ def consume(service: Service, broker_url: str, arguments: Arguments, orphaned: O
     )
     hear_all_threads(service.broken)
     service.start()
+    room.start()
     draining = Guarded("drain", lambda: _drain(service, options.grace), service.broken)
 
     first = threading.Lock()  # a signal may come on the heels of the parent's end
@@ -225,46 +213,25 @@ def _drain(service: Service, grace: float) -> None:
     last.start()
 
 
-def bind_task(app: Celery, service: Service) -> Celery:
-    """Give the app its two tasks, and take from it those that Celery brings along."""
+def bind_tasks(app: Celery, wake: Callable[[], None]) -> Celery:
+    """Give the app the tasks that wake, and take from it those that Celery brings along."""
 
-    def generate_shard(task: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        answer(service, _read(task, decode_message, args, kwargs))
+    def woken(task: Any, *_args: Any, **_named: Any) -> None:  # noqa: ANN401
+        """Wake, whatever the message says; nothing that it asks for follows."""
+        request = task.request
+        if request.callbacks or request.errbacks or request.chain or request.chord or request.group:
+            log.warning("refused a message: it asks for other tasks to follow")
+            raise Ignore
+        wake()
 
-    def finetune(task: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        HANDOVER.take(_read(task, decode_finetuning, args, kwargs))
-
-    app.task(generate_shard, name=TASK_NAME, bind=True, typing=False)
-    app.task(finetune, name=FINETUNE_TASK, bind=True, typing=False)
+    names = (WAKE_TASK, *FORMER_TASKS)
+    for name in names:
+        app.task(woken, name=name, bind=True, typing=False)
     app.finalize()
     for name in list(app.tasks):
-        if name not in (TASK_NAME, FINETUNE_TASK):  # `celery.map` and others run whatever a message names
+        if name not in names:  # `celery.map` and others run whatever a message names
             app.tasks.unregister(name)
     return app
-
-
-def _read(task: Any, decode: Callable[[Any, Any], Reached], args: Any, kwargs: Any) -> Reached:  # noqa: ANN401
-    """Return what a message names; one that is not ours is acknowledged, and nothing that it asks for follows."""
-    request = task.request
-    try:
-        if request.callbacks or request.errbacks or request.chain or request.chord or request.group:
-            raise MessageRefused("it asks for other tasks to follow")
-        return decode(args, kwargs)
-    except MessageRefused as error:
-        log.warning("refused a message: %s", error)
-        raise Ignore from error
-
-
-def answer(service: Service, key: ShardKey) -> None:
-    """Run shards until none is due; the message is acknowledged then, whatever came of them."""
-    log.debug("job %s shard %d: notified", key.job_id, key.shard)
-    try:
-        while service.run_next_shard():
-            pass
-    except EndmarkError as error:
-        log.error("job %s shard %d: %s", key.job_id, key.shard, error)
-    except Exception as error:
-        service.broken("claim", error)
 
 
 if __name__ == "__main__":

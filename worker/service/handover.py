@@ -11,8 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from endmark.db.connection import Store
-from endmark.db.finetunings import due_finetuning, finetuning_status
-from endmark.jobs.errors import EndmarkError
+from endmark.db.finetunings import due_finetuning
 from endmark.jobs.launch.interpreter import module_command
 from endmark.jobs.launch.workers import WorkerOptions
 
@@ -25,32 +24,32 @@ class Handover:
     def __init__(self) -> None:
         self.finetuning: str | None = None  # its id
         self._store: Store | None = None
+        self._model = ""
 
     def offer(self, store: Store, options: WorkerOptions) -> bool:
-        """Take messages from now on; return whether a fine-tuning is due already, with no model loaded yet.
+        """Look for fine-tunings from now on; return whether one is due already, with no model loaded yet.
 
         Raises:
             StoreError: the database cannot be used.
         """
         if options.adapter is not None:
             return False  # fine-tunings are of base models
-        self._store = store
+        self._store, self._model = store, options.model
         self.finetuning = due_finetuning(store, options.model)
         return self.finetuning is not None
 
-    def take(self, finetuning: str) -> None:
-        """Drain the worker for a fine-tuning that no other worker has taken."""
+    def look(self) -> None:
+        """Drain the worker if there is a fine-tuning that no worker has taken.
+
+        Raises:
+            StoreError: the database cannot be used.
+        """
         if self._store is None or self.finetuning is not None:
             return
-        try:
-            if not finetuning_status(self._store, finetuning).due:
-                return
-        except EndmarkError as error:
-            log.error("fine-tuning %s: %s", finetuning, error)
-            return
-        self.finetuning = finetuning
-        log.info("making room for fine-tuning %s", finetuning)
-        os.kill(os.getpid(), signal.SIGTERM)
+        self.finetuning = due_finetuning(self._store, self._model)
+        if self.finetuning is not None:
+            log.info("making room for fine-tuning %s", self.finetuning)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def execute(self, words: Sequence[str]) -> None:
         """Become the process that trains, if there is something to train; `words` are the worker's own."""

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from endmark.db import shards, workers
@@ -11,7 +11,6 @@ from endmark.db.connection import Store
 from endmark.jobs.errors import StoreError
 from endmark.jobs.launch.lives import LifeFile
 from endmark.jobs.progress import WorkerReport
-from endmark.jobs.vocabulary import ShardKey
 from endmark.worker.engine.contract import InferenceEngine
 from endmark.worker.process.periodic import Periodic
 from endmark.worker.process.traces import described
@@ -25,7 +24,6 @@ from endmark.worker.service.speed import Speed
 from endmark.worker.service.watchdog import Stalled, ThreadEnded, Watchdog
 from endmark.worker.service.writer import Writer
 
-_FEWEST_ROWS = 4  # left in a shard that runs: one begins with 16, and its slowest rows hold it open
 _TICK = 0.2  # seconds between looks at what may end a wait
 
 log = logging.getLogger(__name__)
@@ -39,7 +37,7 @@ class Pace:
     heartbeat: float = 20.0
     report: float = 3.0
     reap: float = 15.0
-    look: float = 5.0  # between looks into the ledger while no message comes
+    look: float = 5.0  # between looks into the ledger while nothing is due and no message comes
     stall: float = 300.0  # for one step of the engine
     flush: float = 20.0  # for the last outcomes, when the process ends
 
@@ -57,9 +55,7 @@ class Service:
         prompter: makes its prompts.
         store: the ledger.
         identity: which worker this is, and what it holds.
-        rows_at_once: rows in one batch of the engine.
         rows_ahead: rows that wait for a slot, below which a shard is claimed.
-        notify: sends messages for shards that are due.
         fatal: ends the process, which is of no use any more, for this reason; a stalled engine at once.
         pace: the times.
         life: where the process says how far it is.
@@ -72,9 +68,7 @@ class Service:
         store: Store,
         identity: WorkerReport,
         *,
-        rows_at_once: int,
         rows_ahead: int,
-        notify: Callable[[Sequence[ShardKey]], None],
         fatal: Callable[[str, bool], None],
         pace: Pace | None = None,
         life: LifeFile | None = None,
@@ -83,9 +77,7 @@ class Service:
         self._identity = identity
         self._pace = pace or Pace()
         self._fatal = fatal
-        self._notify = notify
         self._rows_ahead = rows_ahead
-        self.shards_at_once = (rows_at_once + rows_ahead) // _FEWEST_ROWS + 2  # more than are claimed
         self._in_flight = InFlight()
         self._claiming = threading.Lock()
         self._draining = threading.Event()
@@ -120,6 +112,7 @@ class Service:
             ended=self._ended,
         )
         self._speed = Speed(lambda: self._engine.row_steps)
+        self._looks = Periodic("look", self._pace.look, self._look, broken=self.broken)
         self._periodic = self._chores()
 
     def start(self) -> None:
@@ -136,24 +129,12 @@ class Service:
             Periodic("heartbeat", self._pace.heartbeat, self._heartbeat, broken=self.broken, vital=True),
             Periodic("report", self._pace.report, self._report, broken=self.broken),
             Periodic("reaper", self._pace.reap, self._reap, broken=self.broken),
-            Periodic("look", self._pace.look, self._look, broken=self.broken),
+            self._looks,
         ]
 
-    def run_next_shard(self) -> bool:
-        """Wait until the engine wants rows, claim the fairest due shard of its model, and see it through.
-
-        Returns:
-            False if no shard is due, or the service drains.
-
-        Raises:
-            StoreError: the ledger cannot be reached.
-        """
-        with self._claiming:  # one at a time, or all who wait would claim at once
-            shard = self._claim()
-        if shard is None:
-            return False
-        shard.over.wait()
-        return True
+    def wake(self) -> None:
+        """Look into the ledger now for what is due."""
+        self._looks.wake()
 
     def drain(self, grace: float) -> None:
         """Claim no more; give the rows that run `grace` seconds, store what there is, release the rest, stop."""
@@ -245,15 +226,12 @@ class Service:
         workers.report_worker(self._store, report)
 
     def _reap(self) -> None:
-        """Free what dead workers held, and notify of shards whose message may be lost."""
-        ours = (self._identity.model, self._identity.adapter)
-        due = [key for key, *_ in shards.reap(self._store, queue=ours)]
-        if due:
-            self._notify(due)
+        """Free what dead workers held."""
+        shards.reap(self._store)
 
     def _look(self) -> None:
-        """Claim what is due although no message came: the broker may be away, or have lost its messages."""
+        """Claim what is due, each time the engine wants rows, until nothing is."""
         due = True
         while due:
-            with self._claiming:
+            with self._claiming:  # a drain that has begun waits for this claim, and releases it
                 due = self._claim() is not None

@@ -47,6 +47,6 @@ class Undertaker:
                 while self._unseen:
                     bury_worker(store, self._unseen[0])
                     del self._unseen[0]
-                reap(store, window=0)
+                reap(store)
         except StoreError as error:
             log.warning("cannot free what a dead process held: %s", error)

@@ -102,7 +102,7 @@ def test_what_a_dead_process_held_is_due_at_once(store):
     assert claim_finetuning(store, finetuning, model="m", worker="host:1") is not None
     assert due_finetuning(store, "m") is None
     bury_worker(store, "host:1")
-    reap(store, window=0)
+    reap(store)
     assert [item.worker for item in list_workers(store)] == ["host:2"]
     assert due_finetuning(store, "m") == finetuning
     assert [state for state, *_ in shards_of(store, job)] == ["queued", "running", "queued"]
@@ -121,7 +121,7 @@ def test_a_clock_put_back_does_not_keep_a_dead_worker_alive(store):
     assert list_workers(store) == []
     assert due_finetuning(store, "m") == finetuning
     assert heartbeat(store, [alive]) == set()  # who lives has a lease of now again
-    reap(store, window=0)
+    reap(store)
     assert [state for state, *_ in shards_of(store, job)] == ["queued", "running"]
     clock_back(store)
     assert take(store, "host:3").key == dead.key  # a claim needs no reaper
@@ -132,30 +132,10 @@ def test_a_lease_of_any_length_is_good_until_its_end(store, seconds):
     """A lease that is longer than the default is no lease of before the clock was put back."""
     job = submit(store, ["x"])
     lease = take(store, lease_seconds=seconds + 5)
-    reap(store, window=0)
+    reap(store)
     assert heartbeat(store, [lease], lease_seconds=seconds + 5) == set()
-    reap(store, window=0)
+    reap(store)
     assert [state for state, *_ in shards_of(store, job)] == ["running"]
-
-
-def test_a_reaper_leaves_the_messages_of_other_models_alone(store):
-    """It noted them as sent, and sent none: those jobs waited another minute, again and again."""
-    jobs = {
-        (model, adapter): submit(store, ["x"], model=model, adapter=adapter)
-        for model in ("m", "n")
-        for adapter in (None, "a")
-    }
-    for (model, adapter), job in jobs.items():
-        assert reap(store, queue=(model, adapter)) == [(ShardKey(job, 0), model, adapter)]
-        assert reap(store, queue=(model, adapter)) == []
-
-
-def test_a_message_sent_in_an_hour_is_sent_again(store):
-    """The clock was put back since."""
-    job = submit(store, ["x"])
-    assert reap(store) == [(ShardKey(job, 0), "m", None)]
-    execute(store, "UPDATE shards SET sent_at = sent_at + :hour", hour=HOUR)
-    assert reap(store) == [(ShardKey(job, 0), "m", None)]
 
 
 def test_both_halves_have_their_own_counters(store):

@@ -4,8 +4,10 @@ import csv
 import threading
 
 import pytest
+from sqlalchemy import make_url
 
 from endmark.db.attempts import commit
+from endmark.db.connection import Store
 from endmark.db.counting import recount
 from endmark.db.export import export_job, stream_results
 from endmark.db.export.stream import COLUMNS
@@ -272,31 +274,43 @@ def test_endings_are_stored_counted_and_worked_out_for_rows_of_before(store):
     assert counters(store, job) == recounted(store, job)
 
 
-def test_an_upgrade_works_out_the_endings_of_the_answers_that_are_there(store):
+def test_an_upgrade_works_out_the_endings_of_the_answers_that_are_there(empty_database_url):
     """Jobs of before keep their rows, and are counted as new ones are."""
-    job = submit(store, ["x"] * 4)
-    texts = ["Yes. So", "- a\n- b\n", "All is well.", "Paris"]
-    reasons = ["length", "length", "error", "eos"]
-    commit(store, take(store), [outcome(row, reasons[row], text=texts[row]) for row in range(4)])
-    newer = (("jobs", "error"), ("shards", "lease_seconds"), ("shards", "eos_unknown"))
-    newer += (("attempts", "rewinds"), ("attempts", "rewound_tokens"))
-    newer += tuple(("attempts", name) for name in ("reasoning", "reasoning_tokens", "ended_in", "thought_closed"))
-    newer += (("shards", "in_reasoning"), ("shards", "reasoning_tokens"))
-    for table in ("batches", "files", "deliveries"):
-        execute(store, f"DROP TABLE {table}")
-    for table, column in (("attempts", "ending"), ("attempts", "trimmed_tokens"), ("shards", "complete"), *newer):
-        execute(store, f"ALTER TABLE {table} DROP COLUMN {column}")
-    execute(store, "UPDATE alembic_version SET version_num = '0004'")
-    with store.writer.begin() as connection:
-        migrate(connection)
-    assert rows_of(store, "SELECT ending FROM attempts ORDER BY row") == [
-        ("open",),
-        ("item",),
-        (None,),
-        ("phrase",),
-    ]
-    assert counters(store, job) == recounted(store, job)
-    assert job_status(store, job).complete == 2
+    with Store(make_url(empty_database_url)) as store:
+        with store.writer.begin() as connection:
+            migrate(connection, "0004")
+        execute(
+            store,
+            "INSERT INTO jobs (id, name, state, priority, model, columns, total, created_at, updated_at)"
+            " VALUES ('old', 'old', 'running', 0, 'm', '[\"prompt\"]', 4, 1, 1)",
+        )
+        execute(store, "INSERT INTO specs (job_id, round, spec) VALUES ('old', 0, :spec)", spec=NEW.to_json())
+        execute(
+            store,
+            "INSERT INTO shards (job_id, shard, first_row, end_row, state) VALUES ('old', 0, 0, 4, 'queued')",
+        )
+        answers = [("Yes. So", "length"), ("- a\n- b\n", "length"), ("All is well.", "error"), ("Paris", "eos")]
+        for row, (said, reason) in enumerate(answers):
+            execute(store, "INSERT INTO rows (job_id, row, cells, round) VALUES ('old', :row, '[]', 0)", row=row)
+            execute(
+                store,
+                "INSERT INTO attempts (job_id, row, attempt, round, final, text, finish_reason, eos_source,"
+                " prompt_tokens, completion_tokens, eos_hidden_steps, strategies)"
+                " VALUES ('old', :row, 1, 0, true, :said, :reason, :source, 1, 1, 0, '')",
+                row=row,
+                said=said,
+                reason=reason,
+                source="natural" if reason == "eos" else None,
+            )
+        with store.writer.begin() as connection:
+            migrate(connection)
+        assert rows_of(store, "SELECT ending FROM attempts ORDER BY row") == [
+            ("open",),
+            ("item",),
+            (None,),
+            ("phrase",),
+        ]
+        assert counters(store, "old")["complete"] == 2
 
 
 def test_the_commonest_error_is_of_results_that_stand(store):

@@ -8,7 +8,7 @@ import pytest
 from endmark.db.attempts import commit
 from endmark.db.connection import open_store
 from endmark.db.jobs import cancel_job, load_job, pause_job, resume_job
-from endmark.db.shards import finish, heartbeat, mark_sent, release
+from endmark.db.shards import finish, heartbeat, release
 from endmark.jobs.errors import LeaseLost
 from endmark.jobs.vocabulary import JobState, ShardKey
 from tests.integration.service_fixtures import shards_of, submit
@@ -154,7 +154,7 @@ def test_paused_and_cancelled_jobs_keep_what_is_done(store):
     with pytest.raises(LeaseLost):
         commit(store, half, [outcome(6)])
     assert heartbeat(store, [half]) == {half.key}
-    assert resume_job(store, job) == [ShardKey(job, 1), ShardKey(job, 2)]
+    resume_job(store, job)
     again = take(store)
     assert (again.key, again.attempts) == (half.key, 1)  # a pause is not a death
     cancel_job(store, job)
@@ -182,10 +182,3 @@ def test_a_job_closes_with_its_last_shard_though_two_end_at_once(store):
 def test_a_job_without_rows_is_complete(store):
     assert load_job(store, submit(store, [])).state is JobState.COMPLETED
     assert answer_all(store) == []
-
-
-def test_a_message_that_was_sent_is_noted(store):
-    job = submit(store, ["x"] * 4, shard_size=2)
-    mark_sent(store, [ShardKey(job, 1)])
-    sent = rows_of(store, "SELECT shard, sent_at > 0 FROM shards ORDER BY shard")
-    assert [(shard, bool(was)) for shard, was in sent] == [(0, False), (1, True)]

@@ -6,15 +6,15 @@ import pytest
 
 from endmark.db.attempts import commit
 from endmark.db.deletion import ABANDONED_AFTER
-from endmark.db.jobs import add_rows, begin_job, discard_submission, finish_submission, load_job, pause_job
+from endmark.db.jobs import add_rows, begin_job, discard_submission, finish_submission, load_job
 from endmark.db.progress import job_status
 from endmark.db.rows import unfinished_rows
-from endmark.db.shards import finish, mark_sent, reap
+from endmark.db.shards import finish, reap
 from endmark.db.workers import list_workers, remove_worker, report_worker, workers_for
 from endmark.jobs.errors import JobNotFound, StoreError
 from endmark.jobs.progress import WorkerReport
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.vocabulary import JobState, ShardKey
+from endmark.jobs.vocabulary import JobState
 from tests.integration.service_fixtures import shards_of, submit
 from tests.integration.store.ledger import (
     counters,
@@ -30,28 +30,14 @@ from tests.integration.store.ledger import (
 pytestmark = pytest.mark.integration
 
 
-def test_an_expired_lease_goes_back_and_its_message_is_sent_again(store):
+def test_an_expired_lease_goes_back(store):
     job = submit(store, ["x"] * 6, shard_size=2)
-    mark_sent(store, [ShardKey(job, shard) for shard in range(3)])
     take(store)
-    assert reap(store) == []
+    reap(store)
     assert [state for state, *_ in shards_of(store, job)] == ["running", "queued", "queued"]
     expire(store)
-    assert reap(store) == [(ShardKey(job, 0), "m", None)]
+    reap(store)
     assert [state for state, *_ in shards_of(store, job)] == ["queued"] * 3
-    assert reap(store) == []  # it counts as sent now
-
-
-def test_messages_that_are_old_are_sent_again_in_a_window(store):
-    low = submit(store, ["x"] * 100, shard_size=1)
-    high = submit(store, ["x"], adapter="a", priority=1)
-    paused = submit(store, ["x"])
-    pause_job(store, paused)
-    first = reap(store, window=3)
-    assert first == [(ShardKey(high, 0), "m", "a"), (ShardKey(low, 0), "m", None), (ShardKey(low, 1), "m", None)]
-    assert [key for key, *_ in reap(store, window=2)] == [ShardKey(low, 2), ShardKey(low, 3)]
-    assert reap(store, window=0) == []
-    assert len(reap(store, resend_after=-1.0, window=1000)) == 101
 
 
 @pytest.mark.parametrize("poison", [{37}, {0, 63}, {20, 21}])
