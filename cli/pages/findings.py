@@ -1,6 +1,6 @@
 """What the doctor has found, as a sentence and a table on the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -17,8 +17,17 @@ def summary(result: Mapping[str, Any]) -> str:
     others = f"{result['failed']} failed, " if result["failed"] else ""
     return (
         f"of {counted(result['answers'], 'answer')} {others}{result['truncated']} ran out of "
-        f"{counted(result['max_new_tokens'], 'token')} and {result['ended']} ended by the model's own EOS ({how})"
+        f"{counted(result['max_new_tokens'], 'token')} and {result['ended']} ended by the model's own EOS"
+        f"{_with_tokens(result['end_tokens'])} ({how})"
     )
+
+
+def _with_tokens(found: Sequence[Mapping[str, Any]]) -> str:
+    """Return which end tokens were sampled: their counts too where there are several."""
+    names = [f"{item['id']} ({item['text']})" if item["text"] else str(item["id"]) for item in found]
+    if len(found) < 2:
+        return "".join(f", {name}" for name in names)
+    return ": " + ", ".join(f"{item['answers']} with {name}" for item, name in zip(found, names, strict=True))
 
 
 def print_table(result: Mapping[str, Any], console: Console) -> None:
@@ -36,3 +45,6 @@ def print_table(result: Mapping[str, Any], console: Console) -> None:
         label = Text.assemble((f"{finding['level']}: {finding['check']}\n", style), finding["title"])
         table.add_row(label, Text(finding["evidence"]), Text(finding["fix"]))
     console.print(table)
+    for finding in result["findings"]:
+        # Beneath the table and without line breaks, so that a terminal copies them whole.
+        console.print(Text.assemble(f"{finding['check']}: ", (finding["command"], "bold")), soft_wrap=True)

@@ -174,7 +174,7 @@ def test_the_process_tells_json_alone(faulty, capsys):
     answer = json.loads(printed)
     assert printed.isascii()
     assert (answer["answers"], answer["max_new_tokens"], len(answer["rows"])) == (2, 8, 2)
-    assert {"check", "level", "title", "evidence", "fix"} == set(answer["findings"][0])
+    assert {"check", "level", "title", "evidence", "fix", "command"} == set(answer["findings"][0])
 
 
 def test_the_command(faulty, tmp_path):
@@ -187,6 +187,7 @@ def test_the_command(faulty, tmp_path):
     assert page.read_text().startswith("<!DOCTYPE html>")
     shown = CliRunner().invoke(endmark, ["doctor", *words]).stdout
     assert "end ids disagree" in " ".join(shown.split())
+    assert f"\nend ids disagree: jq '.eos_token_id = [1, 2]' {faulty}/generation_config.json > new.json" in shown
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ pytestmark = pytest.mark.unit
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_every_cause_of_the_doctor_is_in_troubleshooting_and_no_other():
+def test_every_finding_of_the_doctor_has_its_section_and_no_other():
     trees = [ast.parse(file.read_text("utf-8")) for file in (ROOT / "worker" / "doctor" / "checks").glob("*.py")]
     nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
     calls = [node for node in nodes if ast.unparse(node.func) == "Finding"]
     causes = {call.args[0].value for call in calls}
-    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^### (.+)$", page, re.MULTILINE)) == causes
+    page = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^## (.+)$", page, re.MULTILINE)) == causes
 
 
 def test_every_metric_is_in_the_operations_guide_and_no_other():

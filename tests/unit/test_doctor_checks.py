@@ -70,6 +70,7 @@ FOUND = {
         Level.CAUSE,
         "1 of 2 answers; the first said: the model's scores are no numbers (NaN) at token 1",
         "check the weights for NaN",
+        "endmark doctor acme/talk-7b-chat",
     ),
     "template not used": (
         template.chat_template_unused,
@@ -77,6 +78,7 @@ FOUND = {
         Level.CAUSE,
         "1 of 1 answers were cut",
         "--raw",
+        "endmark run",
     ),
     "template not used, yet all ended": (
         template.chat_template_unused,
@@ -84,6 +86,7 @@ FOUND = {
         Level.RISK,
         "0 of 1 answers were cut",
         "apply_chat_template",
+        "endmark run",
     ),
     "template missing": (
         template.chat_template_missing,
@@ -91,6 +94,7 @@ FOUND = {
         Level.CAUSE,
         "`acme/talk-7b-chat`",
         "chat_template.jinja",
+        "chat_template.jinja --local-dir acme/talk-7b-chat",
     ),
     "base model": (
         template.base_model,
@@ -98,12 +102,14 @@ FOUND = {
         Level.CAUSE,
         "nothing in the name `acme/talk-7b`",
         "endmark finetune",
+        "endmark finetune chats.jsonl -o adapter --model acme/talk-7b",
     ),
     "template twice": (
         template.template_twice,
         evidence(ENDED, replace(CUT, prompt="<s>[INST] Why? [/INST]")),
         Level.CAUSE,
         "1 of 2 prompts hold `<s>`",
+        "--raw",
         "--raw",
     ),
     "BOS doubled in the prompts": (
@@ -112,12 +118,14 @@ FOUND = {
         Level.CAUSE,
         "1 of 1 prompts begin with 1 (`<s>`) twice",
         "take the begin token out",
+        "sed 's/<s>//g' prompts.csv",
     ),
     "BOS doubled elsewhere": (
         tokens.bos_doubled,
         evidence(ENDED, template_adds_bos=True, tokenizer_adds_bos=True),
         Level.RISK,
         "1 (`<s>`)",
+        "add_special_tokens=False",
         "add_special_tokens=False",
     ),
     "turn end is no end id": (
@@ -126,6 +134,7 @@ FOUND = {
         Level.CAUSE,
         "it closes with 9 (`<|end|>`); the generation config ends with 2 (`</s>`)",
         "add 9 to `eos_token_id`",
+        ".eos_token_id = [2, 9]",
     ),
     "tokeniser and generation config differ": (
         tokens.end_ids_disagree,
@@ -133,6 +142,7 @@ FOUND = {
         Level.RISK,
         "missing in the generation config: 2 (`</s>`)",
         "generation_config.json",
+        ".eos_token_id = [2, 9]",
     ),
     "no end ids in the generation config": (
         tokens.end_ids_disagree,
@@ -140,14 +150,23 @@ FOUND = {
         Level.RISK,
         "it ends with none",
         "generation_config.json",
+        ".eos_token_id = [2]",
     ),
-    "pad is EOS": (tokens.pad_is_eos, evidence(ENDED, pad=2), Level.RISK, "both are 2 (`</s>`)", "pad token"),
+    "pad is EOS": (
+        tokens.pad_is_eos,
+        evidence(ENDED, pad=2),
+        Level.RISK,
+        "both are 2 (`</s>`)",
+        "pad token",
+        "endmark finetune",
+    ),
     "EOS hidden": (
         tokens.eos_hidden,
         evidence(replace(CUT, hidden_steps=3, rank_max=62), ENDED, sampling=Sampling(0.7, top_k=50, top_p=0.9)),
         Level.CAUSE,
         "at its best EOS stood at 2.0%, rank 63",
         "soft-landing",
+        "--strategy whole",
     ),
     "EOS would be hidden elsewhere": (
         tokens.eos_hidden,
@@ -155,12 +174,14 @@ FOUND = {
         Level.RISK,
         "in 1 of 1 cut answers its best rank was 81",
         "top_k=0",
+        "--strategy whole",
     ),
     "EOS never learned": (
         learning.eos_not_learned,
         evidence(CUT, CUT),
         Level.CAUSE,
         "highest probability was 2.00%, after the 4 sentence ends 1.50% on average",
+        "endmark finetune",
         "endmark finetune",
     ),
     "EOS not seen in short answers": (
@@ -169,6 +190,7 @@ FOUND = {
         Level.CAUSE,
         "the longest was cut after 40 tokens",
         "--max-new-tokens 256",
+        "endmark doctor acme/talk-7b-chat --max-new-tokens 256",
     ),
     "EOS weakly learned": (
         learning.eos_not_learned,
@@ -176,6 +198,7 @@ FOUND = {
         Level.CAUSE,
         "highest probability was 40.00%",
         "soft-landing",
+        "--strategy whole",
     ),
     "loops": (
         answers.loops,
@@ -183,6 +206,63 @@ FOUND = {
         Level.CAUSE,
         "1 of 1 answers",
         "no-loops",
+        "--strategy whole",
+    ),
+    "the template opens no answer": (
+        template.no_generation_prompt,
+        evidence(CUT, lacking_opening="<|assistant|>"),
+        Level.CAUSE,
+        "before an answer in a conversation it writes `<|assistant|>`",
+        "add_generation_prompt",
+        "printf %s '{% if add_generation_prompt %}<|assistant|>",
+    ),
+    "EOS held down by an option": (
+        tokens.eos_held_down,
+        evidence(CUT, sampling=Sampling(min_new_tokens=128)),
+        Level.CAUSE,
+        "`min_new_tokens`: no end within 128 tokens",
+        "--min-new-tokens",
+        "endmark run prompts.csv -o answers.csv --model acme/talk-7b-chat",
+    ),
+    "EOS held down by a bias": (
+        tokens.eos_held_down,
+        evidence(CUT, sampling=Sampling(logit_bias=((2, -100.0),))),
+        Level.CAUSE,
+        "`logit_bias`: 2 (`</s>`) by -100",
+        "the bias",
+        "endmark run",
+    ),
+    "EOS held down elsewhere": (
+        tokens.eos_held_down,
+        evidence(CUT, holding_down={"suppress_tokens": "end token 2 never"}),
+        Level.RISK,
+        "generation_config.json has `suppress_tokens`: end token 2 never; Endmark passes over these",
+        "generation_config.json",
+        "hf download acme/talk-7b-chat --local-dir ./talk-7b-chat && jq 'del(.suppress_tokens)' ",
+    ),
+    "ends with a token that the generation config lacks": (
+        tokens.end_token_unknown_elsewhere,
+        evidence(replace(ENDED, end_token=9), replace(ENDED, end_token=9), replace(ENDED, end_token=2)),
+        Level.RISK,
+        "of 3 answers that ended, 2 with 9 (`<|end|>`); the generation config names 2 (`</s>`)",
+        "eos_token_id",
+        "jq '.eos_token_id = [2, 9]' ./talk-7b-chat/generation_config.json > new.json && mv new.json",
+    ),
+    "the end's row was never trained, nor by the adapter": (
+        learning.end_rows_untrained,
+        evidence(CUT, adapter="./mine", turn_end=9, used_eos=(2, 9), untrained_ends=(9,)),
+        Level.CAUSE,
+        "the row of 9 (`<|end|>`) is nothing",
+        "close answers with 2 (`</s>`)",
+        "endmark finetune",
+    ),
+    "beyond the window": (
+        answers.beyond_window,
+        evidence(replace(CUT, prompt_tokens=300), ENDED, window=512),
+        Level.CAUSE,
+        "prompts have up to 300 tokens, the budget is 256, and the model was trained on rows of 512; 1 of 2",
+        "--max-new-tokens 212",
+        "--max-new-tokens 212",
     ),
     "budget too small": (
         answers.budget_too_small,
@@ -190,18 +270,20 @@ FOUND = {
         Level.CAUSE,
         "the longest after 200 of 256 tokens; 1 were cut",
         "--max-new-tokens",
+        "--max-new-tokens 512",
     ),
 }
 
 
 @pytest.mark.parametrize("case", list(FOUND))
 def test_what_is_found(case):
-    check, given, level, seen, fix = FOUND[case]
+    check, given, level, seen, fix, command = FOUND[case]
     finding = check(given)
     assert finding is not None
     assert finding.level is level
     assert seen in finding.evidence
     assert fix in finding.fix
+    assert command in finding.command
     assert finding.title
 
 
@@ -247,6 +329,31 @@ def test_an_end_token_that_other_programs_would_not_see_is_named_whoever_names_i
     assert tokens.end_ids_disagree(evidence(ENDED, tokenizer_eos=None, turn_end=None)) is None
 
 
+def test_an_end_held_down_for_a_part_of_the_budget_is_no_cause():
+    levels = {
+        tokens.eos_held_down(evidence(CUT, sampling=Sampling(min_new_tokens=count))).level for count in (1, 127)
+    }
+    assert levels == {Level.RISK}
+    raised = Sampling(logit_bias=((2, 5.0), (7, -5.0)))
+    assert tokens.eos_held_down(evidence(CUT, sampling=raised)) is None
+    honoured = evidence(CUT, sampling=Sampling(min_new_tokens=9), holding_down={"min_new_tokens": "…"})
+    assert "passes over" not in tokens.eos_held_down(honoured).evidence
+
+
+def test_an_untrained_row_of_a_token_that_closes_no_answer_is_no_fault():
+    assert learning.end_rows_untrained(evidence(CUT, used_eos=(2, 9), untrained_ends=(9,))) is None
+    alone = learning.end_rows_untrained(evidence(ENDED, untrained_ends=(2,)))
+    assert alone.level is Level.RISK
+    assert "one that the model knows" in alone.fix
+
+
+def test_the_window_is_as_long_as_prompt_and_budget():
+    inside = replace(CUT, prompt_tokens=256)
+    assert answers.beyond_window(evidence(inside, window=512)) is None
+    assert answers.beyond_window(evidence(inside, window=None)) is None
+    assert answers.beyond_window(evidence(replace(inside, tokens=20), window=511)).level is Level.RISK
+
+
 def test_one_begin_token_and_short_marks_are_no_faults():
     assert tokens.bos_doubled(evidence(ENDED, template_adds_bos=True)) is None
     assert tokens.bos_doubled(evidence(ENDED, tokenizer_adds_bos=True)) is None
@@ -274,6 +381,9 @@ def test_the_sample_in_one_sentence():
     assert summary(as_json(evidence(ENDED, CUT, CUT), ())) == (
         "of 3 answers 2 ran out of 256 tokens and 1 ended by the model's own EOS (temperature 0)"
     )
+    one, other = replace(ENDED, end_token=2), replace(ENDED, end_token=9)
+    assert "own EOS, 2 (</s>) (temp" in summary(as_json(evidence(one, one), ()))
+    assert "own EOS: 2 with 2 (</s>), 1 with 9 (<|end|>) (temp" in summary(as_json(evidence(one, other, one), ()))
     assert summary(as_json(evidence(CUT), ())).startswith("of 1 answer 1 ran out of 256 tokens and 0 ended")
     assert summary(as_json(evidence(ENDED, FAILED), ())).startswith(
         "of 2 answers 1 failed, 0 ran out of 256 tokens and 1 ended"
@@ -294,6 +404,7 @@ def test_a_model_cut_early_or_that_ended_other_answers_is_not_said_to_have_learn
     assert "budget too short to tell" in {finding.check for finding in examine(evidence(CUT_SHORT))}
     assert "EOS never learned" not in {finding.check for finding in examine(evidence(CUT_SHORT))}
     assert "EOS weakly learned" in {finding.check for finding in examine(evidence(CUT, CUT, ENDED))}
+    assert "budget too short to tell" in {finding.check for finding in examine(evidence(CUT_SHORT, ENDED))}
 
 
 def test_a_model_that_closes_with_another_token_is_not_said_to_have_learned_nothing():

@@ -34,6 +34,7 @@ def result(*rows, findings=()):
         "ended": 1,
         "truncated": 0,
         "failed": 0,
+        "end_tokens": [],
         "max_new_tokens": 8,
         "sampling": {"temperature": 0.7, "top_k": 0, "top_p": 0.9},
         "findings": list(findings),
@@ -52,7 +53,14 @@ def test_every_way_to_end_has_its_colour(end):
 
 
 def test_nothing_hostile_leaves_its_place():
-    finding = {"check": HOSTILE, "level": "cause", "title": HOSTILE, "evidence": f"`{HOSTILE}`", "fix": "do `it`"}
+    finding = {
+        "check": HOSTILE,
+        "level": "cause",
+        "title": HOSTILE,
+        "evidence": f"`{HOSTILE}`",
+        "fix": "do `it`",
+        "command": HOSTILE,
+    }
     page = write_page(result(row(), row("length", None), findings=[finding]))
     assert "<script" not in page
     assert page.count("</style>") == 1

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from transformers import AutoConfig
+
 from endmark.jobs.datasets import open_dataset, settle
 from endmark.jobs.errors import ModelError, Problem, SpecError
 from endmark.jobs.landing import LANDED, START, advance
@@ -11,10 +13,11 @@ from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies.base import EndHere
 from endmark.jobs.strategies.no_loops import NoLoops
 from endmark.worker.doctor.evidence import Evidence, RowEvidence
-from endmark.worker.doctor.facts import own_sampling, read_facts, read_generation_config
+from endmark.worker.doctor.facts import own_sampling, read_facts, read_generation_config, read_weights
 from endmark.worker.doctor.questions import QUESTIONS
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.text import AnswerText, Vocabulary
+from endmark.worker.models.adapters import model_folder
 from endmark.worker.models.loader import LoadedEngine, load_engine, model_path
 from endmark.worker.service.prompting import Prompt, Prompter
 
@@ -47,8 +50,10 @@ def collect(sample: Sample) -> Evidence:
     bad = next((prompt for prompt in prompts if prompt.error is not None), None)
     if bad is not None:
         raise ModelError(f"a prompt of the sample cannot be used: {bad.error}")
+    facts = read_facts(spec.model, spec.adapter, loaded.tokenizer, config, loaded.engine.eos_ids)
+    path = model_path(spec.model)
     return Evidence(
-        facts=read_facts(spec.model, spec.adapter, loaded.tokenizer, config, loaded.engine.eos_ids),
+        facts=read_weights(facts, AutoConfig.from_pretrained(path), model_folder(path)),
         rows=tuple(run_sample(loaded, spec, prompts)),
         templated=loaded.tokenizer.chat_template is not None and not spec.raw,
         sampling=spec.sampling,
@@ -114,6 +119,8 @@ def _evidence(prompt: Prompt, finished: Finished, vocabulary: Vocabulary) -> Row
         text=finished.text,
         verdict=finished.verdict,
         tokens=len(finished.token_ids),
+        prompt_tokens=finished.prompt_tokens,
+        end_token=finished.end_token_id,
         prompt_begin=prompt.token_ids[:2],
         probs=probs,
         sentence_probs=_at_sentence_ends(finished.token_ids, probs, vocabulary),

@@ -24,6 +24,16 @@ class ModelFacts:
     template_adds_bos: bool = False
     tokenizer_adds_bos: bool = False
     generation_top_k: int = 0  # that transformers' generate would use with its own settings
+    own_sampling: Sampling = Sampling()  # as the generation config says
+    holding_down: Mapping[str, str] = field(default_factory=dict)  # its keys that keep EOS from being chosen
+    lacking_opening: str = ""  # what the template writes before an answer, but not where one is asked for
+    window: int | None = None  # tokens of the longest rows that the model was trained on
+    untrained_ends: tuple[int, ...] = ()  # end tokens whose row of the output layer was never trained
+
+    @property
+    def closing(self) -> int | None:
+        """The token with which the model is to close an answer."""
+        return self.tokenizer_eos if self.turn_end is None else self.turn_end
 
     @property
     def unnamed_end(self) -> int | None:
@@ -44,6 +54,8 @@ class RowEvidence:
     text: str
     verdict: Verdict
     tokens: int  # of the answer
+    prompt_tokens: int = 0  # 0 where they are not known
+    end_token: int | None = None  # the end token that was sampled, where it is known
     prompt_begin: tuple[int, ...] = ()  # the first two token ids that the model saw
     probs: tuple[float, ...] = ()  # EOS probability at every step
     sentence_probs: tuple[float, ...] = ()  # of those, where the text might end

@@ -7,7 +7,7 @@ from enum import StrEnum
 class Level(StrEnum):
     """How much a finding explains."""
 
-    CAUSE = "cause"  # why answers of this sample did not end
+    CAUSE = "cause"  # why answers of this sample did not end, or are not whole
     RISK = "risk"  # what will go wrong elsewhere
 
 
@@ -20,3 +20,4 @@ class Finding:
     title: str  # the cause in plain words
     evidence: str
     fix: str
+    command: str  # the fix, or its first step, to copy

@@ -1,5 +1,6 @@
 """All that the doctor has found, as JSON values: what its process tells the one that shows it."""
 
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +18,7 @@ def as_json(evidence: Evidence, findings: tuple[Finding, ...]) -> dict[str, Any]
         "answers": len(evidence.rows),
         "ended": len(evidence.ended),
         "truncated": len(evidence.cut),
+        "end_tokens": _end_tokens(evidence),
         "failed": sum(row.failed for row in evidence.rows),
         "max_new_tokens": evidence.budget,
         "chat_template_used": evidence.templated,
@@ -30,7 +32,9 @@ def as_json(evidence: Evidence, findings: tuple[Finding, ...]) -> dict[str, Any]
                 "finish_reason": row.verdict.finish_reason,
                 "eos_source": row.verdict.eos_source,
                 "error": row.verdict.error,
+                "prompt_tokens": row.prompt_tokens,
                 "completion_tokens": row.tokens,
+                "end_token": row.end_token,
                 "eos_prob_max": row.prob_max,
                 "eos_rank_max": row.rank_max,
                 "hidden_steps": row.hidden_steps,
@@ -39,3 +43,10 @@ def as_json(evidence: Evidence, findings: tuple[Finding, ...]) -> dict[str, Any]
             for row in evidence.rows
         ],
     }
+
+
+def _end_tokens(evidence: Evidence) -> list[dict[str, Any]]:
+    """Return the end tokens that were sampled, the commonest first, with their texts and counts."""
+    counts = Counter(row.end_token for row in evidence.rows if row.end_token is not None)
+    names = evidence.facts.token_names
+    return [{"id": item, "text": names.get(item, ""), "answers": count} for item, count in counts.most_common()]

@@ -10,7 +10,8 @@ from endmark.jobs.errors import UsageError
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.vocabulary import EosSource, FinishReason, Verdict
 from endmark.worker.doctor.evidence import Evidence, RowEvidence
-from endmark.worker.doctor.facts import read_facts, read_generation_config
+from endmark.worker.doctor.facts import read_facts, read_generation_config, read_weights
+from endmark.worker.models.adapters import model_folder
 from endmark.worker.models.loader import end_token_ids, load_tokenizer, model_path
 
 
@@ -33,8 +34,9 @@ def read_traced(path: str, *, limit: int, model: str | None = None) -> Evidence:
     config = read_generation_config(folder)
     shape = AutoConfig.from_pretrained(folder)
     eos_ids = end_token_ids(config, shape, tokenizer, vocabulary=shape.get_text_config().vocab_size)
+    facts = read_facts(name, about["adapter"], tokenizer, config, eos_ids)
     return Evidence(
-        facts=read_facts(name, about["adapter"], tokenizer, config, eos_ids),
+        facts=read_weights(facts, shape, model_folder(folder)),
         rows=tuple(rows),
         templated=tokenizer.chat_template is not None and not about["raw"],
         sampling=Sampling.from_json(about["sampling"]),

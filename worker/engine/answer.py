@@ -140,7 +140,8 @@ class Answer:
         if ending is not None:
             return self._cut(ending)
         if is_eos:
-            return self._finished(Verdict(FinishReason.EOS, eos_source=_source(flags)))
+            ended = self._finished(Verdict(FinishReason.EOS, eos_source=_source(flags)))
+            return replace(ended, end_token_id=token_id)
         return self._finished(Verdict(FinishReason.LENGTH)) if spent else None
 
     def _watch(self, token_id: int, *, is_eos: bool, natural: bool, last: bool) -> EndHere | TakeBack | None:

@@ -45,6 +45,7 @@ class Finished:
     lengths: tuple[int, ...] = ()  # characters of `text` after each of its last tokens, where it may be trimmed
     rewinds: int = 0  # how often this attempt was taken back
     rewound_tokens: int = 0  # tokens that were dropped then
+    end_token_id: int | None = None  # that was sampled; None where the answer did not end with one
     phase_end: PhaseEnd | None = None  # None where the request has no phase, or this attempt has not ended it
     reasoning: str | None = None  # its thoughts; None where it has none
     reasoning_tokens: int = 0  # of `token_ids`, marks included

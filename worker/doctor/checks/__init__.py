@@ -16,12 +16,17 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     template.chat_template_missing,
     template.base_model,
     template.template_twice,
+    template.no_generation_prompt,
     tokens.bos_doubled,
     tokens.end_ids_disagree,
+    tokens.eos_held_down,
     tokens.eos_hidden,
+    learning.end_rows_untrained,
     learning.eos_not_learned,
     answers.loops,
     answers.budget_too_small,
+    answers.beyond_window,
+    tokens.end_token_unknown_elsewhere,
     tokens.pad_is_eos,
 )
 

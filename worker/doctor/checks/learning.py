@@ -1,7 +1,9 @@
 """Checks of what the weights have learned: scores that are numbers, an EOS that is probable at the end."""
 
+from dataclasses import replace
 from statistics import mean, median
 
+from endmark.worker.doctor import commands
 from endmark.worker.doctor.evidence import Evidence
 from endmark.worker.doctor.findings import Finding, Level
 
@@ -23,6 +25,7 @@ def scores_not_numbers(evidence: Evidence) -> Finding | None:
         f"{len(broken)} of {len(evidence.rows)} answers; the first said: {broken[0].verdict.error}",
         "check the weights for NaN (training that diverged), try without the adapter, or a GPU that has bf16 "
         "(fp16 ends at 65,504)",
+        commands.look(replace(evidence.facts, adapter=None)),
     )
 
 
@@ -40,22 +43,23 @@ def eos_not_learned(evidence: Evidence) -> Finding | None:
     seen = f"in {len(cut)} cut answers its highest probability was {best:.2%}"
     seen += f", after the {len(after)} sentence ends {mean(after):.2%} on average" if after else ""
     longest = max(row.tokens for row in cut)
-    never = best < NEVER and not evidence.ended
-    if never and longest < _TELLING:
+    if best < NEVER and longest < _TELLING:
         return Finding(
             "budget too short to tell",
             Level.CAUSE,
             "EOS was never probable, but a model that knows how to end might not have wanted to yet",
             f"{seen}; the longest was cut after {longest} tokens",
             "look again with `--max-new-tokens 256`; if it stays so, `endmark finetune`",
+            commands.look(facts, "--max-new-tokens 256"),
         )
-    if never:
+    if best < NEVER and not evidence.ended:
         return Finding(
             "EOS never learned",
             Level.CAUSE,
             "The model has not learned to end: EOS is never probable, not even where a sentence ends",
             seen,
             "train it on answers that end with EOS: `endmark finetune`; until then `--strategy soft-landing`",
+            commands.train(facts),
         )
     if median(row.prob_max for row in cut) >= FIRM:
         return None
@@ -65,4 +69,28 @@ def eos_not_learned(evidence: Evidence) -> Finding | None:
         "The model knows EOS but seldom prefers it, as after training on many answers that were not closed",
         seen,
         "`--strategy soft-landing` ends at a sentence end now; `endmark finetune` on closed answers fixes it",
+        commands.run(facts, "--strategy whole"),
+    )
+
+
+def end_rows_untrained(evidence: Evidence) -> Finding | None:
+    """The token that closes an answer is one that no training ever reached."""
+    facts = evidence.facts
+    closing = facts.closing
+    if closing is None or closing not in facts.untrained_ends:
+        return None
+    others = [item for item in facts.used_eos if item not in facts.untrained_ends]
+    who = (
+        f"and the adapter `{facts.adapter}` does not train it" if facts.adapter else "so no answer can end with it"
+    )
+    instead = facts.name(others[0]) if others else "one that the model knows"
+    return Finding(
+        "end rows untrained",
+        Level.CAUSE if evidence.cut else Level.RISK,
+        f"The row of the output layer for the token that closes an answer was never trained, {who}",
+        f"the row of {facts.name(closing)} is nothing, the mean of all rows, or the same as an unused token's; "
+        f"{evidence.share_cut}",
+        f"let the chat template close answers with {instead} and train again, or train the output layer too and "
+        "merge it into the model",
+        commands.train(facts),
     )
