@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "prune": ("endmark.cli.deletion:prune", "Delete jobs that ended long ago."),
     "worker": ("endmark.cli.worker:worker", "Run the jobs of one model, a process for each GPU."),
     "serve": ("endmark.cli.serve.command:serve", "Serve the OpenAI Batch API over the same jobs."),
+    "web": ("endmark.cli.web.command:web", "Show the jobs in a browser, on this machine alone."),
     "finetune": ("endmark.cli.finetune:finetune", "Train an adapter on answers that end with EOS."),
     "doctor": ("endmark.cli.doctor:doctor", "Say why a model would not stop, with the evidence and the fix."),
     "check": ("endmark.cli.check:check", "Tell what this machine can do, with fixes."),

@@ -7,13 +7,13 @@ from sqlalchemy import Connection, text
 from endmark.jobs.vocabulary import ENDS, End, Ending, EosSource, FinishReason, Part
 
 
-def _is(end: End) -> str:
+def ended_so(end: End) -> str:
     """Return, in SQL, whether an attempt `a` ended so; an EOS of before its source was stored is natural."""
     same = f"a.finish_reason = '{end.reason}'"
     return f"({same} AND coalesce(a.eos_source, '{EosSource.NATURAL}') = '{end.source}')" if end.source else same
 
 
-def _any(conditions: Iterable[str]) -> str:
+def any_of(conditions: Iterable[str]) -> str:
     """Return, in SQL, whether one of several holds."""
     return f"({' OR '.join(conditions)})"
 
@@ -24,14 +24,14 @@ def _in(column: str, values: Iterable[str]) -> str:
     return f"{column} IN ({listed})"
 
 
-_ANSWERED = _in("a.finish_reason", (reason for reason in FinishReason if reason.has_answer))
+ANSWERED = _in("a.finish_reason", (reason for reason in FinishReason if reason.has_answer))
 _WHOLE = _in("a.ending", (ending for ending in Ending if ending.is_whole))
-_BY_ITSELF = _any(_is(end) for end in ENDS if end.by_itself)
+_BY_ITSELF = any_of(ended_so(end) for end in ENDS if end.by_itself)
 # Of an attempt `a`; what `Ending.is_complete` says.
-COMPLETE = f"{_ANSWERED} AND ({_WHOLE} OR (a.ending = '{Ending.PHRASE}' AND {_BY_ITSELF}))"
+COMPLETE = f"{ANSWERED} AND ({_WHOLE} OR (a.ending = '{Ending.PHRASE}' AND {_BY_ITSELF}))"
 _SUMS = {
-    "succeeded": _ANSWERED,
-    **{end.counter: _is(end) for end in ENDS if end.counter},
+    "succeeded": ANSWERED,
+    **{end.counter: ended_so(end) for end in ENDS if end.counter},
     "complete": COMPLETE,
     "in_reasoning": f"a.ended_in = '{Part.REASONING}'",
 }

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 _STYLE = "pages.css"
@@ -32,7 +32,7 @@ def page(template: str, *, script: str | None = None, **values: object) -> str:
     # Made of files of this package, with nothing of the user's.
     own = {"policy": policy, "style": style, "script": code}
     safe = {name: None if value is None else Markup(value) for name, value in own.items()}  # noqa: S704
-    text = _environment().get_template(template).render(**safe, **values)
+    text = templates().get_template(template).render(**safe, **values)
     return text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be written
 
 
@@ -51,10 +51,10 @@ def ticked(text: str) -> Markup:
 
 
 @cache
-def _environment() -> Environment:
-    """Return the templates."""
+def templates(*packages: str) -> Environment:
+    """Return the templates of some packages, and behind them those of this one."""
     made = Environment(
-        loader=PackageLoader("endmark.cli.pages"),
+        loader=ChoiceLoader([PackageLoader(name) for name in (*packages, "endmark.cli.pages")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -67,9 +67,13 @@ def _environment() -> Environment:
 @cache
 def _asset(name: str) -> str:
     """Return a style or script of this package."""
-    loader = _environment().loader
-    assert loader is not None
-    return loader.get_source(_environment(), name)[0]
+    return source(templates(), name)
+
+
+def source(environment: Environment, name: str) -> str:
+    """Return a file among the templates as it is written."""
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
 
 
 def _hash(text: str) -> str:

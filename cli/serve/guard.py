@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from endmark.cli.serve.access import ANYBODY, Access, is_loopback
@@ -41,6 +42,8 @@ class Guard:
         access: who is admitted; where no token is asked for, all who ask this machine as itself.
     """
 
+    uploads = "/v1/files"  # the path to which files may be sent
+
     def __init__(self, app: ASGIApp, access: Access, limits: Limits) -> None:
         self._app = app
         self._access = access
@@ -49,7 +52,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         headers = Headers(scope=scope)
-        upload = scope["method"] == "POST" and scope["path"] == "/v1/files"
+        upload = scope["method"] == "POST" and scope["path"] == self.uploads
         most = self._limits.file_most + _ENVELOPE if upload else _JSON_MOST
         body = _Body(receive, headers, most, self._limits)
 
@@ -67,23 +70,26 @@ class Guard:
 
         try:
             try:
-                scope[CALLER] = self._admitted(scope["path"], headers)
+                scope[CALLER] = self.admitted(scope, headers)
                 body.check_length()
                 await self._app(scope, body.receive, answer)
             except Refused as error:
-                await error.response()(scope, receive, answer)
+                await self.refusal(error)(scope, receive, answer)
         except ClientDisconnect:
             return  # nobody is left to be answered
 
-    def _admitted(self, path: str, headers: Headers) -> Caller:
+    def refusal(self, error: Refused) -> Response:
+        """Return the answer to a request that is refused."""
+        return error.response()
+
+    def admitted(self, scope: Scope, headers: Headers) -> Caller:
         """Return who asks, or refuse a request that may not."""
         if self._access.open:
-            if not is_loopback(_name(headers.get("host", ""))):
-                raise Refused(403, "a service without tokens answers to `localhost` alone", "forbidden")
+            check_host(headers)
             if "origin" in headers or headers.get("sec-fetch-site", "none") != "none":
                 raise Refused(403, "a service without tokens answers no web pages", "forbidden")
             return ANYBODY
-        if path == OPEN:
+        if scope["path"] == OPEN:
             return ANYBODY
         kind, _, token = headers.get("authorization", "").partition(" ")
         caller = self._access.caller(token) if kind.lower() == "bearer" else None
@@ -149,6 +155,16 @@ class _Body:
 
     def _too_large(self) -> Refused:
         return Refused(413, f"the request is larger than {self._most:,} bytes", "request_too_large")
+
+
+def check_host(headers: Headers) -> None:
+    """Refuse a request that calls this machine by a name that is not its own.
+
+    Raises:
+        Refused: it is one.
+    """
+    if not is_loopback(_name(headers.get("host", ""))):
+        raise Refused(403, "a service without tokens answers to `localhost` alone", "forbidden")
 
 
 def _name(host: str) -> str:

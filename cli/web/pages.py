@@ -1,0 +1,213 @@
+"""The pages, as routes: the list of jobs, a job with its rows, a row with its attempts, and what changes live."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from endmark.cli.advice import spec_options_of
+from endmark.cli.finishing import described
+from endmark.cli.terminal import note
+from endmark.cli.web.rendering import ASSETS, HEADERS, asset, rendered
+from endmark.cli.web.views import JobView, attempt_view, end_lines, plan_of, row_line, turns_of
+from endmark.db.browsing import KINDS, Wanted, count_ends, find_rows
+from endmark.db.connection import Store
+from endmark.db.deliveries import deliveries_of
+from endmark.db.jobs import load_job
+from endmark.db.progress import all_statuses, job_status
+from endmark.db.row_history import row_history
+from endmark.db.sizes import job_size
+from endmark.db.workers import list_workers
+from endmark.jobs.errors import EndmarkError, JobNotFound
+from endmark.jobs.strategies import write_strategies
+
+_LOOK = 1.0  # seconds between two looks at what is shown live
+_LOOKS = 600  # after which the browser asks anew
+_WORDS_MOST = 200  # characters to search for
+
+
+class Pages:
+    """The handlers, over one ledger.
+
+    Args:
+        store: the ledger.
+        ending: whether the service is about to end, which ends what is shown live.
+    """
+
+    def __init__(self, store: Store, ending: Callable[[], bool]) -> None:
+        self._store = store
+        self._ending = ending
+
+    def app(self) -> Starlette:
+        """Return the application."""
+        routes = [
+            Route("/", self.jobs),
+            Route("/live", self.live_jobs),
+            Route("/jobs/{job}", self.job),
+            Route("/jobs/{job}/live", self.live_job),
+            Route("/jobs/{job}/rows/{row:int}", self.row),
+            Route("/static/{name}", self.static),
+        ]
+        made = Starlette(routes=routes, exception_handlers=_HANDLERS)
+        made.router.redirect_slashes = False  # it would repeat the `Host` of the request
+        return made
+
+    def jobs(self, request: Request) -> Response:
+        """Show all jobs and workers."""
+        del request
+        return _page("jobs.html", **self._jobs())
+
+    def live_jobs(self, request: Request) -> Response:
+        """Send the list of jobs whenever it has changed."""
+        del request
+        return self._stream(lambda: (rendered("jobs_live.html", **self._jobs()), False))
+
+    def _jobs(self) -> dict[str, Any]:
+        """Return what the list shows."""
+        views = [JobView.of(status) for status in all_statuses(self._store)]
+        return {"jobs": views, "workers": list_workers(self._store)}
+
+    def job(self, request: Request) -> Response:
+        """Show a job: its progress, and some of its rows."""
+        job = load_job(self._store, request.path_params["job"])
+        wanted = _wanted(request.query_params)
+        found = find_rows(self._store, job.id, job.total, wanted)
+        plan = plan_of(job.columns, job.spec)
+        asked = {"ending": wanted.kind, "q": wanted.words}
+        first = found.rows[0].row if found.rows else None
+        links = {"first": _query(asked, None), "before": None, "after": None}
+        if wanted.backwards:
+            links["before"] = _query(asked, found.looked_to, "before")
+            links["after"] = _query(asked, found.rows[-1].row if found.rows else None, "after")
+        else:
+            links["after"] = _query(asked, found.looked_to, "after")
+            links["before"] = _query(asked, first if wanted.key is not None else None, "before")
+        return _page(
+            "job.html",
+            **self._job(job.id),
+            spec=job.spec,
+            strategies=write_strategies(job.spec.strategies),
+            options=spec_options_of(job.spec),
+            size=job_size(self._store, job.id, job.total),
+            deliveries=[described(item) for item in deliveries_of(self._store, job.id)],
+            kinds=KINDS,
+            wanted=wanted,
+            rows=[row_line(row, plan) for row in found.rows],
+            looked_to=found.looked_to,
+            links=links,
+        )
+
+    def live_job(self, request: Request) -> Response:
+        """Send a job's progress whenever it has changed, until it has ended."""
+        job_id = load_job(self._store, request.path_params["job"]).id
+
+        def part() -> tuple[str, bool]:
+            values = self._job(job_id)
+            return rendered("job_live.html", **values), values["job"].status.state.is_final
+
+        return self._stream(part)
+
+    def _job(self, job_id: str) -> dict[str, Any]:
+        """Return what changes on a job's page."""
+        return {
+            "job": JobView.of(job_status(self._store, job_id)),
+            "ends": end_lines(count_ends(self._store, job_id)),
+        }
+
+    def row(self, request: Request) -> Response:
+        """Show a row: what it asks, its answer, and how that came about."""
+        job = load_job(self._store, request.path_params["job"])
+        found = row_history(self._store, job.id, request.path_params["row"])
+        if found is None:
+            raise HTTPException(404, f"job {job.id} has no row {request.path_params['row']}")
+        spec = job.specs.get(found.round, job.spec)
+        result = found.result
+        before = [item for item in found.attempts if item.attempt is not result]
+        return _page(
+            "row.html",
+            job=job,
+            found=found,
+            turns=turns_of(plan_of(job.columns, spec), found.cells),
+            cells=list(zip(job.columns, found.cells, strict=False)),
+            result=attempt_view(result) if result is not None else None,
+            before=[attempt_view(item.attempt) for item in before],
+        )
+
+    def static(self, request: Request) -> Response:
+        """Send the style, the script or the icon."""
+        name = request.path_params["name"]
+        if name not in ASSETS:
+            raise HTTPException(404, "there is no such file")
+        return Response(asset(name), headers={**HEADERS, "cache-control": "no-cache"}, media_type=ASSETS[name])
+
+    def _stream(self, part: Callable[[], tuple[str, bool]]) -> Response:
+        """Return a stream of server-sent events: a part of a page whenever it has changed.
+
+        Args:
+            part: returns the part as HTML, and whether it is the last.
+        """
+
+        async def events() -> AsyncIterator[str]:
+            shown = ""
+            for _ in range(_LOOKS):
+                text, last = await run_in_threadpool(part)
+                if text != shown:
+                    shown = text
+                    yield "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
+                if last:
+                    yield "event: done\ndata:\n\n"
+                    return
+                if self._ending():
+                    return
+                await asyncio.sleep(_LOOK)
+
+        return StreamingResponse(events(), headers=HEADERS, media_type="text/event-stream")
+
+
+def _wanted(query: Mapping[str, str]) -> Wanted:
+    """Return which rows a request asks for; what it says wrongly counts as not said."""
+    kind = query.get("ending", "")
+    words = query.get("q", "").replace("\0", "").strip()[:_WORDS_MOST]
+    key = query.get("before") or query.get("after") or ""
+    number = int(key) if key.isascii() and key.isdecimal() and len(key) < 16 else None
+    return Wanted(kind if kind in KINDS else "", words, number, backwards="before" in query and number is not None)
+
+
+def _query(asked: Mapping[str, str], key: int | None, name: str = "") -> str | None:
+    """Return the query of a link to other rows; None where it would lead to none."""
+    if name and (key is None or (name == "before" and key == 0)):
+        return None
+    values = {name_: value for name_, value in asked.items() if value} | ({name: str(key)} if name else {})
+    return f"?{urlencode(values)}#rows"
+
+
+def _page(template: str, status: int = 200, **values: object) -> Response:
+    """Return a page as an answer."""
+    return HTMLResponse(rendered(template, **values), status, HEADERS)
+
+
+def _missing(_: Request, error: Exception) -> Response:
+    """Say that a job is not there."""
+    return _page("refused.html", 404, told=str(error))
+
+
+def _routed(_: Request, error: Exception) -> Response:
+    """Say what is wrong with a request."""
+    assert isinstance(error, HTTPException)
+    return _page("refused.html", error.status_code, told=error.detail)
+
+
+def _away(_: Request, error: Exception) -> Response:
+    """Say that something of the service's own fails; what it is, its operator is told."""
+    note(f"a page could not be shown: {error}")
+    return _page("refused.html", 503, told="this cannot be shown at the moment; try again later")
+
+
+_HANDLERS = {JobNotFound: _missing, HTTPException: _routed, EndmarkError: _away, OSError: _away}

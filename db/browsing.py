@@ -1,0 +1,204 @@
+"""A job's rows as a page shows them: a few at a time by key, by their ends and by words, never counted."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from endmark.db.connection import Store
+from endmark.db.counting import ANSWERED, COMPLETE, any_of, ended_so
+from endmark.db.transactions import reading
+from endmark.jobs.vocabulary import ENDS, End, Ending
+
+_SPAN = 10_000  # rows looked at between two looks at the clock
+_SECONDS = 0.5  # that one look for rows may take
+_EXCERPT = 300  # characters of an answer, from its end
+_CUT = [end for end in ENDS if end.reason.truncated]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Rows that ended in one of some ways."""
+
+    label: str
+    counter: str  # in SQL, how many of them a shard `s` has
+    condition: str  # in SQL, whether an attempt `a` makes its row one of them
+
+
+KINDS: Mapping[str, Kind] = {
+    "complete": Kind("complete", "s.complete", COMPLETE),
+    "incomplete": Kind("not complete", "s.succeeded - s.complete", f"{ANSWERED} AND ({COMPLETE}) IS NOT TRUE"),
+    "truncated": Kind("truncated", " + ".join(f"s.{end.counter}" for end in _CUT), any_of(map(ended_so, _CUT))),
+    **{end.name: Kind(end.label, f"s.{end.counter}", ended_so(end)) for end in ENDS if end.counter},
+    "waiting": Kind("without a result", "s.end_row - s.first_row - s.succeeded - s.failed", "a.row IS NULL"),
+}
+# Without `+ 0` SQLite takes the bounds of `r.row` for those of `a.row` too, and reads the span once for each row.
+_JOINED = (
+    " FROM rows r LEFT JOIN attempts a"
+    " ON a.job_id = r.job_id AND a.row = r.row + 0 AND a.round = r.round AND a.final"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which rows to look for."""
+
+    kind: str = ""  # one of `KINDS`; empty: however they ended
+    words: str = ""  # in the cells or in the answer, as they stand; ASCII letters in either case
+    key: int | None = None  # the row beyond which to look
+    backwards: bool = False  # the rows before the key instead of those behind it
+    limit: int = 25
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRow:
+    """A row in a list of rows."""
+
+    row: int
+    cells: list[Any]
+    excerpt: str  # of the answer: its end, or all of it
+    clipped: bool  # whether there is more before it
+    end: End | None  # None while it has no result
+    ending: Ending | None
+    complete: bool
+    tokens: int
+    attempts: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Some rows in their order."""
+
+    rows: list[FoundRow]
+    looked_to: int | None  # the row to go on beyond; None where all were looked at
+
+
+def find_rows(store: Store, job_id: str, total: int, wanted: Wanted) -> Found:
+    """Look for rows, until there are enough or half a second has gone.
+
+    Shards that have no row of the kind wanted are passed over by their counters.
+
+    Args:
+        total: rows of the job.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    deadline = time.monotonic() + _SECONDS
+    statement, values = _statement(store, wanted)
+    found: list[FoundRow] = []
+    with reading(store) as connection:
+        for first, end in _spans(connection, job_id, total, wanted):
+            room = wanted.limit - len(found)
+            bounds = {"job": job_id, "first": first, "end": end, "limit": room + 1, **values}
+            taken = connection.execute(statement, bounds).all()
+            found += [_found(item) for item in taken[:room]]
+            if len(taken) > room:
+                return Found(_ordered(found, wanted), found[-1].row)
+            if time.monotonic() > deadline:
+                edge = first if wanted.backwards else end - 1
+                return Found(_ordered(found, wanted), edge if 0 < edge < total - 1 else None)
+    return Found(_ordered(found, wanted), None)
+
+
+def _ordered(found: list[FoundRow], wanted: Wanted) -> list[FoundRow]:
+    """Return rows in the order of the dataset."""
+    return found[::-1] if wanted.backwards else found
+
+
+def _statement(store: Store, wanted: Wanted) -> tuple[Any, dict[str, str]]:
+    """Return the query for a span of rows, and what it compares with."""
+    tail = f"substr(a.text, -{_EXCERPT})" if store.dialect == "sqlite" else f"right(a.text, {_EXCERPT})"
+    conditions = ["r.job_id = :job", "r.row >= :first", "r.row < :end"]
+    values = {}
+    if wanted.kind:
+        conditions.append(f"({KINDS[wanted.kind].condition})")
+    if wanted.words:
+        like = "LIKE" if store.dialect == "sqlite" else "ILIKE"
+        conditions.append(f"(r.cells {like} :cells ESCAPE '!' OR a.text {like} :words ESCAPE '!')")
+        values = {"words": _pattern(wanted.words), "cells": _pattern(_as_stored(wanted.words))}
+    statement = (
+        f"SELECT r.row, r.cells, {tail} AS excerpt, length(a.text) AS length, a.finish_reason, a.eos_source,"
+        " a.ending, a.completion_tokens, a.attempt, a.error"
+        f"{_JOINED} WHERE {' AND '.join(conditions)}"
+        f" ORDER BY r.row {'DESC' if wanted.backwards else 'ASC'} LIMIT :limit"
+    )
+    return text(statement), values
+
+
+def _as_stored(words: str) -> str:
+    """Return words as they stand within a JSON text."""
+    return json.dumps(words, ensure_ascii=False)[1:-1]
+
+
+def _pattern(words: str) -> str:
+    """Return the pattern of LIKE for a text that holds some words."""
+    for sign in "!%_":
+        words = words.replace(sign, f"!{sign}")
+    return f"%{words}%"
+
+
+def _spans(connection: Connection, job_id: str, total: int, wanted: Wanted) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows in which to look, in order."""
+    first = 0 if wanted.backwards or wanted.key is None else wanted.key + 1
+    end = min(total, wanted.key) if wanted.backwards and wanted.key is not None else total
+    spans = [(first, end)] if not wanted.kind else _shards_with(connection, job_id, first, end, wanted.kind)
+    parts = [(begin, min(begin + _SPAN, stop)) for start, stop in spans for begin in range(start, stop, _SPAN)]
+    yield from reversed(parts) if wanted.backwards else parts
+
+
+def _shards_with(
+    connection: Connection, job_id: str, first: int, end: int, kind: str
+) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of the shards that have rows of a kind; neighbours as one."""
+    held = connection.execute(
+        text(
+            f"SELECT s.first_row, s.end_row FROM shards s WHERE s.job_id = :job AND s.end_row > :first"
+            f" AND s.first_row < :end AND {KINDS[kind].counter} > 0 ORDER BY s.first_row"
+        ),
+        {"job": job_id, "first": first, "end": end},
+    )
+    begin = stop = first
+    for item in held:
+        if item.first_row > stop:
+            if stop > begin:
+                yield begin, stop
+            begin = item.first_row
+        begin, stop = max(begin, first), min(item.end_row, end)
+    if stop > begin:
+        yield begin, stop
+
+
+def _found(item: Any) -> FoundRow:  # noqa: ANN401 - a row of the query
+    """Return a row as it was found."""
+    end = End.of(item.finish_reason, item.eos_source) if item.finish_reason is not None else None
+    ending = Ending(item.ending) if item.ending else None
+    return FoundRow(
+        row=item.row,
+        cells=json.loads(item.cells),
+        excerpt=item.excerpt or "",
+        clipped=(item.length or 0) > _EXCERPT,
+        end=end,
+        ending=ending,
+        complete=end is not None and ending is not None and ending.is_complete(end),
+        tokens=item.completion_tokens or 0,
+        attempts=item.attempt or 0,
+        error=item.error,
+    )
+
+
+def count_ends(store: Store, job_id: str) -> Mapping[End, int]:
+    """Return how many of a job's rows ended in which way, from the counters of its shards.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    counted = [end for end in ENDS if end.counter]
+    sums = ", ".join(f"coalesce(sum({end.counter}), 0)" for end in counted)
+    with reading(store) as connection:
+        found = connection.execute(text(f"SELECT {sums} FROM shards WHERE job_id = :job"), {"job": job_id}).one()
+    return {end: int(count) for end, count in zip(counted, found, strict=True) if count}

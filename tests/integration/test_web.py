@@ -1,0 +1,213 @@
+"""The live page in a real Chromium over a real ledger: read, searched, followed, and checked for accessibility."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from endmark.db.attempts import commit
+from endmark.db.connection import open_store
+from endmark.db.rows import unfinished_rows
+from endmark.db.shards import finish
+from endmark.db.workers import report_worker
+from endmark.jobs.progress import WorkerReport
+from endmark.jobs.vocabulary import Attempt, Ending, EosSource, EosTrace, FinishReason, Outcome, Verdict
+from tests.browser import browser
+from tests.integration.service_fixtures import submit
+from tests.integration.store.ledger import outcome, take
+from tests.integration.test_report_page import FAULTS
+from tests.unit.test_reporting import HOSTILE
+
+pytestmark = pytest.mark.integration
+
+ENDMARK = Path(sys.executable).with_name("endmark")
+AXE = files("axe_core_python").joinpath("axe.min.js")
+RULES = "{runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice']}"
+ROWS = 60
+
+
+@contextmanager
+def service(folder, *words, **environ):
+    """Run a command that serves; yields its address."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ENDMARK_")}
+    environment |= {"ENDMARK_HOME": str(folder), **environ}
+    process = subprocess.Popen([ENDMARK, *words], env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        said = ""
+        while not (found := re.search(r"on (http://\S+?:\d+)", said)):
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        yield found[1]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)  # although pages are open that are shown live
+
+
+def free_port():
+    """A port that nobody listens on."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory):
+    """A folder with a ledger: one job that has ended in all ways, one that waits; and the ledger."""
+    folder = tmp_path_factory.mktemp("web")
+    with open_store(f"sqlite:///{folder / 'endmark.db'}") as store:
+        done = submit(store, [HOSTILE if row == 3 else f"Prompt {row}?" for row in range(ROWS)], shard_size=20)
+        reasons = ("eos", "length", "stop_sequence", "repetition", "error")
+        while (lease := take(store)) is not None:
+            made = [
+                outcome(
+                    item.row,
+                    reasons[item.row % 5],
+                    ending=None if item.row % 5 == 4 else Ending.OPEN if item.row % 5 else Ending.SENTENCE,
+                    text=HOSTILE if item.row == 3 else f"Answer {item.row}. " * 40,
+                )
+                for item in unfinished_rows(store, lease)
+            ]
+            made = [traced() if item.attempts[-1].row == 7 else item for item in made]
+            commit(store, lease, made)
+            finish(store, lease)
+        running = submit(store, ["Prompt."] * 8, shard_size=4)
+        report_worker(
+            store,
+            WorkerReport("host:1", "NVIDIA H100", "m", None, "packed", 1234.0, weight_bytes=2**32, kv_tokens=9),
+        )
+        yield folder, store, done, running
+
+
+def traced():
+    """Two attempts of a row, the second with its curve."""
+    trace = EosTrace(0.9, 2, 0, 0, (0.001, 0.1, 0.9))
+    cut = Attempt(7, 1, "Cut", Verdict(FinishReason.LENGTH), 5, 3, EosTrace(0.1), ending=Ending.OPEN)
+    whole = Verdict(FinishReason.EOS, EosSource.BOOSTED)
+    return Outcome(0, (cut, Attempt(7, 2, "Cut no more.", whole, 5, 6, trace, "continue", Ending.SENTENCE)))
+
+
+@pytest.fixture(scope="module")
+def place(ledger):
+    with service(ledger[0], "web", "--port", free_port()) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture
+def page(chromium):
+    """A page; what it says on the console fails the test."""
+    said = []
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    opened = context.new_page()
+    opened.on("console", lambda message: said.append(message.text))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("dialog", lambda dialog: said.append(dialog.message))
+    yield opened
+    context.close()
+    assert said == []
+
+
+def faults(page):
+    """What axe finds wrong, a line each."""
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate(f"axe.run(document, {RULES})")
+    return [f"{item['id']}: {node['html']}" for item in found["violations"] for node in item["nodes"]]
+
+
+@pytest.mark.parametrize("path", ["/", "/jobs/{done}", "/jobs/{done}/rows/7", "/jobs/{running}", "/jobs/none"])
+def test_every_page_is_readable_at_every_width_in_both_schemes(ledger, place, chromium, path):
+    path = path.format(done=ledger[2], running=ledger[3])
+    for width, scheme in [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]:
+        with chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme) as context:
+            page = context.new_page()
+            page.goto(place + path)
+            assert faults(page) == [], (width, scheme)
+            for summary in page.locator("summary").all():
+                summary.click()
+            assert page.evaluate(FAULTS) == [], (width, scheme)
+
+
+def test_rows_are_filtered_searched_paged_and_opened(ledger, place, page):
+    page.goto(place)
+    page.click(f"#job-{ledger[2]}")
+    assert page.locator(".rows li").count() == 25
+    page.click("a[rel=next]")
+    page.click("a[rel=next]")
+    assert page.locator(".rows li").count() == ROWS - 50
+    assert page.locator("a[rel=next]").count() == 0
+    page.click("a[rel=prev]")
+    assert page.locator(".rows a").first.inner_text() == "25 Prompt 25?"
+    page.click("#end-repetition")
+    assert page.locator(".rows mark").all_inner_texts() == ["✂ cut: it repeated itself, mid-sentence"] * 12
+    page.fill("input[name=q]", "prompt 13?")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**q=prompt+13*")
+    assert page.locator(".rows a").all_inner_texts() == ["13 Prompt 13?"]
+    page.fill("input[name=q]", "no row has this")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**q=no+row*")
+    assert page.locator(".empty").inner_text() == "No such rows."
+
+
+def test_a_row_shows_where_its_answer_stops_and_what_was_tried_before(ledger, place, page):
+    page.goto(f"{place}/jobs/{ledger[2]}/rows/7")
+    assert page.locator("main > article pre").inner_text() == "Cut no more. ■ EOS, boosted by the strategy"
+    assert page.locator("main > article polyline").get_attribute("points").count(",") == 3
+    assert page.locator("main > article circle").count() == 1
+    page.click("summary")
+    assert "✂ cut: the token budget ran out, mid-sentence" in page.locator("details pre").inner_text()
+    page.click("a[rel=next]")
+    assert page.locator("h1").inner_text() == "Row 8 of 60"
+
+
+def test_what_a_model_writes_is_shown_as_text(ledger, place, page):
+    for path in (f"/jobs/{ledger[2]}", f"/jobs/{ledger[2]}/rows/3"):
+        page.goto(place + path)
+        assert page.locator("main img").count() == 0
+        assert "</script><script>alert(1)</script>" in page.locator("main").inner_text()
+
+
+def test_all_is_reached_by_keyboard(ledger, place, page):
+    page.goto(place)
+    reached = []
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
+    assert reached == ["Skip to content", "Endmark", f"job-{ledger[3]}", f"job-{ledger[2]}"]
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/jobs/{ledger[2]}")
+
+
+def test_progress_comes_without_a_reload_and_ends_with_the_job(ledger, place, page):
+    _, store, _, running = ledger
+    page.goto(f"{place}/jobs/{running}")
+    state = page.locator(".state")
+    assert state.inner_text() == "queued"
+    lease = take(store)
+    commit(store, lease, [outcome(row, ending=Ending.SENTENCE) for row in range(4)])
+    figures = page.locator(".figures").first
+    expect(figures).to_contain_text("4 / 8 rows")
+    assert state.inner_text() == "running"
+    page.focus("#end-natural")
+    finish(store, lease)
+    lease = take(store)
+    commit(store, lease, [outcome(row, "length", ending=Ending.OPEN) for row in range(4, 8)])
+    expect(figures).to_contain_text("8 / 8 rows")
+    assert page.evaluate("document.activeElement.id") == "end-natural", "the focus stays where it was"
+    finish(store, lease)
+    expect(state).to_have_text("completed")
