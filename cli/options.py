@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from endmark.cli.sampling import SAMPLING_OPTIONS, chosen_sampling
+from endmark.cli.shapes import SHAPE_OPTIONS, chosen_shape
 from endmark.cli.terminal import note
 from endmark.jobs.errors import SpecError
 from endmark.jobs.finetuning.adapters import ADAPTER_BASE, check_adapter, local_folder
@@ -69,6 +70,7 @@ _SPEC = [
         "--max-new-tokens", type=int, default=256, show_default=True, help="Token budget of each answer."
     ),
     *SAMPLING_OPTIONS,
+    *SHAPE_OPTIONS,
     click.option("--system", metavar="TEXT", help="A system turn before every prompt."),
     click.option(
         "--prompt-column", default="prompt", show_default=True, metavar="NAME", help="The column of the prompts."
@@ -186,6 +188,7 @@ def build_spec(options: dict[str, Any]) -> GenerationSpec:
         row_options=not options["no_row_options"],
         allow_control_tokens=options["allow_control_tokens"],
         thinking_marks=options["thinking_marks"],
+        shape=chosen_shape(options),
     )
 
 

@@ -72,6 +72,7 @@ def one_job(status: JobStatus, details: Details | None = None) -> str:
         ),
         ("finish reasons", reasons or "none yet"),
         ("complete", f"{status.complete:,} ({percent(status.complete, status.succeeded + status.failed)})"),
+        *([("valid", f"{status.valid:,} of {status.shaped:,}")] if status.shaped else []),
         ("tokens", f"{status.prompt_tokens:,} of prompts, {status.completion_tokens:,} of answers"),
         *([("thoughts", _thoughts(status))] if status.reasoning_tokens else []),
         *([("size", _size(details.size))] if details is not None else []),

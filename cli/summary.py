@@ -14,6 +14,7 @@ def summary(status: JobStatus, output: str, error: tuple[str, int] | None = None
     lines = [
         ("rows", f"{status.total:,}"),
         ("complete", _share(status.complete, done)),
+        *([("valid", _share(status.valid, status.shaped))] if status.shaped else []),
         ("truncated", _share(status.truncated, done)),
         ("failed", _share(status.failed, done)),
         *_why(status, error),

@@ -68,6 +68,8 @@ def count_outcomes(store: Store, connection: Connection, key: ShardKey, outcomes
         counts["succeeded"] += end.reason.has_answer
         counts[end.counter] += 1
         counts["complete"] += attempt.complete
+        counts["shaped"] += attempt.valid is not None
+        counts["valid"] += bool(attempt.valid)
         counts["prompt_tokens"] += attempt.prompt_tokens
         counts["completion_tokens"] += attempt.completion_tokens
         counts["in_reasoning"] += attempt.ended_in is Part.REASONING
@@ -131,6 +133,7 @@ def _values(job_id: str, number: int, attempt: Attempt, *, final: bool) -> dict[
         "reasoning_tokens": attempt.reasoning_tokens,
         "ended_in": attempt.ended_in.value if attempt.ended_in is not None else None,
         "thought_closed": attempt.thought_closed.value if attempt.thought_closed is not None else None,
+        "valid": attempt.valid,
     }
 
 

@@ -27,13 +27,16 @@ def _in(column: str, values: Iterable[str]) -> str:
 ANSWERED = _in("a.finish_reason", (reason for reason in FinishReason if reason.has_answer))
 _WHOLE = _in("a.ending", (ending for ending in Ending if ending.is_whole))
 _BY_ITSELF = any_of(ended_so(end) for end in ENDS if end.by_itself)
-# Of an attempt `a`; what `Ending.is_complete` says.
-COMPLETE = f"{ANSWERED} AND ({_WHOLE} OR (a.ending = '{Ending.PHRASE}' AND {_BY_ITSELF}))"
+# Of an attempt `a`; what `Ending.is_complete` says, or of one in a shape whether it is valid.
+_ENDED = f"({_WHOLE} OR (a.ending = '{Ending.PHRASE}' AND {_BY_ITSELF}))"
+COMPLETE = f"{ANSWERED} AND (a.valid OR (a.valid IS NULL AND {_ENDED}))"
 _SUMS = {
     "succeeded": ANSWERED,
     **{end.counter: ended_so(end) for end in ENDS if end.counter},
     "complete": COMPLETE,
     "in_reasoning": f"a.ended_in = '{Part.REASONING}'",
+    "shaped": "a.valid IS NOT NULL",
+    "valid": "a.valid",
 }
 _TOKENS = ("prompt_tokens", "completion_tokens", "reasoning_tokens")
 _SELECTED = [f"coalesce(sum(CASE WHEN {what} THEN 1 ELSE 0 END), 0)" for what in _SUMS.values()]

@@ -62,6 +62,8 @@ COUNTERS = (
     "complete",
     "in_reasoning",  # rows that ended inside a thought
     "reasoning_tokens",
+    "shaped",
+    "valid",
 )
 shards = Table(
     "shards",
@@ -111,6 +113,7 @@ attempts = Table(
     Column("reasoning_tokens", Integer, nullable=False, server_default="0"),
     Column("ended_in", String(16)),  # null in rows of before models were known to think
     Column("thought_closed", String(16)),
+    Column("valid", Boolean),  # null in rows without a shape
     ForeignKeyConstraint(["job_id", "row"], ["rows.job_id", "rows.row"], ondelete="CASCADE"),
 )
 workers = Table(

@@ -57,6 +57,8 @@ class JobStatus:
     ended_in_reasoning: int = 0  # rows that ended inside a thought
     reasoning_tokens: int = 0  # of the completion tokens
     silent_seconds: float | None = None  # since a worker that holds its rows was heard of; None if one was lately
+    shaped: int = 0  # rows whose answers have a shape
+    valid: int = 0  # of these, rows whose answer is a whole value of it
 
     @property
     def finished(self) -> int:

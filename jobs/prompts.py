@@ -128,6 +128,8 @@ class PromptPlan:
                 if len(self._parsed) >= _CACHE_SIZE:
                     self._parsed.clear()
                 parsed = self._parsed[column, text] = parse_override(column, text, self._strategies)
+            if parsed[0] == "shape" and "shape" in found:
+                raise SpecError(f"column `{column}`: another column gives the row a shape already")
             found[parsed[0]] = parsed[1]
         return found
 

@@ -9,6 +9,7 @@ from endmark.jobs.errors import SpecError
 from endmark.jobs.sampling import TABLE, Sampling
 from endmark.jobs.sampling_kinds import check_range
 from endmark.jobs.settings import DEMO_MODEL
+from endmark.jobs.shapes import SHAPE_COLUMNS, Shape, ShapeKind, read_shape
 from endmark.jobs.strategies import Strategy, build_strategies, combine, write_strategies
 from endmark.jobs.thinking import read_marks
 
@@ -32,6 +33,7 @@ class GenerationSpec:
     row_options: bool = True  # whether columns such as `temperature` are options of their rows
     allow_control_tokens: bool = False  # whether `</s>` in a row's text is the control token
     thinking_marks: str | None = None  # `OPEN,CLOSE` around a thought, or `none`; None: as the model shows them
+    shape: Shape | None = None  # that every answer is kept to
 
     def __post_init__(self) -> None:
         check_range("max_new_tokens", self.max_new_tokens, 1, 2**20)
@@ -46,7 +48,10 @@ class GenerationSpec:
 
     def to_json(self) -> str:
         """Return the spec as it is stored; what older programs need not know is left out."""
-        values = asdict(replace(self, strategies=(), sampling=Sampling()))
+        values = asdict(replace(self, strategies=(), sampling=Sampling(), shape=None))
+        del values["shape"]
+        if self.shape is not None:
+            values["shape"] = self.shape.to_json()
         values["sampling"] = self.sampling.set_values()
         if self.thinking_marks is None:
             del values["thinking_marks"]
@@ -74,6 +79,8 @@ class GenerationSpec:
         try:
             values["strategies"] = build_strategies([values["strategies"]])
             values["sampling"] = Sampling.from_json(sampling)
+            if values.get("shape") is not None:
+                values["shape"] = Shape.from_json(values["shape"])
             return cls(**values)
         except SpecError as error:
             raise _unreadable(str(error)) from error
@@ -85,7 +92,7 @@ class GenerationSpec:
         if not overrides:
             return self
         sampling = {key: overrides[key] for key in _SAMPLING if key in overrides}
-        others = {key: overrides[key] for key in ("max_new_tokens", "strategies", "system") if key in overrides}
+        others = {key: overrides[key] for key in _OTHERS if key in overrides}
         if sampling:
             others["sampling"] = replace(self.sampling, **sampling)
         return replace(self, **others)
@@ -115,6 +122,7 @@ def _unreadable(reason: str) -> SpecError:
 
 
 _SAMPLING = {item.name: item for item in TABLE}
+_OTHERS = ("max_new_tokens", "strategies", "system", "shape")  # fields that a row may override, sampling apart
 
 
 def parse_override(column: str, text: str, base: Sequence[Strategy] = ()) -> tuple[str, Any]:
@@ -136,6 +144,8 @@ def parse_override(column: str, text: str, base: Sequence[Strategy] = ()) -> tup
         return "strategies", combine([*(item for item in base if item.name not in names), *added])
     if column in _SAMPLING:
         return column, _SAMPLING[column].read(f"column `{column}`", text)
+    if column in SHAPE_COLUMNS:
+        return "shape", read_shape(ShapeKind(column), text, f"column `{column}`")
     try:
         value = int(text)
     except ValueError as error:
@@ -144,5 +154,12 @@ def parse_override(column: str, text: str, base: Sequence[Strategy] = ()) -> tup
     return column, value
 
 
-OVERRIDES = (*_SAMPLING, "max_new_tokens", "strategy")  # columns of a dataset that override the spec
-STRUCTURED = frozenset(item.name for item in TABLE if item.kind.structured)  # those that a JSON value may set
+OVERRIDES = (
+    *_SAMPLING,
+    "max_new_tokens",
+    "strategy",
+    *SHAPE_COLUMNS,
+)  # columns of a dataset that override the spec
+STRUCTURED = frozenset(  # those that a JSON value may set
+    {*(item.name for item in TABLE if item.kind.structured), ShapeKind.JSON_SCHEMA, ShapeKind.CHOICES}
+)

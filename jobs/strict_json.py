@@ -2,7 +2,7 @@
 
 import json
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 
 def strict_json(value: Any, *, indent: int | None = None, ascii_only: bool = False) -> str:  # noqa: ANN401
@@ -38,3 +38,12 @@ def refuse_unstorable(record: dict[str, Any]) -> None:
             pending += [*item.keys(), *item.values()]
         elif isinstance(item, list):
             pending += item
+
+
+def refuse_constant(name: str) -> NoReturn:
+    """Refuse NaN and Infinity, which Python reads and JSON does not have; for `json.loads`.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(f"is not JSON: `{name}` is no JSON number")

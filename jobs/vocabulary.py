@@ -228,10 +228,13 @@ class Attempt:
     reasoning_tokens: int = 0  # of the completion tokens, marks included
     ended_in: Part | None = None  # None of a row that failed
     thought_closed: EosSource | None = None  # who closed its last thought; None where it was never closed
+    valid: bool | None = None  # whether the text is a whole value of the row's shape; None where it has none
 
     @property
     def complete(self) -> bool:
-        """Whether the answer is complete, as far as its ending is known."""
+        """Whether the answer is complete, as far as its ending is known; one in a shape if it is valid."""
+        if self.valid is not None:
+            return self.valid
         return self.ending is not None and self.ending.is_complete(self.verdict.end)
 
 

@@ -243,12 +243,29 @@ class EngineContract:
             assert len(got) == requests[key].max_new_tokens, "no end token is allowed"
             assert all(token % 2 == index % 2 and 60 <= token < 80 for index, token in enumerate(got))
         engine = self.build()
-        blocked = replace(requests[0], key=99, max_new_tokens=9, mask=lambda tokens: Alternating(tokens, until=2))
+        blocked = replace(requests[0], key=99, max_new_tokens=9, mask=lambda *begun: Alternating(*begun, until=2))
         failed = run(engine, [blocked, requests[1]])
         assert failed[99].verdict.finish_reason is FinishReason.ERROR
         assert "lets no token follow" in failed[99].verdict.error
         assert (len(failed[99].token_ids), engine.pages[0]) == (2, 0)
         assert same(failed[1], plain[1])
+
+    @pytest.mark.parametrize("roomy", [True, False])
+    def test_a_mask_begins_where_a_phase_ends(self, roomy):
+        plain = run(self.build(), self.requests(7))
+        requests, ends = self.requests(7), {}
+        for key, request in enumerate(requests):
+            answer = plain[key].token_ids
+            if len(answer) > 2:
+                ends[key] = answer.index(answer[2]) + 1
+                requests[key] = replace(request, phase=Phase((answer[2],)), mask=Alternating)
+        done = run(self.build(roomy=roomy), requests)
+        assert ends
+        for key, end in ends.items():
+            got = done[key].token_ids
+            assert got[:end] == plain[key].token_ids[:end]
+            assert all(token % 2 == at % 2 and 60 <= token < 80 for at, token in enumerate(got[end:]))
+            assert len(got) == requests[key].max_new_tokens, "no end token is allowed"
 
     def test_its_numbers_tell_how_far_it_is(self):
         engine = self.build()
@@ -279,7 +296,9 @@ class EngineContract:
 class Alternating:
     """A mask of even and odd tokens in turn, from 60 to 79; of none after `until` tokens."""
 
-    def __init__(self, token_ids, until=1000):
+    refusal = "the mask lets no token follow"
+
+    def __init__(self, token_ids, budget, until=1000):
         self._count, self._until = len(token_ids), until
 
     def see(self, token_id):

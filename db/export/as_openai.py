@@ -21,6 +21,7 @@ _DETAILS = (
     "stop_sequence",
     "ending",
     "complete",
+    "valid",
     "trimmed_tokens",
     "rewinds",
     "rewound_tokens",

@@ -10,7 +10,7 @@ from endmark.jobs.errors import MissingDependency
 from endmark.jobs.strict_json import strict_json
 
 _GROUP = 20_000  # rows
-_BOOLEANS = frozenset({"ended_with_eos", "truncated", "complete"})
+_BOOLEANS = frozenset({"ended_with_eos", "truncated", "complete", "valid"})
 _INTEGERS = frozenset(
     {
         "prompt_tokens",

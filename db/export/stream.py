@@ -23,6 +23,7 @@ COLUMNS = (
     "stop_sequence",
     "ending",
     "complete",
+    "valid",
     "prompt_tokens",
     "completion_tokens",
     "trimmed_tokens",
@@ -39,7 +40,7 @@ COLUMNS = (
 _QUERY = (
     "SELECT r.row, r.cells, a.text, a.finish_reason, a.eos_source, a.stop_sequence, a.prompt_tokens,"
     " a.completion_tokens, a.attempt, a.eos_prob_max, a.error, a.ending, a.trimmed_tokens,"
-    " a.rewinds, a.rewound_tokens, a.reasoning, a.reasoning_tokens, a.ended_in, a.thought_closed"
+    " a.rewinds, a.rewound_tokens, a.reasoning, a.reasoning_tokens, a.ended_in, a.thought_closed, a.valid"
     " FROM rows r"
     " LEFT JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.final"
     " AND a.attempt ="
@@ -100,11 +101,12 @@ def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk
                 *cut,
                 part,
                 closed,
+                valid,
             ) in found:
                 end = _end(reason or missing, source)
                 ending = _ending(response, end, at)
                 part = part or (Part.ANSWER.value if end is not None and end.reason.has_answer else None)
-                complete = end is not None and ending is not None and ending.is_complete(end)
+                complete = _is_complete(end, ending, valid)
                 if only is not None and not _wanted(only, end, complete=complete):
                     continue
                 yield Result(
@@ -119,6 +121,7 @@ def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk
                         stop,
                         ending.value if ending is not None else None,
                         complete if end else None,
+                        None if valid is None else bool(valid),
                         prompt,
                         tokens,
                         *cut,
@@ -142,6 +145,11 @@ def _ending(response: str | None, end: End | None, stored: str | None) -> Ending
     if response is None or end is None or not end.reason.has_answer:
         return None
     return Ending(stored) if stored else ending_of(response, cut=end.reason.truncated)
+
+
+def _is_complete(end: End | None, ending: Ending | None, valid: Any) -> bool:  # noqa: ANN401 - as a database has it
+    """Whether an answer is complete: one in a shape if it is valid, any other by its ending."""
+    return bool(valid) if valid is not None else end is not None and ending is not None and ending.is_complete(end)
 
 
 def _wanted(only: Only, end: End | None, *, complete: bool) -> bool:

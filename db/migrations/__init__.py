@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 
-HEAD = "0011"  # the newest version
+HEAD = "0012"  # the newest version
 
 
 def migrate(connection: Connection, version: str = HEAD) -> None:

@@ -4,11 +4,11 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 from endmark.jobs.datasets.base import Dataset, Line, Source, TextLines
 from endmark.jobs.errors import Problem
-from endmark.jobs.strict_json import refuse_unstorable
+from endmark.jobs.strict_json import refuse_constant, refuse_unstorable
 
 _LOOK_AHEAD = 1000  # bad lines read in search of the first good one
 
@@ -26,7 +26,7 @@ class JsonlDataset(Dataset):
         self._raw = ""
         self._places: dict[str, int] = {}
         self._decode = json.JSONDecoder(
-            parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_refuse_repeats
+            parse_constant=refuse_constant, parse_float=_finite, object_pairs_hook=_refuse_repeats
         ).decode
         self._rows = self._read()
         # The columns are to be known before anything is stored.
@@ -115,11 +115,6 @@ def is_object(head: bytes) -> bool:
         return isinstance(json.loads(head.partition(b"\n")[0]), dict)
     except (ValueError, RecursionError):
         return False
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    """Refuse NaN and Infinity, which Python reads and JSON does not have."""
-    raise ValueError(f"is not JSON: `{name}` is no JSON number")
 
 
 def _finite(text: str) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 from endmark.jobs.datasets.base import Source
 from endmark.jobs.datasets.jsonl import JsonlDataset
 from endmark.jobs.sampling import TABLE
+from endmark.jobs.shapes import ShapeKind
 from endmark.jobs.strategies import write_strategies
 from endmark.jobs.strategies.stop import Stop
 
@@ -25,11 +26,12 @@ COLUMNS = (
     "max_new_tokens",
     *_SAMPLING,
     "strategy",
+    ShapeKind.JSON_SCHEMA.value,
 )
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 _MOST_STOPS = 4
 _BUDGETS = ("max_completion_tokens", "max_tokens")
-_HONOURED = frozenset({"model", "messages", "prompt", "stop", *_SAMPLING, *_BUDGETS})
+_HONOURED = frozenset({"model", "messages", "prompt", "stop", "response_format", *_SAMPLING, *_BUDGETS})
 _WITHOUT_EFFECT = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
 )
@@ -42,7 +44,6 @@ _ONLY_VALUE: Mapping[str, Sequence[Any]] = {  # fields that are taken with these
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "modalities": (["text"],),
-    "response_format": ({"type": "text"},),
 }
 _BODY = re.compile(rb'"body"\s*:\s*\{')
 _REQUEST = re.compile(rb'"custom_id"\s*:|"url"\s*:\s*"/v1/')
@@ -108,6 +109,7 @@ def request_columns(record: Mapping[str, Any]) -> dict[str, Any]:
     values[wanted] = _turns(body["messages"]) if url == CHAT else _prompt(body["prompt"])
     values["max_new_tokens"] = next((body[name] for name in _BUDGETS if body.get(name) is not None), None)
     values["strategy"] = _stop(body.get("stop"))
+    values[ShapeKind.JSON_SCHEMA.value] = _schema(body.get("response_format"))
     return values
 
 
@@ -168,3 +170,21 @@ def _stop(stop: Any) -> str | None:  # noqa: ANN401 - any JSON value
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
         raise ValueError("`body.stop` is not text, nor a list of texts")
     return "+" + write_strategies([Stop({"text": tuple(texts)})])
+
+
+def _schema(wanted: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Return the JSON schema that a `response_format` asks for; None where the answer is text."""
+    if wanted is None:
+        return None
+    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return {"type": "object"}
+    if kind != "json_schema":
+        raise ValueError("`body.response_format.type` is not `text`, `json_object` or `json_schema`")
+    about = wanted.get("json_schema")
+    schema = about.get("schema") if isinstance(about, dict) else None
+    if not isinstance(schema, dict):
+        raise ValueError("`body.response_format.json_schema.schema` is missing or not an object")
+    return schema

@@ -27,6 +27,7 @@ VERDICT_COLUMNS = [
     "stop_sequence",
     "ending",
     "complete",
+    "valid",
     "prompt_tokens",
     "completion_tokens",
     "trimmed_tokens",

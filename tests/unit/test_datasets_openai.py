@@ -117,7 +117,12 @@ def test_keys_inside_a_text_make_no_request(tmp_path):
     ("line", "reason"),
     [
         (request(tools=[{"type": "function"}], n=2), "`body.tools`, `body.n` are not supported"),
-        (request(response_format={"type": "json_object"}), "`body.response_format` is not supported"),
+        (request(response_format={"type": "xml"}), "`body.response_format.type` is not `text`, `json_object` or"),
+        (request(response_format=["json"]), "`body.response_format.type` is not"),
+        (
+            request(response_format={"type": "json_schema", "json_schema": {"name": "x"}}),
+            "`body.response_format.json_schema.schema` is missing or not an object",
+        ),
         (request(url="/v1/embeddings"), "`url` is '/v1/embeddings'"),
         (request(custom_id=""), "`custom_id` is missing or not text"),
         ({"custom_id": "a", "body": {"messages": None}}, "`body.messages` is missing"),

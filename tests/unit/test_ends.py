@@ -1,6 +1,7 @@
 """Verdicts from one place: what follows from a finish reason is said in its enum, and derived everywhere else."""
 
 import re
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from endmark.cli.pages.arms import Arm
 from endmark.cli.pages.table import tabled
 from endmark.db.counting import _SUMS, COMPLETE
 from endmark.db.schema import COUNTERS
-from endmark.jobs.vocabulary import ENDS, End, Ending, EosSource, FinishReason, Verdict
+from endmark.jobs.vocabulary import ENDS, Attempt, End, Ending, EosSource, FinishReason, Verdict
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,12 +63,13 @@ def test_complete_in_python_and_in_sql(end):
     import sqlite3
 
     database = sqlite3.connect(":memory:")
-    for ending in Ending:
-        row = (end.reason.value, end.source.value if end.source else None, ending.value)
+    for ending, valid in product(Ending, (None, False, True)):
+        row = (end.reason.value, end.source.value if end.source else None, ending.value, valid)
         found = database.execute(
-            f"SELECT {COMPLETE} FROM (SELECT ? AS finish_reason, ? AS eos_source, ? AS ending) a", row
+            f"SELECT {COMPLETE} FROM (SELECT ? AS finish_reason, ? AS eos_source, ? AS ending, ? AS valid) a", row
         ).fetchone()[0]
-        assert bool(found) == ending.is_complete(end)
+        attempt = Attempt(0, 1, "", Verdict(end.reason, end.source), 1, 1, ending=ending, valid=valid)
+        assert bool(found) == (attempt.complete and end.reason.has_answer)
 
 
 def test_an_eos_of_before_its_source_was_stored_is_natural():

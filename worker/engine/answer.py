@@ -10,7 +10,7 @@ from endmark.jobs.strategies.base import EndHere, TakeBack, Watcher
 from endmark.jobs.vocabulary import NOT_NUMBERS, EosSource, EosTrace, FinishReason, Verdict
 from endmark.worker.engine.flags import FORCED, HIDDEN, INSERTED, NATURAL, UNTOLD
 from endmark.worker.engine.request import Finished, Request
-from endmark.worker.engine.steering import PhaseEnd
+from endmark.worker.engine.steering import FreeMask, PhaseEnd, TokenMask
 from endmark.worker.engine.text import AnswerText, Vocabulary
 from endmark.worker.engine.thought import Parted, ThoughtSoFar
 
@@ -41,7 +41,7 @@ class Answer:
         # that may still come, or goes on; None once the phase has ended without it
         self.insertion = request.insertion if self.phase_open or request.phase is None else None
         self._phase_end: PhaseEnd | None = None
-        self.mask = request.mask(self.token_ids) if request.mask is not None else None
+        self.mask = self._fresh_mask()
         self._prob_max, self._step_max, self._rank_max = -1.0, 0, 0
         self._hidden_steps = 0
         self._probs: list[float] = []
@@ -68,7 +68,22 @@ class Answer:
         """Return the attempt as failed if its mask lets no token follow."""
         if self.mask is None or self.mask.words().any():
             return None
-        return self._finished(Verdict(FinishReason.ERROR, error="the shape of the answer lets no token follow"))
+        return self._finished(Verdict(FinishReason.ERROR, error=self.mask.refusal))
+
+    def _fresh_mask(self) -> TokenMask | None:
+        """Return the mask of the answer as it stands: inside a thought everything may follow."""
+        if self.request.mask is None:
+            return None
+        if self._is_thinking:
+            return FreeMask(len(self._vocabulary.token_bytes))
+        ends = self._ends_of_phase(self.token_ids)
+        begin = self._thought.begin if self._thought is not None else ends[0] + 1 if ends else 0
+        return self.request.mask(self.token_ids[begin:], self.budget - self.generated)
+
+    @property
+    def _is_thinking(self) -> bool:
+        """Whether the answer has not begun, as its phase or a thought is open."""
+        return self.phase_open or (self._thought is not None and self._thought.is_open)
 
     def _fresh_watchers(self) -> list[Watcher]:
         """Return watchers of the strategies, which have seen nothing."""
@@ -90,6 +105,7 @@ class Answer:
         self.token_ids.append(token_id)
         if self.mask is not None:
             self.mask.see(token_id)
+        was_thinking = self._is_thinking
         phase_ends = self._steer(token_id, step, flags) if self.insertion or self.phase_open else False
         if self._thought is not None and self._thought.see(token_id):
             if not self._thought.is_open:
@@ -99,6 +115,8 @@ class Answer:
             self._text = self._view()
         elif self._text is not None:
             self._text.append(token_id)
+        if self._is_thinking is not was_thinking:
+            self.mask = self._fresh_mask()
 
     def _ends_of_phase(self, token_ids: Sequence[int]) -> list[int]:
         """Return where the end ids of the request's phase stand."""
@@ -179,9 +197,9 @@ class Answer:
         self._thought = self._thought_so_far()
         self._text = self._view()
         self.taken_back = True
-        self.mask = self.request.mask(self.token_ids) if self.request.mask is not None else None
         if self.request.phase is not None and not self._ends_of_phase(self.token_ids):
             self.phase_open, self._phase_end = True, None
+        self.mask = self._fresh_mask()
         if self.insertion is None or self.insertion.at >= self.generated:
             self.insertion = self.request.insertion if self.phase_open or self.request.phase is None else None
 

@@ -26,7 +26,8 @@ class Request:
     ] = ()  # `sampling.bad_words` as token sequences, of at most LONGEST_WORD each
     answer_token_ids: Sequence[int] = ()  # the answer so far, where the attempt goes on from its own text
     insertion: Insertion | None = None
-    mask: Callable[[Sequence[int]], TokenMask] | None = None  # makes the mask of an answer that begins so
+    # makes the mask of an answer that begins so, and may have so many tokens more, the end token included
+    mask: Callable[[Sequence[int], int], TokenMask] | None = None
     phase: Phase | None = None  # that the answer begins with, and is in unless its end stands in the answer so far
     thought: Thought | None = None  # None for a model that does not think
 

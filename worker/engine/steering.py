@@ -79,6 +79,30 @@ class TokenMask(Protocol):
     def words(self) -> NDArray[np.int32]:
         """Return a bit for each token, (ceil(V / 32),): 1 where it may follow. Tokens beyond the last may not."""
 
+    @property
+    def refusal(self) -> str:
+        """Why no token may follow, where none may."""
+
+
+class FreeMask:
+    """A mask that lets every token follow, as before the part of an answer that has one begins.
+
+    Args:
+        vocabulary: tokens.
+    """
+
+    refusal = ""
+
+    def __init__(self, vocabulary: int) -> None:
+        self._words = np.full(-(-vocabulary // 32), -1, np.int32)
+
+    def see(self, token_id: int) -> None:
+        """Take the answer's next token."""
+
+    def words(self) -> NDArray[np.int32]:
+        """Return ones."""
+        return self._words
+
 
 def allowed(words: NDArray[np.int32], vocabulary: int) -> NDArray[np.bool_]:
     """Return the bits of a mask, (vocabulary,)."""

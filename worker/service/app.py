@@ -39,6 +39,7 @@ from endmark.worker.service.ending import EXIT_SERVER_AWAY, break_off, give_up, 
 from endmark.worker.service.handover import HANDOVER
 from endmark.worker.service.prompting import Prompter
 from endmark.worker.service.service import Pace, Service
+from endmark.worker.shapes.compiled import Shapes
 
 _LOOK = 5.0  # seconds between looks for a fine-tuning that is due
 _SERVER_PAUSE = 3.0  # seconds between looks for a database or broker that is away at the start
@@ -129,7 +130,7 @@ def _load_service(arguments: Arguments, name: str, store: Store, life: LifeFile)
     )
     service = Service(
         loaded.engine,
-        Prompter(loaded.tokenizer),
+        Prompter(loaded.tokenizer, Shapes(loaded.engine.vocabulary, loaded.engine.eos_ids)),
         store,
         identity,
         rows_ahead=rows_ahead(rows, about.device),

@@ -1,14 +1,16 @@
 """From a row's cells to the token ids that the model sees: prompt strategies, chat template, tokeniser."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from endmark.jobs.errors import EndmarkError, SpecError
+from endmark.jobs.errors import EndmarkError, MissingDependency, SpecError
 from endmark.jobs.prompts import PromptPlan, RowRequest
+from endmark.jobs.shapes import Shape
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import Strategy
+from endmark.worker.engine.steering import TokenMask
 from endmark.worker.engine.thought import Thought
 from endmark.worker.process.traces import described
 from endmark.worker.service.bad_words import BadWords
@@ -16,6 +18,13 @@ from endmark.worker.service.control_tokens import ControlTokens
 from endmark.worker.service.thinking import Thinking
 
 log = logging.getLogger(__name__)
+
+
+class Masks(Protocol):
+    """What makes masks of shapes; see `worker.shapes.compiled.Shapes`."""
+
+    def maker(self, shape: Shape) -> Callable[[Sequence[int], int], TokenMask]:
+        """Return what makes the mask of an answer from its first tokens and the budget that is left."""
 
 
 class Tokenizer(Protocol):
@@ -40,16 +49,23 @@ class Prompt:
     request: RowRequest
     token_ids: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()  # those of its sampling, as the engine takes them
+    mask: Callable[[Sequence[int], int], TokenMask] | None = None  # of its shape, as the engine takes it
     error: str | None = None  # why the row cannot be run
     control_text: bool = False  # whether the row's own text holds that of control tokens
     thought: Thought | None = None  # None for a model that does not think
 
 
 class Prompter:
-    """Makes the prompts of one model's rows."""
+    """Makes the prompts of one model's rows.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Args:
+        tokenizer: the model's.
+        shapes: makes the masks of rows with a shape; without it they are refused.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, shapes: Masks | None = None) -> None:
         self._tokenizer = tokenizer
+        self._shapes = shapes
         self._control = ControlTokens(tokenizer)
         self._words = BadWords(tokenizer)
         self._thinking = Thinking(tokenizer)
@@ -94,12 +110,12 @@ class Prompter:
                 words = self._words.sequences(prompt.spec.sampling.bad_words)
                 turns = _turns(prompt)
                 held = self._control.are_in(turn["content"] for turn in turns)
-                encoded[index] = replace(prompt, control_text=held, bad_words=words)
+                encoded[index] = replace(prompt, control_text=held, bad_words=words, mask=self._mask(prompt.spec))
                 shielded = held and not prompt.spec.allow_control_tokens
                 text, special = self._text(prompt, self._shielded(turns) if shielded else turns)
                 thought = self._thinking.of(prompt.spec, turns, text)
                 encoded[index] = replace(encoded[index], thought=thought)
-            except SpecError as error:
+            except (SpecError, MissingDependency) as error:
                 encoded[index] = replace(prompt, error=str(error))
             except Exception as error:  # a template may raise anything; the row fails with what it said
                 encoded[index] = replace(prompt, error=f"the chat template refuses the row: {error}")
@@ -115,6 +131,14 @@ class Prompter:
                 else:
                     encoded[index] = replace(encoded[index], token_ids=tuple(token_ids))
         return encoded
+
+    def _mask(self, spec: GenerationSpec) -> Callable[[Sequence[int], int], TokenMask] | None:
+        """Return what makes the masks of a row's answers; None where it has no shape."""
+        if spec.shape is None:
+            return None
+        if self._shapes is None:
+            raise SpecError("answers cannot be kept to a shape here")
+        return self._shapes.maker(spec.shape)
 
     def _shielded(self, turns: list[dict[str, str]]) -> list[dict[str, str]]:
         """Return the turns whose contents are to be tokenised as text alone."""

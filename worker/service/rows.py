@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from endmark.jobs.endings import ending_of, whole_part
+from endmark.jobs.shapes.validity import is_valid
 from endmark.jobs.strategies import Strategy, follow_up, write_strategies
 from endmark.jobs.vocabulary import (
     Attempt,
@@ -57,6 +58,7 @@ class RowRun:
             reasoning_tokens=finished.reasoning_tokens,
             ended_in=part if finished.verdict.finish_reason.has_answer else None,
             thought_closed=finished.thought_closed or self._closed_before(finished),
+            valid=self._valid(finished),
         )
         self.attempts.append(attempt)
         self.last = finished
@@ -91,6 +93,13 @@ class RowRun:
         request = self._request(key)
         return replace(request, answer_token_ids=finished.token_ids) if following.keep_text else request
 
+    def _valid(self, finished: Finished) -> bool | None:
+        """Return whether an answer is a whole value of the row's shape; None where there is no shape or answer."""
+        shape = self.prompt.spec.shape
+        if shape is None or not finished.verdict.finish_reason.has_answer:
+            return None
+        return is_valid(shape, finished.text)
+
     def _request(self, key: int) -> Request:
         """Return a request under the row's spec."""
         spec = self.prompt.spec
@@ -105,6 +114,7 @@ class RowRun:
             bad_words=self.prompt.bad_words,
             thought=self.prompt.thought,
             phase=_phase(self.prompt.thought),
+            mask=self.prompt.mask,
         )
 
 

@@ -1,0 +1,136 @@
+"""A shape as the grammar that llguidance compiles, and why one cannot be: with the place in the user's text."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from endmark.jobs.errors import MissingDependency, SpecError
+from endmark.jobs.shapes.shape import Shape, ShapeKind
+from endmark.jobs.strict_json import refuse_constant
+
+SPACES = 8  # the most white space in a row between the parts of a JSON value
+_WHITE = rf"[\x20\x0A\x0D\x09]{{1,{SPACES}}}"
+_UNKNOWN = re.compile(r'Unimplemented keys: \["(?P<name>[^"]*)"')
+_OF_ONE = frozenset(  # keywords that hold one schema
+    {"items", "additionalItems", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames"}
+)
+_OF_LIST = frozenset({"allOf", "anyOf", "oneOf", "prefixItems", "items"})
+_SHARED = ("$defs", "definitions")
+_OF_NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+
+
+def check_shape(shape: Shape, where: str) -> None:
+    """Refuse a shape to which answers cannot be kept.
+
+    Args:
+        shape: to be checked.
+        where: the option or the column that it comes from, for messages.
+
+    Raises:
+        SpecError: it is malformed, or asks for what cannot be kept; the message names the place.
+        MissingDependency: the extra `shapes` is not installed.
+    """
+    reason = _refusal(shape)
+    if reason is not None:
+        raise SpecError(f"{where}: {reason}")
+
+
+def grammar_of(shape: Shape) -> str:
+    """Return the grammar, as llguidance's matcher takes it.
+
+    Raises:
+        MissingDependency: the extra `shapes` is not installed.
+    """
+    matcher = llguidance().LLMatcher
+    if shape.kind is ShapeKind.JSON_SCHEMA:
+        return str(matcher.grammar_from_json_schema(shape.text, overrides={"whitespace_pattern": _WHITE}))
+    if shape.kind is ShapeKind.REGEX:
+        return str(matcher.grammar_from_regex(shape.text))
+    if shape.kind is ShapeKind.CHOICES:
+        labels = " | ".join(json.dumps(label, ensure_ascii=False) for label in shape.choices)
+        return str(matcher.grammar_from_lark(f"start: {labels}"))
+    return str(matcher.grammar_from_lark(shape.text))
+
+
+def llguidance() -> Any:  # noqa: ANN401 - a module
+    """Return the library that compiles grammars.
+
+    Raises:
+        MissingDependency: the extra `shapes` is not installed.
+    """
+    try:
+        import llguidance as found
+    except ImportError as error:
+        raise MissingDependency("an answer in a given shape", "shapes") from error
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _refusal(shape: Shape) -> str | None:
+    """Return why answers cannot be kept to a shape; None if they can."""
+    if shape.kind is ShapeKind.JSON_SCHEMA:
+        return _schema_refusal(shape)
+    if shape.kind is ShapeKind.REGEX:
+        try:
+            re.compile(shape.text)
+        except re.error as error:
+            return f"`{shape.text}` is no regular expression: {error}"
+    found = _compiled_error(grammar_of(shape))
+    return None if found is None else f"cannot be kept: {found}"
+
+
+def _schema_refusal(shape: Shape) -> str | None:
+    """Return what is wrong with a JSON schema, and where."""
+    from endmark.jobs.shapes.validity import malformed
+
+    try:
+        schema = json.loads(shape.text, parse_constant=refuse_constant)
+    except (ValueError, RecursionError) as error:
+        return f"the schema is not JSON: {error}"
+    if not isinstance(schema, dict):
+        return "the schema is not a JSON object"
+    if "x-guidance" in schema:
+        return "the schema holds `x-guidance`, which Endmark sets itself"
+    wrong = malformed(schema)
+    if wrong is not None:
+        return f"the schema is malformed at `{wrong[0]}`: {wrong[1]}"
+    found = _schema_error(schema)
+    if found is None:
+        return None
+    named = _UNKNOWN.search(found)
+    said = f"`{named['name']}` is not supported" if named else found
+    shared = {name: schema[name] for name in _SHARED if name in schema}
+    return f"the schema cannot be kept: {said}, at `{_place(schema, shared, found)}`"
+
+
+def _schema_error(schema: Mapping[str, Any]) -> str | None:
+    """Return what llguidance says against a schema."""
+    return _compiled_error(grammar_of(Shape(ShapeKind.JSON_SCHEMA, json.dumps(schema))))
+
+
+def _compiled_error(grammar: str) -> str | None:
+    """Return what llguidance says against a grammar, in one line."""
+    failed, said = llguidance().LLMatcher.validate_grammar_with_warnings(grammar)
+    return " ".join(" ".join(said).split()) if failed else None
+
+
+def _place(schema: Mapping[str, Any], shared: Mapping[str, Any], error: str, pointer: str = "#") -> str:
+    """Return where the deepest schema stands that is refused for the same reason."""
+    for step, inner in sorted(_inner(schema), key=lambda item: item[0].split("/")[0] not in _SHARED):
+        if isinstance(inner, dict) and _schema_error({**shared, **inner}) == error:
+            return _place(inner, shared, error, f"{pointer}/{step}")
+    return pointer
+
+
+def _inner(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the schemas that stand in one, each with its steps of a JSON pointer."""
+    for name, value in schema.items():
+        if name in _OF_ONE and isinstance(value, dict):
+            yield name, value
+        if name in _OF_LIST and isinstance(value, list):
+            yield from ((f"{name}/{index}", item) for index, item in enumerate(value))
+        if name in _OF_NAMES and isinstance(value, dict):
+            for key, item in value.items():
+                yield f"{name}/{key.replace('~', '~0').replace('/', '~1')}", item

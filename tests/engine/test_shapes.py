@@ -1,0 +1,168 @@
+"""Answers in a given shape: read, refused with the place, kept to by the masks, and judged."""
+
+import json
+
+import pytest
+
+from endmark.client.engine import Engine
+from endmark.client.options import parse_options
+from endmark.jobs.datasets.openai import request_columns
+from endmark.jobs.errors import SpecError
+from endmark.jobs.prompts import PromptPlan
+from endmark.jobs.shapes import Shape, ShapeKind, read_shape
+from endmark.jobs.shapes.validity import is_valid
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.vocabulary import EosSource, FinishReason
+
+pytestmark = pytest.mark.engine
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "maximum": 99}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+PROMPTS = ["Describe Paris.", "Why is the sky blue?", "Name a fruit.", "Write a poem."]
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return Engine()
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "said"),
+    [
+        ("json_schema", "{", "the schema is not JSON"),
+        ("json_schema", "[]", "the schema is not a JSON object"),
+        ("json_schema", {"properties": {"a": {"type": 3}}}, "is malformed at `#/properties/a/type`"),
+        ("json_schema", {"items": {"not": {}}}, "`not` is not supported, at `#/items`"),
+        (
+            "json_schema",
+            {"properties": {"a/b": {"type": "array", "uniqueItems": True}}},
+            "`uniqueItems` is not supported, at `#/properties/a~1b`",
+        ),
+        (
+            "json_schema",
+            {"$defs": {"q": {"if": {}}}, "properties": {"a": {"$ref": "#/$defs/q"}}},
+            "`if` is not supported, at `#/$defs/q`",
+        ),
+        ("json_schema", {"$ref": "https://example.com/s"}, "cannot be kept"),
+        ("json_schema", {"x-guidance": {"lenient": True}}, "which Endmark sets itself"),
+        ("regex", "(a", "is no regular expression: missing )"),
+        ("regex", "a(?=b)", "look-around"),
+        ("choices", "a,,b", "a label is empty"),
+        ("choices", "a,b,a", "a label stands twice: `a`"),
+        ("choices", '["a"', "is not a JSON array of labels"),
+        ("choices", "a", "has 1 labels"),
+        ("grammar", 'start: "a" foo', 'unknown name: "foo"'),
+        ("grammar", " ", "is empty"),
+    ],
+)
+def test_a_shape_that_cannot_be_kept_is_refused_with_the_place(kind, text, said):
+    text = text if isinstance(text, str) else json.dumps(text)
+    with pytest.raises(SpecError) as caught:
+        read_shape(ShapeKind(kind), text, "column `x`")
+    assert str(caught.value).startswith("column `x`")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "good", "bad"),
+    [
+        (
+            Shape(ShapeKind.JSON_SCHEMA, json.dumps(PERSON)),
+            ['{"name": "A", "age": 3}'],
+            ['{"name": "A"}', "{", ""],
+        ),
+        (Shape(ShapeKind.JSON_SCHEMA, '{"type": "number"}'), ["1e5", "-0.5"], ["NaN", "Infinity", "01", "1 2"]),
+        (Shape(ShapeKind.REGEX, r"[a-z]+\d"), ["ab1"], ["ab", "ab1 ", "xab12"]),
+        (Shape(ShapeKind.CHOICES, '["yes", "no"]'), ["yes", "no"], ["ye", "yes ", ""]),
+        (Shape(ShapeKind.GRAMMAR, 'start: "a" n\nn: /[0-9]{2}/'), ["a12"], ["a1", "a123", "b12"]),
+    ],
+)
+def test_a_text_is_valid_as_a_whole_or_not_at_all(shape, good, bad):
+    assert all(is_valid(shape, text) for text in good)
+    assert not any(is_valid(shape, text) for text in bad)
+
+
+def test_a_spec_with_a_shape_is_stored_and_read_and_one_without_says_nothing_of_it():
+    """A worker of before, which knows no shapes, still reads the jobs that have none."""
+    spec, _ = parse_options({"model": "demo", "json_schema": PERSON})
+    assert spec.shape == Shape(ShapeKind.JSON_SCHEMA, json.dumps(PERSON, ensure_ascii=False))
+    assert GenerationSpec.from_json(spec.to_json()) == spec
+    assert "shape" not in json.loads(GenerationSpec(model="demo").to_json())
+    with pytest.raises(SpecError, match="does not know the shape"):
+        GenerationSpec.from_json(spec.to_json().replace('"kind": "json_schema"', '"kind": "sonnet"'))
+
+
+def test_options_name_a_file_or_are_the_shape_itself(tmp_path):
+    path = tmp_path / "person.json"
+    path.write_text(json.dumps(PERSON))
+    by_file, _ = parse_options({"model": "demo", "json_schema": str(path)})
+    assert json.loads(by_file.shape.text) == PERSON
+    with pytest.raises(SpecError, match="cannot be read"):
+        parse_options({"model": "demo", "json_schema": str(tmp_path / "none.json")})
+    with pytest.raises(SpecError, match="`--regex` and `--choices` exclude each other"):
+        parse_options({"model": "demo", "regex": "a", "choices": "a,b"})
+
+
+def test_a_row_has_a_shape_of_its_own():
+    plan = PromptPlan(("prompt", "choices", "json_schema"), GenerationSpec())
+    assert plan.read(["Hi", "yes,no"]).overrides == {"shape": Shape(ShapeKind.CHOICES, '["yes", "no"]')}
+    assert plan.read(["Hi", None, PERSON]).overrides["shape"].kind is ShapeKind.JSON_SCHEMA
+    assert plan.read(["Hi"]).overrides == {}
+    with pytest.raises(SpecError, match="another column gives the row a shape already"):
+        plan.read(["Hi", "yes,no", PERSON])
+    with pytest.raises(SpecError, match=r"column `json_schema`: .* at `#/items`"):
+        plan.read(["Hi", None, {"items": {"not": {}}}])
+
+
+def test_requests_of_a_batch_file_have_a_response_format():
+    body = {"messages": [{"role": "user", "content": "Hi"}]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
+    for given, schema in (
+        (wanted, PERSON),
+        ({"type": "json_object"}, {"type": "object"}),
+        ({"type": "text"}, None),
+    ):
+        request = {"custom_id": "a", "body": {**body, "response_format": given}}
+        assert request_columns(request)["json_schema"] == schema
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"json_schema": {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 3}},
+        {"regex": r"[a-z]{3,9} [0-9]{2}"},
+        {"choices": ["yes", "no", "perhaps"]},
+        {"grammar": 'start: "a" n\nn: /[0-9]{2}/'},
+    ],
+)
+def test_answers_are_whole_values_of_their_shape(demo, shape, temperature):
+    answers = demo.generate(PROMPTS, max_new_tokens=120, temperature=temperature, seed=1, **shape)
+    assert [answer.valid for answer in answers] == [True] * len(PROMPTS), [answer.text for answer in answers]
+    assert all(answer.complete and answer.verdict.finish_reason is FinishReason.EOS for answer in answers)
+
+
+def test_rows_without_a_shape_are_as_they_are_alone(demo):
+    """In one batch with rows that have one; a bad one fails alone."""
+    plain = demo.generate(PROMPTS, max_new_tokens=24)
+    rows = [{"prompt": prompt, "choices": "yes,no" if at % 2 else None} for at, prompt in enumerate(PROMPTS)]
+    mixed = demo.generate(rows, max_new_tokens=24)
+    assert [answer.text for answer in mixed[::2]] == [answer.text for answer in plain[::2]]
+    assert [answer.valid for answer in mixed] == [None, True, None, True]
+    assert {answer.text for answer in mixed[1::2]} <= {"yes", "no"}
+    words = [[label] for label in ("yes", "no")]
+    bad = demo.generate([{**rows[1], "bad_words": words[0]}, {**rows[1], "bad_words": ["yes", "no", "y", "n"]}])
+    assert (bad[0].text, bad[0].valid) == ("no", True)
+    assert bad[1].verdict.finish_reason is FinishReason.ERROR
+
+
+def test_white_space_has_an_end_and_no_end_token_comes_before_the_value_is_whole(demo):
+    """Models that were not trained for it write white space to the end of their budget."""
+    answers = demo.generate(PROMPTS, max_new_tokens=200, json_schema=PERSON)
+    for answer in answers:
+        assert not any(" " * 9 in answer.text.replace(space, " ") for space in "\n\t\r")
+        assert answer.valid is (answer.verdict.eos_source is EosSource.NATURAL)

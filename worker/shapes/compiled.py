@@ -1,0 +1,95 @@
+"""Compiled shapes: for one model's tokens, each compiled once, and the masks of answers made from them."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import cached_property, partial
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from endmark.jobs.shapes import Shape
+from endmark.jobs.shapes.grammar import grammar_of, llguidance
+from endmark.worker.engine.steering import TokenMask
+from endmark.worker.engine.text import Vocabulary
+from endmark.worker.shapes.mask import Compiled, ShapeMask
+
+_KEPT = 256  # compiled shapes
+_MOST_THREADS = 8
+
+
+class Shapes:
+    """Makes the masks of one model's rows. Safe to use from every thread.
+
+    Args:
+        vocabulary: of the model's tokeniser.
+        eos_ids: all end tokens.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, eos_ids: Collection[int]) -> None:
+        self._vocabulary = vocabulary
+        self._eos_ids = sorted(eos_ids)
+        self._compiled: OrderedDict[Shape, Compiled] = OrderedDict()
+        self._lock = Lock()
+
+    def maker(self, shape: Shape) -> Callable[[Sequence[int], int], TokenMask]:
+        """Return what makes the mask of an answer from its first tokens and the budget that is left.
+
+        Raises:
+            MissingDependency: the extra `shapes` is not installed.
+        """
+        with self._lock:
+            compiled = self._compiled.pop(shape, None) or self._compile(shape)
+            self._compiled[shape] = compiled
+            while len(self._compiled) > _KEPT:
+                self._compiled.popitem(last=False)
+        return partial(ShapeMask, compiled, self._pool)
+
+    def _compile(self, shape: Shape) -> Compiled:
+        """Return a shape as a matcher of the model's tokens."""
+        matcher = llguidance().LLMatcher(self._tokenizer, grammar_of(shape), log_level=0)
+        return Compiled(matcher, self._end_bits, self._vocabulary)
+
+    @cached_property
+    def _pool(self) -> Executor:
+        """The threads that make masks, begun with the first shape; llguidance lets other threads run meanwhile."""
+        count = min(_MOST_THREADS, max(1, (os.cpu_count() or 1) - 1))
+        return ThreadPoolExecutor(count, "shapes")
+
+    @cached_property
+    def _tokenizer(self) -> Any:  # noqa: ANN401 - llguidance has no types
+        """The model's tokens, as llguidance reads them."""
+        return llguidance().LLTokenizer(_Tokens(self._vocabulary, self._eos_ids), eos_token=self._eos_ids)
+
+    @cached_property
+    def _end_bits(self) -> NDArray[np.int32]:
+        """The bits of all end tokens, as a mask has them: (ceil(V / 32),)."""
+        size = max(len(self._vocabulary.token_bytes), self._eos_ids[-1] + 1)
+        bits = np.zeros(-(-size // 32) * 32, np.uint8)
+        bits[self._eos_ids] = 1
+        return np.packbits(bits, bitorder="little").view(np.int32)
+
+
+class _Tokens:
+    """A model's tokens as llguidance wants to see them: their bytes, and which are special and so never match."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, vocabulary: Vocabulary, eos_ids: Sequence[int]) -> None:
+        size = max(len(vocabulary.token_bytes), eos_ids[-1] + 1)
+        special = {token for token in range(size) if not vocabulary.bytes_of(token)} | set(eos_ids)
+        self.eos_token_id = eos_ids[0]
+        self.special_token_ids = sorted(special)
+        self.tokens = [
+            f"<|{token}|>".encode() if token in special else vocabulary.bytes_of(token) for token in range(size)
+        ]
+        self._single = {data: token for token, data in enumerate(vocabulary.token_bytes) if len(data) == 1}
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        """Return a text as tokens of one byte each."""
+        data = text.encode() if isinstance(text, str) else text
+        return [self._single[data[at : at + 1]] for at in range(len(data)) if data[at : at + 1] in self._single]
