@@ -47,6 +47,17 @@ class Records:
             return "shelf = :shelf", {"shelf": self.shelf}
         return "shelf = :shelf AND owner = :caller", {"shelf": self.shelf, "caller": caller.owner}
 
+    def jobs_of(self, caller: Caller) -> set[str]:
+        """Return the ids of the jobs that are batches which a caller sees.
+
+        Raises:
+            StoreError: the database cannot be used.
+        """
+        condition, values = self.visible(caller)
+        query = text(f"SELECT job_id FROM batches WHERE {condition} AND job_id IS NOT NULL")
+        with reading(self.store) as connection:
+            return set(connection.execute(query, values).scalars())
+
     def hand_over(self, owner: str, new: str) -> int:
         """Give all that one owns to another; return how many files and batches.
 

@@ -75,8 +75,8 @@ def serve(
 ) -> None:
     """Answer /v1/files, /v1/batches and /v1/models as the OpenAI API does, until SIGTERM or Ctrl-C.
 
-    A batch is a job: `endmark status` shows it, `endmark worker` runs it. Tokens are required unless the service
-    listens on loopback. Needs the extra `serve`.
+    A batch is a job: `endmark status` and the page at `/` show it, `endmark worker` runs it. Tokens are required
+    unless the service listens on loopback. Needs the extra `serve`.
     """
     if find_spec("starlette") is None or find_spec("uvicorn") is None or find_spec("python_multipart") is None:
         raise MissingDependency("`endmark serve`", "serve")
@@ -115,6 +115,10 @@ def _listen(spec: GenerationSpec, host: str, port: int, access: Access, most: _M
     from endmark.cli.serve.keeper import Keeper
     from endmark.cli.serve.listening import listen, serve_on
     from endmark.cli.serve.opening import open_shelf
+    from endmark.cli.web.door import Door, beside
+    from endmark.cli.web.pages import Pages
+    from endmark.cli.web.sessions import Sessions
+    from endmark.cli.web.signing import Signing
 
     os.umask(0o077)  # all that it writes is its own: uploads and results
     with ExitStack() as stack:
@@ -126,9 +130,14 @@ def _listen(spec: GenerationSpec, host: str, port: int, access: Access, most: _M
         keeper = Keeper(records, shelf, terms, lambda *queue: wake_workers(store, broker.url, *queue))
         stack.callback(keeper.close)
         routes = Routes(records, shelf, Batches(records, keeper, spec.model), spec.model)
-        server = serve_on(Guard(routes.app(), access, Limits(most.file)), most.connections)
-        place = f"[{host}]" if ":" in host else host
-        note(f"serving `{spec.model}` on http://{place}:{port}/v1{', without tokens' if access.open else ''}")
+        limits, sessions = Limits(most.file), Sessions()
+        pages = Pages(store, records.jobs_of, ending=lambda: server.should_exit)
+        signing = [] if access.open else Signing(access, sessions).routes()
+        door = Door(pages.app(*signing), access, limits, sessions)
+        server = serve_on(beside(Guard(routes.app(), access, limits), door), most.connections)
+        place = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        free = ", without tokens" if access.open else ""
+        note(f"serving `{spec.model}` on {place}/v1{free}; its page is {place}/")
         if not workers_for(store, spec.model, spec.adapter):
             hint(worker_hint(spec.model, spec.adapter))
         # uvicorn ends in order at a signal, and then raises it again.

@@ -32,12 +32,15 @@ def web(port: int) -> None:
     from endmark.cli.serve.listening import listen, serve_on
     from endmark.cli.web.door import Door
     from endmark.cli.web.pages import Pages
+    from endmark.cli.web.sessions import Sessions
 
     with ExitStack() as stack:
         _, store = stack.enter_context(opened())
         sockets = stack.enter_context(listen(_HOST, port))
-        pages = Pages(store, ending=lambda: server.should_exit)
-        server = serve_on(Door(pages.app(), OPEN_ACCESS, Limits(_FILE_MOST)))
+        pages = Pages(
+            store, owned=lambda _: (), ending=lambda: server.should_exit
+        )  # all sees who uses this machine
+        server = serve_on(Door(pages.app(), OPEN_ACCESS, Limits(_FILE_MOST), Sessions()))
         note(f"the jobs are on http://{_HOST}:{port}")
         # uvicorn ends in order at a signal, and then raises it again.
         with ended_like_by_ctrl_c(), suppress(KeyboardInterrupt):

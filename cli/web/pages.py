@@ -1,7 +1,7 @@
 """The pages, as routes: the list of jobs, a job with its rows, a row with its attempts, and what changes live."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -10,19 +10,22 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from endmark.cli.advice import spec_options_of
 from endmark.cli.finishing import described
+from endmark.cli.serve.refusals import Refused
 from endmark.cli.terminal import note
+from endmark.cli.web.door import VISITOR, Visitor
 from endmark.cli.web.rendering import ASSETS, HEADERS, asset, rendered
 from endmark.cli.web.views import JobView, attempt_view, end_lines, plan_of, row_line, turns_of
 from endmark.db.browsing import KINDS, Wanted, count_ends, find_rows
 from endmark.db.connection import Store
 from endmark.db.deliveries import deliveries_of
-from endmark.db.jobs import load_job
+from endmark.db.jobs import Job, load_job
 from endmark.db.progress import all_statuses, job_status
 from endmark.db.row_history import row_history
+from endmark.db.served import Caller
 from endmark.db.sizes import job_size
 from endmark.db.workers import list_workers
 from endmark.jobs.errors import EndmarkError, JobNotFound
@@ -38,16 +41,21 @@ class Pages:
 
     Args:
         store: the ledger.
+        owned: returns the ids of the jobs that a caller sees who is no operator.
         ending: whether the service is about to end, which ends what is shown live.
     """
 
-    def __init__(self, store: Store, ending: Callable[[], bool]) -> None:
+    def __init__(
+        self, store: Store, owned: Callable[[Caller], Collection[str]], ending: Callable[[], bool]
+    ) -> None:
         self._store = store
+        self._owned = owned
         self._ending = ending
 
-    def app(self) -> Starlette:
-        """Return the application."""
+    def app(self, *others: BaseRoute) -> Starlette:
+        """Return the application, with other routes beside these."""
         routes = [
+            *others,
             Route("/", self.jobs),
             Route("/live", self.live_jobs),
             Route("/jobs/{job}", self.job),
@@ -61,22 +69,36 @@ class Pages:
 
     def jobs(self, request: Request) -> Response:
         """Show all jobs and workers."""
-        del request
-        return _page("jobs.html", **self._jobs())
+        visitor = visitor_of(request)
+        return page(request, "jobs.html", **self._jobs(visitor))
 
     def live_jobs(self, request: Request) -> Response:
         """Send the list of jobs whenever it has changed."""
-        del request
-        return self._stream(lambda: (rendered("jobs_live.html", **self._jobs()), False))
+        visitor = visitor_of(request)
+        return self._stream(lambda: (rendered("jobs_live.html", **self._jobs(visitor), visitor=visitor), False))
 
-    def _jobs(self) -> dict[str, Any]:
+    def _jobs(self, visitor: Visitor) -> dict[str, Any]:
         """Return what the list shows."""
-        views = [JobView.of(status) for status in all_statuses(self._store)]
-        return {"jobs": views, "workers": list_workers(self._store)}
+        found = all_statuses(self._store)
+        if not visitor.caller.operator:
+            owned = self._owned(visitor.caller)
+            found = [status for status in found if status.id in owned]
+        return {"jobs": [JobView.of(status) for status in found], "workers": list_workers(self._store)}
+
+    def job_of(self, request: Request) -> Job:
+        """Return the job that a request names.
+
+        Raises:
+            JobNotFound: there is none that its visitor sees.
+        """
+        job_id, caller = request.path_params["job"], visitor_of(request).caller
+        if not caller.operator and job_id not in self._owned(caller):
+            raise JobNotFound(job_id)
+        return load_job(self._store, job_id)
 
     def job(self, request: Request) -> Response:
         """Show a job: its progress, and some of its rows."""
-        job = load_job(self._store, request.path_params["job"])
+        job = self.job_of(request)
         wanted = _wanted(request.query_params)
         found = find_rows(self._store, job.id, job.total, wanted)
         plan = plan_of(job.columns, job.spec)
@@ -89,7 +111,8 @@ class Pages:
         else:
             links["after"] = _query(asked, found.looked_to, "after")
             links["before"] = _query(asked, first if wanted.key is not None else None, "before")
-        return _page(
+        return page(
+            request,
             "job.html",
             **self._job(job.id),
             spec=job.spec,
@@ -106,11 +129,11 @@ class Pages:
 
     def live_job(self, request: Request) -> Response:
         """Send a job's progress whenever it has changed, until it has ended."""
-        job_id = load_job(self._store, request.path_params["job"]).id
+        job_id, visitor = self.job_of(request).id, visitor_of(request)
 
         def part() -> tuple[str, bool]:
             values = self._job(job_id)
-            return rendered("job_live.html", **values), values["job"].status.state.is_final
+            return rendered("job_live.html", **values, visitor=visitor), values["job"].status.state.is_final
 
         return self._stream(part)
 
@@ -123,14 +146,15 @@ class Pages:
 
     def row(self, request: Request) -> Response:
         """Show a row: what it asks, its answer, and how that came about."""
-        job = load_job(self._store, request.path_params["job"])
+        job = self.job_of(request)
         found = row_history(self._store, job.id, request.path_params["row"])
         if found is None:
             raise HTTPException(404, f"job {job.id} has no row {request.path_params['row']}")
         spec = job.specs.get(found.round, job.spec)
         result = found.result
         before = [item for item in found.attempts if item.attempt is not result]
-        return _page(
+        return page(
+            request,
             "row.html",
             job=job,
             found=found,
@@ -188,26 +212,52 @@ def _query(asked: Mapping[str, str], key: int | None, name: str = "") -> str | N
     return f"?{urlencode(values)}#rows"
 
 
-def _page(template: str, status: int = 200, **values: object) -> Response:
+def visitor_of(request: Request) -> Visitor:
+    """Return who looks at a page."""
+    visitor = request.scope[VISITOR]
+    assert isinstance(visitor, Visitor)
+    return visitor
+
+
+def page(request: Request, template: str, status: int = 200, **values: object) -> Response:
     """Return a page as an answer."""
-    return HTMLResponse(rendered(template, **values), status, HEADERS)
+    return HTMLResponse(rendered(template, visitor=visitor_of(request), **values), status, HEADERS)
 
 
-def _missing(_: Request, error: Exception) -> Response:
+def _missing(request: Request, error: Exception) -> Response:
     """Say that a job is not there."""
-    return _page("refused.html", 404, told=str(error))
+    return page(request, "refused.html", 404, told=str(error))
 
 
-def _routed(_: Request, error: Exception) -> Response:
+def _routed(request: Request, error: Exception) -> Response:
     """Say what is wrong with a request."""
     assert isinstance(error, HTTPException)
-    return _page("refused.html", error.status_code, told=error.detail)
+    return page(request, "refused.html", error.status_code, told=error.detail)
 
 
-def _away(_: Request, error: Exception) -> Response:
+def _away(request: Request, error: Exception) -> Response:
     """Say that something of the service's own fails; what it is, its operator is told."""
     note(f"a page could not be shown: {error}")
-    return _page("refused.html", 503, told="this cannot be shown at the moment; try again later")
+    return page(request, "refused.html", 503, told="this cannot be shown at the moment; try again later")
 
 
-_HANDLERS = {JobNotFound: _missing, HTTPException: _routed, EndmarkError: _away, OSError: _away}
+def _refused(request: Request, error: Exception) -> Response:
+    """Say why a request is refused."""
+    assert isinstance(error, Refused)
+    return page(request, "refused.html", error.status, told=str(error))
+
+
+def _broken(request: Request, error: Exception) -> Response:
+    """Say that the service has failed; how, uvicorn writes for its operator."""
+    del error
+    return page(request, "refused.html", 500, told="the service has failed on this request")
+
+
+_HANDLERS = {
+    JobNotFound: _missing,
+    Refused: _refused,
+    HTTPException: _routed,
+    EndmarkError: _away,
+    OSError: _away,
+    Exception: _broken,
+}

@@ -1,5 +1,6 @@
 """The live page in a real Chromium over a real ledger: read, searched, followed, and checked for accessibility."""
 
+import json
 import os
 import re
 import signal
@@ -8,19 +9,22 @@ import sys
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from playwright.sync_api import expect
 
 from endmark.db.attempts import commit
 from endmark.db.connection import open_store
+from endmark.db.progress import all_statuses
 from endmark.db.rows import unfinished_rows
 from endmark.db.shards import finish
 from endmark.db.workers import report_worker
 from endmark.jobs.progress import WorkerReport
 from endmark.jobs.vocabulary import Attempt, Ending, EosSource, EosTrace, FinishReason, Outcome, Verdict
 from tests.browser import browser
-from tests.integration.service_fixtures import submit
+from tests.integration.serve_fixtures import ALICE, CHAT, CHIEF, TOKENS, form, requests
+from tests.integration.service_fixtures import submit, wait_until
 from tests.integration.store.ledger import outcome, take
 from tests.integration.test_report_page import FAULTS
 from tests.unit.test_reporting import HOSTILE
@@ -41,7 +45,7 @@ def service(folder, *words, **environ):
     process = subprocess.Popen([ENDMARK, *words], env=environment, stderr=subprocess.PIPE, text=True)
     try:
         said = ""
-        while not (found := re.search(r"on (http://\S+?:\d+)", said)):
+        while not (found := re.search(r"on (http://[^/\s]+)", said)):
             line = process.stderr.readline()
             assert line, said
             said += line
@@ -114,7 +118,8 @@ def page(chromium):
     said = []
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
     opened = context.new_page()
-    opened.on("console", lambda message: said.append(message.text))
+    # Chromium tells of every 404 by itself.
+    opened.on("console", lambda message: said.append(message.text) if "404" not in message.text else None)
     opened.on("pageerror", lambda error: said.append(str(error)))
     opened.on("dialog", lambda dialog: said.append(dialog.message))
     yield opened
@@ -211,3 +216,34 @@ def test_progress_comes_without_a_reload_and_ends_with_the_job(ledger, place, pa
     assert page.evaluate("document.activeElement.id") == "end-natural", "the focus stays where it was"
     finish(store, lease)
     expect(state).to_have_text("completed")
+
+
+def test_each_token_shows_its_own_jobs_and_an_operators_all(ledger, page):
+    folder, store, done, _ = ledger
+    with service(folder, "serve", "--port", free_port(), **TOKENS) as place:
+        told = {"authorization": f"Bearer {ALICE}", "content-type": "multipart/form-data; boundary=b"}
+        with urlopen(Request(f"{place}/v1/files", form(requests(2, "demo")), told)) as answer:
+            file_id = json.load(answer)["id"]
+        batch = {"input_file_id": file_id, "endpoint": CHAT, "completion_window": "24h"}
+        with urlopen(Request(f"{place}/v1/batches", json.dumps(batch).encode(), told)) as answer:
+            batch_id = json.load(answer)["id"]
+        wait_until(lambda: any(item.name == batch_id for item in all_statuses(store)))
+        page.goto(f"{place}/jobs/{done}")
+        assert page.title() == "Sign in – Endmark"
+        assert faults(page) == []
+        page.fill("input[name=token]", ALICE)
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"{place}/jobs/{done}")
+        assert page.locator("main p").first.inner_text() == f"No job `{done}`."
+        page.click("text=All jobs")
+        assert page.locator(".job").count() == 1
+        page.click(f"text={batch_id}")
+        assert page.locator(".rows li").count() == 2
+        assert page.locator("details").count() == 0, "where the model lies is an operator's to know"
+        page.click("text=Sign out")
+        page.fill("input[name=token]", CHIEF)
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"{place}/")
+        assert page.locator(".job").count() == 3
+        assert page.locator(".workers li").count() == 1
+        assert faults(page) == []

@@ -1,13 +1,20 @@
 """What stands before the live page: who asks, from where, and what every answer forbids."""
 
+from http.cookies import SimpleCookie
+from urllib.parse import urlencode
+
 import pytest
+from starlette.applications import Starlette
 from starlette.responses import Response
 
-from endmark.cli.serve.access import OPEN_ACCESS
+from endmark.cli.serve.access import OPEN_ACCESS, read_access
 from endmark.cli.serve.guard import Limits
-from endmark.cli.web.door import Door
-from endmark.cli.web.pages import _query, _wanted
+from endmark.cli.web.door import COOKIE, Door, beside
+from endmark.cli.web.pages import Pages, _query, _wanted
+from endmark.cli.web.sessions import Sessions
+from endmark.cli.web.signing import Signing
 from endmark.db.browsing import Wanted
+from endmark.db.served import Caller
 from tests.unit.asgi import ask
 
 pytestmark = pytest.mark.unit
@@ -20,7 +27,7 @@ async def hello(scope, receive, send):
 
 
 def door():
-    return Door(hello, OPEN_ACCESS, Limits(1000))
+    return Door(hello, OPEN_ACCESS, Limits(1000), Sessions())
 
 
 @pytest.mark.parametrize("host", ["example.org", "10.0.0.1", "localhost.example.org:8080", ""])
@@ -92,3 +99,101 @@ def test_links_lead_only_where_rows_may_be():
     assert _query(asked, 0, "after") == "?ending=eos&q=a+b%26c&after=0#rows"
     assert _query(asked, 0, "before") is None
     assert _query(asked, None, "after") is None
+
+
+TOKEN = "a-token-of-sufficient-length"
+FORM = {"content-type": "application/x-www-form-urlencoded", **OWN}
+
+
+def guarded(sessions):
+    """The pages of a service with a token, without a ledger."""
+    access = read_access(None, None, {"ENDMARK_TOKENS": f"alice:{TOKEN}"})
+    pages = Pages(None, lambda _: (), lambda: True)
+    return Door(pages.app(*Signing(access, sessions).routes()), access, Limits(1000), sessions)
+
+
+def post(app, path, cookie="", told=FORM, **values):
+    body = urlencode(values).encode()
+    headers = {**told, "content-length": str(len(body)), "cookie": f"{COOKIE}={cookie}"}
+    return ask(app, "POST", path, headers, [body])
+
+
+def signed_in(sessions, app, **told):
+    """Sign in; return the cookie."""
+    answer = post(
+        app, "/sign-in", proof=sessions.proof(""), token=TOKEN, to="/jobs/3f2a91c0", told={**FORM, **told}
+    )
+    assert (answer.status, answer.headers["location"]) == (303, "/jobs/3f2a91c0")
+    return SimpleCookie(answer.headers["set-cookie"])[COOKIE]
+
+
+def test_who_has_not_signed_in_is_sent_to_do_so():
+    app = guarded(Sessions())
+    for path in ("/", "/live", "/jobs/3f2a91c0", "/jobs/3f2a91c0/rows/7"):
+        for cookie in ("", "guess"):
+            answer = ask(app, path=path, headers={"cookie": f"{COOKIE}={cookie}"})
+            assert (answer.status, answer.headers["location"]) == (303, f"/sign-in?{urlencode({'to': path})}")
+    assert ask(app, path="/sign-in").status == 200
+    assert ask(app, path="/static/pages.css").status == 200
+
+
+def test_a_token_begins_a_session_and_signing_out_ends_it():
+    sessions = Sessions()
+    app = guarded(sessions)
+    cookie = signed_in(sessions, app)
+    assert cookie["httponly"]
+    assert cookie["samesite"] == "strict"
+    assert not cookie["secure"]
+    assert TOKEN not in cookie.value
+    assert sessions.caller(cookie.value) == Caller("alice")
+    assert signed_in(sessions, app, origin="https://endmark.example.org")["secure"]
+    key = cookie.value
+    assert post(app, "/sign-out", key, proof=sessions.proof("")).status == 403, "a form of no session"
+    assert sessions.caller(key) is not None
+    assert post(app, "/sign-out", key, proof=sessions.proof(key)).status == 303
+    assert sessions.caller(key) is None
+
+
+@pytest.mark.parametrize("to", ["//example.org", "https://example.org", "/jobs/../../x", "/jobs/1\r\nx: y", ""])
+def test_signing_in_leads_nowhere_else(to):
+    sessions = Sessions()
+    answer = post(guarded(sessions), "/sign-in", proof=sessions.proof(""), token=TOKEN, to=to)
+    assert (answer.status, answer.headers["location"]) == (303, "/")
+
+
+def test_a_wrong_token_and_a_form_of_elsewhere_sign_nobody_in():
+    sessions = Sessions()
+    app = guarded(sessions)
+    assert post(app, "/sign-in", proof=sessions.proof(""), token="another-token-of-that-length").status == 401
+    assert post(app, "/sign-in", token=TOKEN).status == 403
+    assert post(app, "/sign-in", proof=Sessions().proof(""), token=TOKEN).status == 403
+    told = {**FORM, "sec-fetch-site": "cross-site"}
+    assert post(app, "/sign-in", proof=sessions.proof(""), token=TOKEN, told=told).status == 403
+    big = post(app, "/sign-in", proof=sessions.proof(""), token="x" * 2**20)
+    assert big.status == 413
+
+
+def test_sessions_end_by_themselves_and_are_bounded():
+    now = [0.0]
+    sessions = Sessions(clock=lambda: now[0])
+    first = sessions.begin(Caller("alice"))
+    for _ in range(1000):
+        last = sessions.begin(Caller("bob"))
+    assert sessions.caller(first) is None
+    assert sessions.caller(last) == Caller("bob")
+    now[0] = 12 * 3600.0
+    assert sessions.caller(last) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "whose"),
+    [
+        ("/", b"hello"),
+        ("/jobs/1", b"hello"),
+        ("/v1/files", b"Not Found"),
+        ("/health", b"Not Found"),
+        ("/x", b"Not Found"),
+    ],
+)
+def test_the_batch_api_keeps_its_paths(path, whose):
+    assert ask(beside(Starlette(), door()), path=path).body == whose
