@@ -19,7 +19,14 @@ def summary(result: Mapping[str, Any]) -> str:
         f"of {counted(result['answers'], 'answer')} {others}{result['truncated']} ran out of "
         f"{counted(result['max_new_tokens'], 'token')} and {result['ended']} ended by the model's own EOS"
         f"{_with_tokens(result['end_tokens'])} ({how})"
-    )
+    ) + _at_zero(result["greedy"])
+
+
+def _at_zero(greedy: Mapping[str, int] | None) -> str:
+    """Return how the same prompts ended at temperature 0, where they were answered so too."""
+    if greedy is None:
+        return ""
+    return f"; at temperature 0, {greedy['truncated']} ran out and {greedy['ended']} ended so"
 
 
 def _with_tokens(found: Sequence[Mapping[str, Any]]) -> str:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,6 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from endmark.cli.main import endmark
 from endmark.cli.pages.doctor import write_page
 from endmark.jobs.errors import SpecError, UsageError
-from endmark.jobs.sampling import Sampling
 from endmark.jobs.spec import GenerationSpec
 from endmark.worker.doctor.__main__ import main
 from endmark.worker.doctor.checks import examine
@@ -116,7 +116,7 @@ def test_prompts_that_hold_the_template_already(faulty, tmp_path):
 
 
 def test_hidden_eos(faulty):
-    given = diagnose(faulty, own_sampling=False, spec={"sampling": Sampling(temperature=0.7, top_k=2)})
+    given = diagnose(faulty, given={"temperature": 0.7, "top_k": 2})
     assert given.sampling.top_k == 2
     assert any(row.hidden_steps == len(row.probs) for row in given.rows)
     assert "EOS hidden" in {finding.check for finding in examine(given)}
@@ -126,6 +126,23 @@ def test_the_curve_has_a_probability_for_every_token(faulty):
     for row in diagnose(faulty).rows:
         assert len(row.probs) == row.tokens + row.verdict.ended_with_eos
         assert all(0 <= prob <= 1 for prob in row.probs)
+
+
+def test_the_sample_is_drawn_as_a_job_would_and_once_greedy(tmp_path):
+    """With `--top-p` alone the model's own temperature was left out, and a row's own columns always."""
+    model = save_model(tmp_path / "draws")
+    config = Path(model) / "generation_config.json"
+    config.write_text('{"do_sample": true, "temperature": 0.6, "eos_token_id": [1]}')
+    dataset = tmp_path / "prompts.csv"
+    dataset.write_text("prompt,max_new_tokens,strategy\na,,\nb,3,soft-landing\n")
+    found = diagnose(model, dataset=str(dataset), given={"top_p": 0.9})
+    assert (found.sampling.temperature, found.sampling.top_p, found.sampling.top_k) == (0.6, 0.9, 50)
+    assert found.rows[1].tokens <= 3
+    greedy = diagnose(model, dataset=str(dataset), given={"temperature": 0.0})
+    assert [row.text for row in found.greedy] == [row.text for row in greedy.rows]
+    assert greedy.greedy == ()
+    told = as_json(found, examine(found))
+    assert told["greedy"]["answers"] == 2
 
 
 def test_rows_of_a_dataset(tmp_path):

@@ -123,6 +123,19 @@ def test_what_a_template_writes_before_an_answer_only_once_it_is_there(template,
 
 
 @pytest.mark.parametrize(
+    ("template", "marks"),
+    [
+        (TURNS + "</s>{% endfor %}", ()),
+        ("{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}", ("[user]",)),
+        ("{% for m in messages %}<|user|>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}", ()),  # a word alone
+        (None, ()),
+    ],
+)
+def test_the_plain_text_that_begins_the_next_turn(template, marks):
+    assert facts_of(template).turn_marks == marks
+
+
+@pytest.mark.parametrize(
     ("config", "names"),
     [
         ({}, []),

@@ -1,13 +1,15 @@
 """Each check of the doctor on evidence made up for it: what it says, and when it keeps silent."""
 
+import shlex
 from dataclasses import replace
 
 import pytest
 
 from endmark.cli.pages.findings import summary
 from endmark.jobs.sampling import Sampling
-from endmark.jobs.vocabulary import EosSource, FinishReason, Verdict
-from endmark.worker.doctor.checks import CHECKS, answers, examine, learning, template, tokens
+from endmark.jobs.strategies import build_strategies
+from endmark.jobs.vocabulary import Ending, EosSource, FinishReason, Verdict
+from endmark.worker.doctor.checks import CHECKS, answers, examine, learning, sampling, template, tokens
 from endmark.worker.doctor.evidence import Evidence, ModelFacts, RowEvidence
 from endmark.worker.doctor.findings import Level
 from endmark.worker.doctor.result import as_json
@@ -48,6 +50,10 @@ CUT_SHORT = replace(CUT, tokens=24)
 
 def evidence(*rows, templated=True, sampling=Sampling(), **facts):
     return Evidence(replace(FACTS, **facts), rows, templated=templated, sampling=sampling)
+
+
+def with_greedy(rows, greedy):
+    return replace(evidence(*rows, sampling=Sampling(0.7)), greedy=tuple(greedy))
 
 
 def weak(prob):
@@ -165,7 +171,7 @@ FOUND = {
         evidence(replace(CUT, hidden_steps=3, rank_max=62), ENDED, sampling=Sampling(0.7, top_k=50, top_p=0.9)),
         Level.CAUSE,
         "at its best EOS stood at 2.0%, rank 63",
-        "soft-landing",
+        "--strategy whole",
         "--strategy whole",
     ),
     "EOS would be hidden elsewhere": (
@@ -197,7 +203,7 @@ FOUND = {
         evidence(weak(0.3), weak(0.4), ENDED),
         Level.CAUSE,
         "highest probability was 40.00%",
-        "soft-landing",
+        "--strategy whole",
         "--strategy whole",
     ),
     "loops": (
@@ -263,6 +269,91 @@ FOUND = {
         "prompts have up to 300 tokens, the budget is 256, and the model was trained on rows of 512; 1 of 2",
         "--max-new-tokens 212",
         "--max-new-tokens 212",
+    ),
+    "loops that change, and more of them when greedy": (
+        answers.loops,
+        with_greedy(
+            [replace(CUT, loop="Step 1", loop_changes=True), ENDED],
+            [replace(CUT, loop="Step 1"), replace(CUT, loop="Step 2")],
+        ),
+        Level.CAUSE,
+        "1 of 2 answers, 1 of them with words or numbers that change from round to round; at temperature 0, 2",
+        "whole",
+        "--strategy whole",
+    ),
+    "loops when greedy alone": (
+        answers.loops,
+        with_greedy([ENDED], [replace(CUT, loop="Step 1")]),
+        Level.RISK,
+        "0 of 1 answers; at temperature 0, 1 of 1; one has “Step 1” over and over",
+        "temperature of 0.7",
+        "--strategy whole",
+    ),
+    "sampled otherwise than the model asks": (
+        sampling.other_sampling,
+        evidence(replace(CUT, loop="again"), own_sampling=Sampling(0.6, top_p=0.9)),
+        Level.CAUSE,
+        "it asks for temperature 0.6, top_p 0.9, and the sample had temperature 0.0, top_p 1.0; of 1 answers 1",
+        "leave out the options",
+        "endmark run prompts.csv -o answers.csv --model acme/talk-7b-chat",
+    ),
+    "ends too soon": (
+        answers.ends_too_soon,
+        evidence(replace(ENDED, text="It is in the", ending=Ending.OPEN), ENDED),
+        Level.CAUSE,
+        "1 of 2 answers, one with “…It is in the”; EOS stood at 97.0% there",
+        "--min-new-tokens 3",
+        "--min-new-tokens 3",
+    ),
+    "ends too soon by the draw": (
+        answers.ends_too_soon,
+        evidence(
+            replace(ENDED, text="It is in the", ending=Ending.OPEN, probs=(0.01, 0.02)), sampling=Sampling(1.0)
+        ),
+        Level.CAUSE,
+        "EOS stood at 2.0% there",
+        "EOS was drawn where it was improbable",
+        "--min-p 0.1",
+    ),
+    "empty answers": (
+        answers.empty_answers,
+        evidence(replace(ENDED, text=" ", ending=Ending.EMPTY), ENDED),
+        Level.CAUSE,
+        "1 of 2 answers are empty, 1 by the model's own EOS; the first was to “Why?”",
+        "--min-new-tokens 8",
+        "--min-new-tokens 8",
+    ),
+    "marks written as text": (
+        answers.marks_written,
+        evidence(replace(CUT, text="Because.<|end|>\nUser: And?"), ENDED),
+        Level.CAUSE,
+        "of 2 answers, 1 with `<|end|>` as text, 1 with `User:` as text",
+        "`stop`",
+        """--strategy 'whole;stop:text="<|end|>"'""",
+    ),
+    "a turn begun with a special token": (
+        answers.marks_written,
+        evidence(replace(CUT, special=(1, 1)), ENDED),
+        Level.CAUSE,
+        "of 2 answers, 1 with 1 (`<s>`)",
+        "`stop`",
+        "--strategy 'whole;stop:tokens=1'",
+    ),
+    "the template's own words for the next turn": (
+        answers.marks_written,
+        evidence(replace(ENDED, text="Because. [INST] And?"), turn_marks=("[INST]",)),
+        Level.RISK,
+        "of 1 answers, 1 with `[INST]` as text",
+        "`stop`",
+        """--strategy 'whole;stop:text="[INST]"'""",
+    ),
+    "cut within the thought": (
+        answers.thought_unfinished,
+        evidence(replace(CUT, in_thought=True, ending=Ending.EMPTY), ENDED),
+        Level.CAUSE,
+        "1 of 2 answers",
+        "--max-new-tokens",
+        "--max-new-tokens 1024",
     ),
     "budget too small": (
         answers.budget_too_small,
@@ -354,6 +445,49 @@ def test_the_window_is_as_long_as_prompt_and_budget():
     assert answers.beyond_window(evidence(replace(inside, tokens=20), window=511)).level is Level.RISK
 
 
+def test_a_model_that_asks_for_nothing_is_sampled_as_anybody_likes():
+    looping = replace(CUT, loop="again")
+    assert sampling.other_sampling(evidence(looping, sampling=Sampling(0.7))) is None
+    asked = Sampling(0.6, top_p=0.9)
+    assert sampling.other_sampling(evidence(looping, sampling=replace(asked, seed=5), own_sampling=asked)) is None
+    assert sampling.other_sampling(evidence(CUT, own_sampling=asked)).level is Level.RISK
+
+
+def test_a_few_answers_that_look_unfinished_are_no_finding():
+    """What ends with a title or a number is judged a phrase; one doubtful answer in twenty proves nothing."""
+    unfinished = replace(ENDED, ending=Ending.OPEN)
+    assert answers.ends_too_soon(evidence(unfinished, *[ENDED] * 9)) is not None
+    assert answers.ends_too_soon(evidence(unfinished, *[ENDED] * 10)) is None
+    assert answers.ends_too_soon(evidence(replace(CUT, ending=Ending.OPEN))) is None
+
+
+def test_marks_that_the_prompt_speaks_of_are_no_marks():
+    asked = replace(ENDED, prompt="What does <|end|> mean?", text="<|end|> is a token.")
+    assert answers.marks_written(evidence(asked)) is None
+    first = replace(ENDED, text="User: is a word")
+    assert answers.marks_written(evidence(first)) is None
+
+
+@pytest.mark.parametrize("case", [case for case, found in FOUND.items() if "--strategy" in found[5]])
+def test_strategies_in_commands_can_be_read(case):
+    check, given, *_ = FOUND[case]
+    words = shlex.split(check(given).command)
+    assert build_strategies([words[words.index("--strategy") + 1]])
+
+
+def test_answers_in_a_loop_say_nothing_of_an_end_that_others_found():
+    """On SmolLM2 "EOS weakly learned" was told where all cut answers were loops and the others ended at 99 %."""
+    looping = replace(CUT, loop="again")
+    assert "EOS weakly learned" not in {finding.check for finding in examine(evidence(looping, ENDED))}
+    assert "EOS never learned" in {finding.check for finding in examine(evidence(looping, looping))}
+
+
+def test_answers_within_a_thought_say_nothing_of_ends():
+    """A row cut inside its thought was told as "EOS never learned", with the advice to train."""
+    thinking = evidence(replace(CUT, in_thought=True, ending=Ending.EMPTY))
+    assert {finding.check for finding in examine(thinking)} == {"thought unfinished"}
+
+
 def test_one_begin_token_and_short_marks_are_no_faults():
     assert tokens.bos_doubled(evidence(ENDED, template_adds_bos=True)) is None
     assert tokens.bos_doubled(evidence(ENDED, tokenizer_adds_bos=True)) is None
@@ -383,6 +517,8 @@ def test_the_sample_in_one_sentence():
     )
     one, other = replace(ENDED, end_token=2), replace(ENDED, end_token=9)
     assert "own EOS, 2 (</s>) (temp" in summary(as_json(evidence(one, one), ()))
+    both = as_json(with_greedy([ENDED], [CUT]), ())
+    assert summary(both).endswith("(temperature 0.7); at temperature 0, 1 ran out and 0 ended so")
     assert "own EOS: 2 with 2 (</s>), 1 with 9 (<|end|>) (temp" in summary(as_json(evidence(one, other, one), ()))
     assert summary(as_json(evidence(CUT), ())).startswith("of 1 answer 1 ran out of 256 tokens and 0 ended")
     assert summary(as_json(evidence(ENDED, FAILED), ())).startswith(

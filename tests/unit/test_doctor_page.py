@@ -35,6 +35,7 @@ def result(*rows, findings=()):
         "truncated": 0,
         "failed": 0,
         "end_tokens": [],
+        "greedy": None,
         "max_new_tokens": 8,
         "sampling": {"temperature": 0.7, "top_k": 0, "top_p": 0.9},
         "findings": list(findings),

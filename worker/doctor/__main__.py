@@ -57,7 +57,6 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.model is None and options.trace is None:
         print(f"no model given: the bundled `{DEMO_MODEL}` serves", file=sys.stderr)  # noqa: T201
     given = {item.name: value for item in TABLE if (value := getattr(options, item.name)) is not None}
-    own_sampling = not given.keys() - {"seed"}
     spec = GenerationSpec(
         model=options.model or DEMO_MODEL,
         adapter=options.adapter,
@@ -82,7 +81,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     evidence = (
         read_traced(options.trace, limit=options.rows, model=options.model)
         if options.trace is not None
-        else collect(Sample(spec, options.dataset, options.rows, own_sampling=own_sampling, device=device))
+        else collect(Sample(spec, options.dataset, options.rows, given=given, device=device))
     )
     return as_json(evidence, examine(evidence))
 

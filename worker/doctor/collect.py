@@ -1,22 +1,22 @@
 """Collecting the evidence: a small sample of prompts through the real engine, with the trace kept."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from transformers import AutoConfig
 
 from endmark.jobs.datasets import open_dataset, settle
 from endmark.jobs.errors import ModelError, Problem, SpecError
-from endmark.jobs.landing import LANDED, START, advance
+from endmark.jobs.generation_config import own_sampling as settings_of
 from endmark.jobs.prompts import PromptPlan, RowRequest
+from endmark.jobs.sampling import Sampling
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.strategies.base import EndHere
-from endmark.jobs.strategies.no_loops import NoLoops
 from endmark.worker.doctor.evidence import Evidence, RowEvidence
-from endmark.worker.doctor.facts import own_sampling, read_facts, read_generation_config, read_weights
+from endmark.worker.doctor.facts import read_facts, read_generation_config, read_weights
 from endmark.worker.doctor.questions import QUESTIONS
+from endmark.worker.doctor.sampled import row_evidence
 from endmark.worker.engine.request import Finished, Request
-from endmark.worker.engine.text import AnswerText, Vocabulary
 from endmark.worker.models.adapters import model_folder
 from endmark.worker.models.loader import LoadedEngine, load_engine, model_path
 from endmark.worker.service.prompting import Prompt, Prompter
@@ -24,12 +24,12 @@ from endmark.worker.service.prompting import Prompt, Prompter
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What to run: `spec` without strategies; its sampling counts only where `own_sampling` is not set."""
+    """What to run: `spec` without strategies, sampled as a job would: as given, else as the model's files say."""
 
     spec: GenerationSpec
     dataset: str | None = None  # None: the built-in questions
     rows: int = 24
-    own_sampling: bool = True  # sample as the model's own generation config says
+    given: Mapping[str, Any] = field(default_factory=dict)  # values of `Sampling` that the user gave
     device: str = "cpu"
 
 
@@ -43,22 +43,44 @@ def collect(sample: Sample) -> Evidence:
     spec = replace(sample.spec, trace=True)
     requests = read_requests(sample.dataset, spec, sample.rows)
     loaded = load_engine(spec.model, adapter=spec.adapter, device=sample.device)
-    config = read_generation_config(model_path(spec.model))
-    if sample.own_sampling:
-        spec = replace(spec, sampling=replace(own_sampling(config), seed=spec.sampling.seed))
-    prompts = Prompter(loaded.tokenizer).encode([Prompt(spec, request) for request in requests])
+    path = model_path(spec.model)
+    config = read_generation_config(path)
+    sampling = Sampling(**{**settings_of(config.to_dict(), sample.given), **sample.given})
+    prompts = _encoded(loaded, replace(spec, sampling=sampling), requests)
+    draws = any(prompt.spec.sampling.temperature for prompt in prompts)
+    facts = read_facts(spec.model, spec.adapter, loaded.tokenizer, config, loaded.engine.eos_ids)
+    special = facts.token_names.keys() - facts.used_eos
+    return Evidence(
+        facts=read_weights(facts, AutoConfig.from_pretrained(path), model_folder(path)),
+        rows=run_sample(loaded, prompts, special),
+        greedy=run_sample(loaded, [_greedy(prompt) for prompt in prompts], special) if draws else (),
+        templated=loaded.tokenizer.chat_template is not None and not spec.raw,
+        sampling=sampling,
+        budget=spec.max_new_tokens,
+    )
+
+
+def _encoded(loaded: LoadedEngine, spec: GenerationSpec, requests: Sequence[RowRequest]) -> list[Prompt]:
+    """Return the prompts under the job's options and the rows' own, all but strategies.
+
+    Raises:
+        ModelError: a prompt cannot be used.
+    """
+    prompts = []
+    for request in requests:
+        own = {name: value for name, value in request.overrides.items() if name != "strategies"}
+        prompts.append(Prompt(spec.with_overrides(own), request))
+    prompts = Prompter(loaded.tokenizer).encode(prompts)
     bad = next((prompt for prompt in prompts if prompt.error is not None), None)
     if bad is not None:
         raise ModelError(f"a prompt of the sample cannot be used: {bad.error}")
-    facts = read_facts(spec.model, spec.adapter, loaded.tokenizer, config, loaded.engine.eos_ids)
-    path = model_path(spec.model)
-    return Evidence(
-        facts=read_weights(facts, AutoConfig.from_pretrained(path), model_folder(path)),
-        rows=tuple(run_sample(loaded, spec, prompts)),
-        templated=loaded.tokenizer.chat_template is not None and not spec.raw,
-        sampling=spec.sampling,
-        budget=spec.max_new_tokens,
-    )
+    return prompts
+
+
+def _greedy(prompt: Prompt) -> Prompt:
+    """Return the prompt to be answered with the best token each time."""
+    sampling = replace(prompt.spec.sampling, temperature=0.0)
+    return replace(prompt, spec=replace(prompt.spec, sampling=sampling))
 
 
 def read_requests(dataset: str | None, spec: GenerationSpec, limit: int) -> list[RowRequest]:
@@ -88,68 +110,33 @@ def read_requests(dataset: str | None, spec: GenerationSpec, limit: int) -> list
     return found
 
 
-def run_sample(loaded: LoadedEngine, spec: GenerationSpec, prompts: Sequence[Prompt]) -> list[RowEvidence]:
-    """Run the prompts with no strategy; return the rows in order."""
+def run_sample(
+    loaded: LoadedEngine, prompts: Sequence[Prompt], special: Collection[int]
+) -> tuple[RowEvidence, ...]:
+    """Run the prompts with no strategy; return the rows in order.
+
+    Args:
+        loaded: the engine.
+        prompts: with their token ids.
+        special: ids of the special tokens that end no answer.
+    """
     engine = loaded.engine
     for index, prompt in enumerate(prompts):
         engine.add(
             Request(
                 key=index,
                 prompt_token_ids=prompt.token_ids,
-                max_new_tokens=spec.max_new_tokens,
-                sampling=spec.sampling,
+                max_new_tokens=prompt.spec.max_new_tokens,
+                sampling=prompt.spec.sampling,
                 bad_words=prompt.bad_words,
                 stream=index,
                 trace=True,
+                thought=prompt.thought,
             )
         )
     done: dict[int, Finished] = {}
     while engine.has_work:
         done.update((finished.key, finished) for finished in engine.step())
-    return [_evidence(prompt, done[index], engine.vocabulary) for index, prompt in enumerate(prompts)]
-
-
-def _evidence(prompt: Prompt, finished: Finished, vocabulary: Vocabulary) -> RowEvidence:
-    """Return what one answer shows."""
-    request = prompt.request
-    text = request.prompt if request.turns is None else request.turns[-1]["content"]
-    probs = finished.trace.probs or ()
-    return RowEvidence(
-        prompt=text or "",
-        text=finished.text,
-        verdict=finished.verdict,
-        tokens=len(finished.token_ids),
-        prompt_tokens=finished.prompt_tokens,
-        end_token=finished.end_token_id,
-        prompt_begin=prompt.token_ids[:2],
-        probs=probs,
-        sentence_probs=_at_sentence_ends(finished.token_ids, probs, vocabulary),
-        rank_max=finished.trace.rank_max or 0,
-        hidden_steps=finished.trace.hidden_steps,
-        loop=_loop(finished.token_ids, vocabulary),
+    return tuple(
+        row_evidence(prompt, done[index], engine.vocabulary, special) for index, prompt in enumerate(prompts)
     )
-
-
-def _at_sentence_ends(
-    token_ids: Sequence[int], probs: Sequence[float], vocabulary: Vocabulary
-) -> tuple[float, ...]:
-    """Return the EOS probabilities of the steps at which the text may end."""
-    state, found = START, []
-    for step, prob in enumerate(probs):
-        if state >= LANDED:
-            found.append(prob)
-        if step < len(token_ids):
-            state = advance(state, vocabulary.bytes_of(token_ids[step]))
-    return tuple(found)
-
-
-def _loop(token_ids: Sequence[int], vocabulary: Vocabulary) -> str:
-    """Return the stretch that the answer repeats in the end, or nothing."""
-    answer = AnswerText(vocabulary)
-    watcher = NoLoops().watcher()
-    for token_id in token_ids:
-        answer.append(token_id)
-        ending = watcher.see(answer, last=False)
-        if isinstance(ending, EndHere):
-            return answer.text[max(0, ending.text_length - 60) : ending.text_length]
-    return ""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from endmark.jobs.sampling import Sampling
-from endmark.jobs.vocabulary import NOT_NUMBERS, EosSource, FinishReason, Verdict
+from endmark.jobs.vocabulary import NOT_NUMBERS, Ending, EosSource, FinishReason, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class ModelFacts:
     tokenizer_adds_bos: bool = False
     generation_top_k: int = 0  # that transformers' generate would use with its own settings
     own_sampling: Sampling = Sampling()  # as the generation config says
+    turn_marks: tuple[str, ...] = ()  # plain text with which the template begins the user's next turn
     holding_down: Mapping[str, str] = field(default_factory=dict)  # its keys that keep EOS from being chosen
     lacking_opening: str = ""  # what the template writes before an answer, but not where one is asked for
     window: int | None = None  # tokens of the longest rows that the model was trained on
@@ -62,6 +63,10 @@ class RowEvidence:
     rank_max: int = 0  # rank of EOS among all tokens where its probability was highest, from 0
     hidden_steps: int = 0  # steps in which top-k or top-p left no EOS to sample
     loop: str = ""  # the stretch that it repeats, if it does
+    loop_changes: bool = False  # whether numbers or words of it change from copy to copy
+    ending: Ending | None = None  # where its text ends; None where that was not looked at
+    special: tuple[int, ...] = ()  # special tokens within it, which leave no text
+    in_thought: bool = False  # whether it ended before its thought did
 
     @property
     def prob_max(self) -> float:
@@ -98,6 +103,7 @@ class Evidence:
     templated: bool  # whether the prompts went through the chat template
     sampling: Sampling = Sampling()
     budget: int = 256
+    greedy: tuple[RowEvidence, ...] = ()  # the same prompts at temperature 0; none where the rows are greedy
 
     @property
     def ended(self) -> tuple[RowEvidence, ...]:
@@ -108,6 +114,11 @@ class Evidence:
     def cut(self) -> tuple[RowEvidence, ...]:
         """The answers that the token budget ended."""
         return tuple(row for row in self.rows if row.cut)
+
+    @property
+    def looping(self) -> tuple[RowEvidence, ...]:
+        """The answers that end in a loop."""
+        return tuple(row for row in self.rows if row.loop)
 
     @property
     def share_cut(self) -> str:

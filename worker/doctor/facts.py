@@ -64,6 +64,7 @@ def read_facts(
         generation_top_k=_top_k(config),
         own_sampling=own_sampling(config),
         holding_down=holding_down(config.to_dict(), ends),
+        turn_marks=_turn_marks(tokenizer, special),
         lacking_opening=_lacking_opening(tokenizer, templated),
     )
 
@@ -104,6 +105,17 @@ def _template(tokenizer: Any, turns: list[dict[str, str]], *, add_generation_pro
         return ""
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
     return str(text)
+
+
+def _turn_marks(tokenizer: Any, special: dict[int, str]) -> tuple[str, ...]:  # noqa: ANN401
+    """Return the plain text with which the chat template begins the user's next turn, words alone left out."""
+    turns = [*_QUESTION, {"role": "assistant", "content": _PROBE}, {"role": "user", "content": "!"}]
+    _, _, behind = _template(tokenizer, turns, add_generation_prompt=False).partition(_PROBE)
+    between = behind.partition("!")[0]
+    for text in sorted(filter(None, special.values()), key=len, reverse=True):
+        between = between.replace(text, "\n")
+    lines = (line.strip() for line in between.split("\n"))
+    return tuple(line for line in lines if len(line) > 2 and not line.isalnum())
 
 
 def _lacking_opening(tokenizer: Any, asked: str) -> str:  # noqa: ANN401

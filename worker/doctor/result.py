@@ -1,7 +1,7 @@
 """All that the doctor has found, as JSON values: what its process tells the one that shows it."""
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from endmark.worker.doctor.evidence import Evidence
@@ -19,6 +19,8 @@ def as_json(evidence: Evidence, findings: tuple[Finding, ...]) -> dict[str, Any]
         "ended": len(evidence.ended),
         "truncated": len(evidence.cut),
         "end_tokens": _end_tokens(evidence),
+        "loops": len(evidence.looping),
+        "greedy": _greedy(evidence),
         "failed": sum(row.failed for row in evidence.rows),
         "max_new_tokens": evidence.budget,
         "chat_template_used": evidence.templated,
@@ -35,6 +37,8 @@ def as_json(evidence: Evidence, findings: tuple[Finding, ...]) -> dict[str, Any]
                 "prompt_tokens": row.prompt_tokens,
                 "completion_tokens": row.tokens,
                 "end_token": row.end_token,
+                "ending": row.ending,
+                "loop": row.loop,
                 "eos_prob_max": row.prob_max,
                 "eos_rank_max": row.rank_max,
                 "hidden_steps": row.hidden_steps,
@@ -42,6 +46,19 @@ def as_json(evidence: Evidence, findings: tuple[Finding, ...]) -> dict[str, Any]
             }
             for row in evidence.rows
         ],
+    }
+
+
+def _greedy(evidence: Evidence) -> dict[str, int] | None:
+    """Return how the same prompts ended at temperature 0; None where the sample itself is greedy."""
+    if not evidence.greedy:
+        return None
+    once = replace(evidence, rows=evidence.greedy)
+    return {
+        "answers": len(once.rows),
+        "ended": len(once.ended),
+        "truncated": len(once.cut),
+        "loops": len(once.looping),
     }
 
 

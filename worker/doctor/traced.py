@@ -6,11 +6,13 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from endmark.jobs.endings import ending_of
 from endmark.jobs.errors import UsageError
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.vocabulary import EosSource, FinishReason, Verdict
 from endmark.worker.doctor.evidence import Evidence, RowEvidence
 from endmark.worker.doctor.facts import read_facts, read_generation_config, read_weights
+from endmark.worker.doctor.sampled import loop_in
 from endmark.worker.models.adapters import model_folder
 from endmark.worker.models.loader import end_token_ids, load_tokenizer, model_path
 
@@ -75,14 +77,18 @@ def _read(path: str, limit: int) -> tuple[dict[str, Any], list[RowEvidence]]:
 def _row(line: dict[str, Any]) -> RowEvidence:
     """Return one row of a trace. Its tokens are not known, so nothing is said of its sentence ends."""
     source = line["eos_source"]
+    text = line["response"]
+    loop, changes = loop_in(text)
     reason = FinishReason(line["finish_reason"])
     return RowEvidence(
         prompt=line["prompt"],
-        text=line["response"],
+        text=text,
         verdict=Verdict(reason, EosSource(source) if source else None, error=line.get("error")),
         tokens=line["completion_tokens"],
         probs=tuple(line["eos_probs"] or ()),
         rank_max=line["eos_rank_max"] or 0,
         hidden_steps=line["eos_hidden_steps"],
-        loop=line["response"][-60:] if reason is FinishReason.REPETITION else "",
+        loop=text[-60:] if reason is FinishReason.REPETITION else loop,
+        loop_changes=changes,
+        ending=ending_of(text, cut=reason.truncated),
     )

@@ -6,7 +6,7 @@ it is tested in milliseconds on evidence made up for it.
 
 from collections.abc import Callable
 
-from endmark.worker.doctor.checks import answers, learning, template, tokens
+from endmark.worker.doctor.checks import answers, learning, sampling, template, tokens
 from endmark.worker.doctor.evidence import Evidence
 from endmark.worker.doctor.findings import Finding, Level
 
@@ -23,7 +23,12 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     tokens.eos_hidden,
     learning.end_rows_untrained,
     learning.eos_not_learned,
+    sampling.other_sampling,
     answers.loops,
+    answers.marks_written,
+    answers.ends_too_soon,
+    answers.empty_answers,
+    answers.thought_unfinished,
     answers.budget_too_small,
     answers.beyond_window,
     tokens.end_token_unknown_elsewhere,

@@ -34,7 +34,9 @@ def eos_not_learned(evidence: Evidence) -> Finding | None:
 
     Asked without its template, cut early, or closing with a token that no file names, a model may know it well.
     """
-    cut, facts = evidence.cut, evidence.facts
+    facts = evidence.facts
+    # In a loop no model comes to its end: where others ended, such a row says nothing of what was learned.
+    cut = [row for row in evidence.cut if not row.in_thought and not (row.loop and evidence.ended)]
     blind = facts.has_chat_template and not evidence.templated
     if not cut or blind or facts.unnamed_end is not None:
         return None
@@ -58,7 +60,7 @@ def eos_not_learned(evidence: Evidence) -> Finding | None:
             Level.CAUSE,
             "The model has not learned to end: EOS is never probable, not even where a sentence ends",
             seen,
-            "train it on answers that end with EOS: `endmark finetune`; until then `--strategy soft-landing`",
+            "train it on answers that end with EOS: `endmark finetune`; until then `--strategy whole`",
             commands.train(facts),
         )
     if median(row.prob_max for row in cut) >= FIRM:
@@ -68,7 +70,7 @@ def eos_not_learned(evidence: Evidence) -> Finding | None:
         Level.CAUSE,
         "The model knows EOS but seldom prefers it, as after training on many answers that were not closed",
         seen,
-        "`--strategy soft-landing` ends at a sentence end now; `endmark finetune` on closed answers fixes it",
+        "`--strategy whole` ends where an answer is whole now; `endmark finetune` on closed answers fixes it",
         commands.run(facts, "--strategy whole"),
     )
 

@@ -50,7 +50,7 @@ def base_model(evidence: Evidence) -> Finding | None:
         "This looks like a base model: it goes on writing and was not trained to answer and stop",
         f"no chat template, and nothing in the name `{facts.model}` says chat or instruct; {evidence.share_cut}",
         "use the chat or instruct version, or train it on closed answers with `endmark finetune`; until then "
-        "`--strategy soft-landing`",
+        "`--strategy whole`",
         commands.train(facts),
     )
 

@@ -96,7 +96,7 @@ def eos_hidden(evidence: Evidence) -> Finding | None:
             f"{' and '.join(settings).capitalize()} never left an end token to choose",
             f"{len(hidden)} of {len(cut)} cut answers had none in any step; at its best EOS stood at "
             f"{best.prob_max:.1%}, rank {best.rank_max + 1}. A score of minus infinity means this, not impossible",
-            "raise or leave out top-k and top-p, or take `--strategy soft-landing`, which acts before them",
+            "raise or leave out top-k and top-p, or take `--strategy whole`, which acts before them",
             commands.run(evidence.facts, "--strategy whole"),
         )
     top_k = evidence.facts.generation_top_k
@@ -109,7 +109,7 @@ def eos_hidden(evidence: Evidence) -> Finding | None:
         f"With transformers' top-k of {top_k}, EOS could not be chosen even at its best",
         f"in {len(beyond)} of {len(cut)} cut answers its best rank was {min(row.rank_max for row in beyond) + 1} "
         "or worse",
-        "set `top_k=0` when sampling, or raise EOS with `--strategy soft-landing`",
+        "set `top_k=0` when sampling, or raise EOS with `--strategy whole`",
         commands.run(evidence.facts, "--strategy whole"),
     )
 
