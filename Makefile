@@ -28,8 +28,10 @@ real-model/config.json: | $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt gguf
 	$(BIN)/python examples/real_model.py real-model
 
+# Several files of tests at once, one on each core; `make test AT_ONCE=` runs them one after the other.
+AT_ONCE ?= --numprocesses auto --maxprocesses 8 --dist loadfile
 test: install
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	$(BIN)/python -m pytest -m "not gpu and not slow" $(AT_ONCE)
 
 slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu"

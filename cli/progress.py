@@ -48,8 +48,14 @@ def counting(what: str) -> Iterator[Callable[[int], None] | None]:
 @contextmanager
 def job_progress() -> Iterator[Show]:
     """Show how far a job is."""
-    with _bar() if sys.stderr.isatty() else _cell() if "ipykernel" in sys.modules else _lines() as show:
+    with _bar() if sys.stderr.isatty() else _cell() if _in_a_cell() else _lines() as show:
         yield show
+
+
+def _in_a_cell() -> bool:
+    """Whether a notebook's kernel runs this; a program that has merely imported one has no cell to draw in."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
 
 
 @contextmanager

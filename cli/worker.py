@@ -8,7 +8,7 @@ import click
 
 from endmark.cli.options import adapter_folder, model_name, model_options
 from endmark.jobs.errors import MissingDependency
-from endmark.jobs.launch.workers import WorkerOptions, worker_command, worker_environment
+from endmark.jobs.launch.workers import Launch, WorkerOptions, worker_environment
 from endmark.jobs.settings import Settings
 
 _DEFAULT = WorkerOptions(model="")
@@ -95,7 +95,7 @@ def worker(
         metrics_port=metrics_port,
         metrics_host=metrics_host,
     )
-    command = worker_command(options)
+    command = Launch(options).command()
     environment = worker_environment(Settings.load())
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,10 +1,11 @@
 """Worker processes as others start them: the command line, and a child that dies with its parent."""
 
+import json
 import os
 import subprocess
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import endmark
@@ -35,25 +36,36 @@ class WorkerOptions:
     metrics_host: str = "127.0.0.1"  # the address that it listens on
     lease: float = 90.0  # seconds after which what a dead worker held is taken up again
 
-    def arguments(self) -> list[str]:
-        """Return these options as `python -m endmark.worker.supervisor` reads them."""
-        words = ["--model", self.model, "--gpus", self.gpus, "--weights", self.weights]
-        words += ["--kv-cache", self.kv_cache]
-        words += ["--grace", str(self.grace), "--stall", str(self.stall), "--lease", str(self.lease)]
-        if self.adapter is not None:
-            words += ["--adapter", self.adapter]
-        if self.metrics_port is not None:
-            words += ["--metrics-port", str(self.metrics_port), "--metrics-host", self.metrics_host]
-        return [*words, "--trust-remote-code"] if self.trust_remote_code else words
 
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a worker process is told by the one that starts it: a JSON line, the only word of its command line."""
 
-def worker_command(options: WorkerOptions, *extra: str, module: str = "endmark.worker.supervisor") -> list[str]:
-    """Return the command that runs a worker, to be run under `worker_environment`."""
-    return module_command(module, *options.arguments(), *extra)
+    options: WorkerOptions
+    with_parent: bool = False  # whether it ends when its standard input is closed
+    report: Path | None = None  # where a supervisor leaves word of a failure
+    life: Path | None = None  # where a worker process describes itself to its supervisor
+    device: str = "cpu"  # `cpu` or `cuda`, as the supervisor chose
+
+    def to_json(self) -> str:
+        """Return it as one line, to be read by `from_json` of the same version."""
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, line: str) -> "Launch":
+        """Read what `to_json` wrote."""
+        values = json.loads(line)
+        options = WorkerOptions(**values.pop("options"))
+        paths = {name: Path(values.pop(name)) for name in ("report", "life") if values.get(name) is not None}
+        return cls(options, **{**values, **paths})
+
+    def command(self, module: str = "endmark.worker.supervisor") -> list[str]:
+        """Return the command that runs a module so, under `worker_environment`."""
+        return module_command(module, self.to_json())
 
 
 def worker_environment(settings: Settings) -> dict[str, str]:
-    """Return the environment that `worker_command` needs."""
+    """Return the environment that `Launch.command` needs."""
     environment = {**os.environ, **settings.environment(), "PYTHONUNBUFFERED": "1"}
     environment["PYTHONSAFEPATH"] = "1"  # for interpreters that libraries start: as `-P` does for ours
     if "site-packages" not in _ROOT.parts:  # a source tree that may not be installed
@@ -71,7 +83,7 @@ def start_worker(settings: Settings, options: WorkerOptions) -> "WorkerProcess":
     log_path, report_path = folder / f"{name}.log", folder / f"{name}.failure"
     with open_private(log_path) as log:
         process = subprocess.Popen(
-            worker_command(options, "--with-parent", "--report", str(report_path)),
+            Launch(options, with_parent=True, report=report_path).command(),
             stdin=subprocess.PIPE,  # the worker ends when this end of the pipe is closed, by us or by our death
             stdout=log,
             stderr=log,

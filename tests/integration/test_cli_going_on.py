@@ -53,10 +53,12 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def begun(start, lines, wanted=1):
-    """Wait until some rows of the newest job have a result; return its id."""
-    wait_until(lambda: (found := statuses(start)) and found[0]["succeeded"] >= wanted)
-    return statuses(start)[0]["id"]
+def begun(home):
+    """Wait until a row of the newest job has a result; return its id. A `status` takes longer than a short job."""
+    wait_until(lambda: (home / "endmark.db").exists())
+    with open_store(f"sqlite:///{home / 'endmark.db'}") as store:
+        wait_until(lambda: (found := all_statuses(store)) and found[0].succeeded)
+        return all_statuses(store)[0].id
 
 
 def test_the_same_run_goes_on_with_the_job_that_ctrl_c_has_paused(start, tmp_path, model, errors_of):
@@ -65,7 +67,7 @@ def test_the_same_run_goes_on_with_the_job_that_ctrl_c_has_paused(start, tmp_pat
     words = ("run", prompts, "-o", "out.csv", "--model", model, "--max-new-tokens", "150")
     first = start(*words)
     lines = errors_of(first)
-    job = begun(start, lines)
+    job = begun(tmp_path / "home")
     first.send_signal(signal.SIGINT)
     wait_until(lambda: any("stopping: rows that run have 30 s to end; Ctrl-C again" in line for line in lines))
     first.send_signal(signal.SIGINT)

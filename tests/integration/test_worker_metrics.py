@@ -13,10 +13,9 @@ from endmark.db.progress import job_status
 from endmark.db.shards import claim
 from endmark.jobs.broker.access import ensure_broker
 from endmark.jobs.errors import EndmarkError
-from endmark.jobs.launch.workers import WorkerOptions, start_worker
+from endmark.jobs.launch.workers import Launch, WorkerOptions, start_worker
 from endmark.jobs.queue import make_app, wake
 from endmark.jobs.settings import Settings
-from endmark.worker.process.options import parse
 from endmark.worker.service.meter import Meter
 from endmark.worker.service.metrics import WorkerMetrics, serve_metrics
 from tests.integration.service_fixtures import submit, wait_until
@@ -140,7 +139,6 @@ def test_an_address_that_is_not_this_machines_is_said(host):
 
 def test_nobody_from_elsewhere_reaches_the_figures():
     """The port was open on all interfaces, whoever asked."""
-    given = parse(WorkerOptions(model="m", metrics_port=9100).arguments()).options
-    assert given.metrics_host == "127.0.0.1"
-    given = parse(WorkerOptions(model="m", metrics_port=9100, metrics_host="::1").arguments()).options
-    assert given.metrics_host == "::1"
+    for options, host in (({}, "127.0.0.1"), ({"metrics_host": "::1"}, "::1")):
+        launch = Launch(WorkerOptions(model="m", metrics_port=9100, **options))
+        assert Launch.from_json(launch.command()[-1]).options.metrics_host == host

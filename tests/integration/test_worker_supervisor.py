@@ -6,12 +6,13 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 
 import pytest
 
 from endmark.jobs.errors import UsageError
+from endmark.jobs.launch.workers import Launch, WorkerOptions
 from endmark.worker.supervisor.children import EXIT_CANNOT_START, ChildSpec, RestartPolicy, Supervisor, child_specs
 from endmark.worker.supervisor.gpus import choose_gpus, visible_gpus
 
@@ -71,11 +72,23 @@ def wait_for(path, text, seconds=10):
 def test_each_child_sees_its_own_gpu_before_python_starts(tmp_path):
     code = "import os, sys; open(sys.argv[1], 'a').write(os.environ['CUDA_VISIBLE_DEVICES'] + ';')"
     log = tmp_path / "seen"
+    launches = [Launch(WorkerOptions("m"), life=tmp_path / name) for name in "ab"]
+    specs = child_specs(launches, os.environ, ["0", "GPU-abc"])
     command = [sys.executable, "-c", code, str(log)]
-    assert Run(*child_specs(command, os.environ, ["0", "GPU-abc"])).wait() == []
+    assert Run(*(replace(spec, command=command) for spec in specs)).wait() == []
     assert sorted(log.read_text().split(";")) == ["", "0", "GPU-abc"]
-    (cpu,) = child_specs(command, os.environ, None)
+    (cpu,) = child_specs(launches[:1], os.environ, None)
     assert cpu.environment["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_launch_crosses_to_another_process_as_one_line(tmp_path):
+    """Each option stood in three places, and one that was forgotten was silently the default."""
+    options = WorkerOptions("my model", "/a b", "0,1", "packed", "fp8", True, 1.5, 2.5, 9100, "::1", 3.5)
+    assert all(value != field.default for value, field in zip(astuple(options), fields(options), strict=True))
+    for launch in (Launch(options, True, tmp_path / "r", tmp_path / "l", "cuda"), Launch(WorkerOptions("m"))):
+        line = launch.command("some.module")[-1]
+        assert "\n" not in line
+        assert Launch.from_json(line) == launch
 
 
 def test_a_child_that_dies_is_started_again(tmp_path):

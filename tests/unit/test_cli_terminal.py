@@ -2,13 +2,15 @@
 
 import io
 import re
+import sys
+from types import ModuleType
 
 import pytest
 from rich.console import Console
 
 from endmark.cli.advice import retry_command, worker_command
 from endmark.cli.failures import report
-from endmark.cli.progress import describe, drawn_bar, duration, figures, percent, what_it_does
+from endmark.cli.progress import describe, drawn_bar, duration, figures, job_progress, percent, what_it_does
 from endmark.cli.status_view import as_json, one_job, table_of_jobs
 from endmark.cli.summary import summary
 from endmark.cli.terminal import TerminalText, one_line, printable
@@ -80,6 +82,17 @@ def test_progress_in_one_line():
     assert describe(fresh) == "0/2,000 rows"
     assert (percent(1, 3), percent(0, 0)) == ("33 %", "–")
     assert (duration(9.6), duration(3661)) == ("0:10", "1:01:01")
+
+
+def test_a_program_that_has_imported_a_kernel_is_no_notebook(capsys, monkeypatch):
+    """A `run` beside `import ipykernel` ended in an AttributeError: there is no cell to draw in."""
+    import IPython
+
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    assert IPython.get_ipython() is None
+    with job_progress() as show:
+        show(status(state=JobState.COMPLETED), "running")
+    assert "running: 1,000/2,000 rows" in capsys.readouterr().err
 
 
 def test_how_answers_ended_is_told_when_all_have():

@@ -1,4 +1,4 @@
-"""`python -m endmark.worker.finetune.queued ID …`: what a worker becomes to train, and then a worker again."""
+"""`python -m endmark.worker.finetune.queued ID LAUNCH`: a worker that has become what trains, then one again."""
 
 import logging
 import os
@@ -6,7 +6,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 
 from endmark.db.connection import Store, open_store
@@ -21,10 +20,10 @@ from endmark.db.workers import remove_worker, report_worker
 from endmark.jobs.errors import EndmarkError, LeaseLost, StoreError
 from endmark.jobs.finetuning.request import FinetuneProgress
 from endmark.jobs.launch.finetunings import check_extra, run_finetuning
+from endmark.jobs.launch.workers import Launch
 from endmark.jobs.progress import WorkerReport
 from endmark.jobs.settings import Settings
 from endmark.worker.process.logs import log_to_stderr
-from endmark.worker.process.options import Arguments, parse
 from endmark.worker.process.parent import when_parent_ends
 from endmark.worker.process.periodic import Periodic
 from endmark.worker.service.handover import become
@@ -35,32 +34,32 @@ _TOLD_EVERY = 1.0  # seconds between writes of the progress
 log = logging.getLogger("worker")
 
 
-def main(finetuning: str, words: Sequence[str]) -> None:
+def main(finetuning: str, line: str) -> None:
     """Train if the fine-tuning is still due; then become a worker again, or end if told to."""
-    arguments = parse(words)
+    launch = Launch.from_json(line)
     log_to_stderr(f"training:{os.getpid()}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if arguments.with_parent:
+    if launch.with_parent:
         when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
     settings = Settings.load()
     try:
         with open_store(settings.database_url) as store:
-            ended = _take_and_train(settings, store, finetuning, arguments)
+            ended = _take_and_train(settings, store, finetuning, launch)
     except EndmarkError as error:
         log.error("fine-tuning %s: %s", finetuning, error)
         ended = False
     if not ended:
-        become("endmark.worker.service.app", *words)
+        become("endmark.worker.service.app", line)
 
 
-def _take_and_train(settings: Settings, store: Store, finetuning: str, arguments: Arguments) -> bool:
+def _take_and_train(settings: Settings, store: Store, finetuning: str, launch: Launch) -> bool:
     """Claim the fine-tuning and see it through; return whether this process was told to end."""
     name = f"{socket.gethostname()}:{os.getpid()}"
-    model = arguments.options.model
+    model = launch.options.model
     lease = claim_finetuning(store, finetuning, model=model, worker=name)
     if lease is None:
         return False
-    identity = WorkerReport(name, arguments.device, model, None, "training", 0.0)
+    identity = WorkerReport(name, launch.device, model, None, "training", 0.0)
     training = _Told(store, lease, identity)
     beat = Periodic("heartbeat", _HEARTBEAT, training.beat)
     beat.start()
@@ -128,4 +127,4 @@ class _Told:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], sys.argv[2])

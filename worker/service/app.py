@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from endmark.db.connection import Store, open_store
 from endmark.jobs.broker.access import ensure_broker
 from endmark.jobs.errors import EndmarkError
 from endmark.jobs.launch.lives import LifeFile, Stage
+from endmark.jobs.launch.workers import Launch
 from endmark.jobs.patience import patiently
 from endmark.jobs.progress import WorkerReport
 from endmark.jobs.queue import FORMER_TASKS, WAKE_TASK, make_app, queue_name
@@ -30,7 +31,6 @@ from endmark.jobs.settings import Settings
 from endmark.jobs.spelling import size
 from endmark.worker.process.guarded import Guarded
 from endmark.worker.process.logs import log_to_stderr
-from endmark.worker.process.options import Arguments, parse
 from endmark.worker.process.parent import when_parent_ends
 from endmark.worker.process.periodic import Periodic
 from endmark.worker.service import channel
@@ -49,15 +49,15 @@ log = logging.getLogger("worker")
 Reached = TypeVar("Reached")
 
 
-def main(words: Sequence[str]) -> int:
+def main(line: str) -> int:
     """Load the engine, then consume until drained; return the exit code."""
-    arguments = parse(words)
+    launch = Launch.from_json(line)
     name = f"{socket.gethostname()}:{os.getpid()}"
     log_to_stderr(f"worker:{os.getpid()}")
-    life = LifeFile(arguments.life)
+    life = LifeFile(launch.life)
     life.begin()
     orphaned = Orphaned()
-    if arguments.with_parent:
+    if launch.with_parent:
         when_parent_ends(lambda: orphaned.action())
     try:
         settings = Settings.load()
@@ -65,15 +65,15 @@ def main(words: Sequence[str]) -> int:
             _patiently(lambda: ensure_broker(settings)) as broker,
             _patiently(lambda: open_store(settings.database_url)) as store,
         ):
-            if HANDOVER.offer(store, arguments.options):
+            if HANDOVER.offer(store, launch.options):
                 life.reach(Stage.IDLE)
                 return 0
-            service = _load_service(arguments, name, store, life)
+            service = _load_service(launch, name, store, life)
             life.reach(Stage.IDLE)
             with delivering(store, settings):
-                return consume(service, broker.url, arguments, orphaned)
+                return consume(service, broker.url, launch, orphaned)
     except Exception as error:
-        return give_up(error, arguments.options.model, life)
+        return give_up(error, launch.options.model, life)
 
 
 @dataclass(slots=True)
@@ -93,17 +93,17 @@ def _say_away(error: EndmarkError) -> None:
     log.warning("trying again: %s%s", error, f" (hint: {error.hint})" if error.hint else "")
 
 
-def _load_service(arguments: Arguments, name: str, store: Store, life: LifeFile) -> Service:
+def _load_service(launch: Launch, name: str, store: Store, life: LifeFile) -> Service:
     """Load the model and build the service around its engine."""
     from endmark.worker.models.loader import (
         load_engine,  # seconds of imports, and no use before the options are read
     )
 
-    options = arguments.options
+    options = launch.options
     loaded = load_engine(
         options.model,
         adapter=options.adapter,
-        device=arguments.device,
+        device=launch.device,
         weights=options.weights,
         kv_cache=options.kv_cache,
         trust_remote_code=options.trust_remote_code,
@@ -156,9 +156,9 @@ def rows_ahead(rows_at_once: int, device: str) -> int:
     return 3 * rows_at_once if device == "cuda" else max(1, rows_at_once // 2)
 
 
-def consume(service: Service, broker_url: str, arguments: Arguments, orphaned: Orphaned) -> int:
+def consume(service: Service, broker_url: str, launch: Launch, orphaned: Orphaned) -> int:
     """Take messages until drained; return the exit code."""
-    options = arguments.options
+    options = launch.options
     channel.install()
     room = Periodic("fine-tunings", _LOOK, HANDOVER.look, broken=service.broken)
 
@@ -236,7 +236,7 @@ def bind_tasks(app: Celery, wake: Callable[[], None]) -> Celery:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
+    code = main(sys.argv[1])
     logging.shutdown()
-    HANDOVER.execute(sys.argv[1:])
+    HANDOVER.execute(sys.argv[1])
     os._exit(code)  # all is stored and closed; taking torch apart would cost a second or two

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
 
 from endmark.db.connection import Store
 from endmark.db.finetunings import due_finetuning
@@ -51,10 +50,10 @@ class Handover:
             log.info("making room for fine-tuning %s", self.finetuning)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def execute(self, words: Sequence[str]) -> None:
-        """Become the process that trains, if there is something to train; `words` are the worker's own."""
+    def execute(self, launch: str) -> None:
+        """Become the process that trains, if there is something to train; `launch` is what started the worker."""
         if self.finetuning is not None:
-            become("endmark.worker.finetune.queued", self.finetuning, *words)
+            become("endmark.worker.finetune.queued", self.finetuning, launch)
 
 
 HANDOVER = Handover()  # of this process, as its signals are

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from endmark.jobs.errors import EndmarkError
 from endmark.jobs.launch.lives import Life, Stage, read_life
+from endmark.jobs.launch.workers import Launch
 
 EXIT_CANNOT_START = 78  # a child that says why it cannot run; another try would end the same way
 _TICK = 0.2
@@ -227,15 +228,18 @@ class Supervisor:
 
 
 def child_specs(
-    command: Sequence[str], environment: Mapping[str, str], gpus: Sequence[str] | None
+    launches: Sequence[Launch], environment: Mapping[str, str], gpus: Sequence[str] | None
 ) -> list[ChildSpec]:
-    """Return a child for each GPU, which sees that GPU alone, or one that sees none."""
+    """Return a child for each launch: each sees one of the GPUs alone; without GPUs it is one that sees none."""
     if gpus is None:
         # Threads that spin at torch's barriers starve each other on a busy machine: a quarter of the speed.
-        return [
-            ChildSpec("cpu", command, {"OMP_WAIT_POLICY": "PASSIVE", **environment, "CUDA_VISIBLE_DEVICES": ""})
-        ]
-    return [ChildSpec(f"gpu {gpu}", command, {**environment, "CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus]
+        seen = {"cpu": {"OMP_WAIT_POLICY": "PASSIVE", **environment, "CUDA_VISIBLE_DEVICES": ""}}
+    else:
+        seen = {f"gpu {gpu}": {**environment, "CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus}
+    return [
+        ChildSpec(name, launch.command("endmark.worker.service.app"), sees, launch.life)
+        for launch, (name, sees) in zip(launches, seen.items(), strict=True)
+    ]
 
 
 def drain_on_signals(supervisor: Supervisor) -> None:
