@@ -222,6 +222,24 @@ class EngineContract:
                 assert done[key].token_ids[: len(before) + len(PUT_IN)] == (*before, *PUT_IN)
                 assert done[key].phase_end == PhaseEnd(len(before) + len(PUT_IN), EosSource.FORCED)
 
+    @pytest.mark.parametrize("roomy", [True, False])
+    def test_a_phase_may_be_opened_by_the_first_token_alone(self, roomy):
+        """An answer that begins otherwise is in none, whatever it holds; the insertion goes with the phase."""
+        plain = run(self.build(), self.requests(9))
+        requests, found = self.requests(9), {}
+        for key, request in enumerate(requests):
+            answer = plain[key].token_ids
+            if len(answer) > 3 and answer[2] not in answer[:2]:
+                opening = answer[0] if key % 2 else PUT_IN[0]
+                phase = Phase((answer[2],), opens_with=opening, restarts=bool(key % 3))
+                requests[key] = replace(request, phase=phase, insertion=Insertion(PUT_IN, at=3))
+                if opening == answer[0]:
+                    found[key] = PhaseEnd(3, EosSource.NATURAL)
+        done = run(self.build(roomy=roomy), requests)
+        assert all(same(done[key], plain[key]) for key in done)
+        assert {key: item.phase_end for key, item in done.items() if item.phase_end} == found
+        assert found
+
     def test_an_answer_that_has_left_its_phase_is_in_none(self):
         """It goes on without it, and what would have ended the phase is not put in."""
         request = Request(key=0, prompt_token_ids=[5, 6, 7], max_new_tokens=6, answer_token_ids=PUT_IN)

@@ -22,6 +22,7 @@ from endmark.jobs.strategies.registry import Registry
 from endmark.jobs.strategies.rewind import Rewind
 from endmark.jobs.strategies.soft_landing import SoftLanding
 from endmark.jobs.strategies.stop import Stop
+from endmark.jobs.strategies.think import Think
 from endmark.jobs.strategies.trim import Trim
 from endmark.jobs.strategies.whole import Whole
 from endmark.jobs.vocabulary import Attempt
@@ -32,6 +33,7 @@ __all__ = [
     "Place",
     "ScoreNumbers",
     "Strategy",
+    "Think",
     "amend_prompt",
     "build_strategies",
     "combine",
@@ -52,6 +54,7 @@ _CLASSES: tuple[type[Strategy], ...] = (
     NoLoops,
     Rewind,
     Trim,
+    Think,
     Continue,
     Escalate,
 )

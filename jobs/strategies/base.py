@@ -23,6 +23,7 @@ class Place(StrEnum):
     PROMPT = "prompt"
     SCORES = "scores"
     TOKEN = "new token"
+    THOUGHT = "thought"
     AFTER = "after"
     ALL = "scores, new token, after"
 
@@ -234,6 +235,10 @@ class Strategy:
 
     def watcher(self) -> Watcher | None:
         """TOKEN: return the state that watches one row, or None."""
+        return None
+
+    def thought_watcher(self) -> Watcher | None:
+        """TOKEN, THOUGHT: return what watches a row's thought, or None; its ending is that of the thought."""
         return None
 
     def follow_up(self, attempts: Sequence[Attempt], strategies: Sequence["Strategy"]) -> FollowUp | None:

@@ -37,6 +37,10 @@ class NoLoops(Strategy):
         near = bool(self.parameters["near"])
         return LoopWatcher(int(self.number("times")), int(self.number("tokens")), near=near)
 
+    def thought_watcher(self) -> Watcher:
+        """Return the same of its thought."""
+        return self.watcher()
+
 
 class LoopWatcher:
     """Follows every period that the last tokens have: for each, how many tokens equal the one a period before.

@@ -30,6 +30,15 @@ class Rewind(Strategy):
         """Return the watcher of one row."""
         return RewindWatcher(self, int(self.number("rewinds")))
 
+    def thought_watcher(self) -> Watcher:
+        """Return what closes a thought that is in a loop."""
+        return loops_of(self)
+
+
+def loops_of(strategy: Strategy) -> LoopWatcher:
+    """Return what finds loops by the parameters of a strategy that goes on behind them."""
+    return LoopWatcher(int(strategy.number("times")), int(strategy.number("tokens")), near=True)
+
 
 class RewindWatcher:
     """Looks for loops as `no-loops` does, and takes the row back as long as it may.
@@ -44,7 +53,7 @@ class RewindWatcher:
         self.strategy = strategy
         self.left = left
         self.again = again
-        self._loops = LoopWatcher(int(strategy.number("times")), int(strategy.number("tokens")), near=True)
+        self._loops = loops_of(strategy)
 
     def may_act(self, answer: TextSoFar) -> bool:
         """Whether the row may be taken back at its end: one that the model ended by itself at once may not."""

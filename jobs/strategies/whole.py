@@ -2,7 +2,7 @@
 
 from endmark.jobs.endings import ending_of, whole_part
 from endmark.jobs.strategies.base import EndHere, Parameter, Place, Strategy, TakeBack, TextSoFar, Watcher
-from endmark.jobs.strategies.rewind import REWINDS, RewindWatcher
+from endmark.jobs.strategies.rewind import REWINDS, RewindWatcher, loops_of
 from endmark.jobs.strategies.soft_landing import SoftLanding, landing_parameters
 from endmark.jobs.vocabulary import Ending
 
@@ -26,6 +26,10 @@ class Whole(SoftLanding):
         *REWINDS,
         Parameter("retakes", 4, "how often a cut answer that is whole nowhere is drawn again", 0, 100),
     )
+
+    def thought_watcher(self) -> Watcher:
+        """Return what closes a thought that is in a loop."""
+        return loops_of(self)
 
     def watcher(self) -> Watcher:
         """Return the watcher that takes loops back, and answers that end nowhere."""

@@ -91,6 +91,24 @@ def test_behind_its_phase_a_row_is_as_one_that_had_none():
         assert got.token_ids == want.token_ids
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_behind_a_phase_that_restarts_them_numbers_count_anew(restarts):
+    """A budget of the answer's own begins where the thought ends, wherever that is."""
+    end = StepEnd(torch.tensor(EOS), 1, TABLE, torch.device("cpu"))
+    numbers = ScoreNumbers(force_at=2)
+    phase = Phase(CLOSE[:1], opens_with=70, restarts=restarts)
+    row = row_of(0, random.Random(1), phase=phase, phase_undecided=True, numbers=numbers)
+    end.admit(row)
+    tokens = []
+    for step, best in enumerate([70, 100, 100, 100, CLOSE[0], 100, 100, 100]):
+        logits = torch.zeros(1, V)
+        logits[0, best] = 30
+        tokens += draw(end, logits, [0], step).token_ids
+    assert tokens[:5] == [70, 100, 100, 100, CLOSE[0]]
+    assert tokens[5:7] == [100, 100]
+    assert (tokens[7] in EOS) == restarts
+
+
 def test_a_token_put_in_is_natural_where_the_model_would_have_ended_there_too():
     rng = random.Random(7)
     end = StepEnd(torch.tensor(EOS), 2, None, torch.device("cpu"))

@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:invalid value:
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
+OPENING = 70  # the token that opens an undecided phase
 ROWS, STEPS = (10, 5) if INTERPRETED else (60, 12)
 
 
@@ -37,13 +38,21 @@ def random_mask(rng):
 
 def random_row(slot, rng):
     """A row with a phase, an insertion, both or neither, and strategies in either part."""
-    phase = Phase(CLOSE[: rng.randint(1, 3)], numbers=numbers_of(slot), eos_inserts=rng.random() < 0.5)
+    phase = Phase(
+        CLOSE[: rng.randint(1, 3)],
+        numbers=numbers_of(slot),
+        eos_inserts=rng.random() < 0.5,
+        opens_with=OPENING if slot % 5 < 2 else None,
+        restarts=rng.random() < 0.5,
+    )
+    undecided = phase.opens_with is not None and slot % 4 > 0
     return row_of(
         slot,
         rng,
         numbers=numbers_of(slot + 1),
         phase=phase if slot % 4 else None,
-        phase_open=slot % 4 > 1,
+        phase_open=slot % 4 > 1 and not undecided,
+        phase_undecided=undecided,
         mask=random_mask(rng) if slot % 3 == 0 else None,
         insertion=Insertion((60, CLOSE[0], 61), at=rng.choice([0, 2, 3, 2**30])) if rng.random() < 0.8 else None,
     )
@@ -66,6 +75,7 @@ def test_rows_are_steered_as_on_the_plain_path(seed):
     for step in range(STEPS):
         logits = torch.randn(ROWS, V) * 2
         logits[:, [*EOS, *CLOSE]] += 1
+        logits[: ROWS // 2, OPENING] += 20 if step == 0 else 0
         calls = [rng.choice([Call.NONE] * 6 + [Call.IN_PHASE, Call.NOW]) for _ in range(ROWS)]
         columns = [STEP.pack({"slot": slot, "step": step, "call": call}) for slot, call in enumerate(calls)]
         inputs = torch.stack([torch.from_numpy(column) for column in columns], 1).to(DEVICE)
@@ -92,6 +102,7 @@ def test_rows_are_steered_as_on_the_plain_path(seed):
                 seen.add(flags)
             else:
                 assert found & ~NATURAL == flags & ~NATURAL
+        assert SLOT.of(slots.records[:ROWS].cpu(), "origin").equal(SLOT.of(plain.records, "origin"))
         for name in ("last", "landing"):
             watched = slice(None) if name == "last" else SLOT.of(plain.records, "after_sentence") > 0
             there = SLOT.of(slots.records[:ROWS].cpu(), name)

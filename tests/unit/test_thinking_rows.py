@@ -57,18 +57,29 @@ def run_of(tokenizer, strategies=(), prompt="hi", **options):
     return RowRun(StoredRow(row=0, cells=(prompt,), round=0, attempts=0), made), prompter
 
 
-def answer_of(text, *, tokenizer=None, strategies=(), vocabulary=VOCABULARY, overlaps=False, **options):
-    """Run one row whose model says this; return all its attempts, as they would be stored."""
+def answer_of(
+    text, *, tokenizer=None, strategies=(), vocabulary=VOCABULARY, overlaps=False, behind=None, **options
+):
+    """Run one row whose model says this; return all its attempts, as they would be stored.
+
+    Args:
+        behind: what it says behind a closing mark, wherever that came.
+    """
     tokenizer = tokenizer or ThinkingTokenizer()
     run, prompter = run_of(tokenizer, strategies, **options)
     script = tokenizer.script(text)
     length = len(run.prompt.token_ids)
+    mark = tuple(tokenizer.script(run.prompt.thought.marks.close)) if run.prompt.thought else ()
 
     def say(so_far):
-        step = len(so_far) - length
-        return script[step] if step < len(script) else EOS
+        said, step = script, len(so_far) - length
+        if behind is not None:
+            ends = [n for n in range(length, len(so_far)) if tuple(so_far[: n + 1])[-len(mark) :] == mark]
+            if ends:
+                said, step = tokenizer.script(behind), len(so_far) - ends[0] - 1
+        return said[step] if step < len(said) else EOS
 
-    runner = ScriptedRunner(say, overlaps=overlaps, eos_ids={EOS}, context=2000, num_pages=900, prefill_tokens=900)
+    runner = ScriptedRunner(say, overlaps=overlaps, eos_ids={EOS}, context=3000, num_pages=900, prefill_tokens=900)
     engine = Engine(runner, vocabulary, {EOS})
     engine.add(run.first_request(0))
     while engine.has_work:
@@ -196,11 +207,28 @@ def test_a_loop_of_the_answer_is_cut_and_the_thought_stays():
     assert (attempt.text, attempt.reasoning, attempt.thought_closed) == ("It is so. ", "Hm.", "natural")
 
 
-def test_a_thought_that_repeats_itself_is_no_loop_of_the_answer():
+LOOPING = "<think>" + "It is so. " * 60
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("strategy", ["no-loops", "rewind", "whole", "think:budget=900"])
+@pytest.mark.parametrize("marks", [None, "<think>,</think>"])
+def test_a_thought_in_a_loop_is_closed_and_the_answer_comes(strategy, marks, overlaps):
+    """The row goes on behind the mark: what ends an answer ends the thought alone."""
+    tokenizer = ThinkingTokenizer(marks=("<other>", "</other>") if marks else ("<think>", "</think>"))
+    tokens = len(tokenizer.script(LOOPING))
     (attempt,) = answer_of(
-        "<think>" + "It is so. " * 30 + "</think>Yes.$", strategies=["no-loops", "rewind"], max_new_tokens=500
+        LOOPING,
+        tokenizer=tokenizer,
+        strategies=[strategy],
+        max_new_tokens=700,
+        overlaps=overlaps,
+        thinking_marks=marks,
+        behind="\n\nYes.$",
     )
     assert (attempt.text, attempt.verdict.finish_reason) == ("Yes.", FinishReason.EOS)
+    assert (attempt.thought_closed, attempt.ended_in) == (EosSource.FORCED, Part.ANSWER)
+    assert 64 <= attempt.reasoning_tokens < tokens
 
 
 def test_an_answer_is_trimmed_and_its_thought_is_not():
@@ -239,8 +267,9 @@ def test_scores_are_left_alone_while_a_thought_is_open():
     phase = run.first_request(0).phase
     assert phase.end_ids == (CLOSE,)
     assert phase.numbers.is_neutral
+    assert phase.opens_with is None
     run, _ = run_of(ThinkingTokenizer(), ["soft-landing"])
-    assert run.first_request(0).phase is None
+    assert run.first_request(0).phase.opens_with == OPEN, "only if the answer begins with it"
 
 
 def test_the_row_of_a_model_that_does_not_think_is_as_before():

@@ -1,16 +1,16 @@
 """How one answer ends: its tokens as they come, its watchers, verdict and trace; for any engine."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 from endmark.jobs.landing import START, advance
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies.base import EndHere, TakeBack, Watcher
 from endmark.jobs.vocabulary import NOT_NUMBERS, EosSource, EosTrace, FinishReason, Verdict
-from endmark.worker.engine.flags import FORCED, HIDDEN, INSERTED, NATURAL, UNTOLD
+from endmark.worker.engine.flags import HIDDEN, INSERTED, NATURAL
+from endmark.worker.engine.followed import FollowedSteering, source_of
 from endmark.worker.engine.request import Finished, Request
-from endmark.worker.engine.steering import FreeMask, PhaseEnd, TokenMask
+from endmark.worker.engine.steering import FreeMask, OpeningMask, TokenMask
 from endmark.worker.engine.text import AnswerText, Vocabulary
 from endmark.worker.engine.thought import Parted, ThoughtSoFar
 
@@ -26,21 +26,21 @@ class Answer:
 
     def __init__(self, request: Request, vocabulary: Vocabulary, budget: int) -> None:
         self.request = request
-        self.budget = budget
+        self.whole_budget = budget
         self.token_ids = list(request.answer_token_ids)  # of the whole answer, earlier attempts included
         self._vocabulary = vocabulary
         self._before = len(request.answer_token_ids)
         self.sampling = request.sampling  # as it is now; a row that was taken back draws otherwise
         self.rewinds = self.rewound_tokens = 0
         self.taken_back = False  # whether the last token had the row taken back; for the engine to clear
-        self._watchers = self._fresh_watchers()
         self._thought = self._thought_so_far()
         self._thought_closed: EosSource | None = None
+        self.closes_thought = False  # whether the row's insertion is to begin; for the engine to clear
+        self._thought_called = False  # whether it was called for in the present part
+        self._watchers = self._fresh_watchers()
         self._text = self._view()
-        self.phase_open = request.phase is not None and not self._ends_of_phase(self.token_ids)
-        # that may still come, or goes on; None once the phase has ended without it
-        self.insertion = request.insertion if self.phase_open or request.phase is None else None
-        self._phase_end: PhaseEnd | None = None
+        self.budget = self._present_budget()  # new tokens, the end token included, as far as it is known
+        self.steering = FollowedSteering(request, self.token_ids)
         self.mask = self._fresh_mask()
         self._prob_max, self._step_max, self._rank_max = -1.0, 0, 0
         self._hidden_steps = 0
@@ -53,16 +53,8 @@ class Answer:
 
     def landing_state(self) -> int:
         """Return the state of the text in the automaton of landing spots, which begins anew behind a phase."""
-        ends = [] if self.phase_open else self._ends_of_phase(self.token_ids)
-        begin = ends[0] + 1 if ends else 0
+        begin = self.request.phase.at(self.token_ids)[1] if self.request.phase is not None else 0
         return advance(START, b"".join(map(self._vocabulary.bytes_of, self.token_ids[begin:])))
-
-    def insert(self, step: int) -> bool:
-        """Let the insertion begin with the attempt's token `step`; return whether the device is to be told."""
-        if self.insertion is None or self.insertion.covers(step):
-            return False
-        self.insertion = replace(self.insertion, at=step)
-        return True
 
     def blocked(self) -> Finished | None:
         """Return the attempt as failed if its mask lets no token follow."""
@@ -76,18 +68,34 @@ class Answer:
             return None
         if self._is_thinking:
             return FreeMask(len(self._vocabulary.token_bytes))
-        ends = self._ends_of_phase(self.token_ids)
-        begin = self._thought.begin if self._thought is not None else ends[0] + 1 if ends else 0
-        return self.request.mask(self.token_ids[begin:], self.budget - self.generated)
+        phase = self.request.phase
+        begin = phase.at(self.token_ids)[1] if phase is not None and self._thought is None else self._first
+        mask = self.request.mask(self.token_ids[begin:], self.budget - self.generated)
+        if self.steering.phase_undecided and phase is not None and phase.opens_with is not None:
+            return OpeningMask(mask, phase.opens_with)
+        return mask
 
     @property
     def _is_thinking(self) -> bool:
         """Whether the answer has not begun, as its phase or a thought is open."""
-        return self.phase_open or (self._thought is not None and self._thought.is_open)
+        return self.steering.phase_open or self._in_thought
 
     def _fresh_watchers(self) -> list[Watcher]:
-        """Return watchers of the strategies, which have seen nothing."""
-        return [watcher for item in self.request.strategies if (watcher := item.watcher())]
+        """Return watchers of the strategies for the present part, which have seen nothing."""
+        made = (item.thought_watcher() if self._in_thought else item.watcher() for item in self.request.strategies)
+        return [watcher for watcher in made if watcher is not None]
+
+    @property
+    def _in_thought(self) -> bool:
+        """Whether the answer is inside a thought."""
+        return self._thought is not None and self._thought.is_open
+
+    def _present_budget(self) -> int:
+        """Return the new tokens that the attempt may have if no further thought opens or closes."""
+        own = self.request.answer_budget
+        if own is None or self._in_thought:
+            return self.whole_budget
+        return min(self.whole_budget, max(0, self._first - self._before) + own)
 
     def _thought_so_far(self) -> ThoughtSoFar | None:
         """Return how the tokens so far stand to the model's thoughts; None for a model without any."""
@@ -95,8 +103,8 @@ class Answer:
         return ThoughtSoFar(thought, self._vocabulary, self.token_ids) if thought is not None else None
 
     def _view(self) -> AnswerText | None:
-        """Return what watchers are shown: the text of the answer, or of its part behind a thought."""
-        if not self._watchers or (self._thought is not None and self._thought.is_open):
+        """Return what watchers are shown: the text of the present part."""
+        if not self._watchers:
             return None
         return self._thought.view() if self._thought else AnswerText(self._vocabulary, self.token_ids)
 
@@ -106,35 +114,26 @@ class Answer:
         if self.mask is not None:
             self.mask.see(token_id)
         was_thinking = self._is_thinking
-        phase_ends = self._steer(token_id, step, flags) if self.insertion or self.phase_open else False
+        phase_ends = self.steering.take(token_id, len(self.token_ids), step, flags)
         if self._thought is not None and self._thought.see(token_id):
             if not self._thought.is_open:
                 put = EosSource.FORCED if flags & INSERTED else EosSource.NATURAL
-                self._thought_closed = _source(flags) if phase_ends else put
+                self._thought_closed = source_of(flags) if phase_ends else put
             self._watchers = self._fresh_watchers()
             self._text = self._view()
+            self.budget = self._present_budget()
+            self._thought_called = False
         elif self._text is not None:
             self._text.append(token_id)
+        if self._in_thought and self.request.thought_budget is not None:
+            self._close_thought(when=self.generated >= self.request.thought_budget)
         if self._is_thinking is not was_thinking:
             self.mask = self._fresh_mask()
 
-    def _ends_of_phase(self, token_ids: Sequence[int]) -> list[int]:
-        """Return where the end ids of the request's phase stand."""
-        phase = self.request.phase
-        return [index for index, token_id in enumerate(token_ids) if phase and token_id in phase.end_ids]
-
-    def _steer(self, token_id: int, step: int, flags: int) -> bool:
-        """Follow what the device has done by itself: begun the insertion; return whether the phase ended."""
-        insertion = self.insertion
-        if flags & INSERTED and insertion is not None and not insertion.covers(step):
-            self.insertion = insertion = replace(insertion, at=step)
-        if not self.phase_open or self.request.phase is None or token_id not in self.request.phase.end_ids:
-            return False
-        self.phase_open = False
-        self._phase_end = PhaseEnd(len(self.token_ids), _source(flags))
-        if insertion is not None and not insertion.covers(step):
-            self.insertion = None
-        return True
+    def _close_thought(self, *, when: bool) -> None:
+        """Let the row's insertion close its thought, if it is time and nobody has called for it before."""
+        if when and not self._thought_called:
+            self.closes_thought = self._thought_called = True
 
     def see(self, token_id: int, eos_prob: float, eos_rank: int, flags: int, *, is_eos: bool) -> Finished | None:
         """Take the next token; return the finished attempt if it ends the row."""
@@ -147,9 +146,9 @@ class Answer:
             self._hidden_steps += 1
         if self.request.trace:
             self._probs.append(eos_prob)
-        spent = step + 1 >= self.budget
         if not is_eos:
             self._take(token_id, step, flags)
+        spent = step + 1 >= self.budget
         natural = bool(flags & NATURAL)
         ending = self._watch(token_id, is_eos=is_eos, natural=natural, last=is_eos or spent)
         if isinstance(ending, TakeBack):
@@ -158,7 +157,7 @@ class Answer:
         if ending is not None:
             return self._cut(ending)
         if is_eos:
-            ended = self._finished(Verdict(FinishReason.EOS, eos_source=_source(flags)))
+            ended = self._finished(Verdict(FinishReason.EOS, eos_source=source_of(flags)))
             return replace(ended, end_token_id=token_id)
         return self._finished(Verdict(FinishReason.LENGTH)) if spent else None
 
@@ -174,6 +173,9 @@ class Answer:
         if is_eos:
             text.end_token_id, text.ended_naturally = token_id, natural
         said = [ending for item in self._watchers if (ending := item.see(text, last=last))]
+        if self._in_thought:
+            self._close_thought(when=bool(said))
+            return None
         back = [item for item in said if isinstance(item, TakeBack)]
         if back and (not text.ended_naturally or self.rewinds):
             return min(back, key=lambda item: item.token_count)
@@ -193,15 +195,13 @@ class Answer:
         del self._probs[self.generated :]
         self.sampling = _livened(self.request.sampling, place)
         asked = place.then
-        self._watchers = [asked if type(item) is type(asked) else item for item in self._fresh_watchers()]
         self._thought = self._thought_so_far()
+        self._watchers = [asked if type(item) is type(asked) else item for item in self._fresh_watchers()]
         self._text = self._view()
         self.taken_back = True
-        if self.request.phase is not None and not self._ends_of_phase(self.token_ids):
-            self.phase_open, self._phase_end = True, None
+        self.steering.enter(self.token_ids, self.generated)
+        self.budget = self._present_budget()
         self.mask = self._fresh_mask()
-        if self.insertion is None or self.insertion.at >= self.generated:
-            self.insertion = self.request.insertion if self.phase_open or self.request.phase is None else None
 
     def _cut(self, ending: EndHere) -> Finished:
         """Finish where a watcher says, with no more than it keeps."""
@@ -248,7 +248,7 @@ class Answer:
             lengths=self._lengths(token_ids, parts) if trims else (),
             rewinds=self.rewinds,
             rewound_tokens=self.rewound_tokens,
-            phase_end=self._phase_end,
+            phase_end=self.steering.phase_end,
             reasoning=parts.reasoning,
             reasoning_tokens=parts.reasoning_tokens,
             in_thought=parts.in_thought,
@@ -278,12 +278,3 @@ def _livened(sampling: Sampling, place: TakeBack) -> Sampling:
         temperature=max(sampling.temperature, place.temperature),
         dry_multiplier=max(sampling.dry_multiplier, place.dry_multiplier),
     )
-
-
-def _source(flags: int) -> EosSource:
-    """Return whose end it was."""
-    if flags & UNTOLD:
-        return EosSource.UNKNOWN
-    if flags & NATURAL:
-        return EosSource.NATURAL
-    return EosSource.FORCED if flags & FORCED else EosSource.BOOSTED

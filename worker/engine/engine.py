@@ -93,7 +93,7 @@ class Engine:
         if length >= context:
             raise PromptTooLong(length, context, self._context_reason)
         budget = min(request.max_new_tokens, context - length)
-        self._scheduler.add(RowState(Answer(request, self.vocabulary, budget)))
+        self._scheduler.add(RowState(Answer(request.within(budget), self.vocabulary, budget)))
         self._masks |= request.mask is not None
 
     def _check_tokens(self, request: Request) -> None:
@@ -171,6 +171,9 @@ class Engine:
                 self._drop(row)
             elif row.answer.taken_back:
                 self._take_back(row)
+            elif row.answer.closes_thought:
+                row.answer.closes_thought = False
+                row.insert()
         return ended
 
     def _take_back(self, row: RowState) -> None:

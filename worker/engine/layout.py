@@ -113,6 +113,9 @@ SLOT = Layout(
         "biases",  # how many of its `LISTS` are in use
         "words",
         "phase",  # a `steering.Standing`; written by the step that ends it
+        "opens_with",  # the token that opens an undecided phase
+        "restarts",  # whether the score numbers count anew behind the phase
+        "origin",  # the attempt's token from which they count; written by the step that ends such a phase
         "eos_inserts",  # whether the insertion takes the place of an EOS in the phase
         "insert_at",  # the attempt's token that is the first of the insertion; written by the step that begins it
         "insert_count",  # its tokens; 0 once it was dropped

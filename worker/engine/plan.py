@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import ScoreNumbers
-from endmark.worker.engine.steering import Insertion, Phase
+from endmark.worker.engine.steering import Insertion, Phase, RowSteering
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,16 @@ class PrefillRow:
     insertion: Insertion | None = None  # that may still come, or goes on
     phase: Phase | None = None
     phase_open: bool = False
+    phase_undecided: bool = False  # whether the next token says if it is open
+    origin: int = 0  # the attempt's token from which the score numbers count
     mask: NDArray[np.int32] | None = None  # of the tokens that may follow, see `TokenMask`
+
+
+def steering_of(row: PrefillRow) -> RowSteering:
+    """Return what steers a row that begins, for devices that run on the host."""
+    return RowSteering(
+        row.phase, is_open=row.phase_open, insertion=row.insertion, is_undecided=row.phase_undecided
+    )
 
 
 @dataclass(frozen=True, slots=True)

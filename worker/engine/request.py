@@ -1,7 +1,7 @@
 """What goes into the engine and what comes out: requests, finished attempts."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import Strategy
@@ -30,6 +30,24 @@ class Request:
     mask: Callable[[Sequence[int], int], TokenMask] | None = None
     phase: Phase | None = None  # that the answer begins with, and is in unless its end stands in the answer so far
     thought: Thought | None = None  # None for a model that does not think
+    answer_budget: int | None = None  # new tokens of the answer alone; None: `max_new_tokens` is all there is
+    thought_budget: int | None = None  # after which the insertion is called for, where no phase brings it
+
+    def within(self, budget: int) -> "Request":
+        """Return the attempt as it fits into fewer new tokens: its thought is shortened, not its answer."""
+        insertion, own = self.insertion, self.answer_budget
+        if own is None or insertion is None or budget >= self.max_new_tokens:
+            return self
+        room = max(0, budget - own - len(insertion.token_ids))
+        if self.thought_budget is not None:
+            return replace(self, thought_budget=min(self.thought_budget, room))
+        if room >= insertion.at or self.phase is None:
+            return self
+        share = room / insertion.at
+        numbers = replace(
+            self.phase.numbers, start=self.phase.numbers.start * share, full=self.phase.numbers.full * share
+        )
+        return replace(self, insertion=replace(insertion, at=room), phase=replace(self.phase, numbers=numbers))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ class RowState:
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
         self.request: Request = answer.request
-        self.budget = answer.budget  # new tokens, the end token included
         self.slot = -1
         self.done = False  # whether it has been returned or dropped
         self.pages: list[int] = []
@@ -28,9 +27,17 @@ class RowState:
         return [*self.request.prompt_token_ids, *self.answer.token_ids]
 
     @property
+    def budget(self) -> int:
+        """New tokens, the end token included; it changes where a thought opens or closes."""
+        return self.answer.budget
+
+    @property
     def numbers(self) -> ScoreNumbers:
         """What its strategies do to its scores."""
-        return score_numbers(self.request.strategies, self.budget)
+        phase, own = self.request.phase, self.request.answer_budget
+        whole = self.answer.whole_budget
+        restarts = phase is not None and phase.restarts and own is not None
+        return score_numbers(self.request.strategies, min(own, whole) if restarts and own else whole)
 
     @property
     def looks_at_landings(self) -> bool:
@@ -45,8 +52,8 @@ class RowState:
 
     def insert(self) -> None:
         """Let the insertion begin with the next token that is asked for; in an open phase, if it is open then."""
-        if self.answer.insert(self.launched):
-            self.call = Call.IN_PHASE if self.answer.phase_open else Call.NOW
+        if self.answer.steering.call(self.launched):
+            self.call = Call.IN_PHASE if self.answer.steering.phase_open else Call.NOW
 
     @property
     def position(self) -> int:

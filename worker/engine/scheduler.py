@@ -127,9 +127,11 @@ class Scheduler:
             bad_words=row.request.bad_words,
             prompt=len(row.request.prompt_token_ids),
             sentence_state=row.answer.landing_state() if row.looks_at_landings else 0,
-            insertion=row.answer.insertion,
+            insertion=row.answer.steering.insertion,
             phase=row.request.phase,
-            phase_open=row.answer.phase_open,
+            phase_open=row.answer.steering.phase_open,
+            phase_undecided=row.answer.steering.phase_undecided,
+            origin=row.answer.steering.origin,
             mask=row.answer.mask.words() if row.answer.mask is not None else None,
         )
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endmark.worker.engine.flags import NATURAL
-from endmark.worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket
+from endmark.worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket, steering_of
 from endmark.worker.engine.steering import RowSteering, allowed
 
 
@@ -60,7 +60,7 @@ class ScriptedRunner:
             for row in plan.rows:
                 self._tables[row.slot] = list(row.pages)
                 self._masks[row.slot] = row.mask
-                self._steering[row.slot] = RowSteering(row.phase, is_open=row.phase_open, insertion=row.insertion)
+                self._steering[row.slot] = steering_of(row)
                 for index in range(row.cached, len(row.token_ids)):
                     self._memory[self._address(row.slot, index)] = row.token_ids[index]
             lengths, steps = [len(row.token_ids) for row in plan.rows], [row.step for row in plan.rows]

@@ -26,6 +26,9 @@ def slot_record(row: PrefillRow) -> NDArray[np.int32]:
             "words": len(row.bad_words),
             "shaped": shaped,
             "phase": _standing(row),
+            "opens_with": phase.opens_with if phase is not None and phase.opens_with is not None else -1,
+            "restarts": phase is not None and phase.restarts,
+            "origin": row.origin,
             "eos_inserts": phase is not None and phase.eos_inserts,
             "insert_at": insertion.at if insertion is not None else NEVER,
             "insert_count": len(insertion.token_ids) if insertion is not None else 0,
@@ -53,4 +56,6 @@ def _standing(row: PrefillRow) -> Standing:
     """Return how a row that begins stands to its phase."""
     if row.phase is None:
         return Standing.NONE
+    if row.phase_undecided:
+        return Standing.UNDECIDED
     return Standing.OPEN if row.phase_open else Standing.CLOSED

@@ -3,7 +3,7 @@
 Both are settled when the row is given its slot and then run on the device alone, no step of the host in between.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Protocol
@@ -45,7 +45,8 @@ class Phase:
     """The first part of an answer, such as a thought, which tokens of its own end; the row then goes on.
 
     While it is open `numbers` act on its end ids as the strategies' numbers do on EOS, which act behind it: their
-    steps count from the attempt's begin all the same. An insertion that has not begun when it ends is dropped.
+    steps count from the attempt's begin all the same, unless it `restarts` them. An insertion that has not begun
+    when it ends, or when it is known not to begin, is dropped.
 
     Raises:
         ValueError: there are no end ids, or more than `MOST_PHASE_ENDS`.
@@ -54,6 +55,16 @@ class Phase:
     end_ids: tuple[int, ...]
     numbers: ScoreNumbers = field(default_factory=ScoreNumbers)
     eos_inserts: bool = False  # whether the row's insertion takes the place of an EOS inside the phase
+    opens_with: int | None = None  # the answer is in the phase only if this is its first token
+    restarts: bool = False  # whether the steps of the strategies' numbers count anew behind it
+
+    def at(self, token_ids: Sequence[int]) -> tuple[bool, int]:
+        """Return whether an answer that begins so is in the phase, and where its present part begins."""
+        if self.opens_with is not None and (not token_ids or token_ids[0] != self.opens_with):
+            return False, 0
+        found = (index for index, token_id in enumerate(token_ids) if token_id in self.end_ids)
+        end = next(found, None)
+        return (True, int(self.opens_with is not None)) if end is None else (False, end + 1)
 
     def __post_init__(self) -> None:
         if not 0 < len(self.end_ids) <= MOST_PHASE_ENDS:
@@ -104,6 +115,40 @@ class FreeMask:
         return self._words
 
 
+class OpeningMask:
+    """A mask that also lets the token follow which opens a phase, as the answer's first.
+
+    Args:
+        mask: of an answer that is in no phase.
+        token_id: that opens one.
+    """
+
+    def __init__(self, mask: TokenMask, token_id: int) -> None:
+        self._mask, self._token_id, self._begun = mask, token_id, False
+
+    @property
+    def refusal(self) -> str:
+        """Why no token may follow, where none may."""
+        return self._mask.refusal
+
+    def see(self, token_id: int) -> None:
+        """Take the answer's next token; one that opens the phase is none of the mask's."""
+        if self._begun or token_id != self._token_id:
+            self._mask.see(token_id)
+        self._begun = True
+
+    def words(self) -> NDArray[np.int32]:
+        """Return a bit for each token, as `TokenMask` has them."""
+        words = self._mask.words()
+        if self._begun:
+            return words
+        width = max(len(words), self._token_id // 32 + 1)
+        opened = np.zeros(width, np.int32)
+        opened[: len(words)] = words
+        opened.view(np.uint32)[self._token_id // 32] |= np.uint32(1 << self._token_id % 32)
+        return opened
+
+
 def allowed(words: NDArray[np.int32], vocabulary: int) -> NDArray[np.bool_]:
     """Return the bits of a mask, (vocabulary,)."""
     bits = np.unpackbits(words.view(np.uint8), bitorder="little")[:vocabulary]
@@ -116,6 +161,7 @@ class Standing(IntEnum):
     NONE = 0
     OPEN = 1
     CLOSED = 2
+    UNDECIDED = 3  # its next token says whether it is open
 
 
 class Call(IntEnum):
@@ -131,10 +177,17 @@ class RowSteering:
 
     Args:
         phase: of the row, whether it is still open, and the insertion that may still come or goes on.
+        is_undecided: whether the next token says if the phase is open.
+
+    Attributes:
+        restarted: the attempt's token behind the phase from which numbers count anew; None before.
     """
 
-    def __init__(self, phase: Phase | None, *, is_open: bool, insertion: Insertion | None) -> None:
-        self.phase, self.is_open, self.insertion = phase, is_open, insertion
+    def __init__(
+        self, phase: Phase | None, *, is_open: bool, insertion: Insertion | None, is_undecided: bool = False
+    ) -> None:
+        self.phase, self.is_open, self.insertion, self.is_undecided = phase, is_open, insertion, is_undecided
+        self.restarted: int | None = None
 
     @property
     def targets(self) -> tuple[int, ...]:
@@ -168,7 +221,14 @@ class RowSteering:
             flags = INSERTED | FORCED | (flags & HIDDEN) | (flags & NATURAL if alike else 0)
         if token_id in ends:
             self.is_open = False
+            if self.phase is not None and self.phase.restarts:
+                self.restarted = step + 1
             if not inserted:
+                self.insertion = None
+        elif self.is_undecided and self.phase is not None:
+            self.is_undecided = False
+            self.is_open = token_id == self.phase.opens_with
+            if not self.is_open and not inserted:
                 self.insertion = None
         return token_id, flags
 

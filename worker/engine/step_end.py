@@ -13,7 +13,7 @@ from torch import Tensor
 from endmark.jobs.landing import LANDED, START
 from endmark.worker.engine.flags import FORCED, HIDDEN, NATURAL
 from endmark.worker.engine.layout import PHASE_SCORES, SCORES, SLOT
-from endmark.worker.engine.plan import PrefillRow, StepResult
+from endmark.worker.engine.plan import PrefillRow, StepResult, steering_of
 from endmark.worker.engine.sampler import Draw, choose
 from endmark.worker.engine.scores import changed_rows, eos_statistics, forced_rows, shape_scores
 from endmark.worker.engine.slot_record import slot_record
@@ -50,7 +50,7 @@ class StepEnd:
         if row.mask is not None:
             self._masks[row.slot] = row.mask
         if row.phase is not None or row.insertion is not None:
-            self._steered[row.slot] = RowSteering(row.phase, is_open=row.phase_open, insertion=row.insertion)
+            self._steered[row.slot] = steering_of(row)
 
     def call(self, slots: Sequence[int], steps: Sequence[int], calls: Sequence[int]) -> None:
         """Let the insertions of the rows that are called for begin with this step."""
@@ -75,16 +75,17 @@ class StepEnd:
         records = self._present(slots)
         draw = Draw.of(records, positions)
         tokens, flags = torch.empty_like(slots), torch.empty_like(slots)
+        counted = steps - SLOT.of(records, "origin")
         for rows, targets in self._by_targets(slots):
-            drawn = self._drawn(logits[rows], targets, records[rows], steps[rows], draw.select(rows))
+            drawn = self._drawn(logits[rows], targets, records[rows], counted[rows], draw.select(rows))
             tokens[rows], flags[rows] = drawn
         flags[shut & (ranks > 0)] &= ~HIDDEN
         landing = SLOT.of(records, "landing").long()
-        closed = self._steer(slots, steps, tokens, flags)
+        begun = self._steer(slots, steps, tokens, flags)
         SLOT.of(self.records, "last")[slots] = tokens.int()
         if self._sentence_table is not None and bool((SLOT.of(records, "after_sentence") > 0).any()):
             after = self._sentence_table[landing, tokens].int()
-            after[closed] = START
+            after[begun] = START
             SLOT.of(self.records, "landing")[slots] = after
         return StepResult(tokens.tolist(), probs.tolist(), ranks.tolist(), flags.tolist())
 
@@ -128,19 +129,24 @@ class StepEnd:
             yield torch.tensor(rows, device=slots.device), targets
 
     def _steer(self, slots: Tensor, steps: Tensor, tokens: Tensor, flags: Tensor) -> list[int]:
-        """Let what steers rows change their tokens and flags, in place; return the rows whose phase has ended."""
-        closed: list[int] = []
+        """Let what steers rows change their tokens and flags, in place; return those whose text begins anew.
+
+        It does where a phase opens, and behind its end.
+        """
+        begun: list[int] = []
         if not self._steered:
-            return closed
+            return begun
         eos_ids = self._eos_ids.tolist()
         for index, (slot, step) in enumerate(zip(slots.tolist(), steps.tolist(), strict=True)):
             row = self._steered.get(slot)
             if row is not None:
                 was_open = row.is_open
                 tokens[index], flags[index] = row.steer(step, int(tokens[index]), int(flags[index]), eos_ids)
-                if was_open and not row.is_open:
-                    closed.append(index)
-        return closed
+                if was_open != row.is_open:
+                    begun.append(index)
+                if was_open and row.restarted is not None and not row.is_open:
+                    SLOT.of(self.records, "origin")[slot] = row.restarted
+        return begun
 
     def _drawn(
         self, logits: Tensor, targets: Tensor, records: Tensor, steps: Tensor, draw: Draw

@@ -53,6 +53,7 @@ class Prompt:
     error: str | None = None  # why the row cannot be run
     control_text: bool = False  # whether the row's own text holds that of control tokens
     thought: Thought | None = None  # None for a model that does not think
+    closing: tuple[int, ...] = ()  # tokens that close its thought, where a strategy may put them in
 
 
 class Prompter:
@@ -114,7 +115,8 @@ class Prompter:
                 shielded = held and not prompt.spec.allow_control_tokens
                 text, special = self._text(prompt, self._shielded(turns) if shielded else turns)
                 thought = self._thinking.of(prompt.spec, turns, text)
-                encoded[index] = replace(encoded[index], thought=thought)
+                closing = self._thinking.closing(thought, prompt.spec.strategies)
+                encoded[index] = replace(encoded[index], thought=thought, closing=closing)
             except (SpecError, MissingDependency) as error:
                 encoded[index] = replace(prompt, error=str(error))
             except Exception as error:  # a template may raise anything; the row fails with what it said

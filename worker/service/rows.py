@@ -17,9 +17,8 @@ from endmark.jobs.vocabulary import (
     Verdict,
 )
 from endmark.worker.engine.request import Finished, Request
-from endmark.worker.engine.steering import Phase
-from endmark.worker.engine.thought import Thought
 from endmark.worker.service.prompting import Prompt, Prompter
+from endmark.worker.service.thinking import steered
 
 
 @dataclass(slots=True)
@@ -103,7 +102,7 @@ class RowRun:
     def _request(self, key: int) -> Request:
         """Return a request under the row's spec."""
         spec = self.prompt.spec
-        return Request(
+        request = Request(
             key=key,
             prompt_token_ids=self.prompt.token_ids,
             max_new_tokens=spec.max_new_tokens,
@@ -113,16 +112,9 @@ class RowRun:
             trace=spec.trace,
             bad_words=self.prompt.bad_words,
             thought=self.prompt.thought,
-            phase=_phase(self.prompt.thought),
             mask=self.prompt.mask,
         )
-
-
-def _phase(thought: Thought | None) -> Phase | None:
-    """Return the phase of a row that begins inside a thought: its strategies change no scores before its end."""
-    if thought is None or not thought.opened or thought.close_id is None:
-        return None
-    return Phase((thought.close_id,))
+        return steered(request, self.prompt.closing)
 
 
 def _judged(attempt: Attempt, *, cut: bool) -> Attempt:

@@ -4,9 +4,57 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from endmark.jobs.errors import SpecError
 from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.strategies import ScoreNumbers, Strategy, Think
 from endmark.jobs.thinking import Marks, find_marks, is_opened, read_marks
+from endmark.worker.engine.request import Request
+from endmark.worker.engine.steering import MOST_INSERTED, Insertion, Phase
 from endmark.worker.engine.thought import Thought
+
+_CACHED = 256  # messages
+_LATE = 1  # tokens that come while the host calls for a mark
+
+
+def think_of(strategies: Sequence[Strategy]) -> Think | None:
+    """Return the strategy `think`, if it is among them."""
+    return next((item for item in strategies if isinstance(item, Think)), None)
+
+
+def steered(request: Request, closing: tuple[int, ...]) -> Request:
+    """Return an attempt with what its thought needs: its phase, its budgets, and what closes it.
+
+    Marks of one token are told by the device itself, and strategies leave the scores alone before the closing one;
+    of others the host tells, a step later.
+
+    Args:
+        request: with its thought; its budget is that of the answer where `think` is used, else of both.
+        closing: the tokens that close it; none where no strategy does.
+    """
+    thought, think = request.thought, think_of(request.strategies)
+    if thought is None:
+        return request
+    phase = None
+    if thought.close_id is not None and (thought.opened or thought.open_id is not None):
+        phase = Phase(
+            (thought.close_id,),
+            numbers=think.thought_numbers() if think else ScoreNumbers(),
+            eos_inserts=bool(think and think.parameters["strict"]),
+            opens_with=None if thought.opened else thought.open_id,
+            restarts=think is not None,
+        )
+    insertion = Insertion(closing) if closing else None
+    if think is None:
+        return replace(request, phase=phase, insertion=insertion)
+    assert insertion is not None
+    return replace(
+        request,
+        max_new_tokens=think.budget + len(closing) + request.max_new_tokens + (0 if phase else _LATE),
+        answer_budget=request.max_new_tokens,
+        phase=phase,
+        insertion=replace(insertion, at=think.budget) if phase else insertion,
+        thought_budget=None if phase else think.budget,
+    )
 
 
 class Thinking:
@@ -17,7 +65,9 @@ class Thinking:
         self._ids = {token.content: token_id for token_id, token in added.items()}
         self._special = {token.content: token_id for token_id, token in added.items() if token.special}
         self.marks = find_marks(self._ids, [str(tokenizer.chat_template or "")])
+        self._tokenizer = tokenizer
         self._known: dict[Marks, Thought] = {}
+        self._closings: dict[tuple[str, Marks], tuple[int, ...]] = {}
 
     def of(self, spec: GenerationSpec, turns: Sequence[dict[str, str]], text: str) -> Thought | None:
         """Return what is known of a row's thoughts; None if its model is not known to think.
@@ -37,6 +87,40 @@ class Thinking:
             self._known[marks] = self._thought(marks)
         thought = self._known[marks]
         return replace(thought, opened=True) if is_opened(text, marks, raw=spec.raw) else thought
+
+    def closing(self, thought: Thought | None, strategies: Sequence[Strategy]) -> tuple[int, ...]:
+        """Return the tokens that close a row's thought where one of its strategies does; none if none does.
+
+        Raises:
+            SpecError: the model is not known to think, or the message has too many tokens.
+        """
+        think = think_of(strategies)
+        if thought is None:
+            if think is not None:
+                raise SpecError(
+                    "strategy `think`: the model's files name no thinking marks",
+                    hint="`--thinking-marks OPEN,CLOSE` names them; a model that does not think needs no `think`",
+                )
+            return ()
+        if think is None and not any(item.thought_watcher() for item in strategies):
+            return ()
+        message, marks = think.string("message") if think else "", thought.marks
+        if (message, marks) not in self._closings:
+            if len(self._closings) >= _CACHED:
+                self._closings.clear()
+            self._closings[message, marks] = self._encoded(message, thought)
+        return self._closings[message, marks]
+
+    def _encoded(self, message: str, thought: Thought) -> tuple[int, ...]:
+        """Return the tokens of what is put in: a message, and the closing mark on a line of its own."""
+        mark = [thought.close_id] if thought.close_id is not None else []
+        text = f"{message}\n" + ("" if mark else thought.marks.close)
+        token_ids = [*self._tokenizer([text], add_special_tokens=False, verbose=False)["input_ids"][0], *mark]
+        if len(token_ids) > MOST_INSERTED:
+            raise SpecError(
+                f"strategy `think`: `message` and mark have {len(token_ids)} tokens: at most {MOST_INSERTED} fit"
+            )
+        return tuple(token_ids)
 
     def _thought(self, marks: Marks) -> Thought:
         """Return the marks with their tokens."""

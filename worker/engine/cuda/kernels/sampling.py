@@ -14,6 +14,7 @@ from endmark.worker.engine.cuda.kernels.adjusting import adjust, real
 from endmark.worker.engine.cuda.kernels.drawing import draw, ordered, published_pass
 from endmark.worker.engine.cuda.kernels.scanning import best_eos, eos_mass, scan
 from endmark.worker.engine.cuda.kernels.steering import (
+    counted,
     is_one_of,
     is_open,
     keep_allowed,
@@ -63,7 +64,7 @@ def _choose(
 
     Called EOS here are the ids that the row's score numbers act on: the ends of its phase, while that is open.
     """
-    n, opened = step.to(tl.float32), is_open(record)
+    n, opened = counted(record, step).to(tl.float32), is_open(record)
     numbers = score_numbers(record, opened)
     margin = real(numbers, _MARGIN)
     after_sentence = real(numbers, _AFTER_SENTENCE)
@@ -110,10 +111,10 @@ def _choose(
 
     flags = tl.where(natural, _NATURAL, tl.where(forced, _FORCED, 0))
     flags = tl.where(shaped, tl.where(meant | is_one_of(token, ids_ptr, E), flags, 0), _NATURAL)
-    token, flags, closes = steer(
+    token, flags, begins_anew = steer(
         record, inserts, targets, ids_ptr, step, token, flags, natural | (shaped == 0), opened, T, E
     )
-    keep_last(record, token, after_sentence, sentence_table, state, V, closes, SENTENCES)
+    keep_last(record, token, after_sentence, sentence_table, state, V, begins_anew, SENTENCES)
     return token, flags + tl.where(hidden, _HIDDEN, 0)
 
 

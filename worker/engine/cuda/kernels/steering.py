@@ -12,9 +12,11 @@ from endmark.worker.engine.layout import PHASE_SCORES, SCORES, SLOT, STEP
 from endmark.worker.engine.steering import Call, Standing
 
 _NATURAL, _FORCED, _INSERTED, _START = (tl.constexpr(value) for value in (NATURAL, FORCED, INSERTED, START))
-_OPEN, _CLOSED, _IN_PHASE, _NOW = (
-    tl.constexpr(int(value)) for value in (Standing.OPEN, Standing.CLOSED, Call.IN_PHASE, Call.NOW)
+_OPEN, _CLOSED, _UNDECIDED, _IN_PHASE, _NOW = (
+    tl.constexpr(int(value))
+    for value in (Standing.OPEN, Standing.CLOSED, Standing.UNDECIDED, Call.IN_PHASE, Call.NOW)
 )
+_OPENS_WITH, _RESTARTS, _ORIGIN = (tl.constexpr(SLOT[name]) for name in ("opens_with", "restarts", "origin"))
 _PHASE, _EOS_INSERTS, _INSERT_AT, _INSERT_COUNT, _LAST, _LANDING = (
     tl.constexpr(SLOT[name]) for name in ("phase", "eos_inserts", "insert_at", "insert_count", "last", "landing")
 )
@@ -35,6 +37,12 @@ def is_one_of(token, ids_ptr, COUNT: tl.constexpr):
 def is_open(record):
     """Whether the row's phase is open."""
     return tl.load(record + _PHASE) == _OPEN
+
+
+@triton.jit
+def counted(record, step):
+    """Return the step that the row's score numbers count."""
+    return step - tl.load(record + _ORIGIN)
 
 
 @triton.jit
@@ -65,7 +73,9 @@ def take_call(record, column, rows):
 def steer(
     record, inserts, targets, ids_ptr, step, token, flags, natural, opened, T: tl.constexpr, E: tl.constexpr
 ):
-    """Put in what is to be put in, and end the phase where its end has come; return the token and its flags.
+    """Put in what is to be put in, and end the phase where its end has come, or begin it.
+
+    Return the token, its flags, and whether the text begins anew behind it.
 
     Args:
         inserts: the row's tokens to put in.
@@ -87,19 +97,27 @@ def steer(
     put_flags = _INSERTED | _FORCED | tl.where(alike & natural, _NATURAL, 0)
     if closes:
         tl.store(record + _PHASE, _CLOSED)
+        if tl.load(record + _RESTARTS) != 0:
+            tl.store(record + _ORIGIN, step + 1)
         if inserted == 0:
             tl.store(record + _INSERT_COUNT, 0)
-    return token, tl.where(inserted, put_flags, flags), closes
+    undecided = tl.load(record + _PHASE) == _UNDECIDED
+    opens = undecided & (token == tl.load(record + _OPENS_WITH))
+    if undecided:
+        tl.store(record + _PHASE, tl.where(opens, _OPEN, _CLOSED))
+        if (opens == 0) & (inserted == 0):
+            tl.store(record + _INSERT_COUNT, 0)
+    return token, tl.where(inserted, put_flags, flags), closes | opens
 
 
 @triton.jit
-def keep_last(record, token, after_sentence, sentence_table, state, V, closes, SENTENCES: tl.constexpr):
+def keep_last(record, token, after_sentence, sentence_table, state, V, begins_anew, SENTENCES: tl.constexpr):
     """Keep the token for the next step, and the state of landing spots, which begins anew behind a phase."""
     tl.store(record + _LAST, token)
     if SENTENCES:
         if after_sentence > 0:
             tl.store(record + _LANDING, tl.load(sentence_table + state.to(tl.int64) * V + token).to(tl.int32))
-    if closes:
+    if begins_anew:
         tl.store(record + _LANDING, _START)
 
 

@@ -1,0 +1,218 @@
+"""`think` through the scripted engine: the thought's budget, the answer's own, and what closes a thought."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from endmark.jobs.errors import SpecError
+from endmark.jobs.strategies import build_strategies
+from endmark.jobs.vocabulary import Ending, EosSource, FinishReason, Part
+from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.scripted import ScriptedRunner
+from tests.unit.test_thinking_rows import CLOSE, EOS, OPENS, VOCABULARY, ThinkingTokenizer, answer_of, run_of
+
+pytestmark = pytest.mark.unit
+
+LONG = "So I go on and on. " * 20
+KINDS = [  # a tokeniser, the begin of its answers, and whether its marks are several tokens
+    (ThinkingTokenizer(**OPENS), "", None),
+    (ThinkingTokenizer(), "<think>", None),
+    (ThinkingTokenizer(marks=("<other>", "</other>")), "<think>", "<think>,</think>"),
+]
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize(
+    "kind", KINDS, ids=["opened by the prompt", "opened by the model", "marks of many tokens"]
+)
+def test_a_thought_is_closed_at_its_budget_and_the_answer_has_its_own(kind, overlaps):
+    tokenizer, begin, marks = kind
+    (attempt,) = answer_of(
+        begin + LONG,
+        tokenizer=tokenizer,
+        strategies=['think:budget=40,message="Time is up."'],
+        thinking_marks=marks,
+        max_new_tokens=12,
+        overlaps=overlaps,
+        behind="\n\nYes, it is so, and more.$",
+    )
+    assert (attempt.ended_in, attempt.thought_closed) == (Part.ANSWER, EosSource.FORCED)
+    assert attempt.reasoning.startswith("So I go on")
+    assert attempt.reasoning.endswith("Time is up.")
+    assert attempt.verdict.finish_reason is FinishReason.LENGTH
+    assert attempt.text == "Yes, it is"
+    closing = len(run_of(tokenizer, ["think:message=Time is up."], thinking_marks=marks)[0].prompt.closing)
+    late = int(marks is not None and overlaps)  # the host tells of marks of several tokens, a step later
+    assert attempt.reasoning_tokens == 40 + closing + late
+    assert attempt.completion_tokens == attempt.reasoning_tokens + 12
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize(
+    "kind", KINDS, ids=["opened by the prompt", "opened by the model", "marks of many tokens"]
+)
+def test_a_thought_that_ends_by_itself_leaves_its_budget_unused(kind, overlaps):
+    """The answer's budget counts from the mark: what was not needed before is not the answer's."""
+    tokenizer, begin, marks = kind
+    options = {"tokenizer": tokenizer, "thinking_marks": marks, "overlaps": overlaps, "max_new_tokens": 9}
+    (attempt,) = answer_of(begin + "Hm.</think>" + LONG, strategies=["think:budget=400"], **options)
+    assert (attempt.thought_closed, attempt.verdict.finish_reason) == (EosSource.NATURAL, FinishReason.LENGTH)
+    assert (attempt.reasoning, attempt.text) == ("Hm.", LONG[:9])
+    (attempt,) = answer_of(begin + "Hm.</think>Yes.$", strategies=["think:budget=400"], **options)
+    assert (attempt.text, attempt.verdict.finish_reason) == ("Yes.", FinishReason.EOS)
+
+
+def test_an_answer_without_a_thought_has_its_own_budget_alone():
+    (attempt,) = answer_of(LONG, strategies=["think:budget=400"], max_new_tokens=9)
+    assert (attempt.text, attempt.reasoning, attempt.completion_tokens) == (LONG[:9], None, 9)
+    (attempt,) = answer_of("<think>a</think>b.$", strategies=["think"], max_new_tokens=1)
+    assert (attempt.text, attempt.reasoning) == ("b", "a"), (
+        "a first token that opens a thought is none of the answer"
+    )
+
+
+def test_eos_in_the_thought_becomes_the_mark_unless_it_is_not_strict():
+    for tokenizer, begin in ((ThinkingTokenizer(**OPENS), ""), (ThinkingTokenizer(), "<think>")):
+        (attempt,) = answer_of(
+            f"{begin}Hm.$", tokenizer=tokenizer, strategies=["think:budget=99"], behind="\n\nYes.$"
+        )
+        assert (attempt.reasoning, attempt.text, attempt.thought_closed) == ("Hm.", "Yes.", EosSource.FORCED)
+        (attempt,) = answer_of(
+            f"{begin}Hm.$", tokenizer=tokenizer, strategies=["think:budget=99,strict=no"], behind="\n\nYes.$"
+        )
+        assert (attempt.ended_in, attempt.ending, attempt.thought_closed) == (Part.REASONING, Ending.EMPTY, None)
+        assert attempt.verdict.finish_reason is FinishReason.EOS
+    (attempt,) = answer_of("Hm.$", strategies=["think"])
+    assert attempt.text == "Hm.", "no thought, so the end of the answer"
+
+
+def test_a_mark_that_the_model_would_have_chosen_too_is_natural():
+    """The budget ends where the model closes the thought by itself, so that nothing was forced."""
+    tokenizer = ThinkingTokenizer(**OPENS)
+    (attempt,) = answer_of("Hm\n</think>Yes.$", tokenizer=tokenizer, strategies=["think:budget=2"])
+    assert (attempt.reasoning, attempt.text, attempt.thought_closed) == ("Hm", "Yes.", EosSource.NATURAL)
+
+
+def test_numbers_of_the_answer_count_from_where_it_begins():
+    run, _ = run_of(ThinkingTokenizer(), ["think:budget=100,start=0.5", "soft-landing"], max_new_tokens=10)
+    request = run.first_request(0)
+    assert (request.max_new_tokens, request.answer_budget) == (100 + 2 + 10, 10)
+    assert (request.phase.numbers.start, request.phase.numbers.full, request.phase.restarts) == (50, 100, True)
+    assert (request.insertion.at, request.insertion.token_ids[-1]) == (100, CLOSE)
+    engine = Engine(ScriptedRunner(lambda _: 5, eos_ids={EOS}), VOCABULARY, {EOS})
+    engine.add(replace(request, prompt_token_ids=[9] * 10))
+    (row,) = engine._scheduler.rows()
+    assert (row.numbers.start, row.numbers.full) == (6.0, 8.0)
+
+
+def test_a_thought_is_shortened_where_the_context_has_no_room_for_an_answer_behind_it():
+    tokenizer = ThinkingTokenizer(**OPENS)
+    run, _ = run_of(tokenizer, ["think:budget=9000"], max_new_tokens=20)
+    request = run.first_request(0)
+    context = len(request.prompt_token_ids) + 100
+    runner = ScriptedRunner(lambda _: 66, eos_ids={EOS}, context=context, num_pages=900, prefill_tokens=900)
+    engine = Engine(runner, VOCABULARY, {EOS})
+    engine.add(request)
+    done = []
+    while engine.has_work:
+        done += engine.step()
+    assert (done[0].reasoning_tokens, done[0].text) == (100 - 20, "A" * 20)
+
+
+class Digits:
+    """A mask of digits and EOS."""
+
+    refusal = "nothing follows"
+
+    def __init__(self, token_ids, left):
+        self.seen = list(token_ids)
+        self.left = left
+
+    def see(self, token_id):
+        self.seen.append(token_id)
+        assert token_id in range(49, 59)
+
+    def words(self):
+        bits = np.zeros(288, np.uint8)
+        bits[[EOS, *range(49, 59)]] = 1
+        return np.packbits(bits, bitorder="little").view(np.int32)
+
+
+@pytest.mark.parametrize("begin", ["<think>Hm.</think>", "<think>Hm.$", ""])
+def test_a_shape_holds_for_the_answer_and_leaves_the_thought_free(begin):
+    """The opening mark may come although the shape has no place for it; the answer's budget is the shape's."""
+    tokenizer = ThinkingTokenizer()
+    run, _ = run_of(tokenizer, ["think:budget=50"], max_new_tokens=7)
+    made = []
+
+    def mask(token_ids, left):
+        made.append(Digits(token_ids, left))
+        return made[-1]
+
+    request = replace(run.first_request(0), prompt_token_ids=[70], mask=mask)
+    begun = tokenizer.script(begin)
+
+    def say(so_far):
+        step = len(so_far) - 1
+        if step < len(begun) and CLOSE not in so_far:
+            return begun[step]
+        return ord("7") + 1 if len(so_far) % 9 else EOS
+
+    engine = Engine(ScriptedRunner(say, eos_ids={EOS}), VOCABULARY, {EOS})
+    engine.add(request)
+    done = []
+    while engine.has_work:
+        done += engine.step()
+    assert set(done[0].text) == {"7"}
+    assert done[0].reasoning == ("Hm." if begin else None)
+    assert (made[-1].seen, made[-1].left) == ([56] * len(done[0].text), 7)
+
+
+def test_what_cannot_be_closed_so_is_refused_with_a_way_out():
+    run, _ = run_of(ThinkingTokenizer(marks=("<a>", "<b>")), ["think"])
+    assert "no thinking marks" in run.prompt.error
+    run, _ = run_of(ThinkingTokenizer(), [f'think:message="{"word " * 40}"'])
+    assert "at most 64" in run.prompt.error
+    with pytest.raises(SpecError, match="at least 1"):
+        build_strategies(["think:budget=0"])
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("pages", [900, 24])
+def test_rows_of_one_batch_think_and_answer_as_each_would_alone(pages, overlaps):
+    """Plain rows, thoughts closed by the model, by budget, by EOS and in loops; also where rows are preempted."""
+    rng = random.Random(3)
+    texts = ["Plain.$", "<think>Hm.</think>Yes.$", "<think>Hm.$", f"<think>{LONG}", f"<think>a</think>{LONG}"]
+    strategies = ["baseline", "think:budget=30", "think:budget=12;trim", "no-loops", "stop:text=go"]
+    tokenizer = ThinkingTokenizer()
+    runs = []
+    for _ in range(24):
+        run, _ = run_of(tokenizer, [rng.choice(strategies)], max_new_tokens=rng.choice([8, 40]))
+        runs.append((run, tokenizer.script(rng.choice(texts))))
+
+    def answers(chosen, pages):
+        requests = [replace(run.first_request(key), prompt_token_ids=[key + 1]) for key, (run, _) in chosen]
+        scripts = {key + 1: script for key, (_, script) in chosen}
+
+        def say(so_far):
+            script, step = scripts[so_far[0]], len(so_far) - 1
+            return script[step] if step < len(script) else (EOS if step % 7 == 0 else 67 + step % 5)
+
+        runner = ScriptedRunner(
+            say, overlaps=overlaps, eos_ids={EOS}, context=200, num_pages=pages, prefill_tokens=400
+        )
+        engine = Engine(runner, VOCABULARY, {EOS})
+        for request in requests:
+            engine.add(request)
+        done = {}
+        while engine.has_work:
+            done |= {finished.key: finished for finished in engine.step()}
+        return done, engine.preemptions
+
+    together, preempted = answers(list(enumerate(runs)), pages)
+    assert bool(preempted) == (pages == 24)
+    for key, run in enumerate(runs):
+        alone = answers([(key, run)], 900)[0][key]
+        assert together[key] == alone

@@ -1,0 +1,80 @@
+"""How one answer stands to what steers it, as the host follows it: the same as the device does by itself."""
+
+from dataclasses import replace
+
+from endmark.jobs.vocabulary import EosSource
+from endmark.worker.engine.flags import FORCED, INSERTED, NATURAL, UNTOLD
+from endmark.worker.engine.request import Request
+from endmark.worker.engine.steering import Insertion, PhaseEnd
+
+
+class FollowedSteering:
+    """A request's phase and insertion while its answer grows.
+
+    Attributes:
+        phase_open: whether the answer is in its phase.
+        phase_undecided: whether its next token says so.
+        phase_end: where this attempt has ended it.
+        insertion: that may come, or goes on; None once its phase has ended without it.
+        origin: the attempt's token from which the numbers of its strategies count.
+    """
+
+    def __init__(self, request: Request, token_ids: list[int]) -> None:
+        self._request = request
+        self.phase_open = self.phase_undecided = False
+        self.phase_end: PhaseEnd | None = None
+        self.insertion: Insertion | None = None
+        self.origin = 0
+        self.enter(token_ids, 0)
+
+    def enter(self, token_ids: list[int], generated: int) -> None:
+        """Stand as an answer does that has come to these tokens, the last of them generated in this attempt."""
+        phase, going = self._request.phase, self.insertion
+        self.phase_open = phase is not None and phase.at(token_ids)[0]
+        self.phase_undecided = phase is not None and phase.opens_with is not None and not token_ids
+        may_come = phase is None or self.phase_open or self.phase_undecided
+        self.insertion = self._request.insertion if may_come else None
+        if going is not None and going.at < generated:
+            self.insertion = going
+        if self.phase_open or self.phase_undecided:
+            self.phase_end, self.origin = None, 0
+
+    def call(self, step: int) -> bool:
+        """Let the insertion begin with the attempt's token `step`; return whether the device is to be told."""
+        if self.insertion is None or self.insertion.covers(step):
+            return False
+        self.insertion = replace(self.insertion, at=step)
+        return True
+
+    def take(self, token_id: int, count: int, step: int, flags: int) -> bool:
+        """Follow what the device has done by itself with a token; return whether that has ended the phase.
+
+        Args:
+            token_id: the answer's newest.
+            count: tokens of the answer, this one included.
+            step: the attempt's token, from 0.
+            flags: of the token.
+        """
+        insertion, phase = self.insertion, self._request.phase
+        if flags & INSERTED and insertion is not None and not insertion.covers(step):
+            self.insertion = insertion = replace(insertion, at=step)
+        if phase is None or not (self.phase_open or self.phase_undecided):
+            return False
+        if self.phase_undecided:
+            self.phase_undecided, self.phase_open = False, token_id == phase.opens_with
+        elif token_id in phase.end_ids:
+            self.phase_open = False
+            self.origin = step + 1 if phase.restarts else 0
+            self.phase_end = PhaseEnd(count, source_of(flags))
+        if not self.phase_open and insertion is not None and not insertion.covers(step):
+            self.insertion = None
+        return self.phase_end is not None and self.phase_end.tokens == count
+
+
+def source_of(flags: int) -> EosSource:
+    """Return whose end it was, of an answer or a phase."""
+    if flags & UNTOLD:
+        return EosSource.UNKNOWN
+    if flags & NATURAL:
+        return EosSource.NATURAL
+    return EosSource.FORCED if flags & FORCED else EosSource.BOOSTED
