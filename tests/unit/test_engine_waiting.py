@@ -147,7 +147,7 @@ def test_dropping_a_row_costs_the_same_however_many_wait(order):
         waiting = WaitingRows(4)
         rows = [make_row(key) for key in range(count)]
         for row in rows:
-            row.budget = Counted(9)
+            row.answer.budget = Counted(9)
             waiting.add(row)
 
         def drop_all(waiting=waiting, rows=rows):
