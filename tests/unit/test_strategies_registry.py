@@ -31,6 +31,7 @@ TABLE = {
     "rewind": Place.TOKEN,
     "whole": Place.ALL,
     "trim": Place.AFTER,
+    "think": Place.THOUGHT,
     "continue": Place.AFTER,
     "escalate": Place.AFTER,
 }
