@@ -43,6 +43,9 @@ Examples:
 @click.option("--prompt-column", metavar="NAME", help="The dataset's column of prompts (`prompt`).")
 @click.option("--template", metavar="TEXT", help="A prompt made of columns: “Summarise: {text}”.")
 @click.option("--raw", is_flag=True, help="Send the prompts as they are, without the chat template.")
+@click.option(
+    "--compare-precision", is_flag=True, help="Also answer the prompts in 16 bits, to tell what 4 bits change."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option("-o", "--output", metavar="FILE", help="Also write a page with the EOS-probability curves (HTML).")
 def doctor(model: str | None, **options: Any) -> None:  # noqa: ANN401

@@ -10,6 +10,8 @@ from rich.text import Text
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.spelling import counted
 
+_OTHERS = (("at temperature 0", "greedy"), ("in 16 bits", "sixteen_bits"))
+
 
 def summary(result: Mapping[str, Any]) -> str:
     """Return how the sample ended, in one sentence."""
@@ -19,14 +21,12 @@ def summary(result: Mapping[str, Any]) -> str:
         f"of {counted(result['answers'], 'answer')} {others}{result['truncated']} ran out of "
         f"{counted(result['max_new_tokens'], 'token')} and {result['ended']} ended by the model's own EOS"
         f"{_with_tokens(result['end_tokens'])} ({how})"
-    ) + _at_zero(result["greedy"])
+    ) + "".join(_ended_so(where, result[key]) for where, key in _OTHERS)
 
 
-def _at_zero(greedy: Mapping[str, int] | None) -> str:
-    """Return how the same prompts ended at temperature 0, where they were answered so too."""
-    if greedy is None:
-        return ""
-    return f"; at temperature 0, {greedy['truncated']} ran out and {greedy['ended']} ended so"
+def _ended_so(where: str, found: Mapping[str, Any] | None) -> str:
+    """Return how the same prompts ended otherwise, where they were answered so too."""
+    return f"; {where}, {found['truncated']} ran out and {found['ended']} ended so" if found is not None else ""
 
 
 def _with_tokens(found: Sequence[Mapping[str, Any]]) -> str:

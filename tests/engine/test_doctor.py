@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -15,7 +16,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from endmark.cli.main import endmark
 from endmark.cli.pages.doctor import write_page
-from endmark.jobs.errors import SpecError, UsageError
+from endmark.jobs.errors import ModelError, SpecError, UsageError
 from endmark.jobs.spec import GenerationSpec
 from endmark.worker.doctor.__main__ import main
 from endmark.worker.doctor.checks import examine
@@ -145,6 +146,26 @@ def test_the_sample_is_drawn_as_a_job_would_and_once_greedy(tmp_path):
     assert told["greedy"]["answers"] == 2
 
 
+def test_the_demo_model_ends_in_four_bits_as_in_sixteen():
+    spec = GenerationSpec(max_new_tokens=160)
+    found = collect(Sample(spec, rows=4, compare_precision=True))
+    full = found.sixteen_bits
+    assert len(full.rows) == len(found.rows) == 4
+    assert [row.probs for row in full.rows] != [row.probs for row in found.rows]  # the weights are others
+    assert len(full.ends) == full.ended >= 1
+    assert all(0 < here <= 1 and 0 < there <= 1 for here, there in full.ends)
+    assert "four bits" not in {finding.check for finding in examine(found)}
+
+
+def test_a_model_that_is_packed_has_nothing_to_be_compared_with(faulty, tmp_path):
+    folder = shutil.copytree(faulty, tmp_path / "packed")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="hold it quantised"):
+        diagnose(str(folder), compare_precision=True)
+
+
 def test_rows_of_a_dataset(tmp_path):
     dataset = tmp_path / "prompts.jsonl"
     dataset.write_text('{"q": "a"}\nnot json\n{"q": "b"}\n{"q": "c"}\n')
@@ -225,7 +246,9 @@ def test_a_page_that_cannot_be_written_is_told_before_the_model_is_loaded(output
     [
         (["--rows=0"], 2, "must be at least 1"),
         (["--top-p=2"], 2, "top_p is 2"),
+        (["--trace=a.jsonl", "--compare-precision"], 2, "looks at a job that has run"),
         (["/no/such/model"], 1, "there is no model folder"),
+        ([str(Path(__file__).parent)], 1, "cannot load the model"),
         (["--dataset=/no/such/file.csv"], 2, "there is no file `/no/such/file.csv`"),
     ],
 )

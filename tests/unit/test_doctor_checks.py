@@ -9,8 +9,8 @@ from endmark.cli.pages.findings import summary
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import build_strategies
 from endmark.jobs.vocabulary import Ending, EosSource, FinishReason, Verdict
-from endmark.worker.doctor.checks import CHECKS, answers, examine, learning, sampling, template, tokens
-from endmark.worker.doctor.evidence import Evidence, ModelFacts, RowEvidence
+from endmark.worker.doctor.checks import CHECKS, answers, examine, learning, precision, sampling, template, tokens
+from endmark.worker.doctor.evidence import Evidence, ModelFacts, RowEvidence, SixteenBits
 from endmark.worker.doctor.findings import Level
 from endmark.worker.doctor.result import as_json
 
@@ -54,6 +54,10 @@ def evidence(*rows, templated=True, sampling=Sampling(), **facts):
 
 def with_greedy(rows, greedy):
     return replace(evidence(*rows, sampling=Sampling(0.7)), greedy=tuple(greedy))
+
+
+def in_sixteen(rows, full, ends=()):
+    return replace(evidence(*rows), sixteen_bits=SixteenBits(tuple(full), ends))
 
 
 def weak(prob):
@@ -323,6 +327,31 @@ FOUND = {
         "--min-new-tokens 8",
         "--min-new-tokens 8",
     ),
+    "four bits": (
+        precision.four_bits,
+        in_sixteen([CUT] * 5 + [ENDED], [ENDED] * 6, ends=((0.9, 0.4),) * 6),
+        Level.CAUSE,
+        "of 6 answers 1 ended by themselves, 6 in 16 bits; 0 end in a loop, 0 in 16 bits; where it ends in 16 "
+        "bits EOS stood at 90%, and in 4 bits at 40%",
+        "--strategy whole",
+        "--strategy whole",
+    ),
+    "four bits make loops": (
+        precision.four_bits,
+        in_sixteen([replace(CUT, loop="again")] * 4, [CUT] * 4),
+        Level.CAUSE,
+        "4 end in a loop, 0 in 16 bits",
+        "--strategy whole",
+        "--strategy whole",
+    ),
+    "four bits make ends less probable": (
+        precision.four_bits,
+        in_sixteen([ENDED], [ENDED], ends=((0.9, 0.4),)),
+        Level.RISK,
+        "in 4 bits at 40%",
+        "--strategy whole",
+        "--strategy whole",
+    ),
     "marks written as text": (
         answers.marks_written,
         evidence(replace(CUT, text="Because.<|end|>\nUser: And?"), ENDED),
@@ -459,6 +488,19 @@ def test_a_few_answers_that_look_unfinished_are_no_finding():
     assert answers.ends_too_soon(evidence(unfinished, *[ENDED] * 9)) is not None
     assert answers.ends_too_soon(evidence(unfinished, *[ENDED] * 10)) is None
     assert answers.ends_too_soon(evidence(replace(CUT, ending=Ending.OPEN))) is None
+
+
+def test_what_chance_explains_is_not_laid_to_four_bits():
+    for worse, better, found in ((3, 0, False), (4, 0, True), (4, 1, False), (6, 1, True)):
+        given = in_sixteen([CUT] * worse + [ENDED] * better, [ENDED] * worse + [CUT] * better)
+        assert (precision.four_bits(given) is not None) == found, (worse, better)
+    assert precision.four_bits(in_sixteen([ENDED], [ENDED], ends=((0.9, 0.45),))) is None
+    assert precision.four_bits(evidence(CUT)) is None
+    told = as_json(in_sixteen([ENDED, CUT], [ENDED, ENDED], ends=((0.9, 0.45),)), ())
+    assert told["sixteen_bits"] == {
+        "answers": 2, "ended": 2, "truncated": 0, "loops": 0, "same": 1, "ends": [[0.9, 0.45]]
+    }  # fmt: skip
+    assert summary(told).endswith("; in 16 bits, 0 ran out and 2 ended so")
 
 
 def test_marks_that_the_prompt_speaks_of_are_no_marks():

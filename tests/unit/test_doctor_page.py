@@ -36,6 +36,7 @@ def result(*rows, findings=()):
         "failed": 0,
         "end_tokens": [],
         "greedy": None,
+        "sixteen_bits": None,
         "max_new_tokens": 8,
         "sampling": {"temperature": 0.7, "top_k": 0, "top_p": 0.9},
         "findings": list(findings),

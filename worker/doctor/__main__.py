@@ -31,6 +31,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt-column", default="prompt")
     parser.add_argument("--template")
     parser.add_argument("--raw", action="store_true")
+    parser.add_argument("--compare-precision", action="store_true")
     return parser.parse_args(arguments)
 
 
@@ -54,6 +55,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     """Collect and examine; return what was found."""
     if options.rows < 1:
         raise UsageError(f"--rows is {options.rows}: must be at least 1")
+    if options.trace is not None and options.compare_precision:
+        raise UsageError("`--compare-precision` runs the model, and `--trace` looks at a job that has run")
     if options.model is None and options.trace is None:
         print(f"no model given: the bundled `{DEMO_MODEL}` serves", file=sys.stderr)  # noqa: T201
     given = {item.name: value for item in TABLE if (value := getattr(options, item.name)) is not None}
@@ -81,7 +84,16 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     evidence = (
         read_traced(options.trace, limit=options.rows, model=options.model)
         if options.trace is not None
-        else collect(Sample(spec, options.dataset, options.rows, given=given, device=device))
+        else collect(
+            Sample(
+                spec,
+                options.dataset,
+                options.rows,
+                given=given,
+                device=device,
+                compare_precision=options.compare_precision,
+            )
+        )
     )
     return as_json(evidence, examine(evidence))
 

@@ -1,9 +1,11 @@
 """Collecting the evidence: a small sample of prompts through the real engine, with the trace kept."""
 
+import gc
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from transformers import AutoConfig
 
 from endmark.jobs.datasets import open_dataset, settle
@@ -12,7 +14,7 @@ from endmark.jobs.generation_config import own_sampling as settings_of
 from endmark.jobs.prompts import PromptPlan, RowRequest
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.spec import GenerationSpec
-from endmark.worker.doctor.evidence import Evidence, RowEvidence
+from endmark.worker.doctor.evidence import Evidence, RowEvidence, SixteenBits
 from endmark.worker.doctor.facts import read_facts, read_generation_config, read_weights
 from endmark.worker.doctor.questions import QUESTIONS
 from endmark.worker.doctor.sampled import row_evidence
@@ -31,6 +33,7 @@ class Sample:
     rows: int = 24
     given: Mapping[str, Any] = field(default_factory=dict)  # values of `Sampling` that the user gave
     device: str = "cpu"
+    compare_precision: bool = False  # answer the prompts in 16 bits as well
 
 
 def collect(sample: Sample) -> Evidence:
@@ -42,22 +45,66 @@ def collect(sample: Sample) -> Evidence:
     """
     spec = replace(sample.spec, trace=True)
     requests = read_requests(sample.dataset, spec, sample.rows)
-    loaded = load_engine(spec.model, adapter=spec.adapter, device=sample.device)
     path = model_path(spec.model)
+    folder = model_folder(path)
     config = read_generation_config(path)
     sampling = Sampling(**{**settings_of(config.to_dict(), sample.given), **sample.given})
-    prompts = _encoded(loaded, replace(spec, sampling=sampling), requests)
+    spec = replace(spec, sampling=sampling)
+    whole = _in_sixteen_bits(spec, requests, sample.device) if sample.compare_precision else None
+    loaded = load_engine(spec.model, adapter=spec.adapter, device=sample.device)
+    prompts = _encoded(loaded, spec, requests)
     draws = any(prompt.spec.sampling.temperature for prompt in prompts)
     facts = read_facts(spec.model, spec.adapter, loaded.tokenizer, config, loaded.engine.eos_ids)
     special = facts.token_names.keys() - facts.used_eos
     return Evidence(
-        facts=read_weights(facts, AutoConfig.from_pretrained(path), model_folder(path)),
+        facts=read_weights(facts, AutoConfig.from_pretrained(path), folder),
         rows=run_sample(loaded, prompts, special),
         greedy=run_sample(loaded, [_greedy(prompt) for prompt in prompts], special) if draws else (),
+        sixteen_bits=SixteenBits(whole, _ends_in_both(loaded, prompts, whole)) if whole is not None else None,
         templated=loaded.tokenizer.chat_template is not None and not spec.raw,
         sampling=sampling,
         budget=spec.max_new_tokens,
     )
+
+
+def _in_sixteen_bits(spec: GenerationSpec, requests: Sequence[RowRequest], device: str) -> tuple[RowEvidence, ...]:
+    """Return the answers of the model as its files have it; it is gone from memory afterwards.
+
+    Raises:
+        ModelError: the files hold it quantised.
+    """
+    path = model_path(spec.model)
+    if getattr(AutoConfig.from_pretrained(path), "quantization_config", None) is not None:
+        raise ModelError(
+            f"the files of `{spec.model}` hold it quantised, so there is nothing to compare with",
+            hint="give the model that it was made of",
+        )
+    loaded = load_engine(spec.model, adapter=spec.adapter, device=device, four_bits=False)
+    rows = run_sample(loaded, _encoded(loaded, spec, requests), ())
+    del loaded
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    return rows
+
+
+def _ends_in_both(
+    loaded: LoadedEngine, prompts: Sequence[Prompt], whole: Sequence[RowEvidence]
+) -> tuple[tuple[float, float], ...]:
+    """Return the EOS probability where the model in 16 bits ended by itself: its own, and that in 4 bits there.
+
+    Args:
+        loaded: the engine in 4 bits.
+        prompts: of all rows.
+        whole: their answers in 16 bits.
+    """
+    ended = [(prompt, row) for prompt, row in zip(prompts, whole, strict=True) if row.ended]
+    behind = []
+    for prompt, row in ended:
+        spec = replace(prompt.spec, max_new_tokens=1)
+        behind.append(replace(prompt, spec=spec, token_ids=(*prompt.token_ids, *row.token_ids), thought=None))
+    there = run_sample(loaded, behind, ())
+    return tuple((row.probs[-1], found.prob_max) for (_, row), found in zip(ended, there, strict=True))
 
 
 def _encoded(loaded: LoadedEngine, spec: GenerationSpec, requests: Sequence[RowRequest]) -> list[Prompt]:

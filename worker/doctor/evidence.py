@@ -57,6 +57,7 @@ class RowEvidence:
     tokens: int  # of the answer
     prompt_tokens: int = 0  # 0 where they are not known
     end_token: int | None = None  # the end token that was sampled, where it is known
+    token_ids: tuple[int, ...] = ()  # of the answer, where they are known
     prompt_begin: tuple[int, ...] = ()  # the first two token ids that the model saw
     probs: tuple[float, ...] = ()  # EOS probability at every step
     sentence_probs: tuple[float, ...] = ()  # of those, where the text might end
@@ -95,6 +96,24 @@ class RowEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class SixteenBits:
+    """The same prompts answered by the model as its files have it, not in 4 bits."""
+
+    rows: tuple[RowEvidence, ...]  # in the order of the sample's
+    ends: tuple[tuple[float, float], ...]  # EOS probability where it ended by itself: in 16 bits, and in 4
+
+    @property
+    def ended(self) -> int:
+        """How many answers ended by themselves."""
+        return sum(row.ended for row in self.rows)
+
+    @property
+    def looping(self) -> int:
+        """How many answers end in a loop."""
+        return sum(bool(row.loop) for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """All that the checks see."""
 
@@ -103,6 +122,7 @@ class Evidence:
     templated: bool  # whether the prompts went through the chat template
     sampling: Sampling = Sampling()
     budget: int = 256
+    sixteen_bits: SixteenBits | None = None  # None where that was not asked for
     greedy: tuple[RowEvidence, ...] = ()  # the same prompts at temperature 0; none where the rows are greedy
 
     @property

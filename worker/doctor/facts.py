@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
+from endmark.jobs.errors import ModelError
 from endmark.jobs.finetuning.adapters import read_config
 from endmark.jobs.finetuning.lora import read_pairs
 from endmark.jobs.generation_config import own_sampling as settings_of
@@ -20,11 +21,19 @@ _QUESTION = [{"role": "user", "content": "?"}]
 
 
 def read_generation_config(path: str) -> GenerationConfig:
-    """Return the model's generation config; where it has none, what transformers makes of its config."""
+    """Return the model's generation config; where it has none, what transformers makes of its config.
+
+    Raises:
+        ModelError: it has no config that can be read.
+    """
     try:
         return GenerationConfig.from_pretrained(path)
     except OSError:
+        pass
+    try:
         return GenerationConfig.from_model_config(AutoConfig.from_pretrained(path))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load the model `{path}`: {error}") from error
 
 
 def own_sampling(config: GenerationConfig) -> Sampling:

@@ -21,6 +21,7 @@ def as_json(evidence: Evidence, findings: tuple[Finding, ...]) -> dict[str, Any]
         "end_tokens": _end_tokens(evidence),
         "loops": len(evidence.looping),
         "greedy": _greedy(evidence),
+        "sixteen_bits": _sixteen_bits(evidence),
         "failed": sum(row.failed for row in evidence.rows),
         "max_new_tokens": evidence.budget,
         "chat_template_used": evidence.templated,
@@ -59,6 +60,25 @@ def _greedy(evidence: Evidence) -> dict[str, int] | None:
         "ended": len(once.ended),
         "truncated": len(once.cut),
         "loops": len(once.looping),
+    }
+
+
+def _sixteen_bits(evidence: Evidence) -> dict[str, Any] | None:
+    """Return how the same prompts ended in 16 bits; None where they were not answered so.
+
+    `same` counts answers that 4 bits leave as they are, to the letter; `ends` has the EOS probability where the
+    model in 16 bits ended by itself, its own and that in 4 bits there.
+    """
+    other = evidence.sixteen_bits
+    if other is None:
+        return None
+    return {
+        "answers": len(other.rows),
+        "ended": other.ended,
+        "truncated": sum(row.cut for row in other.rows),
+        "loops": other.looping,
+        "same": sum(row.text == full.text for row, full in zip(evidence.rows, other.rows, strict=True)),
+        "ends": [[round(full, 6), round(packed, 6)] for full, packed in other.ends],
     }
 
 

@@ -36,6 +36,7 @@ def row_evidence(
         verdict=verdict,
         tokens=len(finished.token_ids),
         prompt_tokens=finished.prompt_tokens,
+        token_ids=finished.token_ids,
         end_token=finished.end_token_id,
         prompt_begin=prompt.token_ids[:2],
         probs=probs,

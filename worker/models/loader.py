@@ -66,6 +66,7 @@ def load_engine(
     max_rows: int | None = None,
     kv_cache: str = "auto",
     trust_remote_code: bool = False,
+    four_bits: bool = True,
 ) -> LoadedEngine:
     """Load a model in NF4 and build its engine.
 
@@ -76,6 +77,7 @@ def load_engine(
         weights: `packed`, `expanded` or `auto`.
         max_rows: rows in one batch; by default what suits the device.
         kv_cache: `auto`: the model's type, or `fp8`, which takes half the room and changes results a little.
+        four_bits: whether it is quantised; only to compare with, the weights are left as the files have them.
 
     Raises:
         ModelError: the model is not there, or it or the adapter is of a kind that cannot run.
@@ -85,7 +87,7 @@ def load_engine(
     if adapter is not None:
         _check_adapter_files(adapter, model, path)  # before gigabytes of weights are read
     tokenizer = load_tokenizer(tokenizer_folder(path, adapter), trust_remote_code=trust_remote_code)
-    network = load_model(path, device=device, trust_remote_code=trust_remote_code)
+    network = load_model(path, device=device, trust_remote_code=trust_remote_code, four_bits=four_bits)
     shape, shortened = _shape_of(network, model, max_rows, kv_cache)
     chosen = apply_weights_mode(network, weights, shape.reserve)
     if adapter is not None:
@@ -173,13 +175,18 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:  # noq
     return tokenizer
 
 
-def load_model(path: str, *, device: str, trust_remote_code: bool = False) -> PreTrainedModel:
+def load_model(
+    path: str, *, device: str, trust_remote_code: bool = False, four_bits: bool = True
+) -> PreTrainedModel:
     """Load a model's weights as NF4 with double quantisation, in fp32 on CPU and 16 bits on CUDA.
+
+    Without `four_bits` they are left as the files have them.
 
     Raises:
         ModelError: it is not there, cannot be loaded, or is of a kind that the engine cannot run.
     """
-    network = read_network(path, device, compute_dtype(device), trust_remote_code=trust_remote_code)
+    dtype = compute_dtype(device)
+    network = read_network(path, device, dtype, trust_remote_code=trust_remote_code, four_bits=four_bits)
     for module in network.modules():
         if device == "cpu" and isinstance(module, Linear4bit):
             # bitsandbytes would multiply in bf16 on some processors: an answer must not depend on which.

@@ -18,8 +18,10 @@ from endmark.worker.models.checkpoint import check_complete, check_packed, check
 from endmark.worker.models.support import check_kind
 
 
-def read_network(path: str, device: str, dtype: torch.dtype, *, trust_remote_code: bool) -> PreTrainedModel:
-    """Return a model with its weights as NF4 with double quantisation.
+def read_network(
+    path: str, device: str, dtype: torch.dtype, *, trust_remote_code: bool, four_bits: bool = True
+) -> PreTrainedModel:
+    """Return a model with its weights as NF4 with double quantisation, or as its files have them.
 
     Args:
         path: a folder or a hub id.
@@ -31,7 +33,7 @@ def read_network(path: str, device: str, dtype: torch.dtype, *, trust_remote_cod
     """
     check_folder(path)
     _refuse_adapter(path, found=(Path(path) / ADAPTER_CONFIG).is_file())
-    network, found = _read(path, device, dtype, trust_remote_code=trust_remote_code)
+    network, found = _read(path, device, dtype, trust_remote_code=trust_remote_code, four_bits=four_bits)
     _refuse_adapter(path, found=network._hf_peft_config_loaded)
     _check_files(path)
     check_complete(network, found, path)
@@ -63,7 +65,7 @@ def _check_files(path: str) -> None:
 
 
 def _read(
-    path: str, device: str, dtype: torch.dtype, *, trust_remote_code: bool
+    path: str, device: str, dtype: torch.dtype, *, trust_remote_code: bool, four_bits: bool
 ) -> tuple[PreTrainedModel, Mapping[str, Any]]:
     """Return the network, and what transformers says of its files; see `check_complete`.
 
@@ -85,7 +87,7 @@ def _read(
         # With the report of its loading a pair is returned, of which the type says nothing.
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
-            quantization_config=quantization,
+            quantization_config=quantization if four_bits else None,
             dtype=dtype,
             device_map={"": device},
             attn_implementation=PLAIN,

@@ -6,7 +6,7 @@ it is tested in milliseconds on evidence made up for it.
 
 from collections.abc import Callable
 
-from endmark.worker.doctor.checks import answers, learning, sampling, template, tokens
+from endmark.worker.doctor.checks import answers, learning, precision, sampling, template, tokens
 from endmark.worker.doctor.evidence import Evidence
 from endmark.worker.doctor.findings import Finding, Level
 
@@ -24,6 +24,7 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     learning.end_rows_untrained,
     learning.eos_not_learned,
     sampling.other_sampling,
+    precision.four_bits,
     answers.loops,
     answers.marks_written,
     answers.ends_too_soon,
