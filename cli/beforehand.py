@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from endmark.jobs.broker.ping import mask, parse_address, why_silent
+from endmark.jobs.broker.address import mask, parse_address, why_silent
 from endmark.jobs.errors import BrokerError, SpecError
 from endmark.jobs.settings import Settings
 from endmark.jobs.spec import GenerationSpec

@@ -16,7 +16,7 @@ from endmark.db.connection import open_store
 from endmark.db.progress import all_statuses
 from endmark.db.workers import list_workers
 from endmark.jobs.broker.access import find_broker
-from endmark.jobs.broker.ping import mask, why_silent
+from endmark.jobs.broker.address import mask, why_silent
 from endmark.jobs.errors import BrokerError, EndmarkError
 from endmark.jobs.launch.interpreter import module_command
 from endmark.jobs.settings import Settings

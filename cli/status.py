@@ -16,7 +16,7 @@ from endmark.db.progress import all_statuses, job_status
 from endmark.db.reaper import reap
 from endmark.db.sizes import job_size
 from endmark.jobs.broker.access import find_broker
-from endmark.jobs.broker.ping import mask, why_silent
+from endmark.jobs.broker.address import mask, why_silent
 from endmark.jobs.errors import BrokerError, StoreError
 from endmark.jobs.progress import JobStatus
 from endmark.jobs.settings import Settings

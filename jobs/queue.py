@@ -15,7 +15,7 @@ from kombu.connection import Connection
 from kombu.exceptions import KombuError
 
 from endmark.jobs.broker.access import broker_reachable
-from endmark.jobs.broker.ping import mask, parse_address
+from endmark.jobs.broker.address import mask, parse_address
 from endmark.jobs.errors import BrokerError
 
 __all__ = ["FORMER_TASKS", "WAKE_TASK", "broker_reachable", "make_app", "queue_name", "waiting_messages", "wake"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from endmark.jobs.broker.ping import answers, mask, why_silent
+from endmark.jobs.broker.address import answers, mask, why_silent
 from endmark.jobs.broker.server import Server
 from endmark.jobs.errors import BrokerError
 from endmark.jobs.launch.locks import try_lock

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
-from endmark.jobs.broker.ping import command, parse_address, why_silent
+from endmark.jobs.broker.address import client, parse_address, why_silent
 from endmark.jobs.errors import BrokerError
 
 _PATH_LIMIT = 100  # bytes; the kernel allows 107 for a unix socket on Linux and 103 on macOS
@@ -104,11 +104,15 @@ class Server:
 
     def stop(self) -> None:
         """End the server, its data saved, and wait until it is gone."""
+        from redis import RedisError
+
+        patience = _STOP_WAIT
         try:
-            refusal = command(parse_address(self.url), "SHUTDOWN", timeout=_STOP_WAIT)
-        except OSError as error:
-            refusal = str(error)
-        deadline = time.monotonic() + (0 if refusal else _STOP_WAIT)
+            with client(parse_address(self.url), _STOP_WAIT) as told:
+                told.shutdown()
+        except (RedisError, OSError):  # it refuses, or hangs
+            patience = 0.0
+        deadline = time.monotonic() + patience
         while self.pid() is not None and time.monotonic() < deadline:
             time.sleep(0.01)
         self._kill()

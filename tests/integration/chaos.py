@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from redis import RedisError
+
 from endmark.db.connection import open_store
 from endmark.db.jobs import load_job
 from endmark.db.workers import list_workers
 from endmark.jobs.broker.access import ensure_broker
-from endmark.jobs.broker.ping import command, parse_address
+from endmark.jobs.broker.address import client, parse_address
 from endmark.jobs.errors import StoreError
 from endmark.jobs.launch.workers import WorkerOptions, start_worker
 from endmark.jobs.queue import wake
@@ -92,8 +94,8 @@ class Chaos:
     def lose_messages(self) -> None:
         """Empty the broker."""
         try:
-            command(parse_address(self.broker.url), "FLUSHALL")
-        except OSError:
+            client(parse_address(self.broker.url)).flushall()
+        except (RedisError, OSError):
             self.done.append("(the broker was away)")
 
     def kill_broker(self) -> None:

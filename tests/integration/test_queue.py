@@ -8,7 +8,7 @@ import pytest
 from kombu import Consumer, Exchange, Queue
 
 from endmark.jobs.broker.access import ensure_broker
-from endmark.jobs.broker.ping import command, parse_address
+from endmark.jobs.broker.address import client, parse_address
 from endmark.jobs.errors import BrokerError
 from endmark.jobs.queue import WAKE_TASK, make_app, queue_name, waiting_messages, wake
 from endmark.jobs.settings import Settings
@@ -56,8 +56,8 @@ def test_each_model_and_adapter_has_its_own_queue(broker_url):
     assert queue_name("/models/my model/", None).startswith("my-model-")
     wake(broker_url, "demo", None)
     address = parse_address(broker_url)
-    assert command(address, "LLEN", "endmark:" + queue_name("demo", None)) == ":1"
-    assert command(address, "LLEN", "endmark:" + queue_name("demo", "a")) == ":0"
+    assert client(address).llen("endmark:" + queue_name("demo", None)) == 1
+    assert client(address).llen("endmark:" + queue_name("demo", "a")) == 0
 
 
 def test_a_broker_that_is_down_is_said_quickly():

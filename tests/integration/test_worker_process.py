@@ -17,7 +17,7 @@ from endmark.db.connection import open_store
 from endmark.db.jobs import load_job
 from endmark.db.workers import list_workers
 from endmark.jobs.broker.access import ensure_broker, find_broker
-from endmark.jobs.broker.ping import command, parse_address
+from endmark.jobs.broker.address import client, parse_address
 from endmark.jobs.launch.workers import WorkerOptions, start_worker
 from endmark.jobs.queue import FORMER_TASKS, WAKE_TASK, make_app, queue_name, wake
 from endmark.jobs.settings import Settings
@@ -100,7 +100,7 @@ def test_nonsense_on_the_queue_is_refused_and_never_executed(house, tmp_path):
     name = queue_name(house.model, None)
     address = parse_address(house.broker.url)
     for item in ("no json", "[]", "{}", '"text"', '{"body": 1, "properties": null}', "x" * 3_000_000):
-        command(address, "LPUSH", f"endmark:{name}", item)
+        client(address).lpush(f"endmark:{name}", item)
     app = make_app(house.broker.url, name)
     marker = tmp_path / "executed"
     app.send_task("os.system", args=[f"touch {marker}"])
@@ -110,7 +110,7 @@ def test_nonsense_on_the_queue_is_refused_and_never_executed(house, tmp_path):
     app.send_task(WAKE_TASK, link=follow)
     app.send_task(WAKE_TASK, serializer="pickle")
     house.wait(house.submit(3, max_new_tokens=3))
-    wait_until(lambda: command(address, "LLEN", f"endmark:{name}") == ":0")
+    wait_until(lambda: client(address).llen(f"endmark:{name}") == 0)
     log = house.worker.log_path.read_text()
     assert log.count("refused an item on the queue that is no message") >= 6
     for said in ("os.system", "celery.map", "other tasks to follow", "pickle"):
@@ -138,10 +138,10 @@ def test_losing_every_message_loses_nothing(house):
     address, child = parse_address(house.broker.url), house.child()
     os.kill(child, signal.SIGSTOP)
     try:
-        command(address, "CLIENT", "KILL", "TYPE", "normal")  # or one that waits would be handed the first
+        client(address).client_kill_filter(_type="normal")  # or one that waits would be handed the first
         job = house.submit(20, max_new_tokens=5)
-        assert command(address, "LLEN", f"endmark:{queue_name(house.model, None)}") == ":1"
-        assert command(address, "FLUSHALL") == "+OK"
+        assert client(address).llen(f"endmark:{queue_name(house.model, None)}") == 1
+        assert client(address).flushall()
     finally:
         os.kill(child, signal.SIGCONT)
     house.wait(job)

@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 
 from endmark.cli.main import endmark
 from endmark.cli.serve.command import OPERATOR_TOKENS, TOKENS
-from endmark.jobs.broker.ping import parse_address
+from endmark.jobs.broker.address import parse_address
 from endmark.jobs.settings import Settings
 
 pytestmark = pytest.mark.unit
