@@ -11,8 +11,8 @@ from endmark.cli.sampling import SAMPLING_OPTIONS, chosen_sampling
 from endmark.cli.shapes import SHAPE_OPTIONS, chosen_shape
 from endmark.cli.terminal import note
 from endmark.jobs.errors import SpecError
-from endmark.jobs.finetuning.adapters import ADAPTER_BASE, check_adapter, local_folder
-from endmark.jobs.hub import check_model_name
+from endmark.jobs.finetuning.adapters import ADAPTER_BASE, check_adapter
+from endmark.jobs.hub import check_model_name, local_folder
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import REGISTRY, build_strategies

@@ -6,9 +6,8 @@ from typing import Any, TypeVar
 import click
 
 from endmark.cli.terminal import note
-from endmark.jobs.finetuning.adapters import local_folder
 from endmark.jobs.generation_config import own_sampling, passed_over, read_generation_config
-from endmark.jobs.hub import cached_folder
+from endmark.jobs.hub import cached_folder, local_folder
 from endmark.jobs.sampling import TABLE, Parameter, Sampling, written
 
 Command = TypeVar("Command", bound=Callable[..., Any])

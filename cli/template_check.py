@@ -9,7 +9,7 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from endmark.jobs.errors import SpecError
-from endmark.jobs.finetuning.adapters import local_folder
+from endmark.jobs.hub import local_folder
 from endmark.jobs.spec import GenerationSpec
 
 

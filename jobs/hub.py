@@ -9,12 +9,19 @@ from pathlib import Path
 from endmark.jobs.errors import SpecError
 from endmark.jobs.settings import DEMO_MODEL
 
+BUNDLED = Path(__file__).resolve().parents[1] / "worker" / "demo" / "model"  # the demo model
 _PART = r"[A-Za-z0-9_](?:[\w.-]*\w)?"  # as huggingface_hub checks it, which takes half a second to import
 _ID = re.compile(rf"{_PART}/{_PART}", re.ASCII)
 _LONGEST = 96  # characters
 # Ids from before owners, to which the hub still leads.
 _BARE = frozenset({"distilgpt2", "gpt2", "gpt2-large", "gpt2-medium", "gpt2-xl", "openai-gpt"})
 _NEAR = 0.75
+
+
+def local_folder(model: str) -> Path | None:
+    """Return the folder of a model if it is one on this machine; the bundled model has one."""
+    folder = BUNDLED if model == DEMO_MODEL else Path(model)
+    return folder if (folder / "config.json").is_file() else None
 
 
 def check_model_name(text: str, environ: Mapping[str, str] = os.environ) -> str | None:

@@ -4,7 +4,7 @@ import json
 import re
 from functools import lru_cache
 
-from endmark.jobs.finetuning.adapters import local_folder
+from endmark.jobs.hub import local_folder
 
 
 @lru_cache(1)

@@ -11,14 +11,13 @@ from endmark.jobs.errors import SpecError
 from endmark.jobs.finetuning.lora import OTHER_WEIGHTS, WEIGHTS, check_shapes, read_pairs
 from endmark.jobs.finetuning.names import hub_id, same_model
 from endmark.jobs.finetuning.tensors import read_headers
-from endmark.jobs.settings import DEMO_MODEL
+from endmark.jobs.hub import local_folder
 
 MANIFEST = "manifest.json"  # written by `endmark finetune`
 ADAPTER_CONFIG = "adapter_config.json"  # written by peft
 ADAPTER_BASE = "ENDMARK_ADAPTER_BASE"  # in the environment: `any` takes an adapter whatever its base is called
 _SAMPLES, _SAMPLE_BYTES = 64, 4096  # of each weight file
 _PASSING_KEYS = frozenset(("_name_or_path", "transformers_version"))  # of a config, which any new save may change
-BUNDLED = Path(__file__).resolve().parents[2] / "worker" / "demo" / "model"  # the demo model
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +26,6 @@ class Base:
 
     model: str  # as it was called when the adapter was trained
     fingerprint: str | None  # of its files; None where the adapter has no manifest
-
-
-def local_folder(model: str) -> Path | None:
-    """Return the folder of a model if it is one on this machine; the bundled model has one."""
-    folder = BUNDLED if model == DEMO_MODEL else Path(model)
-    return folder if (folder / "config.json").is_file() else None
 
 
 def fingerprint(folder: Path) -> str:

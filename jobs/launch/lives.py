@@ -8,6 +8,8 @@ from pathlib import Path
 
 from endmark.jobs.private import open_private
 
+EXIT_CANNOT_START = 78  # a process that says why it cannot run; another try would end the same way
+
 log = logging.getLogger(__name__)
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from endmark.jobs.errors import UsageError
+from endmark.jobs.launch.lives import EXIT_CANNOT_START
 from endmark.jobs.launch.workers import Launch, WorkerOptions
-from endmark.worker.supervisor.children import EXIT_CANNOT_START, ChildSpec, RestartPolicy, Supervisor, child_specs
+from endmark.worker.supervisor.children import ChildSpec, RestartPolicy, Supervisor, child_specs
 from endmark.worker.supervisor.gpus import choose_gpus, visible_gpus
 
 pytestmark = pytest.mark.integration

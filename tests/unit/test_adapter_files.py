@@ -7,8 +7,8 @@ from click.testing import CliRunner
 
 from endmark.cli.main import endmark
 from endmark.cli.options import adapter_folder
+from endmark.jobs import hub
 from endmark.jobs.errors import ModelError, SpecError
-from endmark.jobs.finetuning import adapters
 from endmark.jobs.finetuning.adapters import ADAPTER_BASE, check_adapter, check_base
 from endmark.jobs.finetuning.lora import read_pairs
 from endmark.jobs.finetuning.names import hub_id, same_model
@@ -281,7 +281,7 @@ def test_another_model_in_a_folder_of_the_same_name_is_refused(tmp_path, monkeyp
     with pytest.raises(SpecError, match="was trained on `other/model`, not on") as caught:
         adapter_folder(str(adapter), str(folder))
     assert "--adapter-base any" in caught.value.hint
-    monkeypatch.setattr(adapters, "BUNDLED", write_model(tmp_path / "demo" / "model"))
+    monkeypatch.setattr(hub, "BUNDLED", write_model(tmp_path / "demo" / "model"))
     with pytest.raises(SpecError, match="not on `demo`"):
         adapter_folder(str(adapter), "demo")
     monkeypatch.setenv(ADAPTER_BASE, "any")

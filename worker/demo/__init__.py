@@ -1,5 +1,5 @@
 """The bundled demo model: small, trained by the project itself, and with the stopping problem on purpose."""
 
-from endmark.jobs.finetuning.adapters import BUNDLED
+from endmark.jobs.hub import BUNDLED
 
 MODEL_DIR = BUNDLED  # an ordinary Hugging Face folder

@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
 from endmark.jobs.errors import ModelError
-from endmark.jobs.finetuning.adapters import check_adapter, local_folder, read_config
+from endmark.jobs.finetuning.adapters import check_adapter, read_config
 from endmark.jobs.finetuning.lora import read_pairs
+from endmark.jobs.hub import local_folder
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.worker.demo import MODEL_DIR
 from endmark.worker.engine.contract import InferenceEngine

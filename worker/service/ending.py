@@ -5,10 +5,9 @@ import os
 import threading
 
 from endmark.jobs.errors import BrokerError, EndmarkError, SchemaError, StoreError
-from endmark.jobs.launch.lives import LifeFile, Stage
+from endmark.jobs.launch.lives import EXIT_CANNOT_START, LifeFile, Stage
 from endmark.worker.process.guarded import Broken
 from endmark.worker.process.traces import described, write_trace
-from endmark.worker.supervisor.children import EXIT_CANNOT_START
 
 EXIT_STALLED = 70
 EXIT_BROKE = 71  # one of its threads

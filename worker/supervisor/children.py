@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from endmark.jobs.errors import EndmarkError
-from endmark.jobs.launch.lives import Life, Stage, read_life
+from endmark.jobs.launch.lives import EXIT_CANNOT_START, Life, Stage, read_life
 from endmark.jobs.launch.workers import Launch
 
-EXIT_CANNOT_START = 78  # a child that says why it cannot run; another try would end the same way
 _TICK = 0.2
 
 log = logging.getLogger(__name__)
