@@ -1,11 +1,11 @@
 """`endmark retry`: retry rows of an ended job, with other strategies or a larger budget."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import click
 
 from endmark.cli.advice import worker_hint
+from endmark.cli.again import Again, ask_again
 from endmark.cli.beforehand import check_broker
 from endmark.cli.completion import check_run, complete, run_options
 from endmark.cli.notifying import wake_if_reachable
@@ -15,12 +15,8 @@ from endmark.cli.terminal import hint, note
 from endmark.cli.waiting import ended_like_by_ctrl_c
 from endmark.db.jobs import load_job, resolve_job
 from endmark.db.progress import job_status
-from endmark.db.retry import retry_rows
 from endmark.jobs.errors import UsageError
-from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.spelling import counted
-from endmark.jobs.strategies import build_strategies
-from endmark.jobs.vocabulary import FinishReason
 
 
 @click.command(
@@ -60,24 +56,16 @@ def retry(
     A row's own column `strategy` or `max_new_tokens` still goes before these options. JOB is an id, the beginning
     of one, or `latest`.
     """
-    reasons = (
-        *((FinishReason.ERROR,) if failed else ()),
-        *(reason for reason in FinishReason if truncated and reason.truncated),
-    )
-    if not reasons:
+    if not failed and not truncated:
         raise UsageError("which rows are to be retried?", hint="give `--truncated`, `--failed`, or both")
     check_run(run, output)
     with opened() as (settings, store), ended_like_by_ctrl_c():
         check_broker(settings, needed=run)
         job_id = resolve_job(store, job)
         before = load_job(store, job_id)
-        spec = _changed(before.spec, strategies, max_new_tokens)
-        if truncated and spec == before.spec and before.state.is_final:
-            raise UsageError(
-                "the same prompt with the same spec would be cut again",
-                hint="give a `--strategy`, such as `whole`, or a larger `--max-new-tokens`",
-            )
-        if not retry_rows(store, job_id, spec=spec, reasons=reasons):
+        wanted = Again(failed, truncated, strategies, max_new_tokens)
+        spec = wanted.spec_for(before)
+        if not ask_again(store, before, wanted):
             note(f"job {job_id} has no such rows")
             return 0
         if output is not None:
@@ -90,10 +78,3 @@ def retry(
     else:
         hint(worker_hint(spec.model, spec.adapter))
     return 0
-
-
-def _changed(spec: GenerationSpec, strategies: Sequence[str], max_new_tokens: int | None) -> GenerationSpec:
-    """Return the spec with what the options change."""
-    if strategies:
-        spec = replace(spec, strategies=build_strategies(strategies))
-    return spec if max_new_tokens is None else replace(spec, max_new_tokens=max_new_tokens)

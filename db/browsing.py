@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from endmark.db.connection import Store
 from endmark.db.counting import ANSWERED, COMPLETE, any_of, ended_so
+from endmark.db.export.stream import is_complete
 from endmark.db.transactions import reading
 from endmark.jobs.vocabulary import ENDS, End, Ending
 
@@ -123,7 +124,7 @@ def _statement(store: Store, wanted: Wanted) -> tuple[Any, dict[str, str]]:
         values = {"words": _pattern(wanted.words), "cells": _pattern(_as_stored(wanted.words))}
     statement = (
         f"SELECT r.row, r.cells, {tail} AS excerpt, length(a.text) AS length, a.finish_reason, a.eos_source,"
-        " a.ending, a.completion_tokens, a.attempt, a.error"
+        " a.ending, a.completion_tokens, a.attempt, a.error, a.valid"
         f"{_JOINED} WHERE {' AND '.join(conditions)}"
         f" ORDER BY r.row {'DESC' if wanted.backwards else 'ASC'} LIMIT :limit"
     )
@@ -184,7 +185,7 @@ def _found(item: Any) -> FoundRow:  # noqa: ANN401 - a row of the query
         clipped=(item.length or 0) > _EXCERPT,
         end=end,
         ending=ending,
-        complete=end is not None and ending is not None and ending.is_complete(end),
+        complete=is_complete(end, ending, item.valid),
         tokens=item.completion_tokens or 0,
         attempts=item.attempt or 0,
         error=item.error,

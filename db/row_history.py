@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from endmark.db.connection import Store
 from endmark.db.transactions import reading
-from endmark.jobs.vocabulary import Attempt, Ending, EosSource, EosTrace, FinishReason, Verdict
+from endmark.jobs.vocabulary import Attempt, Ending, EosSource, EosTrace, FinishReason, Part, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,4 +80,9 @@ def _attempt(item: Any) -> Attempt:  # noqa: ANN401 - a row of the table
         trimmed_tokens=item.trimmed_tokens,
         rewinds=item.rewinds,
         rewound_tokens=item.rewound_tokens,
+        reasoning=item.reasoning,
+        reasoning_tokens=item.reasoning_tokens,
+        ended_in=Part(item.ended_in) if item.ended_in else None,
+        thought_closed=EosSource(item.thought_closed) if item.thought_closed else None,
+        valid=None if item.valid is None else bool(item.valid),
     )

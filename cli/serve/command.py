@@ -115,10 +115,12 @@ def _listen(spec: GenerationSpec, host: str, port: int, access: Access, most: _M
     from endmark.cli.serve.keeper import Keeper
     from endmark.cli.serve.listening import listen, serve_on
     from endmark.cli.serve.opening import open_shelf
+    from endmark.cli.web.actions import Actions
     from endmark.cli.web.door import Door, beside
     from endmark.cli.web.pages import Pages
     from endmark.cli.web.sessions import Sessions
     from endmark.cli.web.signing import Signing
+    from endmark.cli.web.uploading import Uploads
 
     os.umask(0o077)  # all that it writes is its own: uploads and results
     with ExitStack() as stack:
@@ -127,13 +129,21 @@ def _listen(spec: GenerationSpec, host: str, port: int, access: Access, most: _M
         sockets = stack.enter_context(listen(host, port))
         broker = stack.enter_context(ensure_broker(settings))
         terms = Terms(spec, most.requests)
-        keeper = Keeper(records, shelf, terms, lambda *queue: wake_workers(store, broker.url, *queue))
+
+        def wake(model: str, adapter: str | None) -> None:
+            wake_workers(store, broker.url, model, adapter)
+
+        keeper = Keeper(records, shelf, terms, wake)
         stack.callback(keeper.close)
         routes = Routes(records, shelf, Batches(records, keeper, spec.model), spec.model)
         limits, sessions = Limits(most.file), Sessions()
         pages = Pages(store, records.jobs_of, ending=lambda: server.should_exit)
+        acting = [
+            *Uploads(store, sessions, wake, spec.model).routes(),
+            *Actions(pages, store, sessions, wake).routes(),
+        ]
         signing = [] if access.open else Signing(access, sessions).routes()
-        door = Door(pages.app(*signing), access, limits, sessions)
+        door = Door(pages.app(*signing, *acting), access, limits, sessions)
         server = serve_on(beside(Guard(routes.app(), access, limits), door), most.connections)
         place = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         free = ", without tokens" if access.open else ""

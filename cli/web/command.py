@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 import click
 
+from endmark.cli.notifying import wake_if_reachable
 from endmark.cli.session import opened
 from endmark.cli.terminal import note
 from endmark.cli.waiting import ended_like_by_ctrl_c
@@ -30,17 +31,25 @@ def web(port: int) -> None:
     from endmark.cli.serve.access import OPEN_ACCESS
     from endmark.cli.serve.guard import Limits
     from endmark.cli.serve.listening import listen, serve_on
+    from endmark.cli.web.actions import Actions
     from endmark.cli.web.door import Door
     from endmark.cli.web.pages import Pages
     from endmark.cli.web.sessions import Sessions
+    from endmark.cli.web.uploading import Uploads
 
     with ExitStack() as stack:
-        _, store = stack.enter_context(opened())
+        settings, store = stack.enter_context(opened())
         sockets = stack.enter_context(listen(_HOST, port))
+        sessions = Sessions()
         pages = Pages(
             store, owned=lambda _: (), ending=lambda: server.should_exit
         )  # all sees who uses this machine
-        server = serve_on(Door(pages.app(), OPEN_ACCESS, Limits(_FILE_MOST), Sessions()))
+
+        def wake(model: str, adapter: str | None) -> None:
+            wake_if_reachable(settings, store, model, adapter)
+
+        routes = [*Uploads(store, sessions, wake).routes(), *Actions(pages, store, sessions, wake).routes()]
+        server = serve_on(Door(pages.app(*routes), OPEN_ACCESS, Limits(_FILE_MOST), sessions))
         note(f"the jobs are on http://{_HOST}:{port}")
         # uvicorn ends in order at a signal, and then raises it again.
         with ended_like_by_ctrl_c(), suppress(KeyboardInterrupt):

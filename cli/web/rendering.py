@@ -4,7 +4,9 @@ from jinja2 import Environment
 
 from endmark.cli.pages.document import source, templates
 from endmark.cli.progress import duration, percent
+from endmark.db.export import FORMATS
 from endmark.jobs.spelling import size
+from endmark.jobs.strategies import REGISTRY
 
 # No text of a model or a dataset can run, load or send anything.
 _POLICY = (
@@ -19,6 +21,7 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
+EXPORTS = tuple(name for name, format in FORMATS.items() if format.beside is None)  # formats of one file
 ASSETS = {"pages.css": "text/css", "live.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
@@ -37,5 +40,5 @@ def _environment() -> Environment:
     """Return the templates with their filters."""
     made = templates("endmark.cli.web")
     made.filters.update(thousands="{:,}".format, duration=duration, bytes=size)
-    made.globals.update(percent=percent)
+    made.globals.update(percent=percent, known_strategies=tuple(REGISTRY), export_formats=EXPORTS)
     return made

@@ -7,8 +7,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from endmark.cli.serve.access import Access
-from endmark.cli.serve.refusals import Refused
-from endmark.cli.web.door import COOKIE, VISITOR
+from endmark.cli.web.door import COOKIE
+from endmark.cli.web.forms import proved_form, text_of
 from endmark.cli.web.pages import page, visitor_of
 from endmark.cli.web.rendering import HEADERS
 from endmark.cli.web.sessions import Sessions
@@ -33,12 +33,12 @@ class Signing:
 
     def ask(self, request: Request) -> Response:
         """Ask for a token."""
-        return page(request, "sign_in.html", to=_place(request.query_params.get("to")), refused=False)
+        return page(request, "sign_in.html", to=_place(request.query_params.get("to", "")), refused=False)
 
     async def sign_in(self, request: Request) -> Response:
         """Begin a session, if the token is one of the service's."""
-        form = await proved_form(request, self._sessions)
-        to, caller = _place(form.get("to")), self._access.caller(form.get("token", "").strip())
+        async with proved_form(request, self._sessions) as form:
+            to, caller = _place(text_of(form, "to")), self._access.caller(text_of(form, "token"))
         if caller is None:
             return page(request, "sign_in.html", 401, to=to, refused=True)
         answer = RedirectResponse(to, 303, HEADERS)
@@ -50,29 +50,13 @@ class Signing:
 
     async def sign_out(self, request: Request) -> Response:
         """End the session."""
-        await proved_form(request, self._sessions)
-        self._sessions.end(visitor_of(request).key)
+        async with proved_form(request, self._sessions):
+            self._sessions.end(visitor_of(request).key)
         answer = RedirectResponse("/sign-in", 303, HEADERS)
         answer.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
         return answer
 
 
-async def proved_form(request: Request, sessions: Sessions) -> dict[str, str]:
-    """Return the texts of a form that one of the visitor's own pages has sent.
-
-    Raises:
-        Refused: it is none, or cannot be read.
-    """
-    try:
-        async with request.form(max_files=1, max_fields=32) as form:
-            values = {name: value for name, value in form.items() if isinstance(value, str)}
-    except (ValueError, LookupError) as error:  # by a charset that cannot decode
-        raise Refused(400, "the form cannot be read", "invalid_form") from error
-    if not sessions.proves(request.scope[VISITOR].key, values.get("proof", "")):
-        raise Refused(403, "the page is too old; go back, reload it and try again", "forbidden")
-    return values
-
-
-def _place(wanted: str | None) -> str:
+def _place(wanted: str) -> str:
     """Return the page of this service that a link has named; the list of jobs if it is none."""
-    return wanted if wanted is not None and _PLACE.fullmatch(wanted) else "/"
+    return wanted if _PLACE.fullmatch(wanted) else "/"

@@ -106,7 +106,7 @@ def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk
                 end = _end(reason or missing, source)
                 ending = _ending(response, end, at)
                 part = part or (Part.ANSWER.value if end is not None and end.reason.has_answer else None)
-                complete = _is_complete(end, ending, valid)
+                complete = is_complete(end, ending, valid)
                 if only is not None and not _wanted(only, end, complete=complete):
                     continue
                 yield Result(
@@ -147,8 +147,8 @@ def _ending(response: str | None, end: End | None, stored: str | None) -> Ending
     return Ending(stored) if stored else ending_of(response, cut=end.reason.truncated)
 
 
-def _is_complete(end: End | None, ending: Ending | None, valid: Any) -> bool:  # noqa: ANN401 - as a database has it
-    """Whether an answer is complete: one in a shape if it is valid, any other by its ending."""
+def is_complete(end: End | None, ending: Ending | None, valid: Any) -> bool:  # noqa: ANN401 - as a database has it
+    """Return whether an answer is complete: one in a shape if it is valid, any other by its ending."""
     return bool(valid) if valid is not None else end is not None and ending is not None and ending.is_complete(end)
 
 

@@ -118,8 +118,8 @@ def page(chromium):
     said = []
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
     opened = context.new_page()
-    # Chromium tells of every 404 by itself.
-    opened.on("console", lambda message: said.append(message.text) if "404" not in message.text else None)
+    # Chromium tells of every answer 4xx by itself.
+    opened.on("console", lambda message: said.append(message.text) if " 40" not in message.text else None)
     opened.on("pageerror", lambda error: said.append(str(error)))
     opened.on("dialog", lambda dialog: said.append(dialog.message))
     yield opened
@@ -134,7 +134,11 @@ def faults(page):
     return [f"{item['id']}: {node['html']}" for item in found["violations"] for node in item["nodes"]]
 
 
-@pytest.mark.parametrize("path", ["/", "/jobs/{done}", "/jobs/{done}/rows/7", "/jobs/{running}", "/jobs/none"])
+READ = ["/", "/jobs/{done}", "/jobs/{done}/rows/7", "/jobs/{running}", "/jobs/none"]
+ASKING = ["/jobs/new", "/jobs/{done}/retry", "/jobs/{done}/delete", "/jobs/{running}/cancel"]
+
+
+@pytest.mark.parametrize("path", [*READ, *ASKING])
 def test_every_page_is_readable_at_every_width_in_both_schemes(ledger, place, chromium, path):
     path = path.format(done=ledger[2], running=ledger[3])
     for width, scheme in [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]:
@@ -160,11 +164,11 @@ def test_rows_are_filtered_searched_paged_and_opened(ledger, place, page):
     page.click("#end-repetition")
     assert page.locator(".rows mark").all_inner_texts() == ["✂ cut: it repeated itself, mid-sentence"] * 12
     page.fill("input[name=q]", "prompt 13?")
-    page.keyboard.press("Enter")
+    page.press("input[name=q]", "Enter")
     page.wait_for_url("**q=prompt+13*")
     assert page.locator(".rows a").all_inner_texts() == ["13 Prompt 13?"]
     page.fill("input[name=q]", "no row has this")
-    page.keyboard.press("Enter")
+    page.press("input[name=q]", "Enter")
     page.wait_for_url("**q=no+row*")
     assert page.locator(".empty").inner_text() == "No such rows."
 
@@ -190,10 +194,10 @@ def test_what_a_model_writes_is_shown_as_text(ledger, place, page):
 def test_all_is_reached_by_keyboard(ledger, place, page):
     page.goto(place)
     reached = []
-    for _ in range(4):
+    for _ in range(5):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
-    assert reached == ["Skip to content", "Endmark", f"job-{ledger[3]}", f"job-{ledger[2]}"]
+    assert reached == ["Skip to content", "Endmark", "New job", f"job-{ledger[3]}", f"job-{ledger[2]}"]
     page.keyboard.press("Enter")
     page.wait_for_url(f"**/jobs/{ledger[2]}")
 
@@ -218,6 +222,42 @@ def test_progress_comes_without_a_reload_and_ends_with_the_job(ledger, place, pa
     expect(state).to_have_text("completed")
 
 
+def test_a_job_is_made_paused_cancelled_and_deleted_by_hand(ledger, place, page):
+    page.goto(place)
+    page.click("text=New job")
+    page.fill("textarea", "What can I do in Paris?")
+    page.fill("input[name=model]", "demo")
+    page.fill("input[name=strategies]", "hole")
+    page.click("text=Start")
+    assert "hole" in page.locator("[role=alert]").inner_text()
+    assert page.locator("textarea").input_value() == "What can I do in Paris?"
+    page.fill("input[name=strategies]", "concise")
+    page.click("text=Start")
+    expect(page.locator("h1")).to_contain_text("prompts.txt")
+    page.click("#pause")
+    expect(page.locator(".state")).to_have_text("paused")
+    page.click("#resume")
+    expect(page.locator(".state")).to_have_text("waiting for a worker")
+    page.click("#cancel")
+    page.click("text=Let it run")
+    page.click("#cancel")
+    page.click("text=Cancel the job")
+    expect(page.locator(".state")).to_have_text("cancelled")
+    page.click("#delete")
+    page.click("text=Delete the job")
+    page.wait_for_url(f"{place}/")
+    assert page.locator("text=prompts.txt").count() == 0
+
+
+def test_results_are_downloaded(ledger, place, page):
+    page.goto(f"{place}/jobs/{ledger[2]}")
+    page.select_option("select[name=format]", "jsonl")
+    with page.expect_download() as waited:
+        page.click("text=Download")
+    assert waited.value.suggested_filename == f"{ledger[2]}.jsonl"
+    assert len(Path(waited.value.path()).read_text().splitlines()) == ROWS
+
+
 def test_each_token_shows_its_own_jobs_and_an_operators_all(ledger, page):
     folder, store, done, _ = ledger
     with service(folder, "serve", "--port", free_port(), **TOKENS) as place:
@@ -232,7 +272,7 @@ def test_each_token_shows_its_own_jobs_and_an_operators_all(ledger, page):
         assert page.title() == "Sign in – Endmark"
         assert faults(page) == []
         page.fill("input[name=token]", ALICE)
-        page.keyboard.press("Enter")
+        page.press("input[name=token]", "Enter")
         page.wait_for_url(f"{place}/jobs/{done}")
         assert page.locator("main p").first.inner_text() == f"No job `{done}`."
         page.click("text=All jobs")
@@ -242,7 +282,7 @@ def test_each_token_shows_its_own_jobs_and_an_operators_all(ledger, page):
         assert page.locator("details").count() == 0, "where the model lies is an operator's to know"
         page.click("text=Sign out")
         page.fill("input[name=token]", CHIEF)
-        page.keyboard.press("Enter")
+        page.press("input[name=token]", "Enter")
         page.wait_for_url(f"{place}/")
         assert page.locator(".job").count() == 3
         assert page.locator(".workers li").count() == 1

@@ -14,7 +14,7 @@ from endmark.db.row_history import row_history
 from endmark.db.rows import unfinished_rows
 from endmark.db.shards import finish
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.vocabulary import End, Ending, EosSource, EosTrace, FinishReason
+from endmark.jobs.vocabulary import End, Ending, EosSource, EosTrace, FinishReason, Part
 from tests.integration.service_fixtures import submit
 from tests.integration.store.ledger import answer, attempt, execute, outcome, rows_of, take
 
@@ -159,9 +159,14 @@ def test_a_row_that_is_asked_again_has_no_result_until_it_has_one(store):
 
 def test_an_attempt_is_read_as_it_was_stored(store):
     job = submit(store, ["x"])
-    made = attempt(
-        0, "stop_sequence", text="so ##", ending=Ending.PHRASE, trimmed_tokens=2, rewinds=1, rewound_tokens=3
-    )
+    about = {"trimmed_tokens": 2, "rewinds": 1, "rewound_tokens": 3, "valid": False}
+    about |= {
+        "reasoning": "Well",
+        "reasoning_tokens": 2,
+        "ended_in": Part.ANSWER,
+        "thought_closed": EosSource.FORCED,
+    }
+    made = attempt(0, "stop_sequence", text="so ##", ending=Ending.PHRASE, **about)
     object.__setattr__(made, "trace", EosTrace(0.5, 1, 2, 3, (0.25, 0.5)))
     lease = take(store)
     commit(store, lease, [type(outcome(0))(0, (made,))])
