@@ -17,8 +17,8 @@ from endmark.jobs.vocabulary import NOT_NUMBERS
 _CHUNK = 1000  # rows read at once
 _QUERY = text(
     "SELECT r.row, r.cells, a.attempt, a.round, a.strategies, a.text, a.reasoning, a.finish_reason, a.eos_source,"
-    " a.completion_tokens, a.eos_prob_max, a.eos_step_max, a.eos_rank_max, a.eos_hidden_steps, a.eos_probs,"
-    " a.error"
+    " a.prompt_tokens, a.completion_tokens, a.eos_prob_max, a.eos_step_max, a.eos_rank_max, a.eos_hidden_steps,"
+    " a.eos_probs, a.error"
     " FROM rows r JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.final AND a.attempt ="
     " (SELECT max(attempt) FROM attempts b WHERE b.job_id = r.job_id AND b.row = r.row AND b.final)"
     " WHERE r.job_id = :job AND r.row >= :first AND r.row < :end"
@@ -66,6 +66,7 @@ def _line(found: Row[Any], plan: PromptPlan) -> dict[str, Any]:
         "finish_reason": found.finish_reason,
         "eos_source": found.eos_source,
         "error": found.error,
+        "prompt_tokens": found.prompt_tokens,
         "completion_tokens": found.completion_tokens,
         "eos_prob_max": found.eos_prob_max,
         "eos_step_max": found.eos_step_max,

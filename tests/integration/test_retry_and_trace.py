@@ -88,6 +88,7 @@ def test_truncated_rows_asked_again_and_the_trace_of_a_job(endmark, tmp_path):
     seen = json.loads(out)
     assert (seen["answers"], seen["truncated"], seen["max_new_tokens"]) == (3, 3, SHORT)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert [row["prompt_tokens"] for row in seen["rows"]] == [line["prompt_tokens"] for line in lines]
     assert page.count("<svg") == 4  # all together, then one for each answer
     assert PROMPTS[0] in page
     (tmp_path / "bad.jsonl").write_text('{"max_new_tokens": 3}\n{"row": 0}\n')

@@ -85,6 +85,7 @@ def _row(line: dict[str, Any]) -> RowEvidence:
         text=text,
         verdict=Verdict(reason, EosSource(source) if source else None, error=line.get("error")),
         tokens=line["completion_tokens"],
+        prompt_tokens=line.get("prompt_tokens", 0),  # which older traces lack
         probs=tuple(line["eos_probs"] or ()),
         rank_max=line["eos_rank_max"] or 0,
         hidden_steps=line["eos_hidden_steps"],
