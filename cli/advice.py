@@ -1,11 +1,12 @@
 """Commands that a user may want next, as they would be typed."""
 
+import json
 import shlex
 
 from endmark.jobs.sampling import TABLE
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.strategies import Place, build_strategies, write_strategies
+from endmark.jobs.strategies import Place, Strategy, Think, build_strategies, write_strategies
 
 
 def worker_command(model: str, adapter: str | None) -> str:
@@ -14,13 +15,29 @@ def worker_command(model: str, adapter: str | None) -> str:
     return shlex.join([*words, *(["--adapter", adapter] if adapter is not None else [])])
 
 
-def retry_command(job_id: str, spec: GenerationSpec) -> str:
-    """Return the command that retries the rows that were cut: to end whole, or with more room if they were to."""
+def retry_command(job_id: str, spec: GenerationSpec, *, in_thought: bool = False) -> str:
+    """Return the command that retries the rows that were cut: to end whole, or with more room if they were to.
+
+    Args:
+        job_id: the job.
+        spec: of its rows.
+        in_thought: whether some ended inside their thought, which is given more room then.
+    """
     words = ["endmark", "retry", job_id, "--truncated"]
+    if in_thought:
+        return shlex.join([*words, "--strategy", write_strategies(with_thought(spec))])
     if any(item.place.is_scores or item.place is Place.AFTER for item in spec.strategies):
         return shlex.join([*words, "--max-new-tokens", str(2 * spec.max_new_tokens)])
     kept = [item for item in spec.strategies if item.place is not Place.NOWHERE]
     return shlex.join([*words, "--strategy", write_strategies([*kept, *build_strategies(["whole"])])])
+
+
+def with_thought(spec: GenerationSpec) -> tuple[Strategy, ...]:
+    """Return a spec's strategies with twice the budget for thoughts, or one if they had none of their own."""
+    before = next((item for item in spec.strategies if isinstance(item, Think)), None)
+    given = {**(before.given if before else {}), "budget": 2 * (before.budget if before else spec.max_new_tokens)}
+    kept = [item for item in spec.strategies if item is not before and item.place is not Place.NOWHERE]
+    return (Think(given), *kept)
 
 
 def spec_options_of(spec: GenerationSpec) -> str:
@@ -33,6 +50,9 @@ def spec_options_of(spec: GenerationSpec) -> str:
             words += [item.option, item.kind.write(value)]
     for option, value in (("--system", spec.system), ("--template", spec.template)):
         words += [option, value] if value is not None else []
+    for name, value in spec.template_args.items():
+        words += ["--template-arg", f"{name}={json.dumps(value)}"]
+    words += ["--thinking-marks", spec.thinking_marks] if spec.thinking_marks is not None else []
     if spec.template is None and spec.prompt_column != GenerationSpec().prompt_column:
         words += ["--prompt-column", spec.prompt_column]
     return shlex.join([*words, *(["--raw"] if spec.raw else [])])

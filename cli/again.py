@@ -35,7 +35,7 @@ class Again:
         if self.truncated and spec == job.spec and job.state.is_final:
             raise UsageError(
                 "the same prompt with the same spec would be cut again",
-                hint="give a `--strategy`, such as `whole`, or a larger `--max-new-tokens`",
+                hint="give a `--strategy`, such as `whole`, or `think` for long thoughts, or a larger `--max-new-tokens`",
             )
         return spec
 
@@ -52,4 +52,5 @@ def ask_again(store: Store, job: Job, wanted: Again) -> int:
         *((FinishReason.ERROR,) if wanted.failed else ()),
         *(reason for reason in FinishReason if wanted.truncated and reason.truncated),
     )
-    return len(retry_rows(store, job.id, spec=wanted.spec_for(job), reasons=reasons))
+    spec = wanted.spec_for(job)
+    return len(retry_rows(store, job.id, spec=spec, reasons=reasons, in_thought=wanted.truncated))

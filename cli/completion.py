@@ -23,6 +23,7 @@ from endmark.db.summaries import commonest_error, count_loops
 from endmark.jobs.errors import EndmarkError, Interrupted, StoreError, UsageError
 from endmark.jobs.progress import JobStatus
 from endmark.jobs.settings import Settings
+from endmark.jobs.spelling import counted
 from endmark.jobs.vocabulary import JobState
 
 _FAILED_ROWS = 3  # exit code
@@ -79,7 +80,11 @@ def complete(settings: Settings, store: Store, job: Submission, output: str) -> 
         hint(
             f"{loops:,} {ends} in a loop, the same words again and again; `--strategy whole` takes such rows back"
         )
-    if status.truncated:
+    if status.ended_in_reasoning:
+        rows = counted(status.ended_in_reasoning, "row")
+        again = retry_command(job.job_id, job.spec, in_thought=True)
+        hint(f"{rows} ended inside the thought and have no answer; `{again}` gives thoughts more room")
+    elif status.truncated:
         hint(f"`{retry_command(job.job_id, job.spec)}` retries the rows whose answers were cut")
     if status.failed:
         hint(f"`endmark export {job.job_id} -o - --only failed` shows why rows failed")

@@ -17,6 +17,7 @@ from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import REGISTRY, build_strategies
 from endmark.jobs.strategies.parsing import parse_strategies
+from endmark.jobs.template_args import read_template_args
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -76,6 +77,13 @@ _SPEC = [
         "--prompt-column", default="prompt", show_default=True, metavar="NAME", help="The column of the prompts."
     ),
     click.option("--template", metavar="TEXT", help='Make prompts from columns: "Summarise: {text}".'),
+    click.option(
+        "--template-arg",
+        "template_args",
+        metavar="KEY=JSON",
+        multiple=True,
+        help="Give the chat template an argument, such as enable_thinking=false; may be repeated.",
+    ),
     click.option("--raw", is_flag=True, help="Give the prompt to the model without its chat template."),
     click.option(
         "--no-row-options",
@@ -188,6 +196,7 @@ def build_spec(options: dict[str, Any]) -> GenerationSpec:
         row_options=not options["no_row_options"],
         allow_control_tokens=options["allow_control_tokens"],
         thinking_marks=options["thinking_marks"],
+        template_args=read_template_args(options["template_args"]),
         shape=chosen_shape(options),
     )
 

@@ -30,7 +30,7 @@ Examples:
 )
 @click.argument("job")
 @click.option("--failed", is_flag=True, help="The rows that failed.")
-@click.option("--truncated", is_flag=True, help="The rows whose answer was cut, or ended in a loop.")
+@click.option("--truncated", is_flag=True, help="The rows cut in thought or answer, or ended by a loop.")
 @click.option(
     "--strategy",
     "strategies",

@@ -1,6 +1,7 @@
 """Whether a model's chat template takes the turns that a job will give it: asked before the job is stored."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ class _Refused(Exception):
 
 
 def check_template(spec: GenerationSpec) -> None:
-    """Refuse a system turn that the chat template of the model refuses, where its files are on this machine.
+    """Refuse what the chat template refuses, or makes nothing of, where the model is on this machine.
 
     One row is rendered as the worker will render it. What else may go wrong in a template is left to the worker,
     whose rendering counts.
@@ -31,33 +32,44 @@ def check_template(spec: GenerationSpec) -> None:
         return
     values = _read(folder / "tokenizer_config.json")
     text = _template(folder, values)
-    if text is None or "raise_exception" not in text:
+    if text is None:
+        return
+    for name in spec.template_args:
+        if not re.search(rf"\b{name}\b", text):
+            raise SpecError(
+                f"the chat template of `{spec.model}` makes nothing of `{name}`",
+                hint="leave the argument out; `--system` may say the same, as the model's page has it",
+            )
+    if "raise_exception" not in text:
         return
     user = {"role": "user", "content": "Hello"}
     system = [] if spec.system is None else [{"role": "system", "content": spec.system}]
-    refusal = _refusal(text, values, [*system, user])
+    refusal = _refusal(text, values, [*system, user], spec.template_args)
     if refusal is None:
         return
-    if system and _refusal(text, values, [user]) is None:
+    if system and _refusal(text, values, [user], spec.template_args) is None:
         raise SpecError(
             f"the chat template of `{spec.model}` refuses `--system`: {refusal}",
             hint='leave it out, or put its text into the prompts: `--template "Be brief. {prompt}"`',
         )
-    if not system and _refusal(text, values, [{"role": "system", "content": "Hello"}, user]) is None:
+    greeted = [{"role": "system", "content": "Hello"}, user]
+    if not system and _refusal(text, values, greeted, spec.template_args) is None:
         raise SpecError(
             f"the chat template of `{spec.model}` refuses a prompt without a system turn: {refusal}",
             hint="give one with `--system`",
         )
 
 
-def _refusal(text: str, values: dict[str, Any], turns: list[dict[str, str]]) -> str | None:
+def _refusal(
+    text: str, values: dict[str, Any], turns: list[dict[str, str]], arguments: dict[str, Any]
+) -> str | None:
     """Return what the template says against the turns, or None."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.globals["raise_exception"] = _refuse
     names = ("bos_token", "eos_token", "pad_token", "unk_token")
     tokens = {name: _text_of(values[name]) for name in names if values.get(name) is not None}
     try:
-        environment.from_string(text).render(messages=turns, add_generation_prompt=True, **tokens)
+        environment.from_string(text).render(messages=turns, add_generation_prompt=True, **tokens, **arguments)
     except _Refused as error:
         return str(error)
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError):

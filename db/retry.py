@@ -11,7 +11,7 @@ from endmark.db.submission import add_spec
 from endmark.db.transactions import write
 from endmark.jobs.errors import JobStateError
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.vocabulary import FinishReason, JobState, ShardKey
+from endmark.jobs.vocabulary import FinishReason, JobState, Part, ShardKey
 
 NO_ROUND = -1  # of rows that were cancelled and are not asked again
 _RESULT = (
@@ -21,11 +21,23 @@ _RESULT = (
 
 
 def retry_rows(
-    store: Store, job_id: str, *, spec: GenerationSpec, reasons: Collection[FinishReason]
+    store: Store,
+    job_id: str,
+    *,
+    spec: GenerationSpec,
+    reasons: Collection[FinishReason],
+    in_thought: bool = False,
 ) -> list[ShardKey]:
     """Ask again for the rows of an ended job that ended for one of these reasons, under this spec.
 
     Of a job that has failed as a whole, those that were never run are asked in any case.
+
+    Args:
+        store: the ledger.
+        job_id: the job.
+        spec: of the new round.
+        reasons: for which the rows have ended.
+        in_thought: whether rows that ended inside a thought are asked again too, for whatever reason they did.
 
     Returns:
         The shards that hold such rows; none if there are no such rows.
@@ -45,7 +57,7 @@ def retry_rows(
         number = _next_round(connection, job_id)
         # Of a job that failed as a whole the rows that nobody has run are failed ones, too.
         wanted = {*reasons, FinishReason.CANCELLED} if state is JobState.FAILED else reasons
-        if not _take_rows(connection, job_id, number, wanted):
+        if not _take_rows(connection, job_id, number, wanted, in_thought=in_thought):
             return []
         if state is JobState.CANCELLED:
             connection.execute(
@@ -94,10 +106,14 @@ def _next_round(connection: Connection, job_id: str) -> int:
     return int(found.scalar_one()) + 1
 
 
-def _take_rows(connection: Connection, job_id: str, number: int, reasons: Collection[FinishReason]) -> int:
+def _take_rows(
+    connection: Connection, job_id: str, number: int, reasons: Collection[FinishReason], *, in_thought: bool
+) -> int:
     """Put the rows that ended so into a round; return how many."""
     names = ", ".join(f"'{FinishReason(reason).value}'" for reason in reasons)
     wanted = [f"EXISTS ({_RESULT} AND a.finish_reason IN ({names}))"] if names else []
+    if in_thought:
+        wanted.append(f"EXISTS ({_RESULT} AND a.ended_in = '{Part.REASONING}')")
     if FinishReason.CANCELLED in reasons:
         wanted.append(f"NOT EXISTS ({_RESULT})")
     if not wanted:

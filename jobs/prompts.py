@@ -135,17 +135,17 @@ class PromptPlan:
 
     def _read_turns(self, cell: Any) -> tuple[Turn, ...]:  # noqa: ANN401 - any JSON value
         """Return the chat turns of a `messages` cell."""
-        turns = read_turns(cell)
+        turns = read_turns(cell, "user", "assistant")
         if self._raw and len(turns) > 1:
             raise SpecError("chat turns need the chat template that `--raw` leaves out")
         return turns
 
 
-def read_turns(cell: Any, *, last: str = "user") -> tuple[Turn, ...]:  # noqa: ANN401 - any JSON value
+def read_turns(cell: Any, *last: str) -> tuple[Turn, ...]:  # noqa: ANN401 - any JSON value
     """Return the chat turns that a list of `{"role", "content"}` objects, or its JSON text, stands for.
 
     Raises:
-        SpecError: it is not such a list, or its last turn is not of the role `last`.
+        SpecError: it is not such a list, or its last turn is of none of the roles `last`.
     """
     if isinstance(cell, str):
         try:
@@ -155,8 +155,11 @@ def read_turns(cell: Any, *, last: str = "user") -> tuple[Turn, ...]:  # noqa: A
     if not isinstance(cell, list) or not cell:
         raise SpecError(f"column `{MESSAGES}` is not a list of chat turns")
     turns = tuple(_turn(number, item) for number, item in enumerate(cell, start=1))
-    if turns[-1]["role"] != last:
-        raise SpecError(f"column `{MESSAGES}`: the last turn is of `{turns[-1]['role']}`, not of `{last}`")
+    if turns[-1]["role"] not in last:
+        wanted = "` or `".join(last)
+        raise SpecError(f"column `{MESSAGES}`: the last turn is of `{turns[-1]['role']}`, not of `{wanted}`")
+    if len(turns) == 1 and "user" in last and turns[0]["role"] == "assistant":
+        raise SpecError(f"column `{MESSAGES}`: no turn of `user` before the one that is to be gone on from")
     return turns
 
 

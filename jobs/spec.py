@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from endmark.jobs.errors import SpecError
@@ -11,6 +11,7 @@ from endmark.jobs.sampling_kinds import check_range
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.shapes import SHAPE_COLUMNS, Shape, ShapeKind, read_shape
 from endmark.jobs.strategies import Strategy, build_strategies, combine, write_strategies
+from endmark.jobs.template_args import TEMPLATE_ARGS, check_template_args
 from endmark.jobs.thinking import read_marks
 
 SPEC_VERSION = 1  # of the JSON form in the database
@@ -33,6 +34,7 @@ class GenerationSpec:
     row_options: bool = True  # whether columns such as `temperature` are options of their rows
     allow_control_tokens: bool = False  # whether `</s>` in a row's text is the control token
     thinking_marks: str | None = None  # `OPEN,CLOSE` around a thought, or `none`; None: as the model shows them
+    template_args: dict[str, Any] = field(default_factory=dict)  # that the chat template is given
     shape: Shape | None = None  # that every answer is kept to
 
     def __post_init__(self) -> None:
@@ -41,6 +43,8 @@ class GenerationSpec:
             raise SpecError("the model is empty")
         if self.raw and self.system is not None:
             raise SpecError("a system turn needs the chat template", hint="leave out `--raw` or `--system`")
+        if self.template_args and self.raw:
+            raise SpecError("there is no chat template under `--raw`", hint="leave one of the two out")
         if self.thinking_marks is not None:
             read_marks(self.thinking_marks)
         if not self.strategies:
@@ -53,8 +57,9 @@ class GenerationSpec:
         if self.shape is not None:
             values["shape"] = self.shape.to_json()
         values["sampling"] = self.sampling.set_values()
-        if self.thinking_marks is None:
-            del values["thinking_marks"]
+        for name in ("thinking_marks", "template_args"):
+            if not values[name]:
+                del values[name]
         values["strategies"] = write_strategies(self.strategies)
         return json.dumps({"version": SPEC_VERSION, **values}, ensure_ascii=False)
 
@@ -93,6 +98,8 @@ class GenerationSpec:
             return self
         sampling = {key: overrides[key] for key in _SAMPLING if key in overrides}
         others = {key: overrides[key] for key in _OTHERS if key in overrides}
+        if TEMPLATE_ARGS in overrides:
+            others[TEMPLATE_ARGS] = {**self.template_args, **overrides[TEMPLATE_ARGS]}
         if sampling:
             others["sampling"] = replace(self.sampling, **sampling)
         return replace(self, **others)
@@ -125,6 +132,15 @@ _SAMPLING = {item.name: item for item in TABLE}
 _OTHERS = ("max_new_tokens", "strategies", "system", "shape")  # fields that a row may override, sampling apart
 
 
+def _read_args(text: str) -> dict[str, Any]:
+    """Read a row's own template arguments."""
+    where = f"column `{TEMPLATE_ARGS}`"
+    try:
+        return check_template_args(json.loads(text), where)
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{where} is not JSON: {error}") from error
+
+
 def parse_override(column: str, text: str, base: Sequence[Strategy] = ()) -> tuple[str, Any]:
     """Read a row's own value for one of `OVERRIDES`; return the spec's field and the value.
 
@@ -144,6 +160,8 @@ def parse_override(column: str, text: str, base: Sequence[Strategy] = ()) -> tup
         return "strategies", combine([*(item for item in base if item.name not in names), *added])
     if column in _SAMPLING:
         return column, _SAMPLING[column].read(f"column `{column}`", text)
+    if column == TEMPLATE_ARGS:
+        return column, _read_args(text)
     if column in SHAPE_COLUMNS:
         return "shape", read_shape(ShapeKind(column), text, f"column `{column}`")
     try:
@@ -158,8 +176,14 @@ OVERRIDES = (
     *_SAMPLING,
     "max_new_tokens",
     "strategy",
+    TEMPLATE_ARGS,
     *SHAPE_COLUMNS,
 )  # columns of a dataset that override the spec
 STRUCTURED = frozenset(  # those that a JSON value may set
-    {*(item.name for item in TABLE if item.kind.structured), ShapeKind.JSON_SCHEMA, ShapeKind.CHOICES}
+    {
+        *(item.name for item in TABLE if item.kind.structured),
+        TEMPLATE_ARGS,
+        ShapeKind.JSON_SCHEMA,
+        ShapeKind.CHOICES,
+    }
 )

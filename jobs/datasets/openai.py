@@ -11,10 +11,12 @@ from typing import Any
 
 from endmark.jobs.datasets.base import Source
 from endmark.jobs.datasets.jsonl import JsonlDataset
+from endmark.jobs.errors import SpecError
 from endmark.jobs.sampling import TABLE
 from endmark.jobs.shapes import ShapeKind
 from endmark.jobs.strategies import write_strategies
 from endmark.jobs.strategies.stop import Stop
+from endmark.jobs.template_args import EFFORT, TEMPLATE_ARGS, check_template_args, effort_args
 
 _SAMPLING = tuple(item.name for item in TABLE if item.openai)
 COLUMNS = (
@@ -26,12 +28,16 @@ COLUMNS = (
     "max_new_tokens",
     *_SAMPLING,
     "strategy",
+    TEMPLATE_ARGS,
     ShapeKind.JSON_SCHEMA.value,
 )
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 _MOST_STOPS = 4
+_KWARGS = "chat_template_kwargs"
 _BUDGETS = ("max_completion_tokens", "max_tokens")
-_HONOURED = frozenset({"model", "messages", "prompt", "stop", "response_format", *_SAMPLING, *_BUDGETS})
+_HONOURED = frozenset(
+    {"model", "messages", "prompt", "stop", "response_format", EFFORT, _KWARGS, *_SAMPLING, *_BUDGETS}
+)
 _WITHOUT_EFFECT = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
 )
@@ -109,6 +115,7 @@ def request_columns(record: Mapping[str, Any]) -> dict[str, Any]:
     values[wanted] = _turns(body["messages"]) if url == CHAT else _prompt(body["prompt"])
     values["max_new_tokens"] = next((body[name] for name in _BUDGETS if body.get(name) is not None), None)
     values["strategy"] = _stop(body.get("stop"))
+    values[TEMPLATE_ARGS] = _template_args(body) or None
     values[ShapeKind.JSON_SCHEMA.value] = _schema(body.get("response_format"))
     return values
 
@@ -170,6 +177,16 @@ def _stop(stop: Any) -> str | None:  # noqa: ANN401 - any JSON value
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
         raise ValueError("`body.stop` is not text, nor a list of texts")
     return "+" + write_strategies([Stop({"text": tuple(texts)})])
+
+
+def _template_args(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the chat template is to be given; of the two fields, the more exact one wins."""
+    given = body.get(_KWARGS)
+    try:
+        own = check_template_args(given, f"`body.{_KWARGS}`") if given is not None else {}
+    except SpecError as error:
+        raise ValueError(str(error)) from error
+    return {**effort_args(body.get(EFFORT)), **own}
 
 
 def _schema(wanted: Any) -> Any:  # noqa: ANN401 - any JSON value

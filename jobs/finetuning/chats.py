@@ -70,7 +70,7 @@ def _reader(dataset: Dataset, prompt_column: str, answer_column: str | None) -> 
     columns = dataset.columns
     if MESSAGES in columns and answer_column is None:
         place = columns.index(MESSAGES)
-        return lambda cells: _checked(read_turns(cells[place], last="assistant"))
+        return lambda cells: _checked(read_turns(cells[place], "assistant"))
     answer = answer_column or next((name for name in ANSWER_COLUMNS if name in columns), None)
     if prompt_column in columns and answer in columns:
         places = columns.index(prompt_column), columns.index(answer)

@@ -82,3 +82,19 @@ def is_opened(prompt: str, marks: Marks, *, raw: bool = False) -> bool:
     if not raw or begin < 0 or begin < prompt.rfind(marks.close):
         return False
     return prompt[:begin].rstrip(" ").endswith(("\n", ">", "]")) or not prompt[:begin].strip()
+
+
+def prefilled(prompt: str, begun: str, marks: Marks | None) -> str:
+    """Return a prompt with the begin of its answer, which the user has written.
+
+    Args:
+        prompt: as the chat template has it, up to where the model is to answer.
+        begun: the begin of the answer. Where the template opens a thought, it takes that mark's place, unless it
+            goes on with the thought up to its closing mark.
+        marks: of the model.
+    """
+    if marks is None or not is_opened(prompt, marks):
+        return prompt + begun
+    if marks.close in begun and not begun.lstrip().startswith(marks.open):
+        return prompt + begun
+    return prompt[: prompt.rindex(marks.open)] + begun

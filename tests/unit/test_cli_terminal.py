@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 from rich.console import Console
 
-from endmark.cli.advice import retry_command, worker_command
+from endmark.cli.advice import retry_command, spec_options_of, worker_command
 from endmark.cli.failures import report
 from endmark.cli.progress import describe, drawn_bar, duration, figures, job_progress, percent, what_it_does
 from endmark.cli.status_view import as_json, one_job, table_of_jobs
@@ -218,3 +218,23 @@ def test_what_is_advised_for_answers_that_were_cut(before, change):
 def test_errors_as_text(error, code, text, capsys):
     assert report(error) == code
     assert capsys.readouterr().err.startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("before", "change"),
+    [
+        ("baseline", "think:budget=80"),
+        ("think:budget=100,strict=no;whole", "'think:budget=200,strict=false;whole'"),
+        ("concise", "'think:budget=80;concise'"),
+    ],
+)
+def test_what_is_advised_for_rows_that_ended_inside_their_thought(before, change):
+    spec = GenerationSpec(model="m", max_new_tokens=40, strategies=build_strategies([before]))
+    assert retry_command("3f2a", spec, in_thought=True) == f"endmark retry 3f2a --truncated --strategy {change}"
+
+
+def test_a_command_that_asks_again_has_what_the_template_was_given():
+    spec = GenerationSpec(model="m", template_args={"enable_thinking": False}, thinking_marks="<a>,</a>")
+    words = spec_options_of(spec)
+    assert "--template-arg enable_thinking=false" in words
+    assert "--thinking-marks '<a>,</a>'" in words

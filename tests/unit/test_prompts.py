@@ -120,10 +120,8 @@ def test_the_prompt_column_comes_before_chat_turns():
         ([{"role": ["user"], "content": "x"}], "the role is"),
         ([{"role": "user", "content": None}], "the content is not text"),
         ([{"role": "user", "content": " "}], "the content is empty"),
-        (
-            [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}],
-            "the last turn is of `assistant`",
-        ),
+        ([{"role": "system", "content": "x"}], "the last turn is of `system`, not of `user` or `assistant`"),
+        ([{"role": "assistant", "content": "x"}], "no turn of `user` before"),
         ([{"role": "user", "content": "x"}, {"role": "system", "content": "y"}], "only the first turn"),
     ],
 )

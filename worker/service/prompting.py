@@ -10,6 +10,7 @@ from endmark.jobs.prompts import PromptPlan, RowRequest
 from endmark.jobs.shapes import Shape
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import Strategy
+from endmark.jobs.thinking import Marks, prefilled
 from endmark.worker.engine.steering import TokenMask
 from endmark.worker.engine.thought import Thought
 from endmark.worker.process.traces import described
@@ -36,7 +37,12 @@ class Tokenizer(Protocol):
         """Return `input_ids`, a list for each text."""
 
     def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+        self,
+        conversation: list[dict[str, str]],
+        *,
+        tokenize: bool,
+        add_generation_prompt: bool,
+        **template_args: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         """Return the conversation as text."""
 
@@ -113,8 +119,10 @@ class Prompter:
                 held = self._control.are_in(turn["content"] for turn in turns)
                 encoded[index] = replace(prompt, control_text=held, bad_words=words, mask=self._mask(prompt.spec))
                 shielded = held and not prompt.spec.allow_control_tokens
-                text, special = self._text(prompt, self._shielded(turns) if shielded else turns)
-                thought = self._thinking.of(prompt.spec, turns, text)
+                marks = self._thinking.marks_of(prompt.spec, turns)
+                turns = self._shielded(turns, marks) if shielded else turns
+                text, special = self._text(prompt.spec, turns, marks)
+                thought = self._thinking.of(marks, turns, text, raw=prompt.spec.raw)
                 closing = self._thinking.closing(thought, prompt.spec.strategies)
                 encoded[index] = replace(encoded[index], thought=thought, closing=closing)
             except (SpecError, MissingDependency) as error:
@@ -142,16 +150,27 @@ class Prompter:
             raise SpecError("answers cannot be kept to a shape here")
         return self._shapes.maker(spec.shape)
 
-    def _shielded(self, turns: list[dict[str, str]]) -> list[dict[str, str]]:
-        """Return the turns whose contents are to be tokenised as text alone."""
-        return [{**turn, "content": self._control.shield(turn["content"])} for turn in turns]
+    def _shielded(self, turns: list[dict[str, str]], marks: Marks | None) -> list[dict[str, str]]:
+        """Return the turns whose contents are to be tokenised as text alone, thinking marks of a prefill apart."""
+        *before, last = [{**turn, "content": self._control.shield(turn["content"])} for turn in turns]
+        if marks is not None and last["role"] == "assistant":
+            for mark in (marks.open, marks.close):
+                last["content"] = last["content"].replace(self._control.shield(mark), mark)
+        return [*before, last]
 
-    def _text(self, prompt: Prompt, turns: list[dict[str, str]]) -> tuple[str, bool]:
+    def _text(self, spec: GenerationSpec, turns: list[dict[str, str]], marks: Marks | None) -> tuple[str, bool]:
         """Return a row's text, and whether the tokeniser is to add its special tokens to it."""
-        templated = not prompt.spec.raw and self._tokenizer.chat_template is not None
+        templated = not spec.raw and self._tokenizer.chat_template is not None
         if templated:
-            text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            return str(text), False  # the template's text holds BOS already
+            begun = turns[-1]["content"] if turns[-1]["role"] == "assistant" else None
+            text = self._tokenizer.apply_chat_template(
+                turns if begun is None else turns[:-1],
+                tokenize=False,
+                add_generation_prompt=True,
+                **spec.template_args,
+            )
+            # the template's text holds BOS already
+            return str(text) if begun is None else prefilled(str(text), begun, marks), False
         if len(turns) > 1:
             raise SpecError("the model has no chat template, so a row can be one user turn only")
         return turns[0]["content"], True

@@ -69,24 +69,29 @@ class Thinking:
         self._known: dict[Marks, Thought] = {}
         self._closings: dict[tuple[str, Marks], tuple[int, ...]] = {}
 
-    def of(self, spec: GenerationSpec, turns: Sequence[dict[str, str]], text: str) -> Thought | None:
+    def marks_of(self, spec: GenerationSpec, turns: Sequence[dict[str, str]]) -> Marks | None:
+        """Return the marks around a row's thoughts; None if its model is not known to think."""
+        if spec.thinking_marks is not None:
+            return read_marks(spec.thinking_marks)
+        return self.marks or find_marks((), (turn["content"] for turn in turns if turn["role"] == "system"))
+
+    def of(self, marks: Marks | None, turns: Sequence[dict[str, str]], text: str, *, raw: bool) -> Thought | None:
         """Return what is known of a row's thoughts; None if its model is not known to think.
 
         Args:
-            spec: the row's.
+            marks: around them.
             turns: its chat turns.
             text: its prompt as the model is to see it.
+            raw: whether that was written by hand.
         """
-        if spec.thinking_marks is not None:
-            marks = read_marks(spec.thinking_marks)
-        else:
-            marks = self.marks or find_marks((), (turn["content"] for turn in turns if turn["role"] == "system"))
         if marks is None:
             return None
         if marks not in self._known:
             self._known[marks] = self._thought(marks)
         thought = self._known[marks]
-        return replace(thought, opened=True) if is_opened(text, marks, raw=spec.raw) else thought
+        begun = turns[-1]["role"] == "assistant"
+        tail = turns[-1]["content"] if begun else text
+        return replace(thought, opened=True) if is_opened(tail, marks, raw=raw or begun) else thought
 
     def closing(self, thought: Thought | None, strategies: Sequence[Strategy]) -> tuple[int, ...]:
         """Return the tokens that close a row's thought where one of its strategies does; none if none does.

@@ -81,13 +81,14 @@ def recounted(store, job):
     """The same counters, counted row by row over the results that stand."""
     found = rows_of(
         store,
-        "SELECT a.finish_reason, a.eos_source, a.ending, a.prompt_tokens, a.completion_tokens"
+        "SELECT a.finish_reason, a.eos_source, a.ending, a.prompt_tokens, a.completion_tokens,"
+        " a.ended_in, a.reasoning_tokens"
         " FROM rows r JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.round = r.round AND a.final"
         " WHERE r.job_id = :job",
         job=job,
     )
     counts = dict.fromkeys(COUNTERS, 0)
-    for reason, source, ending, prompt, completion in found:
+    for reason, source, ending, prompt, completion, part, reasoning in found:
         counts["failed" if reason == "error" else "succeeded"] += 1
         if reason != "error":
             counts[f"eos_{source}" if reason == "eos" else reason] += 1
@@ -95,6 +96,8 @@ def recounted(store, job):
         counts["complete"] += ending is not None and Ending(ending).is_complete(verdict.end)
         counts["prompt_tokens"] += prompt
         counts["completion_tokens"] += completion
+        counts["in_reasoning"] += part == "reasoning"
+        counts["reasoning_tokens"] += reasoning
     return counts
 
 

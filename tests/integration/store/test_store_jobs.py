@@ -21,7 +21,7 @@ from endmark.db.workers import ALIVE_SECONDS, report_worker
 from endmark.jobs.errors import Interrupted, JobNotFound, JobStateError
 from endmark.jobs.progress import WorkerReport
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.vocabulary import Ending, FinishReason, JobState
+from endmark.jobs.vocabulary import Ending, EosSource, FinishReason, JobState, Part
 from tests.integration.service_fixtures import submit
 from tests.integration.store.ledger import (
     MODEL,
@@ -84,6 +84,43 @@ def test_truncated_rows_are_asked_again_and_the_others_stay(store):
     assert rows_of(store, "SELECT count(*) FROM attempts") == [(16,)]
     assert retry_rows(store, job, spec=NEW, reasons=LONG) == []
     assert load_job(store, job).state is JobState.COMPLETED
+
+
+def test_rows_that_ended_in_their_thought_are_counted_and_asked_again(store):
+    """Whatever ended them: an EOS inside a thought is no truncation, and leaves no answer all the same."""
+    job = submit(store, ["x"] * 4)
+    parts = [Part.REASONING, Part.REASONING, Part.ANSWER, Part.ANSWER]
+    commit(
+        store,
+        take(store),
+        [
+            outcome(
+                row,
+                "length" if row % 2 else "eos",
+                text="" if part is Part.REASONING else "Yes.",
+                ending=Ending.EMPTY if part is Part.REASONING else Ending.SENTENCE,
+                reasoning="Hm.\0",
+                reasoning_tokens=row,
+                ended_in=part,
+                thought_closed=EosSource.FORCED if part is Part.ANSWER else None,
+            )
+            for row, part in enumerate(parts)
+        ],
+    )
+    assert counters(store, job) == recounted(store, job)
+    status = job_status(store, job)
+    assert (status.ended_in_reasoning, status.reasoning_tokens, status.complete) == (2, 6, 2)
+    found = [dict(zip(COLUMNS, item.values, strict=True)) for item in stream_results(store, job)]
+    assert [item["reasoning"] for item in found] == ["Hm."] * 4
+    assert [item["ended_in"] for item in found] == ["reasoning", "reasoning", "answer", "answer"]
+    assert [item["thought_closed"] for item in found] == [None, None, "forced", "forced"]
+    with store.writer.begin() as connection:
+        recount(connection, job, [0])
+    assert counters(store, job) == recounted(store, job)
+    execute(store, "UPDATE shards SET state = 'done'")
+    execute(store, "UPDATE jobs SET state = 'completed', started_at = 1, finished_at = 2")
+    assert retry_rows(store, job, spec=NEW, reasons=[FinishReason.LENGTH], in_thought=True)
+    assert rows_of(store, "SELECT row FROM rows WHERE round = 1 ORDER BY row") == [(0,), (1,), (3,)]
 
 
 def test_the_time_before_a_retry_is_no_time_at_work(store):
