@@ -35,7 +35,7 @@ class Again:
         if self.truncated and spec == job.spec and job.state.is_final:
             raise UsageError(
                 "the same prompt with the same spec would be cut again",
-                hint="give a `--strategy`, such as `whole`, or `think` for long thoughts, or a larger `--max-new-tokens`",
+                hint="give a `--strategy`, such as `whole` (`think` for thoughts), or a larger `--max-new-tokens`",
             )
         return spec
 
