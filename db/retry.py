@@ -30,14 +30,8 @@ def retry_rows(
 ) -> list[ShardKey]:
     """Ask again for the rows of an ended job that ended for one of these reasons, under this spec.
 
-    Of a job that has failed as a whole, those that were never run are asked in any case.
-
-    Args:
-        store: the ledger.
-        job_id: the job.
-        spec: of the new round.
-        reasons: for which the rows have ended.
-        in_thought: whether rows that ended inside a thought are asked again too, for whatever reason they did.
+    Of a job that has failed as a whole, those that were never run are asked in any case; with `in_thought` also
+    those that ended inside a thought, for whatever reason.
 
     Returns:
         The shards that hold such rows; none if there are no such rows.
