@@ -76,8 +76,8 @@ def open_store(url: str, *, upgrade: bool | None = None) -> Store:
         if upgrade or (upgrade is None and store.dialect == "sqlite" and version == ""):
             with store.writer.begin() as connection:
                 migrate(connection)
-        elif version != HEAD:
-            raise _other_version(version)
+        else:
+            _check_version(store, version)
     except DBAPIError as error:
         store.close()
         raise failure(store.url, error) from error
@@ -149,14 +149,26 @@ def _version(store: Store) -> str:
     return "0000" if names and store.dialect == "sqlite" else ""
 
 
-def _other_version(version: str) -> SchemaError:
-    """Return the error for a schema that is not this program's."""
+def _check_version(store: Store, version: str) -> None:
+    """Refuse a schema that this program cannot use; a newer one says from which version on programs can.
+
+    Raises:
+        SchemaError: it is older, or newer and of another make.
+    """
     if not version:
-        return SchemaError("the database has no tables yet", hint="run `endmark db upgrade`")
-    return SchemaError(
-        f"the database's schema is version {version}, this program writes {HEAD}",
-        hint="run `endmark db upgrade`" if version < HEAD else "upgrade Endmark",
-    )
+        raise SchemaError("the database has no tables yet", hint="run `endmark db upgrade`")
+    if version < HEAD:
+        raise SchemaError(
+            f"the database's schema is version {version}, this program writes {HEAD}",
+            hint="run `endmark db upgrade`",
+        )
+    if version > HEAD:
+        with store.reader.connect() as connection:
+            oldest = connection.execute(text("SELECT oldest FROM compatibility")).scalar()
+        if oldest is None or oldest > HEAD:
+            raise SchemaError(
+                f"the database's schema is version {version}, this program writes {HEAD}", hint="upgrade Endmark"
+            )
 
 
 def _engine(url: URL, *, writes: bool) -> Engine:

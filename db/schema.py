@@ -135,6 +135,11 @@ runs = Table(
     Column("key", String(64), primary_key=True),  # hash of dataset, spec and output
     Column("job_id", String(16), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
 )
+compatibility = Table(
+    "compatibility",
+    metadata,
+    Column("oldest", String(16), primary_key=True),  # the oldest version whose programs can use this ledger
+)
 deliveries = Table(
     "deliveries",
     metadata,

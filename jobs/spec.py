@@ -15,6 +15,14 @@ from endmark.jobs.template_args import TEMPLATE_ARGS, check_template_args
 from endmark.jobs.thinking import read_marks
 
 SPEC_VERSION = 1  # of the JSON form in the database
+# The fields that every program knows. A later one is written only where it differs from its default, which
+# therefore never changes: so workers that are not upgraded yet run what they can, and refuse the rest by name.
+_FIRST = frozenset(
+    (
+        "model adapter strategies max_new_tokens sampling system prompt_column template raw trace row_options"
+        " allow_control_tokens"
+    ).split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +61,9 @@ class GenerationSpec:
     def to_json(self) -> str:
         """Return the spec as it is stored; what older programs need not know is left out."""
         values = asdict(replace(self, strategies=(), sampling=Sampling(), shape=None))
-        del values["shape"]
-        if self.shape is not None:
-            values["shape"] = self.shape.to_json()
+        values["shape"] = None if self.shape is None else self.shape.to_json()
+        values = {name: value for name, value in values.items() if name in _FIRST or value != _DEFAULTS[name]}
         values["sampling"] = self.sampling.set_values()
-        for name in ("thinking_marks", "template_args"):
-            if not values[name]:
-                del values[name]
         values["strategies"] = write_strategies(self.strategies)
         return json.dumps({"version": SPEC_VERSION, **values}, ensure_ascii=False)
 
@@ -128,6 +132,7 @@ def _unreadable(reason: str) -> SpecError:
     )
 
 
+_DEFAULTS = {item.name: item.default for item in fields(GenerationSpec)}
 _SAMPLING = {item.name: item for item in TABLE}
 _OTHERS = ("max_new_tokens", "strategies", "system", "shape")  # fields that a row may override, sampling apart
 

@@ -4,7 +4,10 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 
-HEAD = "0012"  # the newest version
+HEAD = "0013"  # the newest version
+# Programs of this version and later can use a ledger of HEAD. A migration that adds tables, or columns with a
+# default, leaves it; one that takes away or changes what they read or write raises it.
+OLDEST = "0013"
 
 
 def migrate(connection: Connection, version: str = HEAD) -> None:
@@ -18,3 +21,6 @@ def migrate(connection: Connection, version: str = HEAD) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, version)
+    if version == HEAD:
+        connection.execute(text("DELETE FROM compatibility"))
+        connection.execute(text("INSERT INTO compatibility (oldest) VALUES (:oldest)"), {"oldest": OLDEST})
