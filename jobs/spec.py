@@ -132,7 +132,7 @@ def _unreadable(reason: str) -> SpecError:
     )
 
 
-_DEFAULTS = {item.name: item.default for item in fields(GenerationSpec)}
+_DEFAULTS = asdict(GenerationSpec())
 _SAMPLING = {item.name: item for item in TABLE}
 _OTHERS = ("max_new_tokens", "strategies", "system", "shape")  # fields that a row may override, sampling apart
 
