@@ -3,6 +3,7 @@
 import re
 
 _FENCE = re.compile(r"^[ \t>]*(?:[-*+]\s+|\d+[.)]\s+)?(`{3,}|~{3,})([^`\n]*)$", re.MULTILINE)
+_MARK = re.compile(r"```|~~~")
 _STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
 _OPENING_LINE = re.compile(r"[{\[]\s*$", re.MULTILINE)
 _VALUE = re.compile(r"[\[{].*[\]}],?;?\Z", re.DOTALL)
@@ -32,8 +33,13 @@ def in_or_behind_block(text: str) -> bool | None:
 
 def _fenced(text: str) -> bool | None:
     """See `in_or_behind_block`, for code fences: a mark with a language opens one, the same mark closes it."""
-    inside, end = "", -1
-    for match in _FENCE.finditer(text):
+    inside, end, seen = "", -1, -1
+    for place in _MARK.finditer(text):
+        begin = text.rfind("\n", 0, place.start()) + 1
+        match = _FENCE.match(text, begin) if begin > seen else None
+        seen = begin
+        if match is None:
+            continue
         mark, language = match[1], match[2].strip()
         if not inside:
             inside = mark

@@ -11,6 +11,7 @@ where there are hardly any words.
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import compress
 from statistics import median_low
 
 COPIES, TOKENS = 3, 48  # from which on a repetition is a loop
@@ -83,7 +84,13 @@ def _may_loop(text: str, copies: int) -> bool:
     data = text.encode(errors="replace").translate(_FOLDED)
     step = max(1, min(len(data), _REACH) // _PROBES)
     ends = range(len(data), _PROBE, -step)[:_PROBES]
-    return 2 * sum(data.count(data[stop - _PROBE : stop]) >= copies for stop in ends) >= _PROBES
+    left, wanted = len(ends), _PROBES // 2
+    for stop in ends:
+        if left < wanted or not wanted:
+            break
+        left -= 1
+        wanted -= data.count(data[stop - _PROBE : stop]) >= copies
+    return not wanted
 
 
 class _Words:
@@ -95,13 +102,15 @@ class _Words:
             found = [piece for word in found for piece in (word if len(word) >= _LONG else (word,))]
         self._text, self._begin, self._raw = text, begin, found
         self._weights = [_SIGN if word[0] in _PLAIN else 1.0 for word in found]
+        self._places: list[int] = []  # where each word begins, once that is asked for
 
     def loop(self, copies: int, tokens: int) -> Loop | None:
         """Return the loop at the end, see `loop_of`."""
         words = ["0" if word[0].isdigit() else word.lower() for word in self._raw]
-        for index in range(2, len(words)):  # a mark before an item counts, like a number
-            if words[index - 2][0] == "\n" and len(words[index - 1]) == 1 and words[index] == ")":
-                words[index - 1] = "0"
+        if ")" in words:  # a mark before an item counts, like a number
+            for index in range(2, len(words)):
+                if words[index] == ")" and words[index - 2][0] == "\n" and len(words[index - 1]) == 1:
+                    words[index - 1] = "0"
         found = self._repeated(words, copies, tokens)
         if found is None:
             return None
@@ -115,10 +124,13 @@ class _Words:
 
     def _at(self, index: int) -> int:
         """Return where a word begins in the text."""
-        place = 0
-        for word in self._raw[:index]:
-            place = self._text.index(word, place) + len(word)
-        return self._text.index(self._raw[index], place)
+        if not self._places:
+            end = 0
+            for word in self._raw:
+                begin = self._text.index(word, end)
+                self._places.append(begin)
+                end = begin + len(word)
+        return self._places[index]
 
     def _repeated(
         self, words: list[str], copies: int, tokens: int, needed: float = _COVERED
@@ -131,7 +143,7 @@ class _Words:
         if start >= len(words) - copies:
             return None
         weights = self._weights[start:]
-        share = sum(weight for weight, known in zip(weights, covered, strict=True) if known) / max(1, sum(weights))
+        share = sum(compress(weights, covered)) / max(1, sum(weights))
         if share < max(needed, self._needed(start)):
             return None
         period, times = _rhythm(words[start:])
@@ -153,12 +165,19 @@ class _Words:
             covered: of the words from `begin` on.
         """
         best, start, score = 0.0, len(self._raw), 0.0
-        index = start
-        for known, weight in zip(reversed(covered), reversed(self._weights[begin:]), strict=True):
+        index, weights = start, self._weights[begin:]
+        left = sum(weights) + 1  # more than what words not yet seen can add
+        for known, weight in zip(reversed(covered), reversed(weights), strict=True):
             index -= 1
-            score += weight if known else _LOSS * weight
-            if score > best:
-                best, start = score, index
+            left -= weight
+            if known:
+                score += weight
+                if score > best:
+                    best, start = score, index
+            else:
+                score += _LOSS * weight
+                if score + left < best:
+                    break
         return start
 
     def _covered(self, words: list[str], begin: int) -> list[bool]:
@@ -166,7 +185,7 @@ class _Words:
         part = words[begin:]
         runs = list(zip(part, part[1:], part[2:], strict=False))
         counts = Counter(runs)
-        known = [False, False, *(counts[run] > 1 for run in runs), False, False]
+        known = [False, False, *[counts[run] > 1 for run in runs], False, False]
         return [a or b or c for a, b, c in zip(known, known[1:], known[2:], strict=False)][: len(part)]
 
     def _needed(self, start: int) -> float:
@@ -178,6 +197,8 @@ class _Words:
     def _are_figures(self, start: int) -> bool:
         """Whether it is the numbers that tell something: they neither return nor count, or stand nearly alone."""
         raw = self._raw[start:]
+        if not any(map(str.isdecimal, raw)):
+            return False
         numbers = [
             word
             for word, before in zip(raw, [self._raw[start - 1] if start else "\n", *raw], strict=False)
