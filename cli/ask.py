@@ -68,5 +68,6 @@ def _said(verdict: dict[str, Any]) -> str:
         return f"failed: {verdict['error']}"
     whose = f" ({verdict['eos_source']})" if verdict["eos_source"] else ""
     whole = "complete" if verdict["complete"] else "not complete"
+    thought = f", {verdict['reasoning_tokens']} of them thought" if verdict["reasoning_tokens"] else ""
     tokens = verdict["completion_tokens"]
-    return f"{whole}: {verdict['finish_reason']}{whose}, ends with {verdict['ending']}, {tokens} tokens"
+    return f"{whole}: {verdict['finish_reason']}{whose}, ends with {verdict['ending']}, {tokens} tokens{thought}"

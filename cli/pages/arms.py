@@ -7,7 +7,7 @@ from typing import Any
 
 from endmark.cli.pages.intervals import Interval, mean_of, wilson
 from endmark.jobs.sentences import ends_sentence
-from endmark.jobs.vocabulary import ENDS, End, Ending, FinishReason
+from endmark.jobs.vocabulary import ENDS, End, Ending, FinishReason, Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,8 @@ class Answer:
     eos_prob_max: float | None = None
     complete: bool = False
     ending: Ending | None = None  # where the text ends; None where that has not been worked out
+    reasoning: str | None = None  # what was thought before it
+    in_thought: bool = False  # whether the row ended inside its thought
 
     @classmethod
     def of(cls, row: int, values: Mapping[str, Any]) -> "Answer | None":
@@ -42,6 +44,8 @@ class Answer:
             eos_prob_max=values["eos_prob_max"],
             complete=bool(values["complete"]),
             ending=Ending(values["ending"]) if values["ending"] else None,
+            reasoning=values["reasoning"],
+            in_thought=values["ended_in"] == Part.REASONING,
         )
 
     @property
@@ -77,6 +81,7 @@ class Arm:
     complete_rows: set[int] = field(default_factory=set)
     sentence_ends: int = 0
     loops: int = 0
+    in_thought: int = 0
 
     def count(self, answer: Answer) -> None:
         """Take an answer into the figures."""
@@ -85,6 +90,7 @@ class Arm:
             return
         self.sentence_ends += answer.at_sentence_end
         self.loops += answer.looped
+        self.in_thought += answer.in_thought
         if answer.complete:
             self.complete_rows.add(answer.row)
         self.lengths[answer.complete][answer.tokens] += 1
@@ -118,6 +124,11 @@ class Arm:
     def looped(self) -> Interval:
         """The share of answers that end in a loop, whatever ended them."""
         return wilson(self.loops, self.total)
+
+    @property
+    def ended_in_thought(self) -> Interval:
+        """The share of rows that ended inside their thought."""
+        return wilson(self.in_thought, self.total)
 
     def share(self, end: End) -> Interval:
         """Return the share of answers that ended so."""

@@ -161,6 +161,7 @@ def _answer(row: ShownRow, index: int) -> Mapping[str, object] | None:
         return None
     return {
         "text": answer.text,
+        "reasoning": answer.reasoning,
         "end": answer.end.name,
         "kind": _kind(answer),
         "complete": answer.complete,

@@ -47,6 +47,7 @@ _SHARES = (
     _Share("truncated", lambda arm: arm.truncated, always=True),
     _Share("ends a sentence", lambda arm: arm.at_sentence_end),
     _Share("in a loop", lambda arm: arm.looped),
+    _Share("in a thought", lambda arm: arm.ended_in_thought, told=False),
 )
 
 

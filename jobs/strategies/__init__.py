@@ -39,6 +39,7 @@ __all__ = [
     "combine",
     "follow_up",
     "score_numbers",
+    "thought_numbers",
     "write_strategies",
 ]
 
@@ -96,8 +97,19 @@ def combine(strategies: Sequence[Strategy]) -> tuple[Strategy, ...]:
             f"{listed} all change the scores and cannot be combined",
             hint="choose one of them; prompt, stop and retry strategies combine with it freely",
         )
+    on_thoughts = [item.name for item in strategies if isinstance(item, Think) or _raises_the_mark(item)]
+    if len(on_thoughts) > 1:
+        raise SpecError(
+            f"{' and '.join(f'`{name}`' for name in on_thoughts)} both act on the end of the thought",
+            hint="leave out `think`, or the other's `scope`",
+        )
     chosen = tuple(strategy for strategy in strategies if strategy.name != Baseline.name)
     return chosen or (Baseline(),)
+
+
+def _raises_the_mark(strategy: Strategy) -> bool:
+    """Whether a strategy on scores acts on the closing mark of a thought."""
+    return strategy.place.is_scores and strategy.sees_thought
 
 
 def amend_prompt(strategies: Iterable[Strategy], prompt: str) -> str:
@@ -110,7 +122,17 @@ def amend_prompt(strategies: Iterable[Strategy], prompt: str) -> str:
 def score_numbers(strategies: Iterable[Strategy], budget: int) -> ScoreNumbers:
     """Return the score numbers of a row under these strategies; at most one of them gives any."""
     for strategy in strategies:
-        if strategy.place.is_scores:
+        if strategy.place.is_scores and strategy.sees_answer:
+            return strategy.score_numbers(budget)
+    return ScoreNumbers()
+
+
+def thought_numbers(strategies: Iterable[Strategy], budget: int) -> ScoreNumbers:
+    """Return the numbers that act on the closing mark of a row's thought; at most one strategy gives any."""
+    for strategy in strategies:
+        if isinstance(strategy, Think):
+            return strategy.thought_numbers()
+        if _raises_the_mark(strategy):
             return strategy.score_numbers(budget)
     return ScoreNumbers()
 

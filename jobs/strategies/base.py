@@ -42,6 +42,7 @@ class Parameter:
     help: str
     minimum: float | None = None
     maximum: float | None = None
+    choices: tuple[str, ...] = ()  # of a text; none: any
 
     def parse(self, strategy: str, text: str) -> Value:
         """Read the parameter from the command line's text.
@@ -62,11 +63,13 @@ class Parameter:
         return value
 
     def check(self, strategy: str, value: Value) -> None:
-        """Refuse a number outside the parameter's range, NaN too.
+        """Refuse a number outside the parameter's range, NaN too, and a text that is none of its choices.
 
         Raises:
             SpecError: it is.
         """
+        if self.choices and value not in self.choices:
+            raise SpecError(f"`{strategy}:{self.name}={value}`: must be one of {', '.join(self.choices)}")
         if not isinstance(value, int | float):
             return
         low, high = self.minimum, self.maximum
@@ -78,6 +81,22 @@ class Parameter:
 
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _KIND_NAMES: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
+
+
+class Scope(StrEnum):
+    """Which part of a text a strategy looks at, where the model thinks before it answers."""
+
+    ANSWER = "answer"
+    REASONING = "reasoning"
+    ALL = "all"
+
+
+SCOPE = Parameter(
+    "scope",
+    Scope.ANSWER.value,
+    "the part that it looks at, where the model thinks: `answer`, `reasoning` or `all`",
+    choices=tuple(item.value for item in Scope),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +242,16 @@ class Strategy:
         value = self.parameters[name]
         assert isinstance(value, tuple)
         return value
+
+    @property
+    def sees_answer(self) -> bool:
+        """Whether it looks at the answer."""
+        return self.parameters.get(SCOPE.name) != Scope.REASONING
+
+    @property
+    def sees_thought(self) -> bool:
+        """Whether it looks at the thought."""
+        return self.parameters.get(SCOPE.name, Scope.ANSWER) != Scope.ANSWER
 
     def amend_prompt(self, prompt: str) -> str:
         """PROMPT: return the user's prompt as the model is to see it."""

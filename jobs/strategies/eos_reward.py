@@ -1,6 +1,6 @@
 """`eos-reward`: EOS rises towards the end of the row's own budget and is certain there."""
 
-from endmark.jobs.strategies.base import Parameter, Place, ScoreNumbers, Strategy
+from endmark.jobs.strategies.base import SCOPE, Parameter, Place, ScoreNumbers, Strategy
 
 
 class EosReward(Strategy):
@@ -14,6 +14,7 @@ class EosReward(Strategy):
         Parameter("start", 0.8, "share of the budget from which EOS rises", 0.0, 1.0),
         Parameter("power", 1.0, "shape of the rise: 1 straight, more is later and steeper", 0.01, 100.0),
         Parameter("margin", 5.0, "score by which EOS leads the best other token in the end", 0.0, 1e6),
+        SCOPE,
     )
 
     def score_numbers(self, budget: int) -> ScoreNumbers:

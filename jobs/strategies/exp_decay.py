@@ -1,6 +1,6 @@
 """`exp-decay`: the EOS score grows exponentially, as transformers' ExponentialDecayLengthPenalty has it."""
 
-from endmark.jobs.strategies.base import Parameter, Place, ScoreNumbers, Strategy
+from endmark.jobs.strategies.base import SCOPE, Parameter, Place, ScoreNumbers, Strategy
 
 
 class ExpDecay(Strategy):
@@ -14,6 +14,7 @@ class ExpDecay(Strategy):
         Parameter("start", 0.5, "share of the budget after which the bonus grows", 0.0, 1.0),
         Parameter("factor", 1.05, "growth a token", 1.0, 1e6),
         Parameter("start_token", -1, "the same start as a number of tokens; -1: `start` counts", 0, 2**20),
+        SCOPE,
     )
 
     def score_numbers(self, budget: int) -> ScoreNumbers:

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from endmark.jobs.errors import SpecError
-from endmark.jobs.strategies.base import Parameter, Place, ScoreNumbers, Strategy
+from endmark.jobs.strategies.base import SCOPE, Parameter, Place, ScoreNumbers, Strategy
 
 
 def landing_parameters(start: float, firm: float) -> tuple[Parameter, ...]:
@@ -30,7 +30,7 @@ class SoftLanding(Strategy):
     place = Place.SCORES
     summary = "raises EOS only where a sentence, an item or a block has just ended, and more the nearer the budget"
     why = "when answers must be complete: the best choice for most jobs"
-    declared: ClassVar[tuple[Parameter, ...]] = landing_parameters(start=0.6, firm=0.8)
+    declared: ClassVar[tuple[Parameter, ...]] = (*landing_parameters(start=0.6, firm=0.8), SCOPE)
 
     def validate(self) -> None:
         """Check that the rise has room."""

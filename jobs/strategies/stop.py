@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from endmark.jobs.errors import SpecError
-from endmark.jobs.strategies.base import EndHere, Parameter, Place, Strategy, TextSoFar, Watcher
+from endmark.jobs.strategies.base import SCOPE, EndHere, Parameter, Place, Strategy, TextSoFar, Watcher
 from endmark.jobs.vocabulary import FinishReason, Verdict
 
 _SEQUENCE = re.compile(r"\s*[0-9]+(?:(?:\s+|-)[0-9]+)*\s*")
@@ -27,6 +27,7 @@ class Stop(Strategy):
     declared = (
         Parameter("text", (), "a string to stop at; may be given several times"),
         Parameter("tokens", (), "token ids to stop at, joined by spaces or `-`; may be given several times"),
+        SCOPE,
     )
 
     def validate(self) -> None:
@@ -37,9 +38,13 @@ class Stop(Strategy):
             raise SpecError("strategy `stop`: `text` is empty")
         self.sequences = tuple(_token_sequence(text) for text in self.strings("tokens"))
 
-    def watcher(self) -> Watcher:
-        """Return the watcher of one row."""
-        return StopWatcher(self.strings("text"), self.sequences)
+    def watcher(self) -> Watcher | None:
+        """Return the watcher of one row's answer, if it is to be looked at."""
+        return StopWatcher(self.strings("text"), self.sequences) if self.sees_answer else None
+
+    def thought_watcher(self) -> Watcher | None:
+        """Return the watcher of its thought, if that is: a stop there ends the row."""
+        return StopWatcher(self.strings("text"), self.sequences) if self.sees_thought else None
 
 
 def _token_sequence(text: str) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from endmark.db.shards import claim, finish
 from endmark.jobs.datasets import checked_rows, open_dataset, settle
 from endmark.jobs.errors import UsageError
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.vocabulary import Attempt, EosSource, EosTrace, FinishReason, Outcome, Verdict
+from endmark.jobs.vocabulary import Attempt, EosSource, EosTrace, FinishReason, Outcome, Part, Verdict
 
 pytestmark = pytest.mark.integration
 
@@ -75,6 +75,25 @@ def test_openai_lines_are_what_its_own_client_reads(store, tmp_path):
     assert (failed["custom_id"], failed["response"]) == ("c3", None)
     assert failed["error"] == {"code": "row_failed", "message": "the prompt has 9 tokens"}
     assert not list(tmp_path.glob(".*part"))
+
+
+def test_a_thought_stands_beside_the_answer_where_the_client_looks_for_it(store, tmp_path):
+    path = tmp_path / "batch.jsonl"
+    chat = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "reasoning_effort": "low"}
+    path.write_text("".join(json.dumps({"custom_id": f"c{row}", "body": chat}) + "\n" for row in range(2)))
+    job = submit(store, path)
+    lease = claim(store, worker="w", model="some/model", adapter=None)
+    verdict = Verdict(FinishReason.EOS, EosSource.NATURAL)
+    thinking = Attempt(0, 1, "Yes.", verdict, 3, 9, reasoning="Hm.", reasoning_tokens=4, ended_in=Part.ANSWER)
+    commit(store, lease, [Outcome(0, (item,)) for item in (thinking, Attempt(1, 1, "Yes.", verdict, 3, 5))])
+    export_job(store, job, tmp_path / "out.jsonl", format="openai")
+    bodies = [json.loads(line)["response"]["body"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    first, second = (ChatCompletion.model_validate(body, strict=True) for body in bodies)
+    assert (first.choices[0].message.content, first.choices[0].message.reasoning_content) == ("Yes.", "Hm.")
+    assert (first.usage.completion_tokens, first.usage.completion_tokens_details.reasoning_tokens) == (9, 4)
+    assert "reasoning_content" not in bodies[1]["choices"][0]["message"]
+    assert second.usage.completion_tokens_details.reasoning_tokens == 0
+    assert (bodies[0]["endmark"]["ended_in"], bodies[1]["endmark"]["ended_in"]) == ("answer", "answer")
 
 
 @pytest.mark.parametrize(

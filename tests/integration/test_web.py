@@ -175,7 +175,7 @@ def test_rows_are_filtered_searched_paged_and_opened(ledger, place, page):
 
 def test_a_row_shows_where_its_answer_stops_and_what_was_tried_before(ledger, place, page):
     page.goto(f"{place}/jobs/{ledger[2]}/rows/7")
-    assert page.locator("main > article pre").inner_text() == "Cut no more. ■ EOS, boosted by the strategy"
+    assert page.locator("main > article pre.answer").inner_text() == "Cut no more. ■ EOS, boosted by the strategy"
     assert page.locator("main > article polyline").get_attribute("points").count(",") == 3
     assert page.locator("main > article circle").count() == 1
     page.click("summary")

@@ -85,15 +85,26 @@ def test_an_arm_counts_what_its_answers_are():
     assert values["50 rows"] == "0:09"
 
 
+def test_rows_that_ended_in_their_thought_have_a_column_where_there_are_any():
+    plain, thinking = arm("plain", [answer(0)]), arm("thinking", [answer(0), answer(1, text="", in_thought=True)])
+    assert "in a thought" not in tabled([plain], None).headings
+    assert "in a thought" not in tabled([plain], None).folded
+    table = tabled([plain, thinking], None)
+    column = table.headings.index("in a thought")
+    assert [line[column].value for line in table.lines] == ["0%", "50%"]
+
+
 def test_an_answer_is_read_from_an_exported_row():
     values = {"response": "Hi.", "finish_reason": "eos", "eos_source": "forced", "completion_tokens": 3}
     values |= {"attempts": 2, "stop_sequence": None, "error": None, "eos_prob_max": 0.5, "complete": True}
-    values["ending"] = "sentence"
+    values |= {"ending": "sentence", "reasoning": None, "ended_in": "answer"}
     forced = End(FinishReason.EOS, EosSource.FORCED)
     assert Answer.of(7, values) == Answer(
         7, "Hi.", forced, 3, 2, eos_prob_max=0.5, complete=True, ending=Ending.SENTENCE
     )
     assert Answer.of(7, {**values, "finish_reason": None}) is None
+    inside = Answer.of(7, {**values, "reasoning": "Hm.", "ended_in": "reasoning"})
+    assert (inside.reasoning, inside.in_thought) == ("Hm.", True)
     assert Answer.of(7, {**values, "finish_reason": "cancelled"}).end == End(FinishReason.CANCELLED)
 
 

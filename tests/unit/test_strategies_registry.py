@@ -128,7 +128,7 @@ def test_a_composition_survives_the_store():
         "no-loops",
     ]
     stop = again.strategies[2]
-    assert stop.parameters == {"text": ("\n\n###", ";"), "tokens": ("13-13",)}
+    assert stop.parameters == {"text": ("\n\n###", ";"), "tokens": ("13-13",), "scope": "answer"}
 
 
 def test_a_budget_below_one_is_refused():

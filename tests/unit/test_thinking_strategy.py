@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from endmark.jobs.errors import SpecError
-from endmark.jobs.strategies import build_strategies
+from endmark.jobs.strategies import build_strategies, score_numbers
 from endmark.jobs.vocabulary import Ending, EosSource, FinishReason, Part
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.scripted import ScriptedRunner
@@ -216,3 +216,45 @@ def test_rows_of_one_batch_think_and_answer_as_each_would_alone(pages, overlaps)
     for key, run in enumerate(runs):
         alone = answers([(key, run)], 900)[0][key]
         assert together[key] == alone
+
+
+@pytest.mark.parametrize(
+    ("scope", "thought", "answer", "part"),
+    [
+        ("answer", "A. END", "So", Part.ANSWER),
+        ("reasoning", "A.", "", Part.REASONING),
+        ("all", "A.", "", Part.REASONING),
+    ],
+)
+def test_a_stop_looks_at_the_part_that_it_is_given(scope, thought, answer, part):
+    (attempt,) = answer_of("<think>A. END</think>SoEND more.$", strategies=[f"stop:text=END,scope={scope}"])
+    assert (attempt.reasoning, attempt.text.strip(), attempt.ended_in) == (thought, answer, part)
+    assert attempt.verdict.finish_reason is FinishReason.STOP_SEQUENCE
+    assert attempt.verdict.stop_sequence == "END"
+    (attempt,) = answer_of("<think>A.</think>SoEND more.$", strategies=[f"stop:text=END,scope={scope}"])
+    assert attempt.text == ("SoEND more." if scope == "reasoning" else "So")
+    (attempt,) = answer_of("A. END more.$", strategies=[f"stop:text=END,scope={scope}"])
+    assert attempt.text == ("A. END more." if scope == "reasoning" else "A. ")
+
+
+@pytest.mark.parametrize("name", ["soft-landing", "eos-reward", "exp-decay"])
+@pytest.mark.parametrize("scope", ["answer", "reasoning", "all"])
+def test_score_strategies_act_on_the_end_of_the_part_that_they_are_given(name, scope):
+    tokenizer = ThinkingTokenizer(**OPENS)
+    run, _ = run_of(tokenizer, [f"{name}:scope={scope}"], max_new_tokens=50)
+    request = run.first_request(0)
+    (strategy,) = build_strategies([name])
+    expected = strategy.score_numbers(50)
+    assert (request.phase.numbers == expected, request.phase.numbers.is_neutral) == (
+        scope != "answer",
+        scope == "answer",
+    )
+    assert score_numbers(request.strategies, 50).is_neutral == (scope == "reasoning")
+
+
+def test_scopes_that_cannot_be():
+    with pytest.raises(SpecError, match="must be one of answer, reasoning, all"):
+        build_strategies(["stop:text=a,scope=thought"])
+    with pytest.raises(SpecError, match="both act on the end of the thought"):
+        build_strategies(["think", "soft-landing:scope=all"])
+    build_strategies(["think", "soft-landing", "stop:text=a,scope=all"])

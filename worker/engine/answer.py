@@ -174,8 +174,9 @@ class Answer:
             text.end_token_id, text.ended_naturally = token_id, natural
         said = [ending for item in self._watchers if (ending := item.see(text, last=last))]
         if self._in_thought:
-            self._close_thought(when=bool(said))
-            return None
+            stops = [item for item in said if isinstance(item, EndHere) and not item.verdict.truncated]
+            self._close_thought(when=len(stops) < len(said))  # a loop
+            return min(stops, key=lambda ending: ending.text_length, default=None)
         back = [item for item in said if isinstance(item, TakeBack)]
         if back and (not text.ended_naturally or self.rewinds):
             return min(back, key=lambda item: item.token_count)

@@ -15,6 +15,8 @@ class Meter:
     def __init__(self) -> None:
         self.rows: Counter[tuple[str, str]] = Counter()  # stored rows by finish reason and EOS source
         self.endings: Counter[str] = Counter()  # the same rows by where their text ends, failed ones apart
+        self.parts: Counter[tuple[str, str]] = Counter()  # the same by the part that they ended in, and who closed
+        self.reasoning_tokens = 0
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.reaped = 0  # shards taken up whose former worker had died
@@ -33,5 +35,8 @@ class Meter:
             self.rows[last.verdict.finish_reason.value, (last.verdict.eos_source or "")] += 1
             if last.ending is not None and last.verdict.finish_reason.has_answer:
                 self.endings[last.ending.value] += 1
+            if last.ended_in is not None:
+                self.parts[last.ended_in.value, (last.thought_closed or "")] += 1
+            self.reasoning_tokens += last.reasoning_tokens
             self.prompt_tokens += last.prompt_tokens
             self.completion_tokens += last.completion_tokens

@@ -66,6 +66,7 @@ class WorkerMetrics(Collector):
         tokens = CounterMetricFamily("endmark_tokens", "Tokens of stored rows.", labels=["kind"])
         tokens.add_metric(["prompt"], meter.prompt_tokens)
         tokens.add_metric(["completion"], meter.completion_tokens)
+        tokens.add_metric(["reasoning"], meter.reasoning_tokens)
         yield tokens
         yield self._steps()
         yield _gauge("endmark_running_rows", "Rows in the batch.", engine.running)
@@ -88,6 +89,12 @@ class WorkerMetrics(Collector):
         for ending, count in sorted(self._meter.endings.items()):
             endings.add_metric([ending], count)
         yield endings
+        parts = CounterMetricFamily(
+            "endmark_parts", "Rows stored, by the part they ended in.", labels=["ended_in", "thought_closed"]
+        )
+        for (part, closed), count in sorted(self._meter.parts.items()):
+            parts.add_metric([part, closed], count)
+        yield parts
         rows = GaugeMetricFamily("endmark_rows", "Rows of all jobs in the ledger, by state.", labels=["state"])
         for state, count in self._ledger().items():
             rows.add_metric([state], count)

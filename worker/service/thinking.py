@@ -6,7 +6,7 @@ from typing import Any
 
 from endmark.jobs.errors import SpecError
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.strategies import ScoreNumbers, Strategy, Think
+from endmark.jobs.strategies import Strategy, Think, thought_numbers
 from endmark.jobs.thinking import Marks, find_marks, is_opened, read_marks
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.steering import MOST_INSERTED, Insertion, Phase
@@ -38,7 +38,7 @@ def steered(request: Request, closing: tuple[int, ...]) -> Request:
     if thought.close_id is not None and (thought.opened or thought.open_id is not None):
         phase = Phase(
             (thought.close_id,),
-            numbers=think.thought_numbers() if think else ScoreNumbers(),
+            numbers=thought_numbers(request.strategies, request.max_new_tokens),
             eos_inserts=bool(think and think.parameters["strict"]),
             opens_with=None if thought.opened else thought.open_id,
             restarts=think is not None,

@@ -68,7 +68,9 @@ function card(answer, arm) {
   const stop = answer.stop === null ? "" : ` ${JSON.stringify(answer.stop)}`;
   const place = answer.open ? ", mid-sentence" : "";
   mark.textContent = `${data.ends[answer.end].cut ? "✂" : "■"} ${data.ends[answer.end].told}${stop}${place}`;
-  made.querySelector("pre").append(answer.error ?? answer.text, " ", mark);
+  made.querySelector("details").hidden = answer.reasoning === null;
+  made.querySelector("details pre").textContent = answer.reasoning;
+  made.querySelector(".answer").append(answer.error ?? answer.text, " ", mark);
   draw(made, answer);
   return made;
 }
