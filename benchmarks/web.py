@@ -50,10 +50,10 @@ def fill(store: Store, rows: int) -> str:
             first,
             [json.dumps([f"What is there to see in town {row}?"]) for row in range(first, first + 10_000)],
         )
-    keys = finish_submission(store, job, columns=("prompt",), total=rows, shard_size=shard_size(rows))
+    finish_submission(store, job, columns=("prompt",), total=rows, shard_size=shard_size(rows))
     with store.writer.begin() as connection:
         connection.execute(text(_FILL), {"job": job})
-        recount(connection, job, [key.shard for key in keys])
+        recount(connection, job, range(-(-rows // shard_size(rows))))
         connection.execute(text("UPDATE shards SET state = 'done'"))
         connection.execute(text("UPDATE jobs SET state = 'completed', started_at = 0, finished_at = 9"))
     return job
@@ -85,6 +85,8 @@ def main() -> None:
                 "rows that were cut": f"{own}?ending=length",
                 "a search that finds its row": f"{own}?q={quote('town 999?')}",
                 "a search that finds nothing": f"{own}?q=nowhere",
+                "the longest answers": f"{own}?order=longest",
+                "the longest that were cut": f"{own}?order=longest&ending=length",
                 "one row": f"{own}/rows/{rows - 1}",
             }.items():
                 took = []

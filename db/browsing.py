@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, text
 
@@ -17,6 +17,7 @@ from endmark.jobs.vocabulary import ENDS, End, Ending
 _SPAN = 10_000  # rows looked at between two looks at the clock
 _SECONDS = 0.5  # that one look for rows may take
 _EXCERPT = 300  # characters of an answer, from its end
+WAITING = "waiting"
 _CUT = [end for end in ENDS if end.reason.truncated]
 
 
@@ -34,13 +35,14 @@ KINDS: Mapping[str, Kind] = {
     "incomplete": Kind("not complete", "s.succeeded - s.complete", f"{ANSWERED} AND ({COMPLETE}) IS NOT TRUE"),
     "truncated": Kind("truncated", " + ".join(f"s.{end.counter}" for end in _CUT), any_of(map(ended_so, _CUT))),
     **{end.name: Kind(end.label, f"s.{end.counter}", ended_so(end)) for end in ENDS if end.counter},
-    "waiting": Kind("without a result", "s.end_row - s.first_row - s.succeeded - s.failed", "a.row IS NULL"),
+    WAITING: Kind("without a result", "s.end_row - s.first_row - s.succeeded - s.failed", "a.row IS NULL"),
 }
 # Without `+ 0` SQLite takes the bounds of `r.row` for those of `a.row` too, and reads the span once for each row.
 _JOINED = (
     " FROM rows r LEFT JOIN attempts a"
     " ON a.job_id = r.job_id AND a.row = r.row + 0 AND a.round = r.round AND a.final"
 )
+Order = Literal["", "longest", "shortest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,10 @@ class Wanted:
 
     kind: str = ""  # one of `KINDS`; empty: however they ended
     words: str = ""  # in the cells or in the answer, as they stand; ASCII letters in either case
+    order: Order = ""  # by the tokens of the answers; empty: as in the dataset
     key: int | None = None  # the row beyond which to look
-    backwards: bool = False  # the rows before the key instead of those behind it
+    key_tokens: int = 0  # its tokens, where rows are ordered by them
+    backwards: bool = False  # the rows before the key instead of those behind it; not where they are ordered
     limit: int = 25
 
 
@@ -81,7 +85,8 @@ class Found:
 def find_rows(store: Store, job_id: str, total: int, wanted: Wanted) -> Found:
     """Look for rows, until there are enough or half a second has gone.
 
-    Shards that have no row of the kind wanted are passed over by their counters.
+    Shards that have no row of the kind wanted are passed over by their counters. For an order by tokens all rows
+    that have a result are looked at, however long that takes.
 
     Args:
         total: rows of the job.
@@ -89,6 +94,8 @@ def find_rows(store: Store, job_id: str, total: int, wanted: Wanted) -> Found:
     Raises:
         StoreError: the database cannot be used.
     """
+    if wanted.order and wanted.kind != WAITING:
+        return _by_tokens(store, job_id, wanted)
     deadline = time.monotonic() + _SECONDS
     statement, values = _statement(store, wanted)
     found: list[FoundRow] = []
@@ -111,24 +118,58 @@ def _ordered(found: list[FoundRow], wanted: Wanted) -> list[FoundRow]:
     return found[::-1] if wanted.backwards else found
 
 
+def _by_tokens(store: Store, job_id: str, wanted: Wanted) -> Found:
+    """Return the rows with the longest or the shortest answers."""
+    down = wanted.order == "longest"
+    conditions, values = _conditions(store, wanted)
+    bounds = {"job": job_id, "limit": wanted.limit + 1, **values}
+    if wanted.key is not None:
+        beyond = "<" if down else ">"
+        same = "a.completion_tokens = :tokens AND a.row > :key"
+        conditions.append(f"(a.completion_tokens {beyond} :tokens OR ({same}))")
+        bounds |= {"key": wanted.key, "tokens": wanted.key_tokens}
+    order = f"ORDER BY a.completion_tokens {'DESC' if down else 'ASC'}, a.row"
+    with reading(store) as connection:
+        rounds = connection.execute(text("SELECT count(*) FROM specs WHERE job_id = :job"), bounds).scalar_one()
+        # Without words to look for, and a second round, rows tell nothing that their attempts do not.
+        joined = " JOIN rows r ON r.job_id = a.job_id AND r.row = a.row + 0 AND r.round = a.round"
+        source = f"attempts a{joined if wanted.words or rounds > 1 else ''}"
+        chosen = " AND ".join(("a.job_id = :job", "a.final", *conditions))
+        first = f"SELECT a.row FROM {source} WHERE {chosen} {order} LIMIT :limit"
+        statement = f"SELECT {_columns(store)}{_JOINED} WHERE r.job_id = :job AND r.row IN ({first}) {order}"
+        taken = connection.execute(text(statement), bounds).all()
+    found = [_found(item) for item in taken[: wanted.limit]]
+    return Found(found, found[-1].row if len(taken) > wanted.limit else None)
+
+
 def _statement(store: Store, wanted: Wanted) -> tuple[Any, dict[str, str]]:
     """Return the query for a span of rows, and what it compares with."""
-    tail = f"substr(a.text, -{_EXCERPT})" if store.dialect == "sqlite" else f"right(a.text, {_EXCERPT})"
-    conditions = ["r.job_id = :job", "r.row >= :first", "r.row < :end"]
-    values = {}
-    if wanted.kind:
-        conditions.append(f"({KINDS[wanted.kind].condition})")
-    if wanted.words:
-        like = "LIKE" if store.dialect == "sqlite" else "ILIKE"
-        conditions.append(f"(r.cells {like} :cells ESCAPE '!' OR a.text {like} :words ESCAPE '!')")
-        values = {"words": _pattern(wanted.words), "cells": _pattern(_as_stored(wanted.words))}
+    conditions, values = _conditions(store, wanted)
+    chosen = " AND ".join(("r.job_id = :job", "r.row >= :first", "r.row < :end", *conditions))
     statement = (
-        f"SELECT r.row, r.cells, {tail} AS excerpt, length(a.text) AS length, a.finish_reason, a.eos_source,"
-        " a.ending, a.completion_tokens, a.attempt, a.error, a.valid"
-        f"{_JOINED} WHERE {' AND '.join(conditions)}"
+        f"SELECT {_columns(store)}{_JOINED} WHERE {chosen}"
         f" ORDER BY r.row {'DESC' if wanted.backwards else 'ASC'} LIMIT :limit"
     )
     return text(statement), values
+
+
+def _columns(store: Store) -> str:
+    """Return what is read of a row and its result."""
+    tail = f"substr(a.text, -{_EXCERPT})" if store.dialect == "sqlite" else f"right(a.text, {_EXCERPT})"
+    return (
+        f"r.row, r.cells, {tail} AS excerpt, length(a.text) AS length, a.finish_reason, a.eos_source,"
+        " a.ending, a.completion_tokens, a.attempt, a.error, a.valid"
+    )
+
+
+def _conditions(store: Store, wanted: Wanted) -> tuple[list[str], dict[str, str]]:
+    """Return the conditions for rows of a kind and with some words, and what they compare with."""
+    conditions = [f"({KINDS[wanted.kind].condition})"] if wanted.kind else []
+    if not wanted.words:
+        return conditions, {}
+    like = "LIKE" if store.dialect == "sqlite" else "ILIKE"
+    conditions.append(f"(r.cells {like} :cells ESCAPE '!' OR a.text {like} :words ESCAPE '!')")
+    return conditions, {"words": _pattern(wanted.words), "cells": _pattern(_as_stored(wanted.words))}
 
 
 def _as_stored(words: str) -> str:

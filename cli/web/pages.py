@@ -1,9 +1,8 @@
 """The pages, as routes: the list of jobs, a job with its rows, a row with its attempts, and what changes live."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any
-from urllib.parse import urlencode
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -14,12 +13,15 @@ from starlette.routing import BaseRoute, Route
 
 from endmark.cli.advice import spec_options_of
 from endmark.cli.finishing import described
+from endmark.cli.pages.gathering import build_report
+from endmark.cli.pages.report import write_page
 from endmark.cli.serve.refusals import Refused
 from endmark.cli.terminal import note
 from endmark.cli.web.door import VISITOR, Visitor
+from endmark.cli.web.listing import links_of, wanted_rows
 from endmark.cli.web.rendering import ASSETS, HEADERS, asset, rendered
 from endmark.cli.web.views import JobView, attempt_view, end_lines, plan_of, row_line, turns_of
-from endmark.db.browsing import KINDS, Wanted, count_ends, find_rows
+from endmark.db.browsing import KINDS, count_ends, find_rows
 from endmark.db.connection import Store
 from endmark.db.deliveries import deliveries_of
 from endmark.db.jobs import Job, load_job
@@ -33,7 +35,6 @@ from endmark.jobs.strategies import write_strategies
 
 _LOOK = 1.0  # seconds between two looks at what is shown live
 _LOOKS = 600  # after which the browser asks anew
-_WORDS_MOST = 200  # characters to search for
 
 
 class Pages:
@@ -60,6 +61,7 @@ class Pages:
             Route("/live", self.live_jobs),
             Route("/jobs/{job}", self.job),
             Route("/jobs/{job}/live", self.live_job),
+            Route("/jobs/{job}/report", self.report),
             Route("/jobs/{job}/rows/{row:int}", self.row),
             Route("/static/{name}", self.static),
         ]
@@ -99,18 +101,9 @@ class Pages:
     def job(self, request: Request) -> Response:
         """Show a job: its progress, and some of its rows."""
         job = self.job_of(request)
-        wanted = _wanted(request.query_params)
+        wanted = wanted_rows(request.query_params)
         found = find_rows(self._store, job.id, job.total, wanted)
         plan = plan_of(job.columns, job.spec)
-        asked = {"ending": wanted.kind, "q": wanted.words}
-        first = found.rows[0].row if found.rows else None
-        links = {"first": _query(asked, None), "before": None, "after": None}
-        if wanted.backwards:
-            links["before"] = _query(asked, found.looked_to, "before")
-            links["after"] = _query(asked, found.rows[-1].row if found.rows else None, "after")
-        else:
-            links["after"] = _query(asked, found.looked_to, "after")
-            links["before"] = _query(asked, first if wanted.key is not None else None, "before")
         return page(
             request,
             "job.html",
@@ -124,7 +117,7 @@ class Pages:
             wanted=wanted,
             rows=[row_line(row, plan) for row in found.rows],
             looked_to=found.looked_to,
-            links=links,
+            links=links_of(found, wanted),
         )
 
     def live_job(self, request: Request) -> Response:
@@ -143,6 +136,18 @@ class Pages:
             "job": JobView.of(job_status(self._store, job_id)),
             "ends": end_lines(count_ends(self._store, job_id)),
         }
+
+    def report(self, request: Request) -> Response:
+        """Show a job's report as far as it is; for operators, since it names where models lie."""
+        job = self.job_of(request)
+        if not visitor_of(request).caller.operator:
+            raise Refused(403, "this is for operators", "forbidden")
+        if not count_ends(self._store, job.id):
+            raise Refused(409, "no row has a result yet", "invalid_state")
+        label = write_strategies(job.spec.strategies)
+        made = write_page(build_report(self._store, {label: job.id}, title=f"How {job.name} ended"))
+        # It runs a script of its own, which the policy in the page itself knows by its hash.
+        return HTMLResponse(made, headers={**HEADERS, "content-security-policy": "frame-ancestors 'none'"})
 
     def row(self, request: Request) -> Response:
         """Show a row: what it asks, its answer, and how that came about."""
@@ -193,23 +198,6 @@ class Pages:
                 await asyncio.sleep(_LOOK)
 
         return StreamingResponse(events(), headers=HEADERS, media_type="text/event-stream")
-
-
-def _wanted(query: Mapping[str, str]) -> Wanted:
-    """Return which rows a request asks for; what it says wrongly counts as not said."""
-    kind = query.get("ending", "")
-    words = query.get("q", "").replace("\0", "").strip()[:_WORDS_MOST]
-    key = query.get("before") or query.get("after") or ""
-    number = int(key) if key.isascii() and key.isdecimal() and len(key) < 16 else None
-    return Wanted(kind if kind in KINDS else "", words, number, backwards="before" in query and number is not None)
-
-
-def _query(asked: Mapping[str, str], key: int | None, name: str = "") -> str | None:
-    """Return the query of a link to other rows; None where it would lead to none."""
-    if name and (key is None or (name == "before" and key == 0)):
-        return None
-    values = {name_: value for name_, value in asked.items() if value} | ({name: str(key)} if name else {})
-    return f"?{urlencode(values)}#rows"
 
 
 def visitor_of(request: Request) -> Visitor:

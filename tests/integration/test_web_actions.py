@@ -140,6 +140,7 @@ def test_who_is_no_operator_reads_and_downloads_its_own_alone(store):
     for path in ("", "/live", "/rows/0", "/export", "/cancel", "/delete", "/retry"):
         assert web.get(f"/jobs/{other}{path}", alice).status in (403, 404), path
         assert web.get(f"/jobs/{other}{path}", chief).status in (200, 409), path
+    assert web.get(f"/jobs/{mine}/report", alice).status == 403
     assert b"/delete" not in web.get(f"/jobs/{mine}", alice).body
     for act in ("pause", "resume", "cancel", "retry", "delete"):
         assert web.post(f"/jobs/{mine}/{act}", alice).status == 403

@@ -10,10 +10,11 @@ from starlette.responses import Response
 from endmark.cli.serve.access import OPEN_ACCESS, read_access
 from endmark.cli.serve.guard import Limits
 from endmark.cli.web.door import COOKIE, Door, beside
-from endmark.cli.web.pages import Pages, _query, _wanted
+from endmark.cli.web.listing import links_of, wanted_rows
+from endmark.cli.web.pages import Pages
 from endmark.cli.web.sessions import Sessions
 from endmark.cli.web.signing import Signing
-from endmark.db.browsing import Wanted
+from endmark.db.browsing import Found, FoundRow, Wanted
 from endmark.db.served import Caller
 from tests.unit.asgi import ask
 
@@ -85,20 +86,38 @@ def test_nothing_is_done_for_a_page_of_another_place(told, status):
         ({"after": "-1"}, Wanted()),
         ({"after": "9" * 400}, Wanted()),
         ({"after": "²"}, Wanted()),
+        ({"order": "longest", "after": "60.7"}, Wanted(order="longest", key=7, key_tokens=60)),
+        ({"order": "longest", "after": "7", "before": "7"}, Wanted(order="longest")),
+        ({"order": "random"}, Wanted()),
         ({"q": "a\0b"}, Wanted(words="ab")),
         ({"q": "x" * 1000}, Wanted(words="x" * 200)),
     ],
 )
 def test_what_a_query_says_wrongly_counts_as_not_said(query, wanted):
-    assert _wanted(query) == wanted
+    assert wanted_rows(query) == wanted
 
 
-def test_links_lead_only_where_rows_may_be():
-    asked = {"ending": "eos", "q": "a b&c"}
-    assert _query(asked, None) == "?ending=eos&q=a+b%26c#rows"
-    assert _query(asked, 0, "after") == "?ending=eos&q=a+b%26c&after=0#rows"
-    assert _query(asked, 0, "before") is None
-    assert _query(asked, None, "after") is None
+def found(*rows, looked_to=None):
+    return Found([FoundRow(row, ["x"], "", False, None, None, False, 60, 0, None) for row in rows], looked_to)
+
+
+@pytest.mark.parametrize(
+    ("shown", "wanted", "before", "after"),
+    [
+        (found(0, 1), Wanted(), None, None),
+        (found(0, 1, looked_to=1), Wanted(words="a b&c"), None, "?q=a+b%26c&after=1#rows"),
+        (found(2, 3, looked_to=3), Wanted("eos", key=1), "?ending=eos&before=2#rows", "?ending=eos&after=3#rows"),
+        (found(0, 1), Wanted(key=2, backwards=True), None, "?after=1#rows"),
+        (found(3, 4, looked_to=3), Wanted(key=5, backwards=True), "?before=3#rows", "?after=4#rows"),
+        (found(looked_to=9), Wanted(words="x"), None, "?q=x&after=9#rows"),
+        (found(), Wanted(words="x"), None, None),
+        (found(8, 3, looked_to=3), Wanted(order="longest"), None, "?order=longest&after=60.3#rows"),
+        (found(8, 3), Wanted(order="longest", key=2), None, None),
+    ],
+)
+def test_links_lead_only_where_rows_may_be(shown, wanted, before, after):
+    links = links_of(shown, wanted)
+    assert (links["before"], links["after"]) == (before, after)
 
 
 TOKEN = "a-token-of-sufficient-length"

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -90,6 +91,35 @@ def test_pages_lead_back_to_the_rows_before(store):
     assert first.looked_to == 2
     start = find_rows(store, job, 60, Wanted(key=2, limit=5, backwards=True))
     assert ([row.row for row in start.rows], start.looked_to) == ([0, 1], None)
+
+
+@pytest.mark.parametrize("retried", [False, True])
+@pytest.mark.parametrize("order", ["longest", "shortest"])
+def test_rows_are_ordered_by_the_tokens_of_their_answers(store, order, retried):
+    job = submit(store, [f"prompt {row}" for row in range(30)], shard_size=30)
+    tokens = {row: row * 7 % 10 for row in range(29)}
+    lease = take(store)
+    commit(
+        store, lease, [outcome(row, "length", tokens=count, ending=Ending.OPEN) for row, count in tokens.items()]
+    )
+    commit(store, lease, [outcome(29, "error", tokens=0)])
+    finish(store, lease)
+    if retried:  # the attempts of before are no results any more
+        retry_rows(store, job, spec=GenerationSpec(model="m", max_new_tokens=9), reasons=(FinishReason.ERROR,))
+        answer(store, take(store), "eos", tokens=99, ending=Ending.SENTENCE)
+    tokens[29] = 99 if retried else 0
+    wanted = Wanted(order=order, limit=7)
+    found = []
+    while True:
+        page = find_rows(store, job, 30, wanted)
+        found += [row.row for row in page.rows]
+        if page.looked_to is None:
+            break
+        wanted = replace(wanted, key=page.rows[-1].row, key_tokens=page.rows[-1].tokens)
+    sign = -1 if order == "longest" else 1
+    assert found == sorted(tokens, key=lambda row: (sign * tokens[row], row))
+    ten = [row.row for row in find_rows(store, job, 30, Wanted("length", "prompt 1", order=order)).rows]
+    assert ten == [row for row in found if row in (1, *range(10, 20))]
 
 
 def test_words_are_looked_for_in_cells_and_answers_as_they_stand(store):
