@@ -16,7 +16,8 @@ from endmark.jobs.vocabulary import NOT_NUMBERS
 
 _CHUNK = 1000  # rows read at once
 _QUERY = text(
-    "SELECT r.row, r.cells, a.attempt, a.round, a.strategies, a.text, a.reasoning, a.finish_reason, a.eos_source,"
+    "SELECT r.row, r.cells, a.attempt, a.round, a.strategies, a.text, a.reasoning, a.reasoning_tokens,"
+    " a.ended_in, a.finish_reason, a.eos_source,"
     " a.prompt_tokens, a.completion_tokens, a.eos_prob_max, a.eos_step_max, a.eos_rank_max, a.eos_hidden_steps,"
     " a.eos_probs, a.error"
     " FROM rows r JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.final AND a.attempt ="
@@ -63,6 +64,8 @@ def _line(found: Row[Any], plan: PromptPlan) -> dict[str, Any]:
         "prompt": request.prompt if request.turns is None else request.turns[-1]["content"],
         "response": found.text,
         "reasoning": found.reasoning,
+        "reasoning_tokens": found.reasoning_tokens,
+        "ended_in": found.ended_in,
         "finish_reason": found.finish_reason,
         "eos_source": found.eos_source,
         "error": found.error,

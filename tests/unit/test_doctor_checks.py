@@ -9,7 +9,17 @@ from endmark.cli.pages.findings import summary
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import build_strategies
 from endmark.jobs.vocabulary import Ending, EosSource, FinishReason, Verdict
-from endmark.worker.doctor.checks import CHECKS, answers, examine, learning, precision, sampling, template, tokens
+from endmark.worker.doctor.checks import (
+    CHECKS,
+    answers,
+    examine,
+    learning,
+    precision,
+    sampling,
+    template,
+    thinking,
+    tokens,
+)
 from endmark.worker.doctor.evidence import Evidence, ModelFacts, RowEvidence, SixteenBits
 from endmark.worker.doctor.findings import Level
 from endmark.worker.doctor.result import as_json
@@ -377,12 +387,54 @@ FOUND = {
         """--strategy 'whole;stop:text="[INST]"'""",
     ),
     "cut within the thought": (
-        answers.thought_unfinished,
-        evidence(replace(CUT, in_thought=True, ending=Ending.EMPTY), ENDED),
+        thinking.thought_unfinished,
+        evidence(replace(CUT, in_thought=True, thought_tokens=256, ending=Ending.EMPTY), ENDED),
         Level.CAUSE,
-        "1 of 2 answers",
-        "--max-new-tokens",
-        "--max-new-tokens 1024",
+        "1 of 2 rows, after 256 tokens",
+        "`think`",
+        "--strategy 'think:budget=1024;whole'",
+    ),
+    "cut within the thought, others closed": (
+        thinking.thought_unfinished,
+        evidence(replace(CUT, in_thought=True, thought_tokens=256), replace(ENDED, thought_tokens=90)),
+        Level.CAUSE,
+        "the longest thought that was closed has 90 tokens",
+        "`think`",
+        "--strategy 'think:budget=1024;whole'",
+    ),
+    "ended within the thought": (
+        thinking.eos_in_thought,
+        evidence(replace(ENDED, in_thought=True, thought_tokens=9, ending=Ending.EMPTY), ENDED),
+        Level.CAUSE,
+        "1 of 2 rows; elsewhere they come back empty",
+        "`think`",
+        "--strategy 'think;whole'",
+    ),
+    "nothing behind the thought": (
+        thinking.nothing_behind_thought,
+        evidence(*[ENDED] * 10, replace(ENDED, thought_tokens=9, ending=Ending.EMPTY)),
+        Level.RISK,
+        "1 of 11 rows; the first was to “Why?”",
+        "`whole`",
+        "--strategy whole",
+    ),
+    "stopped within the thought": (
+        thinking.stopped_in_thought,
+        evidence(
+            replace(ENDED, in_thought=True, thought_tokens=9, verdict=Verdict(FinishReason.STOP_SEQUENCE)), ENDED
+        ),
+        Level.CAUSE,
+        "1 of 2 rows",
+        "`scope`",
+        "--strategy 'stop:text=…'",
+    ),
+    "thinking that was not wanted": (
+        thinking.thinking_not_wanted,
+        evidence(replace(ENDED, asked_off=True, thought_tokens=9), replace(ENDED, asked_off=True), ENDED),
+        Level.CAUSE,
+        "1 of 2 rows that were asked so",
+        "template",
+        "--strategy think:budget=1",
     ),
     "budget too small": (
         answers.budget_too_small,
@@ -526,8 +578,8 @@ def test_answers_in_a_loop_say_nothing_of_an_end_that_others_found():
 
 def test_answers_within_a_thought_say_nothing_of_ends():
     """A row cut inside its thought was told as "EOS never learned", with the advice to train."""
-    thinking = evidence(replace(CUT, in_thought=True, ending=Ending.EMPTY))
-    assert {finding.check for finding in examine(thinking)} == {"thought unfinished"}
+    within = evidence(replace(CUT, in_thought=True, thought_tokens=256, ending=Ending.EMPTY))
+    assert {finding.check for finding in examine(within)} == {"thought unfinished"}
 
 
 def test_one_begin_token_and_short_marks_are_no_faults():

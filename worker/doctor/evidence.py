@@ -68,6 +68,8 @@ class RowEvidence:
     ending: Ending | None = None  # where its text ends; None where that was not looked at
     special: tuple[int, ...] = ()  # special tokens within it, which leave no text
     in_thought: bool = False  # whether it ended before its thought did
+    thought_tokens: int = 0  # of its thought, marks included
+    asked_off: bool = False  # whether the row asked for no thought
 
     @property
     def prob_max(self) -> float:

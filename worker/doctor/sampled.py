@@ -10,6 +10,7 @@ from endmark.worker.engine.request import Finished
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.service.prompting import Prompt
 
+_OFF = ("/no_think", "detailed thinking off")  # of Qwen3 and SmolLM3, and of Nemotron
 _QUOTED = 60  # characters of a loop that are shown
 
 
@@ -30,6 +31,7 @@ def row_evidence(
     text, verdict = finished.text, finished.verdict
     loop, changes = loop_in(text)
     marks = {item for item, _ in prompt.thought.shown} if prompt.thought is not None else set()
+    behind = finished.reasoning_tokens
     return RowEvidence(
         prompt=asked or "",
         text=text,
@@ -40,7 +42,7 @@ def row_evidence(
         end_token=finished.end_token_id,
         prompt_begin=prompt.token_ids[:2],
         probs=probs,
-        sentence_probs=_at_sentence_ends(finished.token_ids, probs, vocabulary),
+        sentence_probs=_at_sentence_ends(finished.token_ids[behind:], probs[behind:], vocabulary),
         rank_max=finished.trace.rank_max or 0,
         hidden_steps=finished.trace.hidden_steps,
         loop=loop,
@@ -48,7 +50,18 @@ def row_evidence(
         ending=ending_of(text, cut=verdict.truncated),
         special=tuple(item for item in finished.token_ids if item in special and item not in marks),
         in_thought=finished.in_thought,
+        thought_tokens=finished.reasoning_tokens,
+        asked_off=_asks_for_no_thought(prompt),
     )
+
+
+def _asks_for_no_thought(prompt: Prompt) -> bool:
+    """Whether a row asks for no thought: by an argument of its template, or by a word that models were taught."""
+    given, request = prompt.spec.template_args, prompt.request
+    turns = [turn["content"] for turn in request.turns or ()]
+    texts = [prompt.spec.system or "", request.prompt or "", *turns]
+    off = given.get("enable_thinking") is False or given.get("reasoning_effort") == "none"
+    return off or any(word in text for text in texts for word in _OFF)
 
 
 def loop_in(text: str) -> tuple[str, bool]:

@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from endmark.jobs.endings import ending_of
 from endmark.jobs.errors import UsageError
 from endmark.jobs.sampling import Sampling
-from endmark.jobs.vocabulary import EosSource, FinishReason, Verdict
+from endmark.jobs.vocabulary import EosSource, FinishReason, Part, Verdict
 from endmark.worker.doctor.evidence import Evidence, RowEvidence
 from endmark.worker.doctor.facts import read_facts, read_generation_config, read_weights
 from endmark.worker.doctor.sampled import loop_in
@@ -92,4 +92,6 @@ def _row(line: dict[str, Any]) -> RowEvidence:
         loop=text[-60:] if reason is FinishReason.REPETITION else loop,
         loop_changes=changes,
         ending=ending_of(text, cut=reason.truncated),
+        in_thought=line.get("ended_in") == Part.REASONING,  # which older traces lack
+        thought_tokens=line.get("reasoning_tokens", 0),
     )

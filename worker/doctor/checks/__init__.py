@@ -6,7 +6,7 @@ it is tested in milliseconds on evidence made up for it.
 
 from collections.abc import Callable
 
-from endmark.worker.doctor.checks import answers, learning, precision, sampling, template, tokens
+from endmark.worker.doctor.checks import answers, learning, precision, sampling, template, thinking, tokens
 from endmark.worker.doctor.evidence import Evidence
 from endmark.worker.doctor.findings import Finding, Level
 
@@ -29,7 +29,11 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     answers.marks_written,
     answers.ends_too_soon,
     answers.empty_answers,
-    answers.thought_unfinished,
+    thinking.thought_unfinished,
+    thinking.eos_in_thought,
+    thinking.nothing_behind_thought,
+    thinking.stopped_in_thought,
+    thinking.thinking_not_wanted,
     answers.budget_too_small,
     answers.beyond_window,
     tokens.end_token_unknown_elsewhere,

@@ -63,7 +63,9 @@ def ends_too_soon(evidence: Evidence) -> Finding | None:
 
 def empty_answers(evidence: Evidence) -> Finding | None:
     """Answers that ended before they said anything."""
-    empty = [row for row in evidence.rows if row.ending is Ending.EMPTY and not row.failed and not row.in_thought]
+    empty = [
+        row for row in evidence.rows if row.ending is Ending.EMPTY and not row.failed and not row.thought_tokens
+    ]
     if not empty:
         return None
     ended = sum(row.ended for row in empty)
@@ -105,21 +107,6 @@ def marks_written(evidence: Evidence) -> Finding | None:
         "stop there with the strategy `stop`; a model that writes end marks as text was trained on them as text: "
         "train it on chats whose marks are control tokens, as `endmark finetune` writes them",
         commands.run(facts, f"--strategy {quote(f'whole;stop:{stop}')}"),
-    )
-
-
-def thought_unfinished(evidence: Evidence) -> Finding | None:
-    """Budgets that were spent before the thought was closed."""
-    spent = [row for row in evidence.cut if row.in_thought]
-    if not spent:
-        return None
-    return Finding(
-        "thought unfinished",
-        Level.CAUSE,
-        "The token budget ran out inside the thought, before there was an answer",
-        f"{len(spent)} of {len(evidence.rows)} answers",
-        "raise `--max-new-tokens`",
-        commands.run(evidence.facts, f"--max-new-tokens {4 * evidence.budget}"),
     )
 
 
