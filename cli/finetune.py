@@ -10,7 +10,7 @@ from endmark.cli.options import Command, model_name
 from endmark.cli.training_progress import training_progress
 from endmark.jobs.errors import Interrupted, UsageError
 from endmark.jobs.finetuning.chats import read_chats
-from endmark.jobs.finetuning.request import FinetuneSpec
+from endmark.jobs.finetuning.request import LEARN_ANSWER, FinetuneSpec
 from endmark.jobs.launch.finetunings import check_extra, run_finetuning
 from endmark.jobs.settings import Settings
 
@@ -64,6 +64,13 @@ Examples:
 @_number("--batch-size", "batch_size", "Sequences at once.")
 @_number("--accumulate", "accumulate", "Batches a step.")
 @_number("--max-length", "max_length", "Tokens of a sequence; a longer answer is cut and gets no EOS.")
+@click.option(
+    "--learn",
+    type=click.Choice(["all", LEARN_ANSWER]),
+    default="all",
+    show_default=True,
+    help="Of an example with a thought: thought and answer, or the answer alone.",
+)
 @click.option("--packing", is_flag=True, help="Put several short examples into one sequence.")
 @_number("--seed", "seed", "Random seed of the split, the order and the adapter's first values.")
 @_number("--held-out", "held_out", "Examples kept for the evaluation, at most a fifth.")

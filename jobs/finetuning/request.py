@@ -9,6 +9,7 @@ from endmark.jobs.sampling_kinds import check_range
 from endmark.jobs.settings import DEMO_MODEL
 
 SPEC_VERSION = 1  # of the JSON form
+LEARN_ANSWER = "answer"
 _RANGES = {
     "steps": (1, 10**7),
     "rank": (1, 4096),
@@ -41,6 +42,7 @@ class FinetuneSpec:
     dropout: float = 0.1
     learning_rate: float = 2e-4
     max_length: int = 1024  # tokens of a sequence
+    learn: str = "all"  # of an example with a thought: `all`, or the `answer` alone
     packing: bool = False  # several short examples in one sequence
     seed: int = 0
     held_out: int = 64  # examples kept for the evaluation; at most a fifth of all
@@ -50,6 +52,8 @@ class FinetuneSpec:
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
             check_range(name, getattr(self, name), low, high)
+        if self.learn not in ("all", LEARN_ANSWER):
+            raise SpecError(f"learn is `{self.learn}`: must be `all` or `{LEARN_ANSWER}`")
         if not 0.0 <= self.dropout < 1.0:
             raise SpecError(f"dropout is {self.dropout:g}: must be from 0 to less than 1")
         for name in ("dataset", "output", "model"):

@@ -98,6 +98,56 @@ CASES = {  # template, turns, and the text with what is learned between ‹ and 
 }
 
 
+THINKS = (  # as DeepSeek-R1's and QwQ's: it opens the thought, and takes it out of what was answered
+    "{% for m in messages %}{{ '[' + m['role'] + ']' }}"
+    "{{ m['content'].split('</think>')[-1] | trim }}{{ '</s>' if m['role'] == 'assistant' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '[assistant]<think>\n' }}{% endif %}"
+)
+OPENS_ITSELF = THINKS.replace("<think>\n'", "'")
+THOUGHT = "<think>\nHm.\n</think>\n\nYes."
+THINKING = {  # template, the last answer, what is learned of thought and answer, and of the answer alone
+    "opened by the template": (
+        THINKS,
+        THOUGHT,
+        "[assistant]<think>\n‹Hm.\n</think>\n\nYes.</s>›",
+        "[assistant]<think>\nHm.\n</think>‹\n\nYes.</s>›",
+    ),
+    "opened by the model": (
+        OPENS_ITSELF,
+        THOUGHT,
+        "[assistant]‹<think>\nHm.\n</think>\n\nYes.</s>›",
+        "[assistant]<think>\nHm.\n</think>‹\n\nYes.</s>›",
+    ),
+    "only its end is written": (
+        THINKS,
+        "Hm.\n</think>\n\nYes.",
+        "[assistant]<think>\n‹Hm.\n</think>\n\nYes.</s>›",
+        "[assistant]<think>\nHm.\n</think>‹\n\nYes.</s>›",
+    ),
+    "a template that knows of no thoughts": (
+        NO_END,
+        THOUGHT,
+        "[assistant]‹<think>\nHm.\n</think>\n\nYes.</s>›\n",
+        "[assistant]<think>\nHm.\n</think>‹\n\nYes.</s>›\n",
+    ),
+    "no thought": (OPENS_ITSELF, "Yes.", "[assistant]‹Yes.</s>›", "[assistant]‹Yes.</s>›"),
+}
+
+
+@pytest.mark.parametrize("case", THINKING)
+def test_an_answer_is_learned_with_its_thought_or_alone(case):
+    """Templates take thoughts out of what was answered before, so an example had none, or was left out."""
+    template, answer, both, alone = THINKING[case]
+    tokenizer = tokenizer_of(template)
+    turns = [*HI, {"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+    for wanted, answer_alone in ((both, False), (alone, True)):
+        example = Labeller(tokenizer, {0, 3}, 1000, answer_alone=answer_alone).label(turns)
+        text = shown(tokenizer, example)
+        assert text[text.rindex("[assistant]") :] == wanted
+        assert "‹Hey.</s>›" in text
+        assert example.answers == 2
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_labels(case):
     template, turns, wanted = CASES[case]

@@ -11,6 +11,8 @@ from typing import Any
 
 from endmark.jobs.errors import ModelError, TokenUnknown
 from endmark.jobs.prompts import Turn
+from endmark.jobs.thinking import find_marks
+from endmark.worker.finetune.thoughts import shared, thought_of, with_thought
 
 IGNORED = -100  # the label of what is not to be learned
 # For models without a chat template: as Llama 2 was trained.
@@ -48,6 +50,7 @@ class Labeller:
         eos_ids: every end token of the model.
         max_length: tokens of an example, beyond which it is cut.
         embeddings: tokens that the model can take in. None: all that the tokeniser knows.
+        answer_alone: whether thoughts are shown and not learned.
 
     Raises:
         ModelError: the tokeniser has no end token.
@@ -60,6 +63,7 @@ class Labeller:
         max_length: int,
         *,
         embeddings: int | None = None,
+        answer_alone: bool = False,
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise ModelError("the tokeniser names no end token", hint="set `eos_token` in tokenizer_config.json")
@@ -67,6 +71,9 @@ class Labeller:
         self._eos_ids = frozenset((*eos_ids, tokenizer.eos_token_id))
         self._max_length = max_length
         self._embeddings = embeddings
+        self._answer_alone = answer_alone
+        added = (token.content for token in tokenizer.added_tokens_decoder.values())
+        self._marks = find_marks(tuple(added), [str(tokenizer.chat_template or "")])
 
     def label(self, turns: Sequence[Turn]) -> Labelled:
         """Return a chat as token ids and labels, cut to the length limit; a cut answer has no EOS.
@@ -75,12 +82,11 @@ class Labeller:
             TokenUnknown: it holds a token that the model has no embedding for.
         """
         clean = [self._without_end(turn) for turn in turns]
-        text = self._render(clean, generate=False)
+        text, spans = self._text(clean)
         token_ids: list[int] = []
         labels: list[int] = []
         ends: list[int] = []  # positions of the answers' EOS
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        spans = self._spans(clean, text)
         for token_id, (begin, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
             if spans and begin >= spans[0][1]:  # the first token behind an answer
                 spans.pop(0)
@@ -109,6 +115,18 @@ class Labeller:
             cut=len(token_ids) > length,
         )
 
+    def _text(self, turns: Sequence[Turn]) -> tuple[str, list[tuple[int, int]]]:
+        """Return a chat's text, and where in it stands what is to be learned."""
+        marks = thought_of(turns, self._marks)
+        if marks is None:
+            text = self._render(turns, generate=False)
+            return text, self._spans(turns, text)
+        text, begin, answer, end = with_thought(turns, marks, lambda part, more: self._render(part, generate=more))
+        return text, [
+            *self._spans(turns[:-1], text),
+            (answer if self._answer_alone else begin, self._past_space(text, end)),
+        ]
+
     def _spans(self, turns: Sequence[Turn], text: str) -> list[tuple[int, int]]:
         """Return where in the text the answers stand, as they would be generated, to the end of their content.
 
@@ -120,7 +138,7 @@ class Labeller:
                 continue
             before = self._render(turns[:index], generate=True)
             upto = self._render(turns[: index + 1], generate=False)
-            begin = _shared(before, upto)
+            begin = shared(before, upto)
             content = turn["content"].strip()
             at = upto.find(content, begin)
             end = at + len(content)
@@ -149,12 +167,6 @@ class Labeller:
         for name in self._tokenizer.convert_ids_to_tokens(sorted(self._eos_ids)):
             content = content.rstrip().removesuffix(name) if name else content
         return Turn(role="assistant", content=content)
-
-
-def _shared(first: str, second: str) -> int:
-    """Return how many characters both begin with."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
 @dataclass(frozen=True, slots=True)

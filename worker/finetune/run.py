@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 
 from endmark.jobs.errors import DatasetError, Problem, SpecError, TokenUnknown
 from endmark.jobs.finetuning.chats import Chat, read_chats
-from endmark.jobs.finetuning.request import FinetuneProgress, FinetuneSpec
+from endmark.jobs.finetuning.request import LEARN_ANSWER, FinetuneProgress, FinetuneSpec
 from endmark.worker.finetune.curve import write_curve
 from endmark.worker.finetune.evaluation import as_record, held_out_endings, held_out_perplexity, table
 from endmark.worker.finetune.holding import held
@@ -105,7 +105,13 @@ class _Training:
             self._tokenizer,
             vocabulary=network.config.get_text_config().vocab_size,
         )
-        labeller = Labeller(self._tokenizer, self._eos_ids, spec.max_length, embeddings=count_embeddings(network))
+        labeller = Labeller(
+            self._tokenizer,
+            self._eos_ids,
+            spec.max_length,
+            embeddings=count_embeddings(network),
+            answer_alone=spec.learn == LEARN_ANSWER,
+        )
         self._held_out, _ = _learnable(_labelled(labeller, split.held_out, spec))
         examples, said = _learnable(_labelled(labeller, split.train, spec))
         torch.manual_seed(spec.seed)
