@@ -11,6 +11,7 @@ from transformers import ExponentialDecayLengthPenalty
 
 from endmark.jobs.strategies import ScoreNumbers, build_strategies, score_numbers
 from endmark.worker.engine.layout import SLOT, score_values
+from endmark.worker.engine.sampler import gumbel, stream_key
 from endmark.worker.engine.scores import eos_statistics, forced_rows, shape_scores
 
 pytestmark = pytest.mark.engine
@@ -197,3 +198,11 @@ def test_the_last_budgeted_token_alone_is_forced(budget):
 def test_soft_landing_never_forces():
     for budget in range(1, 300):
         assert score_numbers(build_strategies(["soft-landing"]), budget).force_at == -1
+
+
+def test_no_token_s_noise_is_infinite():
+    """One of 2**24 numbers was rounded to 1, and its token drawn whatever its score: at temperature 1 and a
+    vocabulary of 128,256 that was one step in 131, and what a mask forbids was drawn too."""
+    noise = gumbel(torch.tensor([stream_key(0, 0)]), torch.tensor([7]), 5508)
+    assert noise[0, 5507] > 16
+    assert bool(noise.isfinite().all())

@@ -63,7 +63,8 @@ def gumbel(key: Tensor, position: Tensor, vocabulary: int) -> Tensor:
     tokens = torch.arange(vocabulary, device=key.device, dtype=torch.int64)
     row = _mix((key + position * 0x9E3779B9) & _MASK)
     bits = _mix(_mix((row.unsqueeze(-1) ^ (tokens * 0x9E3779B1 & _MASK)) & _MASK) ^ key.unsqueeze(-1))
-    uniform = ((bits >> 8).to(torch.float32) + 0.5) * 2.0**-24
+    # The largest would be rounded to 1, whose noise is infinite: that token would be drawn whatever its score.
+    uniform = (((bits >> 8).to(torch.float32) + 0.5) * 2.0**-24).clamp(max=1 - 2.0**-24)
     return -torch.log(-torch.log(uniform))
 
 

@@ -23,7 +23,8 @@ def _gumbel(key, position, tokens):
     """Return the noise of some tokens at a position of a row."""
     row = _mix(key + position.to(tl.uint32) * 0x9E3779B9)
     bits = _mix(_mix(row ^ (tokens.to(tl.uint32) * 0x9E3779B1)) ^ key)
-    uniform = ((bits >> 8).to(tl.float32) + 0.5) * 5.9604644775390625e-08
+    # The largest would be rounded to 1, whose noise is infinite: that token would be drawn whatever its score.
+    uniform = tl.minimum(((bits >> 8).to(tl.float32) + 0.5) * 5.9604644775390625e-08, 0.999999940395355224609375)
     return -tl.log(-tl.log(uniform))
 
 
