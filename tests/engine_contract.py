@@ -314,7 +314,7 @@ class EngineContract:
 class Alternating:
     """A mask of even and odd tokens in turn, from 60 to 79; of none after `until` tokens."""
 
-    refusal = "the mask lets no token follow"
+    refusal, surplus, closes = "the mask lets no token follow", 0, False
 
     def __init__(self, token_ids, budget, until=1000):
         self._count, self._until = len(token_ids), until

@@ -162,7 +162,8 @@ def test_rows_without_a_shape_are_as_they_are_alone(demo):
 
 def test_white_space_has_an_end_and_no_end_token_comes_before_the_value_is_whole(demo):
     """Models that were not trained for it write white space to the end of their budget."""
-    answers = demo.generate(PROMPTS, max_new_tokens=200, json_schema=PERSON)
+    answers = demo.generate(PROMPTS, max_new_tokens=60, json_schema=PERSON)
     for answer in answers:
         assert not any(" " * 9 in answer.text.replace(space, " ") for space in "\n\t\r")
-        assert answer.valid is (answer.verdict.eos_source is EosSource.NATURAL)
+        assert answer.valid
+        assert answer.verdict.eos_source in (EosSource.NATURAL, EosSource.FORCED)

@@ -62,6 +62,15 @@ class Answer:
             return None
         return self._finished(Verdict(FinishReason.ERROR, error=self.mask.refusal))
 
+    def retreat(self) -> bool:
+        """Take back the tokens that the mask gives back; return whether there are any."""
+        if self.mask is None or not (self.mask.words().any() and self.mask.surplus):
+            return False
+        kept = len(self.token_ids) - self.mask.surplus
+        self.mask.give_back()
+        self._forget(kept)
+        return True
+
     def _fresh_mask(self) -> TokenMask | None:
         """Return the mask of the answer as it stands: inside a thought everything may follow."""
         if self.request.mask is None:
@@ -157,7 +166,9 @@ class Answer:
         if ending is not None:
             return self._cut(ending)
         if is_eos:
-            ended = self._finished(Verdict(FinishReason.EOS, eos_source=source_of(flags)))
+            closed = self.mask is not None and self.mask.closes
+            source = EosSource.FORCED if closed else source_of(flags)
+            ended = self._finished(Verdict(FinishReason.EOS, eos_source=source))
             return replace(ended, end_token_id=token_id)
         return self._finished(Verdict(FinishReason.LENGTH)) if spent else None
 
@@ -192,17 +203,22 @@ class Answer:
         kept = max(self._first + place.token_count, self._before)
         self.rewinds += 1
         self.rewound_tokens += len(self.token_ids) - kept
-        del self.token_ids[kept:]
-        del self._probs[self.generated :]
+        self._forget(kept)
         self.sampling = _livened(self.request.sampling, place)
         asked = place.then
-        self._thought = self._thought_so_far()
         self._watchers = [asked if type(item) is type(asked) else item for item in self._fresh_watchers()]
+        self.mask = self._fresh_mask()
+
+    def _forget(self, kept: int) -> None:
+        """Keep no more than the first tokens; watchers are as new, and the row goes on from there."""
+        del self.token_ids[kept:]
+        del self._probs[self.generated :]
+        self._thought = self._thought_so_far()
+        self._watchers = self._fresh_watchers()
         self._text = self._view()
         self.taken_back = True
         self.steering.enter(self.token_ids, self.generated)
         self.budget = self._present_budget()
-        self.mask = self._fresh_mask()
 
     def _cut(self, ending: EndHere) -> Finished:
         """Finish where a watcher says, with no more than it keeps."""

@@ -133,10 +133,13 @@ class Engine:
         return blocked
 
     def _drop_blocked(self) -> list[Finished]:
-        """End the rows that no token may follow."""
+        """End the rows that no token may follow, and let those go back whose masks ask for it."""
         if not self._masks:
             return []
         asked = [row for row in self._scheduler.rows() if not row.waits_for_token]
+        for row in asked:
+            if row.answer.retreat():
+                self._take_back(row)
         blocked = [(row, finished) for row in asked if (finished := row.answer.blocked())]
         for row, _ in blocked:
             self._drop(row)

@@ -90,6 +90,17 @@ class TokenMask(Protocol):
     def words(self) -> NDArray[np.int32]:
         """Return a bit for each token, (ceil(V / 32),): 1 where it may follow. Tokens beyond the last may not."""
 
+    def give_back(self) -> None:
+        """Go back by `surplus` tokens."""
+
+    @property
+    def surplus(self) -> int:
+        """How many of the last tokens are to be taken back before another is drawn; once `words` has returned."""
+
+    @property
+    def closes(self) -> bool:
+        """Whether it lets only one way to the end follow, as no more is left of the budget."""
+
     @property
     def refusal(self) -> str:
         """Why no token may follow, where none may."""
@@ -102,13 +113,16 @@ class FreeMask:
         vocabulary: tokens.
     """
 
-    refusal = ""
+    refusal, surplus, closes = "", 0, False
 
     def __init__(self, vocabulary: int) -> None:
         self._words = np.full(-(-vocabulary // 32), -1, np.int32)
 
     def see(self, token_id: int) -> None:
         """Take the answer's next token."""
+
+    def give_back(self) -> None:
+        """Go back by no token."""
 
     def words(self) -> NDArray[np.int32]:
         """Return ones."""
@@ -130,6 +144,20 @@ class OpeningMask:
     def refusal(self) -> str:
         """Why no token may follow, where none may."""
         return self._mask.refusal
+
+    @property
+    def surplus(self) -> int:
+        """How many of the last tokens are to be taken back."""
+        return self._mask.surplus
+
+    @property
+    def closes(self) -> bool:
+        """Whether it lets only one way to the end follow."""
+        return self._mask.closes
+
+    def give_back(self) -> None:
+        """Go back by `surplus` tokens."""
+        self._mask.give_back()
 
     def see(self, token_id: int) -> None:
         """Take the answer's next token; one that opens the phase is none of the mask's."""

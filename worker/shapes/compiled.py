@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from endmark.jobs.shapes import Shape
+from endmark.jobs.shapes import Shape, ShapeKind
 from endmark.jobs.shapes.grammar import grammar_of, llguidance
+from endmark.jobs.shapes.matching import byte_matcher
 from endmark.worker.engine.steering import TokenMask
 from endmark.worker.engine.text import Vocabulary
+from endmark.worker.shapes.closing import Closer, Grammar
 from endmark.worker.shapes.mask import Compiled, ShapeMask
 
 _KEPT = 256  # compiled shapes
@@ -27,9 +29,11 @@ class Shapes:
     Args:
         vocabulary: of the model's tokeniser.
         eos_ids: all end tokens.
+        closes: whether answers are closed inside their budget; without it they are cut, for comparison.
     """
 
-    def __init__(self, vocabulary: Vocabulary, eos_ids: Collection[int]) -> None:
+    def __init__(self, vocabulary: Vocabulary, eos_ids: Collection[int], *, closes: bool = True) -> None:
+        self._closes = closes
         self._vocabulary = vocabulary
         self._eos_ids = sorted(eos_ids)
         self._compiled: OrderedDict[Shape, Compiled] = OrderedDict()
@@ -41,17 +45,38 @@ class Shapes:
         Raises:
             MissingDependency: the extra `shapes` is not installed.
         """
+        return partial(ShapeMask, self._of(shape), self._pool)
+
+    def fewest_tokens(self, shape: Shape) -> int | None:
+        """Return how many tokens the shortest value takes, its end token included; None if none was found."""
+        way = self._of(shape).way
+        return None if way is None else len(way.token_ids) + 1
+
+    def _of(self, shape: Shape) -> Compiled:
+        """Return a shape compiled, now or before."""
         with self._lock:
             compiled = self._compiled.pop(shape, None) or self._compile(shape)
             self._compiled[shape] = compiled
             while len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
-        return partial(ShapeMask, compiled, self._pool)
+        return compiled
 
     def _compile(self, shape: Shape) -> Compiled:
         """Return a shape as a matcher of the model's tokens."""
-        matcher = llguidance().LLMatcher(self._tokenizer, grammar_of(shape), log_level=0)
-        return Compiled(matcher, self._end_bits, self._vocabulary)
+        grammar = grammar_of(shape)
+        matcher = llguidance().LLMatcher(self._tokenizer, grammar, log_level=0)
+        single, known = byte_matcher(grammar), Grammar(shape.kind is ShapeKind.JSON_SCHEMA)
+        if shape.kind is ShapeKind.CHOICES:
+            way = self._closer.fewest(label.encode() for label in shape.choices)
+        else:
+            way = self._closer.shortest(single, known)
+        way = way if self._closes else None
+        return Compiled(matcher, single, self._end_bits, self._vocabulary, self._closer, way, known)
+
+    @cached_property
+    def _closer(self) -> Closer:
+        """What finds ways to close, in the model's tokens."""
+        return Closer(self._vocabulary, self._eos_ids)
 
     @cached_property
     def _pool(self) -> Executor:
