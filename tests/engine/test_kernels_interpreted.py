@@ -36,6 +36,10 @@ def test_every_kernel_gives_the_numbers_of_its_oracle():
     interpret([f"tests/gpu/test_{name}.py" for name in names], least=50)
 
 
+def test_fused_layers_give_the_numbers_of_the_model_they_stand_for():
+    interpret(["tests/gpu/test_fusion.py"], least=15)
+
+
 @pytest.mark.slow
 def test_the_cuda_engine_passes_the_contract_of_all_engines():
     """The whole path of a card, its scheduler, slots, staging and kernels, on a tiny model."""

@@ -19,7 +19,7 @@ from endmark.worker.engine.layout import LISTS, RESULT, SLOT
 from endmark.worker.engine.plan import PrefillRow
 from endmark.worker.engine.slot_record import slot_lists, slot_record
 from tests.engine.test_adjusting import written
-from tests.gpu.test_sampling import plain, unsteered
+from tests.gpu.test_sampling import assert_same, plain, unsteered
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")]
 
@@ -94,7 +94,8 @@ def test_penalties_are_those_of_the_plain_path_in_one_step_with_other_rows(vocab
     adjust(scores, changed, written(changed), torch.tensor(eos))
     adjusted = logits.index_copy(0, chosen, scores)
     steps = torch.tensor([row.step for row in rows])
-    want = plain(logits, torch.tensor(eos), records, steps, steps, adjusted)
+    slots = torch.arange(len(rows))
+    want, _ = plain(logits, torch.tensor(eos), records, slots, steps, steps, logits=adjusted)
     assert (adjusted != logits).any(-1).sum() > len(rows) // 2
 
     lists = torch.zeros(len(rows), LISTS.width, dtype=torch.int32)
@@ -103,10 +104,10 @@ def test_penalties_are_those_of_the_plain_path_in_one_step_with_other_rows(vocab
             lists[row.slot] = torch.from_numpy(own)
     rooms = Rooms.build(tables, lists.to(DEVICE), history, vocabulary)
     flat = [(token, row.slot, place) for row in rows for place, token in enumerate(row.token_ids)]
-    tokens, slots, places = torch.tensor(flat, device=DEVICE).T.contiguous()
-    note_tokens(tokens, slots.int(), places.int(), tables, history)
+    tokens, owners, places = torch.tensor(flat, device=DEVICE).T.contiguous()
+    note_tokens(tokens, owners.int(), places.int(), tables, history)
     lengths = torch.tensor([len(row.token_ids) - 1 for row in rows])
-    ints = (part.to(DEVICE, torch.int32) for part in (torch.arange(len(rows)), lengths, steps, steps))
+    ints = (part.to(DEVICE, torch.int32) for part in (slots, lengths, steps, steps))
     result = torch.zeros(RESULT.width, len(rows), dtype=torch.int32, device=DEVICE)
     table = torch.zeros(STATES, vocabulary, dtype=torch.uint8, device=DEVICE)
     records, ids = records.to(DEVICE), torch.tensor(eos, dtype=torch.int32, device=DEVICE)
@@ -114,9 +115,7 @@ def test_penalties_are_those_of_the_plain_path_in_one_step_with_other_rows(vocab
     finish_step(logits.to(DEVICE), ids, SampledRows(*ints), records, table, steering, rooms, result)
 
     result = result.cpu()
-    for name, wanted in (("token", want[0]), ("rank", want[2]), ("flags", want[3])):
-        assert result[RESULT[name]].tolist() == wanted.tolist(), name
-    assert torch.allclose(result[RESULT["eos_prob"]].view(torch.float32), want[1], atol=1e-5)
+    assert_same(result, want, eos)
     assert torch.equal(SLOT.of(records.cpu(), "last"), result[RESULT["token"]])
     assert not rooms.counts.any()
     assert len(rooms.scores) == min(programs, len(rows))

@@ -136,6 +136,16 @@ def test_norms(offset, width):
     assert error(got, plain(total)) < 1e-6
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-4])
+def test_a_norm_of_almost_nothing_is_bounded_by_its_epsilon(size):
+    """Without it a row of zeros is no number, and a row of small ones is as large as any other."""
+    x, weight = random(2, 192, seed=1) * size, random(192, seed=3)
+    want = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * weight
+    got, _ = rms_norm(x, weight, 1e-6, offset=False)
+    assert torch.allclose(got, want, atol=1e-6)
+    assert not got.isnan().any()
+
+
 def test_gates():
     both = random(4, 2200, seed=1)
     gate, up = both.split(1100, -1)

@@ -13,11 +13,12 @@ from endmark.jobs.strategies import build_strategies, score_numbers
 from endmark.worker.engine.cuda.kernels.inputs import begin_step
 from endmark.worker.engine.cuda.kernels.sampling import finish_step
 from endmark.worker.engine.cuda.rooms import Rooms, SampledRows, Steering
-from endmark.worker.engine.flags import FORCED, HIDDEN, NATURAL
+from endmark.worker.engine.flags import FORCED, NATURAL
 from endmark.worker.engine.layout import LISTS, RESULT, SLOT, STEP, score_values
-from endmark.worker.engine.sampler import Draw, choose, stream_key
-from endmark.worker.engine.scores import eos_statistics, forced_rows, shape_scores
+from endmark.worker.engine.sampler import stream_key
+from endmark.worker.engine.scores import eos_statistics
 from endmark.worker.engine.steering import MOST_INSERTED
+from endmark.worker.engine.step_end import StepEnd
 
 # the number that stands for "no published arithmetic" is NaN, of which the interpreter's NumPy warns
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")]
@@ -36,26 +37,31 @@ STRATEGIES = [
 ]
 
 
-def plain(raw, eos, records, steps, positions, logits=None):
-    """Tokens, EOS probabilities, ranks and flags as the plain path computes them.
+def plain(raw, eos, records, slots, steps, positions, *, table=None, logits=None):
+    """Return what the plain path's own step gives, and the records as it leaves them.
 
     Args:
+        records: (S, SLOT.width), by slot; the others are (R,).
         logits: the scores after the rows' penalties, if any has one.
     """
-    probs, ranks = eos_statistics(raw, eos)
-    logits = raw if logits is None else logits
-    draw = Draw.of(records, positions)
-    shaped = SLOT.of(records, "shaped").nonzero().squeeze(-1)
-    scores = logits.clone()
-    ended = SLOT.of(records[shaped], "landing") >= LANDED
-    scores[shaped] = shape_scores(logits[shaped], eos, records[shaped], steps[shaped], ended)
-    tokens, hidden = choose(scores, draw, eos)
-    forced = forced_rows(records, steps)
-    flags = torch.full_like(tokens, NATURAL)
-    without, _ = choose(logits, draw, eos)
-    by_strategy = torch.where(torch.isin(without, eos), NATURAL, torch.where(forced, FORCED, 0))
-    flags[shaped] = torch.where(torch.isin(tokens, eos), by_strategy, 0)[shaped]
-    return tokens, probs, ranks, flags + hidden.long() * HIDDEN
+    end = StepEnd(eos, len(records), table, raw.device)
+    end.records[:] = records
+    return end.draw(raw, raw if logits is None else logits, slots, steps, positions), end.records
+
+
+def told(tokens, flags, eos):
+    """Return the flags that mean something: NATURAL does of an end alone."""
+    return [bits if token in eos else bits & ~NATURAL for token, bits in zip(tokens, flags, strict=True)]
+
+
+def assert_same(result, want, eos):
+    """The columns (RESULT.width, R) that a step wrote are what the plain path gave."""
+    tokens, ranks, flags = (result[RESULT[name]].tolist() for name in ("token", "rank", "flags"))
+    assert tokens == want.token_ids
+    assert ranks == want.eos_ranks
+    assert told(tokens, flags, eos) == told(tokens, want.flags, eos)
+    probs = result[RESULT["eos_prob"]].contiguous().view(torch.float32)
+    assert torch.allclose(probs, torch.tensor(want.eos_probs), atol=1e-5)
 
 
 def record(given, **values):
@@ -107,8 +113,7 @@ def test_a_step_ends_as_on_the_plain_path(vocabulary, eos, seed):
     slots = torch.randperm(rows + 1)[:rows]
     steps = torch.tensor([rng.choice([0, 50, 81, 90, 98, 99]) for _ in range(rows)])
     table = torch.randint(0, STATES, (STATES, vocabulary)).to(torch.uint8)
-    before = records.clone()
-    want = plain(logits, torch.tensor(eos), records[slots], steps, steps + 3)
+    want, after = plain(logits, torch.tensor(eos), records, slots, steps, steps + 3, table=table)
 
     records = records.to(DEVICE)
     result = torch.full((RESULT.width, rows + 3), -7, dtype=torch.int32, device=DEVICE)
@@ -117,18 +122,30 @@ def test_a_step_ends_as_on_the_plain_path(vocabulary, eos, seed):
     steering = unsteered(rows + 1, eos)
     finish_step(logits.to(DEVICE), ids, SampledRows(*ints), records, table.to(DEVICE), steering, rooms, result, 2)
 
-    got = result.cpu()[:, 2 : 2 + rows]
-    for name, wanted in (("token", want[0]), ("rank", want[2]), ("flags", want[3])):
-        assert got[RESULT[name]].tolist() == wanted.tolist(), name
-    assert torch.allclose(got[RESULT["eos_prob"]].contiguous().view(torch.float32), want[1], atol=1e-5)
+    assert_same(result.cpu()[:, 2 : 2 + rows], want, eos)
     assert (result.cpu()[:, :2] == -7).all()
-    records = records.cpu()
-    for row, slot in enumerate(slots.tolist()):
-        token = got[RESULT["token"], row]
-        assert SLOT.of(records, "last")[slot] == token
-        landing = SLOT.of(before, "landing")[slot]
-        watched = SLOT.of(records, "after_sentence")[slot] > 0
-        assert SLOT.of(records, "landing")[slot] == (table[landing, token] if watched else landing)
+    watched = SLOT.of(after, "after_sentence") > 0
+    assert torch.equal(SLOT.of(records.cpu(), "last"), SLOT.of(after, "last"))
+    assert torch.equal(SLOT.of(records.cpu(), "landing")[watched], SLOT.of(after, "landing")[watched])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_an_end_that_comes_by_itself_where_it_is_forced_is_natural(temperature):
+    """It was booked as forced, and a strategy took the credit for an ending that was the model's own."""
+    vocabulary, eos, rows = 999, [1, 7], 2
+    logits = torch.zeros(rows, vocabulary)
+    logits[0, 7], logits[1, 5] = 50.0, 50.0  # the first row ends by itself, the other would go on
+    given = score_numbers(build_strategies(["eos-reward"]), 100)
+    records = torch.stack([record(given, key=7, temperature=temperature) for _ in range(rows)])
+    slots, steps = torch.arange(rows), torch.full((rows,), 99)
+    want, _ = plain(logits, torch.tensor(eos), records, slots, steps, steps)
+    result = torch.zeros(RESULT.width, rows, dtype=torch.int32, device=DEVICE)
+    ids, *ints = (part.to(DEVICE, torch.int32) for part in (torch.tensor(eos), slots, steps, steps, steps))
+    rooms, steering = empty_rooms(rows, vocabulary), unsteered(rows, eos)
+    finish_step(logits.to(DEVICE), ids, SampledRows(*ints), records.to(DEVICE), None, steering, rooms, result)
+    assert_same(result.cpu(), want, eos)
+    assert [bits & (NATURAL | FORCED) for bits in want.flags] == [NATURAL, FORCED]
+    assert set(want.token_ids) <= set(eos)
 
 
 def test_scores_that_are_no_numbers_are_told_and_choose_a_token_that_exists():

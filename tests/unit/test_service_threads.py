@@ -141,11 +141,11 @@ def test_a_busy_thread_does_not_slow_the_engine_down(running):
     busy.start()
     took = []
     try:
-        for count in (1, 2, 3):  # the best of three, for the machine may be busy too
-            began = time.monotonic()
+        for count in (1, 2, 3):
+            began = time.process_time()  # the busy thread spends all that is waited; other processes do not count
             run.thread.submit([request(count, 60, budget=100)])
             run.wait_for(count)
-            took.append(time.monotonic() - began)
+            took.append(time.process_time() - began)
         assert min(took) < 1  # 610 times 5 ms are 3 s
     finally:
         stop.set()

@@ -78,15 +78,15 @@ def counters(store, job):
 
 
 def recounted(store, job):
-    """The same counters, counted row by row over the results that stand."""
-    found = rows_of(
+    """The same counters, counted row by row: a row's result is the last attempt of the round that it is in."""
+    rounds = dict(rows_of(store, "SELECT row, round FROM rows WHERE job_id = :job", job=job))
+    attempts = rows_of(
         store,
-        "SELECT a.finish_reason, a.eos_source, a.ending, a.prompt_tokens, a.completion_tokens,"
-        " a.ended_in, a.reasoning_tokens"
-        " FROM rows r JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.round = r.round AND a.final"
-        " WHERE r.job_id = :job",
+        "SELECT row, round, finish_reason, eos_source, ending, prompt_tokens, completion_tokens, ended_in,"
+        " reasoning_tokens FROM attempts WHERE job_id = :job ORDER BY row, round, attempt",
         job=job,
     )
+    found = {row: values for row, round, *values in attempts if rounds[row] == round}.values()
     counts = dict.fromkeys(COUNTERS, 0)
     for reason, source, ending, prompt, completion, part, reasoning in found:
         counts["failed" if reason == "error" else "succeeded"] += 1
