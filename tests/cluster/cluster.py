@@ -1,0 +1,236 @@
+"""Three hosts, their servers and workers, and a schedule of faults drawn from a seed."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from sqlalchemy import create_engine, text
+
+from endmark.db.connection import open_store
+from endmark.db.jobs import load_job
+from endmark.jobs.errors import BrokerError
+from endmark.jobs.queue import wake
+from tests.cluster.checker import check
+from tests.cluster.faults import faults_of
+from tests.cluster.host import COMPILER, Host
+from tests.cluster.recording import read_events, watch_ledger
+from tests.cluster.scripted import answer_of
+from tests.cluster.servers import Postgres, Valkey, end
+from tests.cluster.wire import Wire
+from tests.integration.service_fixtures import submit
+
+LEASE = 4.0  # seconds, for the product's 90; what the product waits for a dead link is scaled with it
+_LINK = "connect_timeout=2&tcp_user_timeout=1500&keepalives_idle=1&keepalives_interval=1&keepalives_count=1"
+_FROZEN_AFTER = "1s"
+_STEP = 0.03  # seconds a token
+_DISK = 48  # MB of the SQLite ledger's disk
+_ROOT = Path(__file__).parents[2]
+
+
+class Cluster:
+    """A servers' host and two workers' hosts on one wire.
+
+    Args:
+        folder: of homes and histories.
+        seed: of the faults and of what the network loses.
+        data: a stopped Postgres server's data, see `data_folder`; without it the ledger is a SQLite file, which
+            the two workers share as processes of one host do.
+    """
+
+    has_clocks = COMPILER is not None
+    worker_hosts = ("one", "two")
+
+    def __init__(self, folder, seed, data=None, model="m"):
+        self.folder, self.model = folder, model
+        self._random = random.Random(seed)
+        self._seed = seed
+        self._expected = {}
+        self._workers = {}
+        self._all = []  # every worker process ever started
+        self.faults = []  # (begin, end, host, name)
+        self.hosts = {}
+        self._undo = contextlib.ExitStack()
+        try:
+            self._build(data)
+        except BaseException:
+            self._undo.close()
+            raise
+
+    def _build(self, data):
+        """Make hosts, servers and ledger, each with what undoes it."""
+        self.wire = Wire(self._seed)
+        for number, name in enumerate(("servers", *self.worker_hosts), 1):
+            self.hosts[name] = Host(self.wire, name, f"10.77.0.{number}", self.folder / name)
+            self._undo.callback(self.hosts[name].remove)
+        self._undo.callback(self.wire.close)
+        self.wire.start()
+        self.broker = Valkey(self.hosts["servers"])
+        self._undo.callback(self.broker.crash)
+        self.broker.start()
+        self.postgres = self._disk = None
+        self.store = open_store(self._ledger(data), upgrade=True)
+        self._undo.callback(self.store.close)
+        watch_ledger(self.store)
+        (self.folder / "history").mkdir()
+
+    def _ledger(self, data):
+        """Make the ledger's place; return its URL for the test, and keep that for the workers."""
+        if data is None:
+            self._disk = self.folder / "disk"
+            self._disk.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_DISK}m", "endmark", self._disk], check=True)
+            self._undo.callback(subprocess.run, ["umount", self._disk], check=True)
+            self._workers_url = f"sqlite:///{self._disk / 'ledger.db'}"
+            return self._workers_url
+        self.postgres = Postgres(data, self.hosts["servers"])
+        self._undo.callback(self.postgres.crash)
+        self.postgres.start()
+        name = f"cluster_{self._seed}_{os.getpid()}"
+        engine = create_engine(
+            self.postgres.url("postgres", local=True).replace("postgresql:", "postgresql+psycopg:")
+        )
+        with engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT").execute(text(f"CREATE DATABASE {name}"))
+        engine.dispose()
+        self._workers_url = f"{self.postgres.url(name)}?{_LINK}"
+        return self.postgres.url(name, local=True)
+
+    def submit(self, rows, **options):
+        """Store a job and wake the workers."""
+        prompts = [f"place {row}" for row in range(rows)]
+        job = submit(self.store, prompts, shard_size=16, model=self.model, **options)
+        self._expected.update(((job, row), answer_of(prompt)) for row, prompt in enumerate(prompts))
+        with contextlib.suppress(BrokerError):  # workers look by themselves
+            wake(self.broker.local, self.model, None, 2)
+        return job
+
+    def start_worker(self, host):
+        """Start the host's worker, unless one runs that is not about to end."""
+        former = self._workers.get(host)
+        if former is not None and former.poll() is None and not getattr(former, "ending", False):
+            return
+        told = {
+            "host": host, "history": str(self.folder / "history"), "model": self.model, "lease": LEASE,
+            "grace": 2.0, "step": _STEP, "frozen_after": _FROZEN_AFTER,
+        }  # fmt: skip
+        environment = {
+            "ENDMARK_HOME": str(self.hosts[host].home),
+            "ENDMARK_DATABASE_URL": self._workers_url,
+            "ENDMARK_BROKER_URL": self.broker.url,
+            "PYTHONPATH": str(_ROOT),
+        }
+        with (self.hosts[host].home / "worker.log").open("ab") as log:
+            self._workers[host] = self.hosts[host].start(
+                [sys.executable, "-m", "tests.cluster.worker", json.dumps(told)],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                cwd=_ROOT,
+            )
+        self._all.append(self._workers[host])
+
+    def signal(self, host, number):
+        """Send a signal to the host's worker."""
+        process = self._workers[host]
+        process.ending = number == signal.SIGTERM or getattr(process, "ending", False)
+        if process.poll() is None:
+            process.send_signal(number)
+
+    def kill(self, host):
+        """SIGKILL the host's worker."""
+        end(self._workers[host])
+
+    def links(self, host):
+        """The ways from a host to the servers and back."""
+        here, there = self.hosts[host].address, self.hosts["servers"].address
+        return self.wire.link(here, there), self.wire.link(there, here)
+
+    def fill_disk(self):
+        """Leave no room on the ledger's disk."""
+        with (self._disk / "filler").open("wb", buffering=0) as file:
+            try:
+                while file.write(bytes(65536)) == 65536:
+                    pass
+            except OSError:
+                pass
+
+    def free_disk(self):
+        """Give the room back."""
+        (self._disk / "filler").unlink(missing_ok=True)
+
+    def run(self, count, seconds=5.0):
+        """Let so many faults happen within a time, overlapping as they come; all have ended when this returns."""
+        every = faults_of(self)
+        first = self._seed * count
+        chosen = [_turn(list(every), number) for number in range(first, first + count)]
+        moments = []  # (when, number, whether it begins)
+        began = time.monotonic()
+        planned = []
+        for number, name in enumerate(chosen):
+            fault = every[name](self._random.choice(self.worker_hosts))
+            start = began + self._random.uniform(0, seconds / 2)
+            length = (
+                self._random.uniform(0.3, 1.5) * LEASE
+                if name == "frozen"
+                else self._random.uniform(0.3, seconds / 2)
+            )
+            planned.append((name, fault))
+            moments += [(start, number, True), (start + length, number, False)]
+        starts = {}
+        for when, number, begins in sorted(moments):
+            time.sleep(max(0.0, when - time.monotonic()))
+            name, fault = planned[number]
+            if begins:
+                starts[number] = time.monotonic()
+                fault.begin()
+            else:
+                fault.end()
+                self.faults.append((starts[number], time.monotonic(), fault.host, name))
+        self.wire.heal()
+
+    def wait_for_claims(self, seconds=60.0):
+        """Wait until every worker holds a shard."""
+        deadline = time.monotonic() + seconds
+        query = text("SELECT count(DISTINCT worker) FROM shards WHERE state = 'running'")
+        while True:
+            with self.store.reader.connect() as connection:
+                if connection.execute(query).scalar() == len(self.worker_hosts):
+                    return
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.05)
+
+    def wait(self, jobs, seconds=60.0):
+        """Wait until the jobs have ended, starting workers again as a supervisor does."""
+        deadline = time.monotonic() + seconds
+        while not all(load_job(self.store, job).state.is_final for job in jobs):
+            assert time.monotonic() < deadline, f"after {self.faults}:\n{self.log()}"
+            for host in self.worker_hosts:
+                self.start_worker(host)
+            time.sleep(0.1)
+
+    def wrong(self):
+        """What the checker says."""
+        events = read_events((self.folder / "history").iterdir())
+        return check(self.store, events, self._expected, lease=LEASE, faults=[item[:3] for item in self.faults])
+
+    def log(self):
+        """The workers' last lines."""
+        return "\n".join((self.hosts[name].home / "worker.log").read_text()[-3000:] for name in self.worker_hosts)
+
+    def close(self):
+        """End everything."""
+        for process in self._all:
+            end(process)
+        self._undo.close()
+
+
+def _turn(names, number):
+    """The fault whose turn it is: over all seeds each comes as often, and in ever other company."""
+    rounds, index = divmod(number, len(names))
+    return random.Random(rounds).sample(names, len(names))[index]
