@@ -77,7 +77,8 @@ def main() -> None:
     parser.add_argument("--answers", type=Path, metavar="FILE", help="write all answers of the strategy there")
     options = parser.parse_args()
     prompts, loaded = read_prompts(options.dataset), load_engine(options.model, device=options.device)
-    window = int(0.6 * options.budget)
+    landing = next(item for item in build_strategies([options.strategy]) if item.place.is_scores)
+    window = int(landing.number("start") * options.budget)
     for temperature in map(float, options.temperatures.split(",")):
         found = []
         for strategy in ("baseline", options.strategy):
