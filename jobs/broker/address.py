@@ -91,7 +91,9 @@ def why_silent(url: str, timeout: float = 1.0) -> str | None:
         with client(address, timeout) as asked:
             asked.ping()
     except (RedisError, OSError) as error:
-        return str(error) or type(error).__name__
+        system = error.__context__  # the client tells its number and the address once more
+        said = system.strerror if isinstance(system, OSError) else None
+        return said or str(error) or type(error).__name__
     return None
 
 
