@@ -1,9 +1,7 @@
 """`endmark compare`: the same rows under several strategies, and which of them to take."""
 
-import random
 import shlex
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,33 +10,22 @@ import click
 
 from endmark.cli.beforehand import check_broker, check_folders
 from endmark.cli.crew import Crew
+from endmark.cli.drawing import Sample, draw, store_sample
 from endmark.cli.notifying import wake_workers
 from endmark.cli.options import build_spec, spec_options
 from endmark.cli.pages.gathering import build_report, check_page, table, write_report
 from endmark.cli.progress import counting, job_progress
 from endmark.cli.session import opened
-from endmark.cli.submission import Submission, bad_rows, dataset_name, settled, store_job, tell_notes
+from endmark.cli.submission import dataset_name
 from endmark.cli.terminal import note
 from endmark.cli.waiting import ended_like_by_ctrl_c, pause, wait_for
 from endmark.db.connection import Store
-from endmark.jobs.datasets import checked_rows, open_dataset
 from endmark.jobs.errors import EndmarkError, Interrupted, UsageError
 from endmark.jobs.settings import Settings
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.spelling import counted
 
 _DEFAULT = ("baseline", "soft-landing", "whole")
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Rows of a dataset, in its order."""
-
-    rows: list[str]  # JSON texts of their cells
-    columns: Sequence[str]
-    whole: int  # rows of the dataset
-    spec: GenerationSpec  # with the dataset's own prompt column
-    priority: int  # of the jobs
 
 
 @click.command(
@@ -68,7 +55,7 @@ def compare(dataset: str, output: str, sample: int, **options: Any) -> None:  # 
         check_broker(settings, needed=True)
         check_folders(next(iter(specs.values())))
         with counting("checked") as on_progress:
-            drawn = _draw(dataset, next(iter(specs.values())), sample, options, on_progress)
+            drawn = draw(dataset, next(iter(specs.values())), sample, options, on_progress)
         name = options["name"] or dataset_name(dataset)
         note(f"{counted(len(drawn.rows), 'row')} of {drawn.whole:,}, {len(specs)} times")
         jobs = _run(settings, store, drawn, specs, name, output)
@@ -110,40 +97,6 @@ def _specs(options: dict[str, Any], adapter: str | None) -> dict[str, Generation
     return found
 
 
-def _draw(path: str, spec: GenerationSpec, size: int, options: dict[str, Any], on_progress: Any) -> Sample:  # noqa: ANN401
-    """Check the whole dataset, and draw rows from it.
-
-    Raises:
-        DatasetError: rows cannot be used, and are not to be left out.
-    """
-    skip = options["skip_bad_rows"]
-    with (
-        open_dataset(path, options["format"], delimiter=options["delimiter"]) as dataset,
-        bad_rows(path, skip=skip) as reject,
-    ):
-        spec = settled(spec, dataset, skip_bad_rows=skip)
-        rows, whole = _reservoir(checked_rows(dataset, spec, on_bad=reject), size, on_progress)
-        tell_notes(dataset)
-        return Sample(rows, dataset.columns, whole, spec, options["priority"])
-
-
-def _reservoir(batches: Iterable[list[str]], size: int, on_progress: Any) -> tuple[list[str], int]:  # noqa: ANN401
-    """Return rows of which each is as likely to be drawn as any other, always the same, and how many there are."""
-    rng = random.Random(0)
-    kept: list[tuple[int, str]] = []
-    seen = 0
-    for batch in batches:
-        for row in batch:
-            if len(kept) < size:
-                kept.append((seen, row))
-            elif (place := rng.randrange(seen + 1)) < size:
-                kept[place] = (seen, row)
-            seen += 1
-        if on_progress is not None:
-            on_progress(seen)
-    return [row for _, row in sorted(kept)], seen
-
-
 def _run(
     settings: Settings, store: Store, drawn: Sample, specs: dict[str, GenerationSpec], name: str, output: str
 ) -> dict[str, str]:
@@ -157,7 +110,7 @@ def _run(
             members = list(group)
             with Crew(settings, store, members[0][1]) as crew:
                 for label, spec in members:
-                    job = _stored(store, drawn, spec, f"{name}: {label}")
+                    job = store_sample(store, drawn, spec, f"{name}: {label}")
                     ids[label] = job.job_id
                     note(f"job {job.job_id}: {label}")
                     wake_workers(store, crew.broker_url, *job.spec.queue)
@@ -169,12 +122,6 @@ def _run(
         error.hint = f"{error.hint or 'fix it'}\n{_to_go_on(store, ids, output)}"
         raise
     return ids
-
-
-def _stored(store: Store, drawn: Sample, spec: GenerationSpec, name: str) -> Submission:
-    """Store one job of the comparison."""
-    spec = replace(spec, prompt_column=drawn.spec.prompt_column)
-    return store_job(store, [drawn.rows], spec, columns=lambda: drawn.columns, name=name, priority=drawn.priority)
 
 
 def _to_go_on(store: Store, ids: dict[str, str], output: str) -> str:

@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "endmark.cli.compare:compare",
         "Run the same rows under several strategies, and say which to take.",
     ),
+    "estimate": ("endmark.cli.estimate:estimate", "Run a sample of a dataset, and say what the whole would take."),
     "cancel": ("endmark.cli.control:cancel", "End a job; what is done is kept."),
     "pause": ("endmark.cli.control:pause", "Stop a job, to be resumed."),
     "resume": ("endmark.cli.control:resume", "Let a paused or interrupted job go on."),

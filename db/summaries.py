@@ -1,7 +1,8 @@
-"""What is read of a job beyond its exported rows: EOS probabilities, why rows failed, how many run in a loop."""
+"""What is read of a job beyond its exported rows: EOS probabilities, sums of tokens, why rows failed, loops."""
 
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import bindparam, text
 
@@ -64,3 +65,36 @@ def count_loops(store: Store, job_id: str) -> int:
     """
     with reading(store) as connection:
         return int(connection.execute(_LOOPS, {"job": job_id}).scalar_one())
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSums:
+    """Sums over the results of a job's rows, and of their squares."""
+
+    rows: int
+    prompt_tokens: int
+    prompt_squares: int
+    completion_tokens: int
+    completion_squares: int
+
+
+_TOKENS = text(
+    "SELECT count(*), "
+    + ", ".join(
+        f"coalesce(sum({name}), 0), coalesce(sum(CAST({name} AS BIGINT) * {name}), 0)"
+        for name in ("prompt_tokens", "completion_tokens")
+    )
+    + " FROM attempts a WHERE job_id = :job AND final"
+    " AND attempt = (SELECT max(attempt) FROM attempts b WHERE b.job_id = a.job_id AND b.row = a.row AND b.final)"
+)
+
+
+def token_sums(store: Store, job_id: str) -> TokenSums:
+    """Return the sums over a job's results; every row of it is read.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    with reading(store) as connection:
+        found = connection.execute(_TOKENS, {"job": job_id}).one()
+    return TokenSums(*map(int, found))

@@ -1,13 +1,16 @@
-"""`endmark ask` and `endmark check` as a user types them."""
+"""`endmark ask`, `endmark check` and `endmark estimate` as a user types them."""
 
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def endmark(*words, home, given="", **environment):
@@ -64,3 +67,16 @@ def test_what_is_in_the_way_is_told_with_its_fix_and_the_exit_code(tmp_path):
     assert any(line.startswith("bad   database   the database `oracle` is not supported") for line in lines)
     assert any(line.startswith("bad   broker") for line in lines)
     assert sum("→" in line for line in lines) >= 2
+
+
+def test_a_sample_says_what_the_whole_dataset_would_take(tmp_path):
+    words = ["--sample", "6", "--max-new-tokens", "30", "--price-per-gpu-hour", "2", "--json"]
+    done = endmark("estimate", str(ROOT / "examples" / "prompts.csv"), *words, home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["rows"], found["sample"], found["devices"]) == (73, 6, 1)
+    assert found["completion_tokens"]["low"] <= found["completion_tokens"]["value"] <= 73 * 30
+    assert found["cost"]["value"] == pytest.approx(found["seconds"]["value"] / 3600 * 2)
+    listed = json.loads(endmark("status", found["job"], "--json", home=tmp_path).stdout)
+    assert (listed["name"], listed["succeeded"]) == ("prompts.csv: estimate", 6)
+    assert listed["tokens_per_second"] == pytest.approx(found["tokens_per_second"])

@@ -14,6 +14,7 @@ from endmark.db.retry import retry_rows
 from endmark.db.row_history import row_history
 from endmark.db.rows import unfinished_rows
 from endmark.db.shards import finish
+from endmark.db.summaries import TokenSums, token_sums
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import End, Ending, EosSource, EosTrace, FinishReason, Part
 from tests.integration.service_fixtures import submit
@@ -202,3 +203,12 @@ def test_an_attempt_is_read_as_it_was_stored(store):
     commit(store, lease, [type(outcome(0))(0, (made,))])
     assert row_history(store, job, 0).result == made
     assert row_history(store, job, 1) is None
+
+
+def test_sums_of_tokens_are_of_the_results_alone(store):
+    """Squares of more than 46,340 tokens are no numbers of 32 bits."""
+    job = submit(store, ["x"] * 2)
+    lease = take(store)
+    first, second = attempt(0, "length", tokens=7), attempt(0, "eos", number=2, tokens=60_000)
+    commit(store, lease, [type(outcome(0))(0, (first, second)), outcome(1, tokens=3)])
+    assert token_sums(store, job) == TokenSums(2, 10, 50, 60_003, 60_000**2 + 9)
