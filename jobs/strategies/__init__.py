@@ -12,6 +12,7 @@ from endmark.jobs.strategies.base import FollowUp, Place, ScoreNumbers, Strategy
 from endmark.jobs.strategies.baseline import Baseline
 from endmark.jobs.strategies.concise import Concise
 from endmark.jobs.strategies.continuation import Continue
+from endmark.jobs.strategies.deadline import Deadline
 from endmark.jobs.strategies.eos_reward import EosReward
 from endmark.jobs.strategies.eos_reward_published import EosRewardPublished
 from endmark.jobs.strategies.escalate import Escalate
@@ -49,6 +50,7 @@ _CLASSES: tuple[type[Strategy], ...] = (
     EosReward,
     EosRewardPublished,
     SoftLanding,
+    Deadline,
     ExpDecay,
     Stop,
     Concise,

@@ -110,6 +110,16 @@ def test_soft_landing(scores, eos, budget, start, firm, ended, power, data):
 
 
 @settings(max_examples=150, deadline=None)
+@given(logits, end_ids, budgets, st.booleans(), st.data())
+def test_deadline_is_a_soft_landing_until_the_last_token_which_is_eos(scores, eos, budget, ended, data):
+    for n in (a_step(budget, data), budget - 1):
+        expected = soft_landing(scores, eos, n, budget, ended, 0.6, 0.8, 2.0)
+        if n == budget - 1:
+            expected = [score if token in eos else -math.inf for token, score in enumerate(expected)]
+        assert_same(device("deadline", scores, eos, n, budget, ended), expected)
+
+
+@settings(max_examples=150, deadline=None)
 @given(logits, end_ids, budgets, shares, st.floats(1.001, 1.3), st.data())
 def test_exp_decay(scores, eos, budget, start, factor, data):
     n = a_step(budget, data)

@@ -23,6 +23,7 @@ TABLE = {
     "baseline": Place.NOWHERE,
     "eos-reward": Place.SCORES,
     "eos-reward-published": Place.SCORES,
+    "deadline": Place.SCORES,
     "soft-landing": Place.SCORES,
     "exp-decay": Place.SCORES,
     "stop": Place.TOKEN,
