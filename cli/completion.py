@@ -51,8 +51,11 @@ def check_run(run: bool, output: str | None) -> None:
         check_output(output)
 
 
-def complete(settings: Settings, store: Store, job: Submission, output: str) -> int:
+def complete(settings: Settings, store: Store, job: Submission, output: str, *, parse: bool = False) -> int:
     """See a job through, with a worker of its own if none runs, and write its results; return the exit code.
+
+    Args:
+        parse: whether the fields of JSON answers have columns of their own.
 
     Raises:
         Interrupted: by the user; the job is paused.
@@ -67,7 +70,7 @@ def complete(settings: Settings, store: Store, job: Submission, output: str) -> 
             f"job {job.job_id} failed: {one_line(status.error or 'nobody said why')}",
             hint=f"{again} runs it again, once that is fixed",
         )
-    _write(store, job.job_id, output)
+    _write(store, job.job_id, output, parse=parse)
     tell_now(settings, store, job.job_id)
     error = commonest_error(store, job.job_id) if status.failed else None
     click.echo(summary(status, output, error), err=True)
@@ -122,16 +125,17 @@ def see_through(settings: Settings, store: Store, job: Submission, to_go_on: str
         raise
 
 
-def _write(store: Store, job_id: str, output: str) -> None:
+def _write(store: Store, job_id: str, output: str, *, parse: bool) -> None:
     """Write the results; if that cannot be, name the job, which need not run again.
 
     Raises:
         EndmarkError: the file cannot be written.
     """
     try:
-        write_results(store, job_id, output)
+        write_results(store, job_id, output, parse=parse)
     except EndmarkError as error:
-        again = f"`endmark export {job_id} -o {shlex.quote(output)}` writes the results of the job, which is done"
+        place = shlex.quote(output) + (" --parse" if parse else "")
+        again = f"`endmark export {job_id} -o {place}` writes the results of the job, which is done"
         error.hint = f"{error.hint}; {again}" if error.hint else again
         raise
     forget_run(store, job_id)

@@ -4,7 +4,7 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import click
 
@@ -27,6 +27,11 @@ OUTPUT_HELP = (
 )
 
 
+parse_option = click.option(
+    "--parse", is_flag=True, help="Give the fields of JSON answers columns of their own, behind the input's."
+)
+
+
 @click.command(
     short_help="Write a job's rows with their results to a file.",
     epilog="""\b
@@ -41,9 +46,10 @@ Examples:
 @click.option("--format", metavar="|".join(FORMATS), help="Format of the file.  [default: by its name]")
 @click.option("--only", type=click.Choice(get_args(Only)), help="Leave out the other rows.")
 @click.option("--excel-safe", is_flag=True, help="Defuse cells that a spreadsheet would run as formulas.")
+@parse_option
 @click.option("--trace", metavar="FILE", help="Also write each row's EOS probabilities, as JSON lines.")
 def export(
-    job: str, output: str, format: str | None, only: str | None, excel_safe: bool, trace: str | None
+    job: str, output: str, format: str | None, only: Only | None, excel_safe: bool, parse: bool, trace: str | None
 ) -> None:
     """Write a job's rows in input order: `row`, the dataset's columns, then the answer and its verdict.
 
@@ -55,9 +61,7 @@ def export(
         check_trace(trace, output)
     with opened() as (_, store):
         job_id = resolve_job(store, job)
-        count = write_results(
-            store, job_id, output, format=format, only=cast(Only | None, only), excel_safe=excel_safe
-        )
+        count = write_results(store, job_id, output, format=format, only=only, excel_safe=excel_safe, parse=parse)
         if trace is not None:
             write_traces(store, job_id, trace)
         status = job_status(store, job_id)
@@ -74,22 +78,24 @@ def write_results(
     *,
     format: str | None = None,
     only: Only | None = None,
-    excel_safe: bool = False,
+    **options: Any,  # noqa: ANN401
 ) -> int:
-    """Export a job to a file or standard output; return the rows."""
+    """Export a job to a file or standard output; return the rows.
+
+    Args:
+        options: `excel_safe` and `parse`, as `export_job` has them.
+    """
     if is_url(output):
-        return _write_remote(store, job_id, output, format=format, only=only, excel_safe=excel_safe)
+        return _write_remote(store, job_id, output, format=format, only=only, **options)
     path = None if output == STDOUT else Path(output)
     chosen = format_of(path, format)
     with counting("written") as on_progress:
         if path is not None:
-            return export_job(
-                store, job_id, path, format=chosen, only=only, excel_safe=excel_safe, on_progress=on_progress
-            )
+            return export_job(store, job_id, path, format=chosen, only=only, on_progress=on_progress, **options)
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")  # type: ignore[union-attr]
         stream = TerminalText(sys.stdout) if sys.stdout.isatty() else sys.stdout
         with redirect_stdout(stream):
-            return export_job(store, job_id, None, format=chosen, only=only, excel_safe=excel_safe)
+            return export_job(store, job_id, None, format=chosen, only=only, **options)
 
 
 def _write_remote(store: Store, job_id: str, url: str, **options: Any) -> int:  # noqa: ANN401

@@ -10,7 +10,7 @@ import click
 
 from endmark.cli.beforehand import check_broker, check_folders
 from endmark.cli.completion import complete
-from endmark.cli.export import OUTPUT_HELP, STDOUT, check_output
+from endmark.cli.export import OUTPUT_HELP, STDOUT, check_output, parse_option
 from endmark.cli.finishing import finish_options, wanted_deliveries
 from endmark.cli.options import build_spec, spec_options
 from endmark.cli.progress import counting
@@ -39,8 +39,9 @@ Examples:
 @click.option("-o", "--output", required=True, metavar="FILE", help=OUTPUT_HELP)
 @spec_options
 @finish_options
+@parse_option
 @click.option("--new", is_flag=True, help="Make a new job, even if this run was interrupted before.")
-def run(dataset: str, output: str, new: bool, **options: Any) -> int:  # noqa: ANN401
+def run(dataset: str, output: str, parse: bool, new: bool, **options: Any) -> int:  # noqa: ANN401
     """Run every prompt of DATASET (CSV or JSONL; `-` is standard input) and write the answers to a file.
 
     A broker and a worker are started if none run, and end with this command. Ctrl-C pauses the job, and the same
@@ -60,7 +61,7 @@ def run(dataset: str, output: str, new: bool, **options: Any) -> int:  # noqa: A
             if key is not None:
                 remember_run(store, key, job.job_id)
             note(f"job {job.job_id}: {counted(job.total, 'row')}")
-        return complete(settings, store, job, output)
+        return complete(settings, store, job, output, parse=parse)
 
 
 def _interrupted(store: Store, key: str) -> Submission | None:

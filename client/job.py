@@ -106,10 +106,16 @@ class Job:
         rows = list(self.results(only))
         return polars.DataFrame(rows, schema=self._names() if not rows else None, infer_schema_length=None)
 
-    def export(self, path: str | Path, only: Only | None = None) -> int:
-        """Write the results to a file in the format that its name says; return the rows."""
+    def export(self, path: str | Path, only: Only | None = None, *, parse: bool = False) -> int:
+        """Write the results to a file in the format that its name says; return the rows.
+
+        Args:
+            path: the file.
+            only: as `results` has it.
+            parse: give the fields of JSON answers columns of their own.
+        """
         with opened() as (_, store):
-            return export_job(store, self.id, Path(path), only=only)
+            return export_job(store, self.id, Path(path), only=only, parse=parse)
 
     def cancel(self) -> None:
         """End the job; rows that have a result keep it.

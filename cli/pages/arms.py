@@ -26,6 +26,7 @@ class Answer:
     ending: Ending | None = None  # where the text ends; None where that has not been worked out
     reasoning: str | None = None  # what was thought before it
     in_thought: bool = False  # whether the row ended inside its thought
+    valid: bool | None = None  # whether it is a whole value of its shape; None where it has none
 
     @classmethod
     def of(cls, row: int, values: Mapping[str, Any]) -> "Answer | None":
@@ -46,6 +47,7 @@ class Answer:
             ending=Ending(values["ending"]) if values["ending"] else None,
             reasoning=values["reasoning"],
             in_thought=values["ended_in"] == Part.REASONING,
+            valid=values["valid"],
         )
 
     @property
@@ -82,6 +84,8 @@ class Arm:
     sentence_ends: int = 0
     loops: int = 0
     in_thought: int = 0
+    shaped: int = 0  # answers that have a shape
+    valid_rows: int = 0  # of these, whole values of it
 
     def count(self, answer: Answer) -> None:
         """Take an answer into the figures."""
@@ -91,6 +95,8 @@ class Arm:
         self.sentence_ends += answer.at_sentence_end
         self.loops += answer.looped
         self.in_thought += answer.in_thought
+        self.shaped += answer.valid is not None
+        self.valid_rows += answer.valid is True
         if answer.complete:
             self.complete_rows.add(answer.row)
         self.lengths[answer.complete][answer.tokens] += 1
@@ -109,6 +115,11 @@ class Arm:
     def complete(self) -> Interval:
         """The share of complete answers."""
         return wilson(len(self.complete_rows), self.total)
+
+    @property
+    def valid(self) -> Interval:
+        """The share of whole values among the answers that have a shape."""
+        return wilson(self.valid_rows, self.shaped)
 
     @property
     def truncated(self) -> Interval:

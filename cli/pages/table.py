@@ -33,6 +33,7 @@ class _Share:
     of: Callable[[Arm], Interval]
     always: bool = False  # whether it stays, though all its values are none
     told: bool = True  # whether it is named where it is folded
+    speaks_of: Callable[[Arm], int] = lambda _: 0  # rows of an arm for which it stays too
 
 
 def _end_column(end: End) -> _Share:
@@ -43,6 +44,7 @@ def _end_column(end: End) -> _Share:
 
 _SHARES = (
     _Share("complete", lambda arm: arm.complete, always=True),
+    _Share("valid", lambda arm: arm.valid, told=False, speaks_of=lambda arm: arm.shaped),
     *map(_end_column, ENDS),
     _Share("truncated", lambda arm: arm.truncated, always=True),
     _Share("ends a sentence", lambda arm: arm.at_sentence_end),
@@ -58,7 +60,11 @@ def tabled(arms: Sequence[Arm], whole: int | None) -> Table:
         arms: the lines.
         whole: rows of the dataset that the jobs are a sample of; None if they are none.
     """
-    shown = [column for column in _SHARES if column.always or any(column.of(arm).value for arm in arms)]
+    shown = [
+        column
+        for column in _SHARES
+        if column.always or any(column.of(arm).value or column.speaks_of(arm) for arm in arms)
+    ]
     folded = tuple(column.heading for column in _SHARES if column.told and column not in shown)
     names = ["strategy", *(column.heading for column in shown), "tokens", "tokens/s"]
     lines = []

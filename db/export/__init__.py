@@ -10,6 +10,7 @@ from pkgutil import iter_modules
 from typing import IO, Any
 
 from endmark.db.connection import Store
+from endmark.db.export.fields import with_fields
 from endmark.db.export.request import Export, Format
 from endmark.db.export.stream import Only, Result, result_columns, stream_results
 from endmark.db.export.traces import write_traces
@@ -97,6 +98,7 @@ def export_job(
     format: str = "csv",
     only: Only | None = None,
     excel_safe: bool = False,
+    parse: bool = False,
     unanswered: tuple[str, str] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> int:
@@ -104,6 +106,7 @@ def export_job(
 
     Args:
         path: the file; None for standard output. An interrupted export leaves what was there before.
+        parse: give the fields of JSON answers columns of their own.
         unanswered: code and message of rows without a result, in the format `openai`.
         on_progress: called now and then with the rows written so far.
 
@@ -127,7 +130,8 @@ def export_job(
     with ExitStack() as files:
         beside = partial(_beside, files, path) if path is not None and is_regular(path) else None
         handle = files.enter_context(_target(path, binary=chosen.binary))
-        chosen.write(handle, Export(job, result_columns(job.columns), counted, excel_safe, unanswered, beside))
+        export = Export(job, result_columns(job.columns), counted, excel_safe, unanswered, beside)
+        chosen.write(handle, with_fields(export) if parse else export)
     return count
 
 

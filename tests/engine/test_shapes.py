@@ -1,6 +1,8 @@
 """Answers in a given shape: read, refused with the place, kept to by the masks, and judged."""
 
+import csv
 import json
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,7 @@ PERSON = {
     "required": ["name", "age"],
     "additionalProperties": False,
 }
+EXAMPLES = Path(__file__).parents[2] / "examples"
 PROMPTS = ["Describe Paris.", "Why is the sky blue?", "Name a fruit.", "Write a poem."]
 
 
@@ -167,3 +170,17 @@ def test_white_space_has_an_end_and_no_end_token_comes_before_the_value_is_whole
         assert not any(" " * 9 in answer.text.replace(space, " ") for space in "\n\t\r")
         assert answer.valid
         assert answer.verdict.eos_source in (EosSource.NATURAL, EosSource.FORCED)
+
+
+def test_the_example_of_the_docs(demo):
+    schema = json.loads((EXAMPLES / "review.schema.json").read_text(encoding="utf-8"))
+    with (EXAMPLES / "reviews.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    answers = demo.generate(rows, json_schema=schema, template="{review}", max_new_tokens=60)
+    assert len(answers) == 8
+    assert all(answer.valid for answer in answers)
+    assert {answer["mood"] for answer in map(json.loads, (item.text for item in answers))} <= {
+        "good",
+        "mixed",
+        "bad",
+    }

@@ -97,7 +97,7 @@ def test_rows_that_ended_in_their_thought_have_a_column_where_there_are_any():
 def test_an_answer_is_read_from_an_exported_row():
     values = {"response": "Hi.", "finish_reason": "eos", "eos_source": "forced", "completion_tokens": 3}
     values |= {"attempts": 2, "stop_sequence": None, "error": None, "eos_prob_max": 0.5, "complete": True}
-    values |= {"ending": "sentence", "reasoning": None, "ended_in": "answer"}
+    values |= {"ending": "sentence", "reasoning": None, "ended_in": "answer", "valid": None}
     forced = End(FinishReason.EOS, EosSource.FORCED)
     assert Answer.of(7, values) == Answer(
         7, "Hi.", forced, 3, 2, eos_prob_max=0.5, complete=True, ending=Ending.SENTENCE
