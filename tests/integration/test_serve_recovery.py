@@ -153,6 +153,51 @@ def test_the_files_of_a_batch_are_written_once(store, folder, monkeypatch):
         assert len(list((folder / "files").iterdir())) == 3
 
 
+def test_a_look_while_the_files_are_written_writes_no_others(store, folder, monkeypatch):
+    """Two who looked at an ended batch at the same time wrote its files twice."""
+    export, expire = outcome.export_job, keeper.expire_batches
+    written, begun, go_on, looks = [], threading.Event(), threading.Event(), threading.Semaphore(0)
+
+    def held(*arguments, **options):
+        written.append(arguments)
+        begun.set()
+        assert go_on.wait(30)
+        return export(*arguments, **options)
+
+    def counted(records):
+        looks.release()
+        expire(records)
+
+    with serving(store, folder) as service:
+        batch_id = service.create()
+        service.until(batch_id, "in_progress")
+        monkeypatch.setattr(outcome, "export_job", held)
+        cancel_job(store, all_statuses(store)[0].id)
+        service.keeper.wake()
+        assert begun.wait(30)
+        monkeypatch.setattr(keeper, "expire_batches", counted)
+        for _ in range(3):  # the third look begins when the second has handed out what it found
+            service.keeper.wake()
+            assert looks.acquire(timeout=30)
+        go_on.set()
+        service.until(batch_id, "cancelled")
+    assert len(written) == 1
+
+
+def test_of_two_who_close_a_batch_at_once_the_first_one_s_files_stay(store, folder):
+    """Another host's service may have found it due as well; the files of the second are deleted again."""
+    with serving(store, folder) as service:
+        batch_id = service.create()
+        service.until(batch_id, "in_progress")
+        batch = find_batch(service.records, batch_id)
+        cancel_job(store, batch.job_id)
+        closed = service.until(batch_id, "cancelled")
+        files = sorted((folder / "files").iterdir())
+        outcome.close_with_files(service.records, service.shelf, batch, job_status(store, batch.job_id))
+        assert service.batch(batch_id) == closed
+        assert sorted((folder / "files").iterdir()) == files
+
+
 def test_a_full_disk_delays_the_files_and_is_told_once(store, folder, monkeypatch, capfd):
     real, failed = outcome.export_job, []
 
