@@ -70,6 +70,18 @@ def test_two_copies_or_less_than_the_span_are_no_loop():
     assert loop_of("Ha! " * 12) is None
 
 
+@pytest.mark.parametrize(("words", "is_loop"), [(111, False), (112, True)])
+def test_a_loop_spans_its_copies_whatever_stands_before_it(words, is_loop):
+    """2.8 copies of 40 words are enough, and a word less is not, however long the answer was before."""
+    begin = "When spring came the old man mended each of his nets, painted both boats green and waited. "
+    copy = (
+        "the quick brown fox jumps over this lazy dog while seven grey geese fly south above our red roof and "
+        "then no small child in town had seen so many birds at once since that cold winter when rivers froze"
+    ).split()
+    assert len(copy) == 40
+    assert (loop_of(begin + " ".join((copy * 3)[:words])) is not None) == is_loop
+
+
 def test_any_text_is_judged():
     rng = random.Random(3)
     signs = "aAbé猫。\n ,.1🎉|-"

@@ -87,9 +87,10 @@ def test_no_random_number_is_drawn_twice():
     assert len(set(positions)) == len(positions)
 
 
-def test_a_row_that_always_loops_ends_as_under_no_loops_when_it_was_taken_back_often_enough():
+@pytest.mark.parametrize("strategy", ["rewind:rewinds=2", "whole:rewinds=2,retakes=0"])
+def test_a_row_that_always_loops_ends_as_under_no_loops_when_it_was_taken_back_often_enough(strategy):
     prompt = (1, 2, 3)
-    request = Request(0, prompt, 100, strategies=build_strategies(["rewind:rewinds=2"]))
+    request = Request(0, prompt, 100, strategies=build_strategies([strategy]))
     finished = run(Model(prompt, ways_out=0), [request])[0][0]
     assert finished.verdict.finish_reason is FinishReason.REPETITION
     assert (finished.rewinds, list(finished.token_ids)) == (2, LOOP)

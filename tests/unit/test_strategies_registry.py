@@ -98,6 +98,12 @@ def test_every_strategy_of_the_table():
         assert all(parameter.help for parameter in found.declared)
 
 
+@pytest.mark.parametrize(("budget", "ratio"), [(100, 0.8), (10, 0.8), (7, 5 / 7), (1, 0.0)])
+def test_the_published_one_takes_the_share_of_whole_tokens(budget, ratio):
+    """As the article computes it: `int(0.8 * max_length) / max_length`."""
+    assert score_numbers(build_strategies(["eos-reward-published"]), budget).ratio == ratio
+
+
 def test_the_published_one_says_what_is_wrong_with_it():
     assert "wrong: at every step from the first" in REGISTRY["eos-reward-published"].summary
 
