@@ -9,6 +9,7 @@ from endmark.cli.beforehand import check_broker, check_folders
 from endmark.cli.completion import see_through
 from endmark.cli.drawing import draw, store_sample
 from endmark.cli.options import build_spec, spec_options
+from endmark.cli.pricing import price_option
 from endmark.cli.progress import counting
 from endmark.cli.projection import project, told
 from endmark.cli.session import opened
@@ -19,14 +20,6 @@ from endmark.db.summaries import token_sums
 from endmark.jobs.errors import EndmarkError
 from endmark.jobs.spelling import counted
 from endmark.jobs.strict_json import strict_json
-
-price_option = click.option(
-    "--price-per-gpu-hour",
-    "price",
-    type=click.FloatRange(min=0),
-    metavar="N",
-    help="Of one device, in any currency.",
-)
 
 
 @click.command(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import click
 
 from endmark.cli.advice import worker_hint
+from endmark.cli.pricing import price_option
 from endmark.cli.session import opened
 from endmark.cli.status_view import Details, as_json, one_job, table_of_jobs
 from endmark.cli.terminal import hint, note, one_line
@@ -37,7 +38,8 @@ Examples:
 @click.argument("job", required=False)
 @click.option("--watch", is_flag=True, help="Go on until the job, or every job, has ended.")
 @click.option("--json", "json_wanted", is_flag=True, help="Print JSON: an object, or without JOB a list of them.")
-def status(job: str | None, watch: bool, json_wanted: bool) -> int:
+@price_option
+def status(job: str | None, watch: bool, json_wanted: bool, price: float | None) -> int:
     """Show how far all jobs are, the newest first, or one job with its workers.
 
     JOB is an id, the beginning of one, or `latest`. Works without a broker too. With `--watch`, exits with 3 if
@@ -54,7 +56,7 @@ def status(job: str | None, watch: bool, json_wanted: bool) -> int:
         found = watched(read, view, lambda: _care(settings, store)) if watch else read()
         details = None
         if job_id is not None:
-            details = Details(job_size(store, job_id, found[0].total), deliveries_of(store, job_id))
+            details = Details(job_size(store, job_id, found[0].total), deliveries_of(store, job_id), price)
         _print(found, details, json_wanted)
         if not json_wanted:
             _advise(settings, found, single=job_id is not None)

@@ -23,6 +23,7 @@ class Details:
 
     size: JobSize
     deliveries: Sequence[DeliveryRecord]
+    price: float | None = None  # of one device for an hour
 
 
 def as_json(status: JobStatus, details: Details | None = None) -> dict[str, Any]:
@@ -31,6 +32,8 @@ def as_json(status: JobStatus, details: Details | None = None) -> dict[str, Any]
     values["finish_reasons"] = dict(status.finish_reasons)
     if details is not None:
         values["size"] = {**asdict(details.size), "bytes": details.size.bytes}
+        if details.price is not None:
+            values["cost"] = _cost(status, details.price)
         values["deliveries"] = [asdict(item) for item in details.deliveries]
     return values
 
@@ -75,6 +78,7 @@ def one_job(status: JobStatus, details: Details | None = None) -> str:
         *([("valid", f"{status.valid:,} of {status.shaped:,}")] if status.shaped else []),
         ("tokens", f"{status.prompt_tokens:,} of prompts, {status.completion_tokens:,} of answers"),
         *([("thoughts", _thoughts(status))] if status.reasoning_tokens else []),
+        *([("device time", _device_time(status, details))] if status.device_seconds else []),
         *([("size", _size(details.size))] if details is not None else []),
         ("model", one_line(status.model)),
         *([("adapter", one_line(status.adapter))] if status.adapter is not None else []),
@@ -90,6 +94,19 @@ def one_job(status: JobStatus, details: Details | None = None) -> str:
 def _thoughts(status: JobStatus) -> str:
     """Return what the rows have thought, in words."""
     return f"{status.reasoning_tokens:,} of these tokens, {status.ended_in_reasoning:,} rows ended inside one"
+
+
+def _device_time(status: JobStatus, details: Details | None) -> str:
+    """Return how long devices have worked for a job, and what that costs."""
+    text = duration(status.device_seconds)
+    if details is None or details.price is None:
+        return text
+    return f"{text}, {_cost(status, details.price):,.2f} at {details.price:,.2f} for a device and hour"
+
+
+def _cost(status: JobStatus, price: float) -> float:
+    """Return what a job has cost so far."""
+    return status.device_seconds / 3600 * price
 
 
 def _size(taken: JobSize) -> str:

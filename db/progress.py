@@ -46,14 +46,14 @@ def _read(store: Store, condition: str, **values: object) -> list[JobStatus]:
     without = "s.end_row - s.first_row - s.succeeded - s.failed"
     statement = (
         f"SELECT j.id, j.name, j.state, j.model, j.adapter, j.total, j.started_at, j.finished_at,"
-        f" j.error, {sums},"
+        f" j.error, j.device_seconds, {sums},"
         f" coalesce(sum(CASE WHEN s.state = 'running' THEN {without} ELSE 0 END), 0) AS running,"
         f" coalesce(sum(CASE WHEN s.state = 'done' THEN {without} ELSE 0 END), 0) AS cancelled,"
         f" coalesce(max(s.updated_at), {store.now}) AS updated_at,"
         " (SELECT spec FROM specs p WHERE p.job_id = j.id ORDER BY p.round DESC LIMIT 1) AS spec"
         f" FROM jobs j LEFT JOIN shards s ON s.job_id = j.id WHERE {condition}"
         " GROUP BY j.id, j.name, j.state, j.model, j.adapter, j.total, j.started_at, j.finished_at, j.created_at,"
-        " j.error"
+        " j.error, j.device_seconds"
         " ORDER BY j.created_at DESC, j.id"
     )
     with reading(store) as connection:
@@ -115,6 +115,7 @@ def _status(item: Any, workers: Sequence[WorkerInfo], shares: Mapping[tuple[str,
         eta_seconds=tokens_left / speed if state is JobState.RUNNING and tokens_left and speed else None,
         workers=tuple(w for w in workers if (w.model, w.adapter) == (item.model, item.adapter)),
         error=item.error,
+        device_seconds=float(item.device_seconds),
         ended_in_reasoning=counts["in_reasoning"],
         reasoning_tokens=counts["reasoning_tokens"],
         silent_seconds=_silence([worker for worker, job in shares if job == item.id], workers),

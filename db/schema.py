@@ -37,6 +37,7 @@ jobs = Table(
     Column("started_at", Float(53)),
     Column("finished_at", Float(53)),
     Column("error", Text),  # why the job as a whole has failed
+    Column("device_seconds", Float(53), nullable=False, server_default="0"),  # that devices have worked for it
     Index("jobs_by_state", "state", "model"),
 )
 specs = Table(

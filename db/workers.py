@@ -1,5 +1,6 @@
-"""The worker processes, as each reports itself."""
+"""The worker processes, as each reports itself, and the time that they work for jobs."""
 
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -11,13 +12,16 @@ from endmark.jobs.progress import WorkerInfo, WorkerReport
 
 ALIVE_SECONDS = 60.0  # since its last report, for a worker to count as alive
 _FORGOTTEN_AFTER = 3600.0
+_LONGEST_REPORT = 30.0  # seconds since the one before, beyond which a worker has been away rather than at work
 _COLUMNS = (
     "worker", "model", "adapter", "device", "weights", "weight_bytes", "kv_tokens", "tokens_per_second"
 )  # fmt: skip
 
 
 def report_worker(store: Store, report: WorkerReport) -> None:
-    """Note that a worker is alive, and what it holds.
+    """Note that a worker is alive, and what it holds; charge its time since the last report to the jobs it held.
+
+    What is short of a report at a job's end is not charged: up to a report of each worker.
 
     Raises:
         StoreError: the database cannot be used.
@@ -30,10 +34,39 @@ def report_worker(store: Store, report: WorkerReport) -> None:
     )
     values = {name: getattr(report, name) for name in _COLUMNS}
 
-    def work(connection: Connection) -> None:
+    def work(connection: Connection) -> list[tuple[str, float]]:
+        worked = _worked(store, connection, report.worker)
         connection.execute(text(statement), values)
+        return worked
 
-    write(store, work)
+    for job_id, seconds in write(store, work):  # a transaction each: whoever locks several jobs may wait for ever
+        write(store, partial(_charge, job_id=job_id, seconds=seconds), repeatable=False)
+
+
+def _worked(store: Store, connection: Connection, worker: str) -> list[tuple[str, float]]:
+    """Return for which jobs a worker has worked since its last report, and how long, by the shards it holds."""
+    seconds = connection.execute(
+        text(f"SELECT {store.now} - heartbeat FROM workers WHERE worker = :worker"), {"worker": worker}
+    ).scalar()
+    if seconds is None or not 0 < seconds <= _LONGEST_REPORT:
+        return []
+    held = connection.execute(
+        text(
+            "SELECT job_id, count(*) AS shards FROM shards WHERE state = 'running' AND worker = :worker"
+            " GROUP BY job_id"
+        ),
+        {"worker": worker},
+    ).all()
+    whole = sum(item.shards for item in held)
+    return [(item.job_id, float(seconds) * item.shards / whole) for item in held]
+
+
+def _charge(connection: Connection, *, job_id: str, seconds: float) -> None:
+    """Add to the time that devices have worked for a job."""
+    connection.execute(
+        text("UPDATE jobs SET device_seconds = device_seconds + :seconds WHERE id = :job"),
+        {"job": job_id, "seconds": seconds},
+    )
 
 
 def remove_worker(store: Store, worker: str) -> None:

@@ -53,6 +53,7 @@ class JobStatus:
     tokens_per_second: float
     eta_seconds: float | None
     workers: tuple[WorkerInfo, ...] = field(default=())
+    device_seconds: float = 0.0  # that devices have worked for it, to some seconds a worker
     error: str | None = None  # why the job as a whole has failed
     ended_in_reasoning: int = 0  # rows that ended inside a thought
     reasoning_tokens: int = 0  # of the completion tokens
