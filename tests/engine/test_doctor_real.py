@@ -104,6 +104,43 @@ def test_a_damaged_model_is_told_by_its_damage(demo, name):
     assert seen in found[name].evidence
 
 
+def write_adapter(folder, fill):
+    """Write an adapter of one layer whose second matrix is filled with a number."""
+    folder.mkdir()
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+    pair = {name.format("A"): torch.ones(2, 192), name.format("B"): torch.full((192, 2), fill)}
+    save_file(pair, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def findings(adapter):
+    """Return what is found of the demo model under an adapter."""
+    spec = GenerationSpec(adapter=str(adapter), max_new_tokens=48)
+    return {finding.check: finding for finding in examine(collect(Sample(spec, rows=2)))}
+
+
+def test_an_adapter_of_nan(tmp_path):
+    """It was once told as "EOS weakly learned", with probabilities of nan %."""
+    found = findings(write_adapter(tmp_path / "nan", float("nan")))
+    assert found["scores are no numbers"].level is Level.CAUSE
+    assert "--adapter" not in found["scores are no numbers"].command
+    assert not any("learned" in name for name in found)
+
+
+def test_an_adapter_whose_template_closes_with_a_token_that_nothing_trained(tmp_path):
+    """The chat template is the adapter's; its closing token is one that no training has seen."""
+    adapter = write_adapter(tmp_path / "pads", 0.0)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(MODEL_DIR / name, adapter)
+    template("eos_token if message['role'] == 'assistant'", "'<pad>' if message['role'] == 'assistant'")(adapter)
+    found = findings(adapter)
+    assert "2 (`<pad>`)" in found["end rows untrained"].evidence
+    assert f"the adapter `{adapter}` does not train it" in found["end rows untrained"].title
+    assert "close answers with 1 (`</s>`)" in found["end rows untrained"].fix
+
+
 def test_the_demo_model_itself_has_none_of_these(demo):
     evidence = collect(Sample(GenerationSpec(model=str(demo), max_new_tokens=160), rows=4))
     assert not {finding.check for finding in examine(evidence)} & set(DAMAGE)
