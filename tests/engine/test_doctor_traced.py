@@ -38,7 +38,9 @@ def test_a_loop_that_changes_is_found_in_a_trace(tmp_path):
 
 
 def test_a_row_cut_inside_its_thought_is_no_sign_of_a_model_that_cannot_end(tmp_path):
-    _, found = traced(tmp_path, {"response": "", "reasoning": "Hm, ", "ended_in": "reasoning"})
+    _, found = traced(
+        tmp_path, {"response": "", "reasoning": "Hm, ", "reasoning_tokens": 100, "ended_in": "reasoning"}
+    )
     assert set(found) == {"thought unfinished"}
 
 
