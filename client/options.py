@@ -20,7 +20,8 @@ def parse_options(given: Mapping[str, Any], *, files: bool = True) -> tuple[Gene
     """Return the spec that keyword arguments stand for, and the values of all options of `endmark submit`.
 
     Args:
-        given: named as the options are, `max_new_tokens=100` for `--max-new-tokens 100`. A list repeats an option.
+        given: named as the options are, `max_new_tokens=100` for `--max-new-tokens 100`. A list repeats an option,
+            a mapping gives one of the form `KEY=JSON` for each of its items.
         files: whether options that say how a file is read make sense.
 
     Raises:
@@ -57,6 +58,8 @@ def _words(option: click.Option, value: Any) -> list[str]:  # noqa: ANN401
         return [flag] if value else []
     if value is None:
         return []
+    if option.multiple and isinstance(value, Mapping):
+        value = [f"{name}={json.dumps(item, ensure_ascii=False)}" for name, item in value.items()]
     values = value if option.multiple and not isinstance(value, str) else [value]
     return [word for item in values for word in (flag, _text(item))]
 

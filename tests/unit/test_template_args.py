@@ -3,6 +3,7 @@
 import pytest
 
 from endmark.cli.template_check import check_template
+from endmark.client.options import parse_options
 from endmark.jobs.datasets.openai import request_columns
 from endmark.jobs.errors import SpecError
 from endmark.jobs.prompts import PromptPlan
@@ -127,3 +128,10 @@ def test_an_assistants_last_turn_is_gone_on_from(begun, opens, end, opened):
 def test_a_prefill_of_a_model_that_does_not_think():
     assert prefilled("a: ", "<think>", None) == "a: <think>"
     assert prefilled("a: ", "b", Marks("(", ")")) == "a: b"
+
+
+def test_python_gives_arguments_as_a_mapping():
+    spec, _ = parse_options({"model": "acme/m", "template_args": {"enable_thinking": False, "effort": "low"}})
+    assert spec.template_args == {"enable_thinking": False, "effort": "low"}
+    spec, _ = parse_options({"model": "acme/m", "template_arg": ["enable_thinking=false"]})
+    assert spec.template_args == {"enable_thinking": False}
