@@ -174,6 +174,7 @@ class TakeBack:
     temperature: float  # at least, from there on
     dry_multiplier: float  # at least
     then: "Watcher"  # that follows the row from there
+    least: int = 0  # tokens behind it before the row may end
 
 
 class Watcher(Protocol):

@@ -6,14 +6,16 @@ from endmark.jobs.strategies.rewind import REWINDS, RewindWatcher, loops_of
 from endmark.jobs.strategies.soft_landing import SoftLanding, landing_parameters
 from endmark.jobs.vocabulary import Ending
 
+_LEAST = 4  # tokens of an answer that is drawn again since it was empty
 _ENOUGH = 0.25  # share of a cut answer that is kept when it is trimmed; with less, it is tried again
 
 
 class Whole(SoftLanding):
     """Takes loops back, lets the answer land late, and trims what was cut all the same.
 
-    An answer that reached its budget without any place to end is taken back as well, and drawn again. So EOS need
-    only be raised near the end of the budget: what the model would have ended by itself before is left alone.
+    An answer that is empty, or reached its budget without any place to end, is taken back as well and drawn
+    again. So EOS need only be raised near the end of the budget: what else the model would have ended by itself
+    before is left alone.
     """
 
     name = "whole"
@@ -49,6 +51,8 @@ class WholeWatcher(RewindWatcher):
 
     def see(self, answer: TextSoFar, *, last: bool) -> EndHere | TakeBack | None:
         """Return where the row is to go on from, or its end if that was tried often enough."""
+        if last and self._retakes and not answer.text.strip():
+            return self._again(0, least=_LEAST)
         found = super().see(answer, last=last)
         if isinstance(found, TakeBack) or not self._retakes or not self.may_act(answer) or not (found or last):
             return found
@@ -58,11 +62,16 @@ class WholeWatcher(RewindWatcher):
         kept = whole_part(answer.text, answer.lengths[:size])
         if kept >= _ENOUGH * size and not answer.ended_naturally:
             return found
+        return self._again(kept)
+
+    def _again(self, kept: int, least: int = 0) -> TakeBack:
+        """Return that the row is drawn again behind so many tokens, and has at least so many more."""
         return TakeBack(
             token_count=kept,
             temperature=self.strategy.number("temperature"),
             dry_multiplier=0.0,
             then=WholeWatcher(self.strategy, self.left, self._retakes - 1, again=True),
+            least=least,
         )
 
     @staticmethod

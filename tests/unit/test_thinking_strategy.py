@@ -258,3 +258,28 @@ def test_scopes_that_cannot_be():
     with pytest.raises(SpecError, match="both act on the end of the thought"):
         build_strategies(["think", "soft-landing:scope=all"])
     build_strategies(["think", "soft-landing", "stop:text=a,scope=all"])
+
+
+@pytest.mark.parametrize("retakes", [0, 2])
+def test_whole_draws_an_empty_answer_again_and_holds_eos_back(retakes):
+    """An EOS right behind the thought is natural, and still no answer."""
+    tokenizer = ThinkingTokenizer()
+    run, _ = run_of(tokenizer, [f"whole:retakes={retakes}"], max_new_tokens=60)
+    script = tokenizer.script("<think>Hm.</think>$")
+
+    def say(so_far):
+        step, again = len(so_far) - 1, len(runner.plans) > len(script)
+        return tokenizer.script("Yes.$")[step - len(script) + 1] if again else script[step]
+
+    runner = ScriptedRunner(say, eos_ids={EOS}, num_pages=200)
+    engine = Engine(runner, VOCABULARY, {EOS})
+    engine.add(replace(run.first_request(0), prompt_token_ids=[70]))
+    done = []
+    while engine.has_work:
+        done += engine.step()
+    assert done[0].reasoning == "Hm."
+    assert (done[0].text, done[0].rewinds) == (("Yes.", 1) if retakes else ("", 0))
+    if retakes:
+        (row,) = runner.plans[len(script)].rows
+        assert row.sampling.min_new_tokens == len(script) - 1 + 4
+        assert row.sampling.temperature == 0.7

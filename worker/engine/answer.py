@@ -175,8 +175,8 @@ class Answer:
     def _watch(self, token_id: int, *, is_eos: bool, natural: bool, last: bool) -> EndHere | TakeBack | None:
         """Show the new token to the watchers; return the earliest of their endings, or where to go on from.
 
-        A row that the model has ended by itself is not taken back, unless it was taken back before: it has not
-        found its end by itself then.
+        A row that the model has ended by itself is not taken back, unless it says nothing, or was taken back
+        before: it has not found its end by itself then.
         """
         text = self._text
         if text is None:
@@ -189,7 +189,7 @@ class Answer:
             self._close_thought(when=len(stops) < len(said))  # a loop
             return min(stops, key=lambda ending: ending.text_length, default=None)
         back = [item for item in said if isinstance(item, TakeBack)]
-        if back and (not text.ended_naturally or self.rewinds):
+        if back and (not text.ended_naturally or self.rewinds or not text.text.strip()):
             return min(back, key=lambda item: item.token_count)
         if len(said) == len(back):
             return None
@@ -204,7 +204,7 @@ class Answer:
         self.rewinds += 1
         self.rewound_tokens += len(self.token_ids) - kept
         self._forget(kept)
-        self.sampling = _livened(self.request.sampling, place)
+        self.sampling = _livened(self.request.sampling, place, len(self.token_ids))
         asked = place.then
         self._watchers = [asked if type(item) is type(asked) else item for item in self._fresh_watchers()]
         self.mask = self._fresh_mask()
@@ -288,10 +288,12 @@ class Answer:
         return tuple(max(0, parts.shift + length) for length in found)
 
 
-def _livened(sampling: Sampling, place: TakeBack) -> Sampling:
-    """Return how a row draws that was taken back: no colder than said there, repeating no more."""
+def _livened(sampling: Sampling, place: TakeBack, kept: int) -> Sampling:
+    """Return how a row draws that was taken back to `kept` tokens: no colder than said, repeating no more."""
+    least = kept + place.least if place.least else 0
     return replace(
         sampling,
         temperature=max(sampling.temperature, place.temperature),
         dry_multiplier=max(sampling.dry_multiplier, place.dry_multiplier),
+        min_new_tokens=max(sampling.min_new_tokens, least),
     )

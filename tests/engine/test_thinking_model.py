@@ -1,0 +1,61 @@
+"""The thinking demo: it overthinks, ends inside its thought, forgets its answer; `think` with `whole` helps."""
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from endmark.client.engine import Engine
+from endmark.jobs.vocabulary import EosSource, Part
+from examples.demo_model.corpus import answer
+
+pytestmark = pytest.mark.engine
+
+FOLDER = Path(__file__).parents[2] / "examples" / "thinking_model" / "model"
+MOST_BYTES = 6_000_000
+ROWS = 48
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine(str(FOLDER), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    rng = random.Random(2026)
+    return [answer(rng, closed=True)[0] for _ in range(ROWS)]
+
+
+def test_it_is_small():
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= MOST_BYTES
+
+
+def test_as_it_is_many_rows_have_no_answer(engine, prompts):
+    """Of each kind: thoughts that spend the budget, an EOS inside, nothing behind, and answers behind thoughts."""
+    found = engine.generate(prompts, max_new_tokens=192, temperature=0)
+    without = [item for item in found if not item.text.strip()]
+    assert len(without) >= 0.3 * ROWS
+    kinds = Counter((item.verdict.finish_reason.value, item.ended_in, item.thought_closed) for item in without)
+    assert kinds["length", Part.REASONING, None]
+    assert kinds["eos", Part.REASONING, None]
+    assert kinds["eos", Part.ANSWER, EosSource.NATURAL]
+    answered = [item for item in found if item.text.strip() and item.reasoning]
+    assert len(answered) >= 0.2 * ROWS
+    assert not any("<think>" in item.text or "</think>" in item.text for item in found)
+    assert not any(item.complete for item in found if item.ended_in is Part.REASONING)
+
+
+def test_think_with_whole_makes_nearly_all_of_them_complete_at_the_same_total(engine, prompts):
+    """The budgets of thought and answer are together what the rows had before."""
+    found = engine.generate(prompts, strategy=["think:budget=64;whole"], max_new_tokens=128, temperature=0)
+    assert sum(item.complete for item in found) >= 0.97 * ROWS
+    assert all(item.ended_in is Part.ANSWER for item in found)
+    assert all(item.completion_tokens <= 64 + 2 + 128 for item in found)
+    sources = {item.thought_closed for item in found}
+    assert sources == {EosSource.NATURAL, EosSource.BOOSTED, EosSource.FORCED}
+    alone = engine.generate(prompts[:6], strategy=["think:budget=64;whole"], max_new_tokens=128, temperature=0)
+    assert [(item.text, item.thought_closed) for item in alone] == [
+        (item.text, item.thought_closed) for item in found[:6]
+    ]
