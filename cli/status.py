@@ -6,6 +6,7 @@ import click
 
 from endmark.cli.advice import worker_hint
 from endmark.cli.pricing import price_option
+from endmark.cli.progress import duration
 from endmark.cli.session import opened
 from endmark.cli.status_view import Details, as_json, one_job, table_of_jobs
 from endmark.cli.terminal import hint, note, one_line
@@ -13,7 +14,7 @@ from endmark.cli.watching import watched
 from endmark.db.connection import Store
 from endmark.db.deliveries import deliveries_of
 from endmark.db.jobs import resolve_job
-from endmark.db.progress import all_statuses, job_status
+from endmark.db.progress import SILENT_SECONDS, all_statuses, clock_ahead, job_status
 from endmark.db.reaper import reap
 from endmark.db.sizes import job_size
 from endmark.jobs.broker.access import find_broker
@@ -25,6 +26,7 @@ from endmark.jobs.strict_json import strict_json
 from endmark.jobs.vocabulary import JobState
 
 _FAILED_ROWS = 3  # exit code
+_CLOCK_APART = 60.0  # seconds; hosts that keep time are within one
 
 
 @click.command(
@@ -85,6 +87,11 @@ def _care(settings: Settings, store: Store) -> None:
     problem = _silence(settings)
     if problem:
         note(f"the broker does not answer: {problem}; workers look into the database by themselves")
+    ahead = clock_ahead(store)
+    if abs(ahead) > _CLOCK_APART:
+        which = "ahead of" if ahead > 0 else "behind"
+        note(f"the database's clock is {duration(abs(ahead))} {which} this host's: one of the two is wrong")
+        hint("let both keep time by NTP; leases go by the database's clock, so no rows are lost by it")
     try:
         reap(store)
     except StoreError as error:  # a full disk, say: what is stored can be read all the same
@@ -112,6 +119,11 @@ def _advise(settings: Settings, found: Sequence[JobStatus], *, single: bool) -> 
         hint(worker_hint(model, adapter))
     if settings.broker_url is None and any(item.workers for item in waiting) and find_broker(settings) is None:
         note("the broker does not run; the workers start it again")
+    silent = {worker.worker: worker.heartbeat_age for item in waiting for worker in item.workers}
+    for worker, age in silent.items():
+        if age > SILENT_SECONDS:
+            note(f"worker {one_line(worker)} has not been heard of for {age:.0f} s: it or its network is away")
+            hint("others take up its rows when its leases end")
     for item in found:
         if item.state is JobState.FAILED:
             again = f"`endmark retry {item.id} --failed` runs it again, once that is fixed"

@@ -1,5 +1,6 @@
 """How far the jobs are: sums over shards, never over rows."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import ENDS, FinishReason, JobState
 
 __all__ = ["all_statuses", "job_status", "workers_for"]
-_SILENT = 30.0  # seconds without a report of a worker that makes one every 3
+SILENT_SECONDS = 30.0  # without a report of a worker that makes one every 3
 
 
 def job_status(store: Store, job_id: str) -> JobStatus:
@@ -38,6 +39,19 @@ def all_statuses(store: Store) -> list[JobStatus]:
         StoreError: the database cannot be used.
     """
     return _read(store, "j.state <> 'submitting'")
+
+
+def clock_ahead(store: Store) -> float:
+    """Return the seconds by which the database's clock is ahead of this host's, within the time of one question.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    with reading(store) as connection:
+        connection.execute(text("SELECT 1"))  # so that the time of connecting does not count
+        before = time.time()
+        theirs = float(connection.execute(text(f"SELECT {store.now}")).scalar_one())
+        return theirs - (before + time.time()) / 2
 
 
 def _read(store: Store, condition: str, **values: object) -> list[JobStatus]:
@@ -134,7 +148,7 @@ def _silence(holders: Sequence[str], workers: Sequence[WorkerInfo]) -> float | N
     """Return how long the workers that hold a job's shards have been silent; None if one of them is not."""
     ages = {item.worker: item.heartbeat_age for item in workers}
     silence = min((ages.get(worker, ALIVE_SECONDS) for worker in holders), default=0.0)
-    return silence if silence > _SILENT else None
+    return silence if silence > SILENT_SECONDS else None
 
 
 def _speed(item: Any, state: JobState, tokens: int, reported: float) -> float:  # noqa: ANN401

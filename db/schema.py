@@ -83,7 +83,7 @@ shards = Table(
     Column("updated_at", Float(53)),
     *(Column(name, BigInteger, nullable=False, server_default="0") for name in COUNTERS),
     Index("shards_by_state", "state", "lease_until"),
-    Index("shards_of_job", "job_id", "state"),
+    Index("shards_in_turn", "job_id", "state", "first_row"),
 )
 attempts = Table(
     "attempts",

@@ -157,21 +157,27 @@ def _fairest_job(store: Store, connection: Connection, queue: dict[str, str], pa
 def _first_due(store: Store, connection: Connection, job_id: str, *, wait: bool = False) -> tuple[int, int] | None:
     """Return the first due shard of a job, locked; and how many of its claims have died.
 
-    Suspects come last, of them those first that were tried longest ago: of two halves the one that has just killed
+    The first that waits and is no suspect is found by an index, however many there are. Where there is none, the
+    few that are left are sorted: shards whose lease is over, not put back by the reaper yet, and behind them
+    suspects, of which those come first that were tried longest ago: of two halves the one that has just killed
     its worker waits for the other, so that a worker finishes rows between two deaths of one deadly row.
 
     Args:
         wait: for who holds the shard's row now, instead of passing over it.
     """
-    found = connection.execute(
-        text(
-            f"SELECT s.shard, s.attempts FROM shards s WHERE s.job_id = :job AND {_due(store)}"
-            f" ORDER BY s.attempts >= {SUSPECT_AFTER}, CASE WHEN s.attempts >= {SUSPECT_AFTER} THEN s.fence END,"
-            f" s.first_row LIMIT 1{row_lock(store, skip=not wait)}"
-        ),
-        {"job": job_id},
-    ).one_or_none()
-    return None if found is None else (found.shard, found.attempts)
+    lock = f" LIMIT 1{row_lock(store, skip=not wait)}"
+    suspect = f"s.attempts >= {SUSPECT_AFTER}"
+    for condition, order in (
+        (f"s.state = 'queued' AND NOT {suspect}", "s.first_row"),
+        (_due(store), f"{suspect}, CASE WHEN {suspect} THEN s.fence END, s.first_row"),
+    ):
+        statement = (
+            f"SELECT s.shard, s.attempts FROM shards s WHERE s.job_id = :job AND {condition} ORDER BY {order}"
+        )
+        found = connection.execute(text(statement + lock), {"job": job_id}).one_or_none()
+        if found is not None:
+            return found.shard, found.attempts
+    return None
 
 
 def _take(store: Store, connection: Connection, key: ShardKey, worker: str, seconds: float) -> Lease:

@@ -110,6 +110,15 @@ class Cluster:
             wake(self.broker.local, self.model, None, 2)
         return job
 
+    def environment(self, host):
+        """The settings of Endmark's processes on a host."""
+        return {
+            "ENDMARK_HOME": str(self.hosts[host].home),
+            "ENDMARK_DATABASE_URL": self._workers_url,
+            "ENDMARK_BROKER_URL": self.broker.url,
+            "PYTHONPATH": str(_ROOT),
+        }
+
     def start_worker(self, host):
         """Start the host's worker, unless one runs that is not about to end."""
         former = self._workers.get(host)
@@ -119,16 +128,10 @@ class Cluster:
             "host": host, "history": str(self.folder / "history"), "model": self.model, "lease": LEASE,
             "grace": 2.0, "step": _STEP, "frozen_after": _FROZEN_AFTER,
         }  # fmt: skip
-        environment = {
-            "ENDMARK_HOME": str(self.hosts[host].home),
-            "ENDMARK_DATABASE_URL": self._workers_url,
-            "ENDMARK_BROKER_URL": self.broker.url,
-            "PYTHONPATH": str(_ROOT),
-        }
         with (self.hosts[host].home / "worker.log").open("ab") as log:
             self._workers[host] = self.hosts[host].start(
                 [sys.executable, "-m", "tests.cluster.worker", json.dumps(told)],
-                env=environment,
+                env=self.environment(host),
                 stdout=log,
                 stderr=log,
                 cwd=_ROOT,

@@ -1,7 +1,5 @@
 """Whatever happens to hosts, networks, clocks and servers: each row has one result, and the checker is content."""
 
-import shutil
-
 import pytest
 
 from tests.cluster.cluster import Cluster
@@ -20,7 +18,7 @@ FAULTS = 4
 def data():
     server = data_folder()
     yield server
-    shutil.rmtree(server.folder)
+    server.remove(running=False)
 
 
 def go_through(folder, seed, data=None):

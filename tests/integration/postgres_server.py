@@ -69,7 +69,8 @@ class PostgresServer:
         self.stop(mode)
         self.start()
 
-    def remove(self):
-        """Stop it for good."""
-        self.stop("immediate")
+    def remove(self, *, running=True):
+        """Stop it for good, if it still runs, and remove its data."""
+        if running:
+            self.stop("immediate")
         shutil.rmtree(self.folder)
