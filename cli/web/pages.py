@@ -94,7 +94,7 @@ class Pages:
             JobNotFound: there is none that its visitor sees.
         """
         job_id, caller = request.path_params["job"], visitor_of(request).caller
-        if not caller.operator and job_id not in self._owned(caller):
+        if not job_id.isalnum() or not (caller.operator or job_id in self._owned(caller)):
             raise JobNotFound(job_id)
         return load_job(self._store, job_id)
 
@@ -152,9 +152,12 @@ class Pages:
     def row(self, request: Request) -> Response:
         """Show a row: what it asks, its answer, and how that came about."""
         job = self.job_of(request)
-        found = row_history(self._store, job.id, request.path_params["row"])
+        row = request.path_params["row"]
+        found = (
+            row_history(self._store, job.id, row) if row < job.total else None
+        )  # a database has smaller numbers
         if found is None:
-            raise HTTPException(404, f"job {job.id} has no row {request.path_params['row']}")
+            raise HTTPException(404, f"job {job.id} has no such row")
         spec = job.specs.get(found.round, job.spec)
         result = found.result
         before = [item for item in found.attempts if item.attempt is not result]

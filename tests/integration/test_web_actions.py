@@ -201,6 +201,30 @@ def test_a_dataset_that_cannot_be_used_is_told_line_by_line_and_nothing_is_store
     assert web.upload(b"x" * 100_000, "night.csv").status == 413
 
 
+@pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
+def test_no_request_breaks_a_page(store, web):
+    """A row's number of more than 64 bits was one that SQLite cannot take, and a NUL none that Postgres can."""
+    job = done(store)
+    odd = ["%00", "%F0%9F", "%ff", "..", "'", "%27;--", "9" * 30, "-1", "1e9", "%0d%0a", "x" * 3000, "%E2%80%A8"]
+    paths = [
+        "/jobs/{}",
+        "/jobs/{}/rows/1",
+        "/jobs/{}/live",
+        "/jobs/{}/export",
+        "/jobs/{}/retry",
+        "/static/{}",
+        "/{}",
+    ]
+    paths = [path.format(sign) for path in paths for sign in odd] + [f"/jobs/{job}/rows/{sign}" for sign in odd]
+    assert {web.get(path).status for path in paths} <= {400, 404}
+    names = ["q", "ending", "order", "after", "before", "format"]
+    for path in (f"/jobs/{job}", f"/jobs/{job}/export"):
+        for name in names:
+            for sign in (*odd, "1." + "9" * 15, "9" * 15):
+                for more in ("", "&order=longest", "&ending=eos"):
+                    assert web.get(f"{path}?{name}={sign}{more}").status in (200, 400)
+
+
 def test_who_is_no_operator_stores_no_job(store):
     web = made(store, read_access(None, None, {"ENDMARK_TOKENS": f"alice:{TOKEN}"}))
     alice = web.sessions.begin(Caller("alice"))
