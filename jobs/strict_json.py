@@ -47,3 +47,15 @@ def refuse_constant(name: str) -> NoReturn:
         ValueError: always.
     """
     raise ValueError(f"is not JSON: `{name}` is no JSON number")
+
+
+def refuse_infinite(text: str) -> float:
+    """Return a number; refuse one such as 1e999, which Python reads as infinity and no JSON can be written for.
+
+    Raises:
+        ValueError: it is such a number.
+    """
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"has the number {text if len(text) < 40 else text[:40] + '…'}, which is too large")
+    return value

@@ -1,14 +1,13 @@
 """JSONL: one JSON object a line, whose keys are the columns."""
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from endmark.jobs.datasets.base import Dataset, Line, Source, TextLines
 from endmark.jobs.errors import Problem
-from endmark.jobs.strict_json import refuse_constant, refuse_unstorable
+from endmark.jobs.strict_json import refuse_constant, refuse_infinite, refuse_unstorable
 
 _LOOK_AHEAD = 1000  # bad lines read in search of the first good one
 
@@ -26,7 +25,7 @@ class JsonlDataset(Dataset):
         self._raw = ""
         self._places: dict[str, int] = {}
         self._decode = json.JSONDecoder(
-            parse_constant=refuse_constant, parse_float=_finite, object_pairs_hook=_refuse_repeats
+            parse_constant=refuse_constant, parse_float=refuse_infinite, object_pairs_hook=_refuse_repeats
         ).decode
         self._rows = self._read()
         # The columns are to be known before anything is stored.
@@ -115,14 +114,6 @@ def is_object(head: bytes) -> bool:
         return isinstance(json.loads(head.partition(b"\n")[0]), dict)
     except (ValueError, RecursionError):
         return False
-
-
-def _finite(text: str) -> float:
-    """Return a number; refuse one such as 1e999, which Python reads as infinity and no JSON can be written for."""
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"has the number {text if len(text) < 40 else text[:40] + '…'}, which is too large")
-    return value
 
 
 def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,16 +2,18 @@
 
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 from endmark.jobs.errors import MissingDependency, SpecError
 from endmark.jobs.shapes.shape import Shape, ShapeKind
-from endmark.jobs.strict_json import refuse_constant
+from endmark.jobs.strict_json import refuse_constant, refuse_infinite
 
 SPACES = 8  # the most white space in a row between the parts of a JSON value
 _WHITE = rf"[\x20\x0A\x0D\x09]{{1,{SPACES}}}"
+_EXACT = 2**53  # the largest whole number that floating point holds with all below it
 _UNKNOWN = re.compile(r'Unimplemented keys: \["(?P<name>[^"]*)"')
 _OF_ONE = frozenset(  # keywords that hold one schema
     {"items", "additionalItems", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames"}
@@ -47,11 +49,23 @@ def grammar_of(shape: Shape) -> str:
     if shape.kind is ShapeKind.JSON_SCHEMA:
         return str(matcher.grammar_from_json_schema(shape.text, overrides={"whitespace_pattern": _WHITE}))
     if shape.kind is ShapeKind.REGEX:
-        return str(matcher.grammar_from_regex(shape.text))
+        # Digits of other scripts are no digits here: of the newest ones Python's `re` does not know yet.
+        return str(matcher.grammar_from_lark(f"start: /{llguidance().regex_to_lark(shape.text, 'd')}/"))
     if shape.kind is ShapeKind.CHOICES:
         labels = " | ".join(json.dumps(label, ensure_ascii=False) for label in shape.choices)
         return str(matcher.grammar_from_lark(f"start: {labels}"))
     return str(matcher.grammar_from_lark(shape.text))
+
+
+def pattern_of(shape: Shape) -> re.Pattern[str]:
+    """Return the regular expression of a shape, as Python reads it.
+
+    Raises:
+        re.error: it is none.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of signs that a later Python may read otherwise
+        return re.compile(shape.text)
 
 
 def llguidance() -> Any:  # noqa: ANN401 - a module
@@ -74,7 +88,7 @@ def _refusal(shape: Shape) -> str | None:
         return _schema_refusal(shape)
     if shape.kind is ShapeKind.REGEX:
         try:
-            re.compile(shape.text)
+            pattern_of(shape)
         except re.error as error:
             return f"`{shape.text}` is no regular expression: {error}"
     found = _compiled_error(grammar_of(shape))
@@ -86,9 +100,11 @@ def _schema_refusal(shape: Shape) -> str | None:
     from endmark.jobs.shapes.validity import malformed
 
     try:
-        schema = json.loads(shape.text, parse_constant=refuse_constant)
+        schema = json.loads(
+            shape.text, parse_constant=refuse_constant, parse_int=_exact, parse_float=refuse_infinite
+        )
     except (ValueError, RecursionError) as error:
-        return f"the schema is not JSON: {error}"
+        return f"the schema cannot be read: {error}"
     if not isinstance(schema, dict):
         return "the schema is not a JSON object"
     if "x-guidance" in schema:
@@ -103,6 +119,14 @@ def _schema_refusal(shape: Shape) -> str | None:
     said = f"`{named['name']}` is not supported" if named else found
     shared = {name: schema[name] for name in _SHARED if name in schema}
     return f"the schema cannot be kept: {said}, at `{_place(schema, shared, found)}`"
+
+
+def _exact(text: str) -> int:
+    """Return a whole number; refuse one that would be rounded in the grammar, and so would never be valid."""
+    value = int(text)
+    if abs(value) > _EXACT:
+        raise ValueError(f"the number {text[:40]} is too large: at most 2**53 is kept exactly")
+    return value
 
 
 def _schema_error(schema: Mapping[str, Any]) -> str | None:

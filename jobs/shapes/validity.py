@@ -1,13 +1,12 @@
 """Whether a text is a whole value of a shape, judged apart from what made it: jsonschema, `re`, the labels."""
 
 import json
-import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 from endmark.jobs.errors import MissingDependency
-from endmark.jobs.shapes.grammar import grammar_of
+from endmark.jobs.shapes.grammar import grammar_of, pattern_of
 from endmark.jobs.shapes.matching import accepts
 from endmark.jobs.shapes.shape import Shape, ShapeKind
 from endmark.jobs.strict_json import refuse_constant
@@ -31,6 +30,8 @@ def malformed(schema: dict[str, Any]) -> tuple[str, str] | None:
         return "/".join(["#", *map(str, error.absolute_path)]), error.message
     except RecursionError:
         return "#", "it is nested too deeply"
+    except Exception as error:  # of a `$schema` or an `$id` that is none, and whatever else it stumbles over
+        return "#", f"{type(error).__name__}: {error}"
     return None
 
 
@@ -40,7 +41,7 @@ def _judge(shape: Shape) -> Callable[[str], bool]:
     if shape.kind is ShapeKind.CHOICES:
         return frozenset(shape.choices).__contains__
     if shape.kind is ShapeKind.REGEX:
-        pattern = re.compile(shape.text)
+        pattern = pattern_of(shape)
         return lambda text: pattern.fullmatch(text) is not None
     if shape.kind is ShapeKind.GRAMMAR:
         grammar = grammar_of(shape)

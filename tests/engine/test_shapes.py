@@ -12,6 +12,8 @@ from endmark.jobs.datasets.openai import request_columns
 from endmark.jobs.errors import SpecError
 from endmark.jobs.prompts import PromptPlan
 from endmark.jobs.shapes import Shape, ShapeKind, read_shape
+from endmark.jobs.shapes.grammar import grammar_of
+from endmark.jobs.shapes.matching import accepts
 from endmark.jobs.shapes.validity import is_valid
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import EosSource, FinishReason
@@ -36,7 +38,11 @@ def demo():
 @pytest.mark.parametrize(
     ("kind", "text", "said"),
     [
-        ("json_schema", "{", "the schema is not JSON"),
+        ("json_schema", "{", "the schema cannot be read: Expecting property name"),
+        ("json_schema", {"$schema": True}, "is malformed at `#`"),
+        ("json_schema", {"const": 2**70}, "the number 1180591620717411303424 is too large"),
+        ("json_schema", '{"const": 1e400}', "has the number 1e400, which is too large"),
+        ("json_schema", {"const": float("nan")}, "`NaN` is no JSON number"),
         ("json_schema", "[]", "the schema is not a JSON object"),
         ("json_schema", {"properties": {"a": {"type": 3}}}, "is malformed at `#/properties/a/type`"),
         ("json_schema", {"items": {"not": {}}}, "`not` is not supported, at `#/items`"),
@@ -184,3 +190,10 @@ def test_the_example_of_the_docs(demo):
         "mixed",
         "bad",
     }
+
+
+def test_digits_are_those_of_ascii():
+    """llguidance let digits follow that are newer than Python's `re`, and such answers were never valid."""
+    grammar = grammar_of(Shape(ShapeKind.REGEX, r"\d[^\d]\w/\\d"))
+    assert accepts(grammar, "1aü/\\d".encode())
+    assert not accepts(grammar, "\U0001e4f0aü/\\d".encode())
