@@ -129,15 +129,19 @@ def _of_module(part: str, module: str, source: str) -> list[Mutant]:
         mutants += [
             Mutant(part, module, operator, index, line)
             for index, (node, (line, _)) in enumerate(places)
-            if not _is_guard(node)
+            if not _says_nothing(node)
         ]
     return mutants
 
 
-def _is_guard(node: Any) -> bool:
-    """Whether a node is the value of a keyword that is a guard."""
+def _says_nothing(node: Any) -> bool:
+    """Whether a node of parso's is the value of a keyword that is a guard, or a star that multiplies nothing."""
     around = node.parent
-    return around is not None and around.type == "argument" and around.children[0].get_code().strip() in _GUARDS
+    if around is None:
+        return False
+    if node.type == "operator" and node.value in ("*", "**"):
+        return around.type in ("parameters", "param", "argument")
+    return around.type == "argument" and around.children[0].get_code().strip() in _GUARDS
 
 
 @cache

@@ -223,6 +223,16 @@ def test_compressed_files_that_are_cut_off_or_damaged(read, suffix):
         assert "cannot be read" in unusable(read, broken, name=f"data.csv{suffix}").problems[0].reason
 
 
+@pytest.mark.parametrize("suffix", _PACK)
+def test_a_plain_file_that_is_named_like_a_compressed_one_is_refused_as_a_whole(read, suffix):
+    """The name is what is wrong, so no line is told."""
+    found = unusable(read, b"prompt\nx\n", name=f"data.csv{suffix}")
+    assert str(found.problems[0]).endswith(
+        f"data.csv{suffix}: cannot be read: its name ends in `{suffix}`, and it is not compressed so"
+    )
+    assert found.hint == "name it as what it is"
+
+
 def test_zstandard_frames_one_behind_the_other(read):
     data = zstandard.compress(b"prompt\nx\n") + zstandard.compress(b"y\n")
     assert read(data, name="data.zst")[1] == [(2, ["x"]), (3, ["y"])]
