@@ -95,7 +95,7 @@ def test_a_worker_tells_what_it_has_done(settings, tmp_path):
     assert sum(value for key, value in finished.items() if "eos" in key) == status.ended_with_eos
     endings = {key[1]: value for key, value in found.items() if key[0] == "endmark_answers_total"}
     assert sum(endings.values()) == 20
-    assert found["endmark_parts_total", "answer", ""] == 20
+    assert found["endmark_parts_total", "", "answer"] == 20
     assert found["endmark_tokens_total", "reasoning"] == 0
     assert found["endmark_tokens_total", "completion"] == status.completion_tokens
     assert found["endmark_tokens_total", "prompt"] == status.prompt_tokens
