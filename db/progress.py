@@ -1,7 +1,7 @@
 """How far the jobs are: sums over shards, never over rows."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -74,11 +74,18 @@ def _read(store: Store, condition: str, **values: object) -> list[JobStatus]:
         found = connection.execute(text(statement), values).all()
         shares = _shares(connection) if found else {}
     workers = list_workers(store) if found else []
-    return [_status(item, workers, shares) for item in found]
+    by_name = {item.worker: item for item in workers}
+    serving: dict[tuple[str, str | None], list[WorkerInfo]] = {}
+    for worker in workers:
+        serving.setdefault((worker.model, worker.adapter), []).append(worker)
+    return [
+        _status(item, serving.get((item.model, item.adapter), ()), by_name, shares.get(item.id, {}))
+        for item in found
+    ]
 
 
-def _shares(connection: Connection) -> dict[tuple[str, str], float]:
-    """Return which share of a worker's running shards is of a job, by worker and job."""
+def _shares(connection: Connection) -> dict[str, dict[str, float]]:
+    """Return which share of a worker's running shards is of a job, by job and worker."""
     found = connection.execute(
         text(
             "SELECT worker, job_id, count(*) AS shards FROM shards"
@@ -88,11 +95,25 @@ def _shares(connection: Connection) -> dict[tuple[str, str], float]:
     held: dict[str, int] = {}
     for item in found:
         held[item.worker] = held.get(item.worker, 0) + item.shards
-    return {(item.worker, item.job_id): item.shards / held[item.worker] for item in found}
+    shares: dict[str, dict[str, float]] = {}
+    for item in found:
+        shares.setdefault(item.job_id, {})[item.worker] = item.shards / held[item.worker]
+    return shares
 
 
-def _status(item: Any, workers: Sequence[WorkerInfo], shares: Mapping[tuple[str, str], float]) -> JobStatus:  # noqa: ANN401
-    """Return one job's progress from its sums."""
+def _status(
+    item: Any,  # noqa: ANN401 - a row of sums
+    serving: Sequence[WorkerInfo],
+    by_name: Mapping[str, WorkerInfo],
+    shares: Mapping[str, float],
+) -> JobStatus:
+    """Return one job's progress from its sums.
+
+    Args:
+        serving: the workers of its model.
+        by_name: all workers.
+        shares: which share of their shards the workers that hold some of the job's have of it.
+    """
     counts = {name: int(getattr(item, name)) for name in COUNTERS}
     state = JobState(item.state)
     finished = counts["succeeded"] + counts["failed"]
@@ -101,7 +122,7 @@ def _status(item: Any, workers: Sequence[WorkerInfo], shares: Mapping[tuple[str,
     reasons = dict.fromkeys(FinishReason, 0)
     for end in ENDS:
         reasons[end.reason] += counts[end.counter] if end.counter else cancelled
-    reported = sum(w.tokens_per_second * shares.get((w.worker, item.id), 0.0) for w in workers)
+    reported = sum(by_name[name].tokens_per_second * share for name, share in shares.items() if name in by_name)
     speed = _speed(item, state, counts["completion_tokens"], reported)
     tokens_left = counts["completion_tokens"] / finished * left if finished else 0.0
     return JobStatus(
@@ -127,12 +148,12 @@ def _status(item: Any, workers: Sequence[WorkerInfo], shares: Mapping[tuple[str,
         completion_tokens=counts["completion_tokens"],
         tokens_per_second=speed,
         eta_seconds=tokens_left / speed if state is JobState.RUNNING and tokens_left and speed else None,
-        workers=tuple(w for w in workers if (w.model, w.adapter) == (item.model, item.adapter)),
+        workers=tuple(serving),
         error=item.error,
         device_seconds=float(item.device_seconds),
         ended_in_reasoning=counts["in_reasoning"],
         reasoning_tokens=counts["reasoning_tokens"],
-        silent_seconds=_silence([worker for worker, job in shares if job == item.id], workers),
+        silent_seconds=_silence(shares, by_name),
     )
 
 
@@ -144,10 +165,10 @@ def _strategies(spec: str) -> tuple[str, ...]:
         return ()
 
 
-def _silence(holders: Sequence[str], workers: Sequence[WorkerInfo]) -> float | None:
+def _silence(holders: Collection[str], by_name: Mapping[str, WorkerInfo]) -> float | None:
     """Return how long the workers that hold a job's shards have been silent; None if one of them is not."""
-    ages = {item.worker: item.heartbeat_age for item in workers}
-    silence = min((ages.get(worker, ALIVE_SECONDS) for worker in holders), default=0.0)
+    ages = (by_name[name].heartbeat_age if name in by_name else ALIVE_SECONDS for name in holders)
+    silence = min(ages, default=0.0)
     return silence if silence > SILENT_SECONDS else None
 
 

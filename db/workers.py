@@ -122,8 +122,9 @@ def list_workers(store: Store, *, max_age: float = ALIVE_SECONDS) -> list[Worker
         found = connection.execute(
             text(
                 f"SELECT w.{', w.'.join(_COLUMNS)}, {store.now} - w.heartbeat AS heartbeat_age,"
-                " (SELECT count(*) FROM shards s WHERE s.worker = w.worker AND s.state = 'running') AS shards"
-                f" FROM workers w WHERE w.heartbeat BETWEEN {store.now} - :age AND {store.now} + :age"
+                " coalesce(h.shards, 0) AS shards FROM workers w LEFT JOIN (SELECT s.worker, count(*) AS shards"
+                " FROM shards s WHERE s.state = 'running' GROUP BY s.worker) h ON h.worker = w.worker"
+                f" WHERE w.heartbeat BETWEEN {store.now} - :age AND {store.now} + :age"
                 " ORDER BY w.worker"
             ),
             {"age": max_age},

@@ -18,7 +18,7 @@ from endmark.jobs.errors import BrokerError
 from endmark.jobs.queue import wake
 from tests.cluster.checker import check
 from tests.cluster.faults import faults_of
-from tests.cluster.host import COMPILER, Host
+from tests.cluster.host import COMPILER, Host, sweep
 from tests.cluster.recording import read_events, watch_ledger
 from tests.cluster.scripted import answer_of
 from tests.cluster.servers import Postgres, Valkey, end
@@ -41,17 +41,19 @@ class Cluster:
         seed: of the faults and of what the network loses.
         data: a stopped Postgres server's data, see `data_folder`; without it the ledger is a SQLite file, which
             the two workers share as processes of one host do.
+        models: of each a worker runs on each workers' host.
+        bug: the name of one of `bugs.py` that is planted into every worker.
     """
 
     has_clocks = COMPILER is not None
     worker_hosts = ("one", "two")
 
-    def __init__(self, folder, seed, data=None, model="m"):
-        self.folder, self.model = folder, model
+    def __init__(self, folder, seed, data=None, *, models=("m",), bug=None):
+        self.folder, self.models, self._bug = folder, models, bug
         self._random = random.Random(seed)
         self._seed = seed
         self._expected = {}
-        self._workers = {}
+        self._workers = {}  # by host and model
         self._all = []  # every worker process ever started
         self.faults = []  # (begin, end, host, name)
         self.hosts = {}
@@ -64,6 +66,7 @@ class Cluster:
 
     def _build(self, data):
         """Make hosts, servers and ledger, each with what undoes it."""
+        sweep()
         self.wire = Wire(self._seed)
         for number, name in enumerate(("servers", *self.worker_hosts), 1):
             self.hosts[name] = Host(self.wire, name, f"10.77.0.{number}", self.folder / name)
@@ -101,13 +104,13 @@ class Cluster:
         self._workers_url = f"{self.postgres.url(name)}?{_LINK}"
         return self.postgres.url(name, local=True)
 
-    def submit(self, rows, **options):
+    def submit(self, rows, *, model="m", **options):
         """Store a job and wake the workers."""
         prompts = [f"place {row}" for row in range(rows)]
-        job = submit(self.store, prompts, shard_size=16, model=self.model, **options)
+        job = submit(self.store, prompts, shard_size=16, model=model, **options)
         self._expected.update(((job, row), answer_of(prompt)) for row, prompt in enumerate(prompts))
         with contextlib.suppress(BrokerError):  # workers look by themselves
-            wake(self.broker.local, self.model, None, 2)
+            wake(self.broker.local, model, None, 2)
         return job
 
     def environment(self, host):
@@ -120,34 +123,45 @@ class Cluster:
         }
 
     def start_worker(self, host):
-        """Start the host's worker, unless one runs that is not about to end."""
-        former = self._workers.get(host)
-        if former is not None and former.poll() is None and not getattr(former, "ending", False):
-            return
+        """Start the host's workers, but for those that run and are not about to end."""
+        for model in self.models:
+            former = self._workers.get((host, model))
+            if former is None or former.poll() is not None or former.ending:
+                self._workers[host, model] = self._start_worker(host, model)
+                self._workers[host, model].ending = False
+
+    def _start_worker(self, host, model):
+        """Start one worker."""
         told = {
-            "host": host, "history": str(self.folder / "history"), "model": self.model, "lease": LEASE,
-            "grace": 2.0, "step": _STEP, "frozen_after": _FROZEN_AFTER,
+            "host": host, "history": str(self.folder / "history"), "model": model, "bug": self._bug,
+            "lease": LEASE, "grace": 2.0, "step": _STEP, "frozen_after": _FROZEN_AFTER,
         }  # fmt: skip
         with (self.hosts[host].home / "worker.log").open("ab") as log:
-            self._workers[host] = self.hosts[host].start(
+            process = self.hosts[host].start(
                 [sys.executable, "-m", "tests.cluster.worker", json.dumps(told)],
                 env=self.environment(host),
                 stdout=log,
                 stderr=log,
                 cwd=_ROOT,
             )
-        self._all.append(self._workers[host])
+        self._all.append(process)
+        return process
 
     def signal(self, host, number):
-        """Send a signal to the host's worker."""
-        process = self._workers[host]
-        process.ending = number == signal.SIGTERM or getattr(process, "ending", False)
-        if process.poll() is None:
-            process.send_signal(number)
+        """Send a signal to the host's workers."""
+        for process in self._on(host):
+            process.ending = process.ending or number == signal.SIGTERM
+            if process.poll() is None:
+                process.send_signal(number)
 
     def kill(self, host):
-        """SIGKILL the host's worker."""
-        end(self._workers[host])
+        """SIGKILL the host's workers."""
+        for process in self._on(host):
+            end(process)
+
+    def _on(self, host):
+        """The workers of a host."""
+        return [process for (where, _), process in self._workers.items() if where == host]
 
     def links(self, host):
         """The ways from a host to the servers and back."""
@@ -203,10 +217,18 @@ class Cluster:
         query = text("SELECT count(DISTINCT worker) FROM shards WHERE state = 'running'")
         while True:
             with self.store.reader.connect() as connection:
-                if connection.execute(query).scalar() == len(self.worker_hosts):
+                if connection.execute(query).scalar() == len(self.worker_hosts) * len(self.models):
                     return
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.05)
+
+    def connections(self):
+        """How many connections the workers have to Postgres."""
+        if self.postgres is None:
+            return 0
+        with self.store.reader.connect() as connection:
+            query = text("SELECT count(*) FROM pg_stat_activity WHERE client_addr IS NOT NULL")
+            return connection.execute(query).scalar()
 
     def wait(self, jobs, seconds=60.0):
         """Wait until the jobs have ended, starting workers again as a supervisor does."""

@@ -1,7 +1,9 @@
 """A host: a network namespace on the wire, a home, and a clock of its own where there is a C compiler."""
 
+import contextlib
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import tempfile
@@ -9,6 +11,7 @@ from pathlib import Path
 
 from tests.cluster.wire import DEVICE
 
+_PREFIX = "endmark-host-"
 COMPILER = shutil.which("cc")  # without one all hosts have the machine's clock
 
 
@@ -31,6 +34,19 @@ def why_no_hosts():
     return None
 
 
+def sweep():
+    """Remove the hosts of test runs that were killed, with all that still runs on them."""
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout.split("\n")
+    for name in (line.partition(" ")[0] for line in listed if line.startswith(_PREFIX)):
+        if Path("/proc", name.removeprefix(_PREFIX).partition("-")[0]).exists():
+            continue
+        running = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=True).stdout
+        for process in running.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
+        Host._ip("netns", "del", name)
+
+
 class Host:
     """One host; processes are started on it by `start`.
 
@@ -44,7 +60,7 @@ class Host:
     def __init__(self, wire, name, address, home):
         self.name, self.address, self.home = name, address, home
         home.mkdir(parents=True, exist_ok=True)
-        self._namespace = f"endmark-{os.getpid()}-{name}"
+        self._namespace = f"{_PREFIX}{os.getpid()}-{name}"
         self._clocks = Path(tempfile.mkdtemp(prefix="endmark-clock-"))
         self._clocks.chmod(0o755)  # not under pytest's folders: the database runs as another user
         self._clock = self._clocks / "ahead"

@@ -28,9 +28,39 @@ def go_through(folder, seed, data=None):
         for host in cluster.worker_hosts:
             cluster.start_worker(host)
         cluster.wait_for_claims()
+        assert cluster.connections() <= 5 * len(cluster.worker_hosts)
         cluster.run(FAULTS)
         assert len(cluster.faults) == FAULTS
         cluster.wait(jobs)
+        assert cluster.wrong() == [], f"{cluster.faults}\n{cluster.log()}"
+    finally:
+        cluster.close()
+
+
+def test_the_checker_finds_a_bug_that_is_planted_into_the_processes(tmp_path, data):
+    cluster = Cluster(tmp_path, 0, data, bug="counter_drift")
+    try:
+        jobs = [cluster.submit(32)]
+        cluster.start_worker("one")
+        cluster.wait(jobs)
+        assert any("its rows say" in line for line in cluster.wrong())
+    finally:
+        cluster.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_twenty_jobs_of_three_models(tmp_path, data, seed):
+    """Two hosts with a worker of each model; what is urgent goes first, whatever happens."""
+    models = ("m", "n", "o")
+    cluster = Cluster(tmp_path, seed, data, models=models)
+    try:
+        jobs = [cluster.submit(32, model=models[number % 3], priority=number % 4) for number in range(20)]
+        for host in cluster.worker_hosts:
+            cluster.start_worker(host)
+        cluster.wait_for_claims()
+        cluster.run(FAULTS)
+        cluster.wait(jobs, 120)
         assert cluster.wrong() == [], f"{cluster.faults}\n{cluster.log()}"
     finally:
         cluster.close()

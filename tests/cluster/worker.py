@@ -25,6 +25,7 @@ from endmark.worker.service.app import Orphaned, _patiently, consume, rows_ahead
 from endmark.worker.service.ending import break_off
 from endmark.worker.service.prompting import Prompter
 from endmark.worker.service.service import Pace, Service
+from tests.cluster import bugs
 from tests.cluster.recording import Recorder
 from tests.cluster.scripted import VOCABULARY, numbered_script
 from tests.unit.byte_tokenizer import ByteTokenizer
@@ -35,6 +36,8 @@ _LOOK = 1.0  # seconds between looks into the ledger; a product's worker has 5
 
 def main(told):
     """Serve until drained; return the exit code."""
+    if told["bug"] is not None:
+        getattr(bugs, told["bug"])().__enter__()  # for good
     name = f"{told['host']}:{os.getpid()}"
     log_to_stderr(name)
     recorder = Recorder(Path(told["history"]) / f"{told['host']}-{os.getpid()}.jsonl", told["host"])
