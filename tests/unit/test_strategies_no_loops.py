@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from endmark.jobs.strategies import no_loops
 from endmark.jobs.strategies.no_loops import NoLoops
 from endmark.jobs.vocabulary import FinishReason
 from endmark.worker.engine.text import AnswerText, Vocabulary
@@ -127,6 +128,15 @@ def test_a_loop_whose_rounds_differ_a_little_ends_too(case):
     assert ending.text_length < 120 < taken
     exact, _ = feed(letters(NEAR[case]), near=False)
     assert exact is None
+
+
+@pytest.mark.parametrize(("span", "looks"), [(16, [64, 128, 192]), (100, [100, 164])])
+def test_near_copies_are_looked_for_every_so_many_tokens(span, looks, monkeypatch):
+    """Not before so many tokens could span the copies, and not at every token: a look reads the text."""
+    seen = []
+    monkeypatch.setattr(no_loops, "near_loop", lambda answer, *_: seen.append(len(answer.token_ids)))
+    feed(random.Random(5).choices(range(94), k=200), tokens=span)
+    assert seen == looks
 
 
 def test_a_token_costs_as_little_late_as_early():

@@ -1,0 +1,68 @@
+"""One row's phase and insertion, token by token: where the phase ends, what is put in, and what is dropped."""
+
+import pytest
+
+from endmark.worker.engine.flags import FORCED, HIDDEN, INSERTED, NATURAL
+from endmark.worker.engine.steering import Call, Insertion, Phase, RowSteering
+
+pytestmark = pytest.mark.unit
+
+EOS = {0}
+
+
+@pytest.mark.parametrize(("restarts", "from_step"), [(True, 6), (False, None)])
+def test_numbers_count_anew_behind_a_phase_only_if_it_says_so(restarts, from_step):
+    """Else the strategies' numbers would begin again behind every thought that has no budget of its own."""
+    row = RowSteering(Phase((8, 9), restarts=restarts), is_open=True, insertion=None)
+    assert row.steer(4, 5, NATURAL, EOS) == (5, NATURAL)
+    assert (row.is_open, row.restarted, row.targets) == (True, None, (8, 9))
+    assert row.steer(5, 9, NATURAL, EOS) == (9, NATURAL)
+    assert (row.is_open, row.restarted, row.targets) == (False, from_step, ())
+
+
+def test_an_insertion_that_has_not_begun_is_dropped_with_the_phase_and_one_that_goes_on_is_not():
+    waiting = RowSteering(Phase((9,)), is_open=True, insertion=Insertion((7, 9), at=20))
+    waiting.steer(3, 9, NATURAL, EOS)
+    assert waiting.insertion is None
+    going = RowSteering(Phase((9,)), is_open=True, insertion=Insertion((9, 7), at=3))
+    assert [going.steer(step, 5, 0, EOS)[0] for step in (2, 3, 4, 5)] == [5, 9, 7, 5]
+    assert not going.is_open
+
+
+@pytest.mark.parametrize(
+    ("call", "is_open", "begins"), [(1, True, True), (1, False, False), (2, False, True), (0, True, False)]
+)
+def test_an_insertion_begins_when_it_is_called_for(call, is_open, begins):
+    row = RowSteering(Phase((9,)), is_open=is_open, insertion=Insertion((7,)))
+    row.call(Call(call), 11)
+    assert row.steer(11, 5, 0, EOS)[0] == (7 if begins else 5)
+
+
+def test_one_that_goes_on_does_not_begin_again():
+    row = RowSteering(None, is_open=False, insertion=Insertion((6, 7), at=2))
+    row.call(Call.NOW, 3)
+    assert [row.steer(step, 5, 0, EOS)[0] for step in (2, 3, 4)] == [6, 7, 5]
+
+
+def test_an_eos_in_the_phase_begins_the_insertion_where_it_is_to():
+    for inserts, token in ((True, 7), (False, 0)):
+        row = RowSteering(Phase((9,), eos_inserts=inserts), is_open=True, insertion=Insertion((7, 9)))
+        assert row.steer(4, 0, NATURAL | HIDDEN, EOS)[0] == token
+    behind = RowSteering(Phase((9,), eos_inserts=True), is_open=False, insertion=Insertion((7, 9)))
+    assert behind.steer(4, 0, NATURAL, EOS) == (0, NATURAL)
+
+
+@pytest.mark.parametrize(("drawn", "flags"), [(9, NATURAL), (8, NATURAL), (5, 0)])
+def test_what_is_put_in_is_natural_only_where_one_of_its_kind_was_drawn(drawn, flags):
+    """The model would have closed its thought there by itself, with another of its marks perhaps."""
+    row = RowSteering(Phase((8, 9)), is_open=True, insertion=Insertion((9,), at=4))
+    assert row.steer(4, drawn, NATURAL | HIDDEN, EOS) == (9, INSERTED | FORCED | HIDDEN | flags)
+
+
+@pytest.mark.parametrize(("first", "is_open"), [(3, True), (5, False)])
+def test_the_first_token_says_whether_an_undecided_phase_is_open(first, is_open):
+    row = RowSteering(
+        Phase((9,), opens_with=3), is_open=False, is_undecided=True, insertion=Insertion((9,), at=20)
+    )
+    row.steer(0, first, NATURAL, EOS)
+    assert (row.is_open, row.is_undecided, row.insertion is not None) == (is_open, False, is_open)
