@@ -217,12 +217,11 @@ def test_no_request_breaks_a_page(store, web):
     ]
     paths = [path.format(sign) for path in paths for sign in odd] + [f"/jobs/{job}/rows/{sign}" for sign in odd]
     assert {web.get(path).status for path in paths} <= {400, 404}
-    names = ["q", "ending", "order", "after", "before", "format"]
-    for path in (f"/jobs/{job}", f"/jobs/{job}/export"):
-        for name in names:
-            for sign in (*odd, "1." + "9" * 15, "9" * 15):
-                for more in ("", "&order=longest", "&ending=eos"):
-                    assert web.get(f"{path}?{name}={sign}{more}").status in (200, 400)
+    for sign in (*odd, "1." + "9" * 15, "9" * 15):
+        assert web.get(f"/jobs/{job}/export?format={sign}").status == 400
+        for name in ("q", "ending", "order", "after", "before"):
+            for more in ("", "&order=longest"):
+                assert web.get(f"/jobs/{job}?{name}={sign}{more}").status == 200
 
 
 def test_who_is_no_operator_stores_no_job(store):
