@@ -2,8 +2,8 @@
 
 import contextlib
 import json
-import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -74,7 +74,7 @@ class Cluster:
         self._undo.callback(self.wire.close)
         self.wire.start()
         self.broker = Valkey(self.hosts["servers"])
-        self._undo.callback(self.broker.crash)
+        self._undo.callback(self.broker.remove)
         self.broker.start()
         self.postgres = self._disk = None
         self.store = open_store(self._ledger(data), upgrade=True)
@@ -94,7 +94,7 @@ class Cluster:
         self.postgres = Postgres(data, self.hosts["servers"])
         self._undo.callback(self.postgres.crash)
         self.postgres.start()
-        name = f"cluster_{self._seed}_{os.getpid()}"
+        name = f"cluster_{secrets.token_hex(6)}"
         engine = create_engine(
             self.postgres.url("postgres", local=True).replace("postgresql:", "postgresql+psycopg:")
         )

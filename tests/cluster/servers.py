@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -89,6 +90,11 @@ class Valkey:
         """SIGKILL it."""
         if self._process is not None:
             end(self._process)
+
+    def remove(self):
+        """End it for good."""
+        self.crash()
+        shutil.rmtree(self._socket.parent)
 
 
 def data_folder():
