@@ -62,6 +62,7 @@ def demo():
         ("regex", "a(?=b)", "look-around"),
         ("choices", "a,,b", "a label is empty"),
         ("choices", "a,b,a", "a label stands twice: `a`"),
+        ("choices", ",".join(map(str, [*range(150), 7])), "a label stands twice"),
         ("choices", '["a"', "is not a JSON array of labels"),
         ("choices", "a", "has 1 labels"),
         ("grammar", 'start: "a" foo', 'unknown name: "foo"'),
