@@ -174,6 +174,14 @@ def test_what_cannot_be_written_is_refused_beforehand(tmp_path):
     assert sorted(item.name for item in tmp_path.iterdir()) == ["loop", "s"]
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc is a folder that takes no file, whoever asks")
+def test_a_new_file_is_tried_whatever_the_folders_mode_says(monkeypatch):
+    """Else a folder that takes none was found out when the whole job had run."""
+    monkeypatch.setattr("endmark.jobs.outputs.os.access", lambda *_: False)
+    with pytest.raises(UsageError, match="cannot write"):
+        check_writable(Path("/proc/out.csv"))
+
+
 def test_one_file_is_known_by_any_of_its_names(tmp_path):
     path = tmp_path / "data.csv"
     path.write_text("x")
