@@ -34,7 +34,7 @@ test: install
 	$(BIN)/python -m pytest -m "not gpu and not slow" $(AT_ONCE)
 
 slow: install
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu" --ignore=tests/cluster
 
 # Several hosts made of network namespaces, which need root: here they fail where they cannot be made, elsewhere the
 # tests are skipped and say so.
