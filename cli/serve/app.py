@@ -15,11 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from endmark.cli.serve.asked import file_name, listed, read_json, upload_lifetime, wanted_batch, wanted_page
+from endmark.cli.http.guard import CALLER, OPEN
+from endmark.cli.http.naming import file_name
+from endmark.cli.http.refusals import Refused
+from endmark.cli.serve.asked import listed, read_json, upload_lifetime, wanted_batch, wanted_page
 from endmark.cli.serve.batches import Batches
-from endmark.cli.serve.guard import CALLER, OPEN
 from endmark.cli.serve.keeper import remove_file
-from endmark.cli.serve.refusals import Refused
 from endmark.cli.serve.shelf import Shelf
 from endmark.cli.terminal import note
 from endmark.db.served import Caller, Records

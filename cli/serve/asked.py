@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.datastructures import FormData, QueryParams
 
-from endmark.cli.serve.refusals import Refused
+from endmark.cli.http.refusals import Refused
 from endmark.db.served_batches import NewBatch
 from endmark.jobs.datasets.openai import CHAT, COMPLETION
 
@@ -17,7 +17,6 @@ _KEY_MOST, _VALUE_MOST = 64, 512  # characters
 _WINDOW = re.compile(r"([0-9]{1,6})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST_WINDOW = 30 * 86_400  # seconds
-_NAME_MOST = 255  # characters
 _SECONDS_TEXT = re.compile(r"[0-9]{1,9}")
 _SHORTEST_LIFE, _LONGEST_LIFE = 3600, 30 * 86_400  # seconds
 _NUMBER = re.compile(r"[0-9]{1,5}")
@@ -147,12 +146,6 @@ def window_seconds(window: Any) -> int:  # noqa: ANN401 - any JSON value
     if not 1 <= seconds <= _LONGEST_WINDOW:
         raise Refused(400, "`completion_window` must be a time such as `24h`, at most `30d`", "invalid_window")
     return seconds
-
-
-def file_name(given: str | None) -> str:
-    """Return the name of an uploaded file, as it may be stored and shown."""
-    name = "".join(sign if sign.isprintable() else "_" for sign in (given or "")[:_NAME_MOST])
-    return name.strip() or "upload.jsonl"
 
 
 def wanted_page(query: QueryParams, known: Callable[[str], bool], *, limit: int, most: int) -> Page:

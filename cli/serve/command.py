@@ -8,10 +8,10 @@ from typing import NamedTuple
 import click
 
 from endmark.cli.advice import worker_hint
+from endmark.cli.http.access import OPERATOR_TOKENS, TOKENS, Access, is_loopback, read_access
 from endmark.cli.notifying import wake_workers
 from endmark.cli.options import adapter_folder, model_name, model_options, strategy_names
 from endmark.cli.sampling import chosen_sampling
-from endmark.cli.serve.access import OPERATOR_TOKENS, TOKENS, Access, is_loopback, read_access
 from endmark.cli.session import opened
 from endmark.cli.terminal import hint, note
 from endmark.cli.waiting import ended_like_by_ctrl_c
@@ -108,12 +108,12 @@ class _Most(NamedTuple):
 
 def _listen(spec: GenerationSpec, host: str, port: int, access: Access, most: _Most) -> None:
     """Answer until the process is told to end."""
+    from endmark.cli.http.guard import Guard, Limits
+    from endmark.cli.http.listening import listen, serve_on
     from endmark.cli.serve.app import Routes
     from endmark.cli.serve.batches import Batches
-    from endmark.cli.serve.guard import Guard, Limits
     from endmark.cli.serve.intake import Terms
     from endmark.cli.serve.keeper import Keeper
-    from endmark.cli.serve.listening import listen, serve_on
     from endmark.cli.serve.opening import open_shelf
     from endmark.cli.web.actions import Actions
     from endmark.cli.web.door import Door, beside

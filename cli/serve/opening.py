@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from endmark.cli.serve.access import Access
+from endmark.cli.http.access import Access
 from endmark.cli.serve.outcome import settle_marks
 from endmark.cli.serve.shelf import Shelf
 from endmark.cli.serve.takeover import take_over

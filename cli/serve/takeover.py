@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from endmark.cli.http.refusals import Refused
 from endmark.cli.serve.asked import window_seconds
-from endmark.cli.serve.refusals import Refused
 from endmark.cli.serve.shelf import Shelf
 from endmark.cli.terminal import note
 from endmark.db.progress import job_status

@@ -13,7 +13,7 @@ from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from endmark.cli.again import Again, ask_again
-from endmark.cli.serve.refusals import Refused
+from endmark.cli.http.refusals import Refused
 from endmark.cli.web.forms import proved_form, text_of
 from endmark.cli.web.pages import Pages, page, visitor_of
 from endmark.cli.web.rendering import EXPORTS, HEADERS

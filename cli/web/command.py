@@ -28,9 +28,9 @@ def web(port: int) -> None:
     """
     if find_spec("starlette") is None or find_spec("uvicorn") is None or find_spec("python_multipart") is None:
         raise MissingDependency("`endmark web`", "serve")
-    from endmark.cli.serve.access import OPEN_ACCESS
-    from endmark.cli.serve.guard import Limits
-    from endmark.cli.serve.listening import listen, serve_on
+    from endmark.cli.http.access import OPEN_ACCESS
+    from endmark.cli.http.guard import Limits
+    from endmark.cli.http.listening import listen, serve_on
     from endmark.cli.web.actions import Actions
     from endmark.cli.web.door import Door
     from endmark.cli.web.pages import Pages

@@ -8,9 +8,9 @@ from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from endmark.cli.serve.access import ANYBODY, Access
-from endmark.cli.serve.guard import Guard, Limits, check_host
-from endmark.cli.serve.refusals import Refused
+from endmark.cli.http.access import ANYBODY, Access
+from endmark.cli.http.guard import Guard, Limits, check_host
+from endmark.cli.http.refusals import Refused
 from endmark.cli.web.rendering import HEADERS, rendered
 from endmark.cli.web.sessions import Sessions
 from endmark.db.served import NOBODY, Caller

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from starlette.datastructures import FormData
 from starlette.requests import Request
 
-from endmark.cli.serve.refusals import Refused
+from endmark.cli.http.refusals import Refused
 from endmark.cli.web.door import VISITOR
 from endmark.cli.web.sessions import Sessions
 

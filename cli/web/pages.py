@@ -13,9 +13,9 @@ from starlette.routing import BaseRoute, Route
 
 from endmark.cli.advice import spec_options_of
 from endmark.cli.finishing import described
+from endmark.cli.http.refusals import Refused
 from endmark.cli.pages.gathering import build_report
 from endmark.cli.pages.report import write_page
-from endmark.cli.serve.refusals import Refused
 from endmark.cli.terminal import note
 from endmark.cli.web.door import VISITOR, Visitor
 from endmark.cli.web.listing import links_of, wanted_rows

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from endmark.cli.serve.access import Access
+from endmark.cli.http.access import Access
 from endmark.cli.web.door import COOKIE
 from endmark.cli.web.forms import proved_form, text_of
 from endmark.cli.web.pages import page, visitor_of

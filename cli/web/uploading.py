@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from endmark.cli.http.naming import file_name
 from endmark.cli.options import model_name
 from endmark.cli.sampling import chosen_sampling
-from endmark.cli.serve.asked import file_name
 from endmark.cli.submission import submit_rows
 from endmark.cli.web.actions import Wake, check_operator, whole_number
 from endmark.cli.web.forms import proved_form, text_of

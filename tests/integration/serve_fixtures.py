@@ -4,10 +4,10 @@ import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from endmark.cli.serve.access import read_access
+from endmark.cli.http.access import read_access
+from endmark.cli.http.guard import Guard, Limits
 from endmark.cli.serve.app import Routes
 from endmark.cli.serve.batches import Batches
-from endmark.cli.serve.guard import Guard, Limits
 from endmark.cli.serve.intake import Terms
 from endmark.cli.serve.keeper import Keeper
 from endmark.cli.serve.opening import open_shelf

@@ -17,8 +17,8 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
+from endmark.cli.http.access import is_loopback
 from endmark.cli.main import main
-from endmark.cli.serve.access import is_loopback
 from endmark.jobs.launch.workers import WorkerOptions, start_worker
 from endmark.jobs.settings import Settings
 from tests.integration.tiny_model import save_tiny_model

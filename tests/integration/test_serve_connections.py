@@ -12,11 +12,11 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from endmark.cli.http import listening
+from endmark.cli.http.access import OPEN_ACCESS
+from endmark.cli.http.guard import Guard, Limits
+from endmark.cli.http.listening import Connection, listen, serve_on
 from endmark.cli.main import main
-from endmark.cli.serve import listening
-from endmark.cli.serve.access import OPEN_ACCESS
-from endmark.cli.serve.guard import Guard, Limits
-from endmark.cli.serve.listening import Connection, listen, serve_on
 from endmark.jobs.errors import UsageError
 from tests.integration.service_fixtures import wait_until
 

@@ -7,8 +7,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from endmark.cli.serve.access import OPEN_ACCESS, read_access
-from endmark.cli.serve.guard import Limits
+from endmark.cli.http.access import OPEN_ACCESS, read_access
+from endmark.cli.http.guard import Limits
 from endmark.cli.web.actions import Actions
 from endmark.cli.web.door import COOKIE, Door
 from endmark.cli.web.pages import Pages

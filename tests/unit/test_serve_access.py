@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from endmark.cli.serve.access import OPEN_ACCESS, is_loopback, read_access
+from endmark.cli.http.access import OPEN_ACCESS, is_loopback, read_access
 from endmark.db.served import Caller
 from endmark.jobs.errors import UsageError
 

@@ -5,8 +5,9 @@ import json
 import pytest
 from starlette.datastructures import QueryParams
 
-from endmark.cli.serve.asked import Page, file_name, listed, read_json, wanted_batch, wanted_page, window_seconds
-from endmark.cli.serve.refusals import Refused
+from endmark.cli.http.naming import file_name
+from endmark.cli.http.refusals import Refused
+from endmark.cli.serve.asked import Page, listed, read_json, wanted_batch, wanted_page, window_seconds
 from endmark.db.served_batches import NewBatch
 
 pytestmark = pytest.mark.unit

@@ -6,8 +6,8 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from endmark.cli.serve.access import read_access
-from endmark.cli.serve.guard import Guard, Limits
+from endmark.cli.http.access import read_access
+from endmark.cli.http.guard import Guard, Limits
 from tests.unit.asgi import HANGS_UP, SILENCE, ask
 
 pytestmark = pytest.mark.unit
@@ -176,7 +176,7 @@ def test_a_large_body_has_the_time_that_its_size_allows(monkeypatch, slowest, st
 
         await guard(patience=5.0, slowest=slowest, linger=0.0)(scope, slowly, send)
 
-    monkeypatch.setattr("endmark.cli.serve.guard.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("endmark.cli.http.guard.time", SimpleNamespace(monotonic=lambda: now))
     assert ask(late, "POST", FILES, parts=[b"x" * 10] * 8).status == status
 
 

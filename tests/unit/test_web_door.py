@@ -7,8 +7,8 @@ import pytest
 from starlette.applications import Starlette
 from starlette.responses import Response
 
-from endmark.cli.serve.access import OPEN_ACCESS, read_access
-from endmark.cli.serve.guard import Limits
+from endmark.cli.http.access import OPEN_ACCESS, read_access
+from endmark.cli.http.guard import Limits
 from endmark.cli.web.door import COOKIE, Door, beside
 from endmark.cli.web.listing import links_of, wanted_rows
 from endmark.cli.web.pages import Pages

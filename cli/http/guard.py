@@ -10,8 +10,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from endmark.cli.serve.access import ANYBODY, Access, is_loopback
-from endmark.cli.serve.refusals import Refused
+from endmark.cli.http.access import ANYBODY, Access, is_loopback
+from endmark.cli.http.refusals import Refused
 from endmark.db.served import Caller
 
 _JSON_MOST = 2**20  # bytes of a request that uploads nothing
