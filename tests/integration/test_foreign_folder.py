@@ -6,7 +6,6 @@ code as whoever looked at a model. No command may, nor a process that it starts,
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -71,40 +70,6 @@ def call(folder, tmp_path):
     yield run
     sprung = tmp_path / "sprung"
     assert not sprung.exists(), f"imported from the current folder: {sprung.read_text()}"
-
-
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory):
-    """The wheel, built from a copy of the source without network."""
-    place = tmp_path_factory.mktemp("wheel")
-    left_out = shutil.ignore_patterns(".venv", ".git", "__pycache__", "build", "*.egg-info", ".*_cache", "shared")
-    shutil.copytree(ROOT, place / "source", symlinks=True, ignore=left_out)
-    words = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(place), "."]
-    environment = {name: value for name, value in os.environ.items() if name != "PIP_CONSTRAINT"}
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", *words],
-        cwd=place / "source",
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    (built,) = place.glob("*.whl")
-    return built
-
-
-@pytest.fixture(scope="session")
-def installed(wheel, tmp_path_factory):
-    """The command of a virtual environment into which the wheel is installed beside what it needs."""
-    place = tmp_path_factory.mktemp("venv")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
-    words = ["install", "--no-deps", "--no-index", str(wheel)]
-    python = place / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "pip", "--python", python, *words], check=True, capture_output=True)
-    (site,) = place.glob("lib/python*/site-packages")
-    (site / "needed.pth").write_text("".join(f"{path}\n" for path in sys.path if path.endswith("site-packages")))
-    return place / "bin" / "endmark"
 
 
 @pytest.fixture(params=["checkout", "wheel"])
