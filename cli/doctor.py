@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from endmark.cli.options import adapter_base_option
+from endmark.cli.options import adapter_base_option, template_arg_option, thinking_marks_option
 from endmark.cli.pages.doctor import write_page
 from endmark.cli.pages.findings import print_table
 from endmark.cli.pages.gathering import check_page
@@ -42,6 +42,8 @@ Examples:
 @click.option("--system", metavar="TEXT", help="A system turn before every prompt.")
 @click.option("--prompt-column", metavar="NAME", help="The dataset's column of prompts (`prompt`).")
 @click.option("--template", metavar="TEXT", help="A prompt made of columns: “Summarise: {text}”.")
+@template_arg_option
+@thinking_marks_option
 @click.option("--raw", is_flag=True, help="Send the prompts as they are, without the chat template.")
 @click.option(
     "--compare-precision", is_flag=True, help="Also answer the prompts in 16 bits, to tell what 4 bits change."
@@ -55,9 +57,10 @@ def doctor(model: str | None, **options: Any) -> None:  # noqa: ANN401
     `--trace` nothing is run: the rows are those of a job.
     """
     as_json, output = options.pop("as_json"), options.pop("output")
+    template_args = [f"--template-arg={text}" for text in options.pop("template_args")]
     if output is not None:
         check_page(output)
-    result = _examined(_arguments(model, options))
+    result = _examined([*_arguments(model, options), *template_args])
     if output is not None:
         with written(Path(output)) as file:
             file.write(write_page(result))

@@ -45,6 +45,18 @@ adapter_base_option = click.option(
     callback=_allow_any_base,
     help="`any` takes an adapter whose base has another name; sizes are compared all the same.",
 )
+template_arg_option = click.option(
+    "--template-arg",
+    "template_args",
+    metavar="KEY=JSON",
+    multiple=True,
+    help="Give the chat template an argument, such as enable_thinking=false; may be repeated.",
+)
+thinking_marks_option = click.option(
+    "--thinking-marks",
+    metavar="OPEN,CLOSE",
+    help="What stands around the model's thoughts; `none` if it has none.  [default: as its files say]",
+)
 _MODEL = [
     click.option("--model", metavar="MODEL", help="Hub id or folder.  [default: the bundled demo model]"),
     click.option("--adapter", metavar="FOLDER", help="Adapter trained on the model, by `endmark finetune`."),
@@ -77,13 +89,7 @@ _SPEC = [
         "--prompt-column", default="prompt", show_default=True, metavar="NAME", help="The column of the prompts."
     ),
     click.option("--template", metavar="TEXT", help='Make prompts from columns: "Summarise: {text}".'),
-    click.option(
-        "--template-arg",
-        "template_args",
-        metavar="KEY=JSON",
-        multiple=True,
-        help="Give the chat template an argument, such as enable_thinking=false; may be repeated.",
-    ),
+    template_arg_option,
     click.option("--raw", is_flag=True, help="Give the prompt to the model without its chat template."),
     click.option(
         "--no-row-options",
@@ -95,11 +101,7 @@ _SPEC = [
         is_flag=True,
         help="Let `</s>` and the like in prompts be control tokens; else they are text.",
     ),
-    click.option(
-        "--thinking-marks",
-        metavar="OPEN,CLOSE",
-        help="What stands around the model's thoughts; `none` if it has none.  [default: as its files say]",
-    ),
+    thinking_marks_option,
     click.option("--trace", is_flag=True, help="Keep the EOS probability of every step."),
     click.option("--name", metavar="TEXT", help="Name of the job.  [default: the dataset's]"),
     click.option("--priority", type=int, default=0, show_default=True, help="Jobs of a higher priority go first."),

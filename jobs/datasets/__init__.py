@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 
 from endmark.jobs.compression import compression_of, decompressed, split_name
 from endmark.jobs.datasets.base import Dataset, Source
-from endmark.jobs.datasets.checking import checked_rows, settle
+from endmark.jobs.datasets.checking import checked_rows, plan_of, settle
 from endmark.jobs.datasets.csv import CsvDataset
 from endmark.jobs.datasets.foreign import foreign_kind
 from endmark.jobs.datasets.jsonl import JsonlDataset, is_object
@@ -23,7 +23,7 @@ from endmark.jobs.errors import DatasetError, Problem, UsageError
 from endmark.jobs.remote import file_name, is_url, open_url, shown
 from endmark.jobs.spelling import nearest
 
-__all__ = ["FORMATS", "STDIN", "Dataset", "checked_rows", "open_dataset", "settle"]
+__all__ = ["FORMATS", "STDIN", "Dataset", "checked_rows", "open_dataset", "plan_of", "settle"]
 
 STDIN = "-"
 _CLASSES: tuple[type[Dataset], ...] = (CsvDataset, JsonlDataset, ParquetDataset, OpenAIDataset, LinesDataset)

@@ -37,6 +37,22 @@ def settle(spec: GenerationSpec, dataset: Dataset, *, skip_bad_rows: bool) -> Ge
     return spec if column is None else replace(spec, prompt_column=column)
 
 
+def plan_of(dataset: Dataset, spec: GenerationSpec) -> PromptPlan | SpecError:
+    """Return the plan of the columns known now, or why rows with no more of them cannot be used.
+
+    It is made again when a row has brought new columns: as many as the dataset then has.
+
+    Raises:
+        SpecError: the columns that the spec needs are not there, and no row brings columns.
+    """
+    try:
+        return PromptPlan(tuple(dataset.columns), spec)
+    except SpecError as error:
+        if not dataset.grows:
+            raise
+        return error
+
+
 def checked_rows(
     dataset: Dataset,
     spec: GenerationSpec,
@@ -111,7 +127,6 @@ class _RowCheck:
         self._dataset = dataset
         self._spec = spec
         self._width = -1
-        self._refusal: SpecError | None = None
         self._control = control_tokens(spec.model)
         self._model: int | None = None  # the column in which a batch file asks for a model
         self._seen = {name: SeenIds() for name in ("custom_id", "id")}
@@ -121,8 +136,8 @@ class _RowCheck:
         if len(self._dataset.columns) != self._width:
             self._plan_anew()
         try:
-            if self._refusal is not None:
-                raise self._refusal
+            if isinstance(self._plan, SpecError):
+                raise self._plan
             request = self._plan.read(cells)
         except SpecError as error:
             reason = f"{error}; {error.hint}" if error.hint else str(error)
@@ -186,10 +201,4 @@ class _RowCheck:
         self._width = len(columns)
         self._model = columns.index("model") if self._dataset.name == "openai" else None
         self._ids = [(name, columns.index(name)) for name in self._seen if name in columns]
-        try:
-            self._plan = PromptPlan(tuple(columns), self._spec)
-            self._refusal = None
-        except SpecError as error:
-            if not self._dataset.grows:
-                raise
-            self._refusal = error
+        self._plan = plan_of(self._dataset, self._spec)

@@ -176,6 +176,24 @@ def test_rows_of_a_dataset(tmp_path):
         read_requests(str(dataset), GenerationSpec(), 2)
 
 
+def test_a_column_that_appears_later_in_a_dataset_counts_from_there(tmp_path):
+    """The columns were those of the first line: options of rows further down were not seen, as a job sees them.
+
+    Where the first line had no prompt, the whole dataset was refused.
+    """
+    dataset = tmp_path / "prompts.jsonl"
+    lines = [{"id": 1, "topic": "x"}, {"prompt": "a"}, {"prompt": "b", "temperature": 0.5}]
+    lines.append({"prompt": "c", "template_args": {"enable_thinking": False}})
+    dataset.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = read_requests(str(dataset), GenerationSpec(), 8)
+    assert [request.prompt for request in found] == ["a", "b", "c"]
+    assert [sorted(request.overrides) for request in found] == [[], ["temperature"], ["template_args"]]
+    comma = tmp_path / "prompts.csv"
+    comma.write_text("id,topic\n1,x\n")
+    with pytest.raises(SpecError, match="no column `prompt`"):
+        read_requests(str(comma), GenerationSpec(), 8)
+
+
 class _Links(HTMLParser):
     """Collects what a page would fetch."""
 
@@ -246,6 +264,8 @@ def test_a_page_that_cannot_be_written_is_told_before_the_model_is_loaded(output
     [
         (["--rows=0"], 2, "must be at least 1"),
         (["--top-p=2"], 2, "top_p is 2"),
+        (["--template-arg=enable_thinking"], 2, "`--template-arg enable_thinking`: no value"),
+        (["--thinking-marks=<think>"], 2, "`--thinking-marks <think>`: not two marks"),
         (["--trace=a.jsonl", "--compare-precision"], 2, "looks at a job that has run"),
         (["/no/such/model"], 1, "there is no model folder"),
         ([str(Path(__file__).parent)], 1, "cannot load the model"),
@@ -271,6 +291,26 @@ def test_the_command_line_passes_everything_on(faulty):
     assert (answer["answers"], answer["chat_template_used"]) == (1, False)
     refused = subprocess.run([sys.executable, "-c", call, "--rows", "0"], capture_output=True, check=False)
     assert refused.returncode == 2
+
+
+def test_the_template_is_given_arguments_and_the_marks_are_those_given():
+    """The demo's template knows no `enable_thinking`: the model thinks on, which is the finding, not a refusal."""
+    folder = str(Path(__file__).parents[2] / "examples" / "thinking_model" / "model")
+    words = ["doctor", folder, "--rows=4", "--max-new-tokens=96", "--temperature=0", "--json"]
+    words += ["--template-arg", "reasoning_effort=low", "--template-arg", "enable_thinking=false"]
+    found, without = (
+        json.loads(CliRunner().invoke(endmark, [*words, *more], catch_exceptions=False).stdout)
+        for more in ([], ["--thinking-marks", "none"])
+    )
+    (unwanted,) = [item for item in found["findings"] if item["check"] == "thinking not wanted"]
+    assert unwanted["evidence"] == "4 of 4 rows that were asked so"
+    about_thoughts = (
+        "thinking not wanted",
+        "thought unfinished",
+        "EOS in the thought",
+        "nothing behind the thought",
+    )
+    assert not {item["check"] for item in without["findings"]} & set(about_thoughts)
 
 
 def test_json_is_json(faulty):

@@ -14,6 +14,7 @@ from endmark.jobs.sampling import TABLE, Sampling
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strict_json import strict_json
+from endmark.jobs.template_args import read_template_args
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -30,6 +31,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--system")
     parser.add_argument("--prompt-column", default="prompt")
     parser.add_argument("--template")
+    parser.add_argument("--template-arg", action="append", default=[])
+    parser.add_argument("--thinking-marks")
     parser.add_argument("--raw", action="store_true")
     parser.add_argument("--compare-precision", action="store_true")
     return parser.parse_args(arguments)
@@ -69,6 +72,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         prompt_column=options.prompt_column,
         template=options.template,
         raw=options.raw,
+        template_args=read_template_args(options.template_arg),
+        thinking_marks=options.thinking_marks,
     )
     # Behind the checks above, so that a wrong call is told before torch has been imported.
     import torch

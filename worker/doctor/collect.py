@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from endmark.jobs.datasets import open_dataset, settle
+from endmark.jobs.datasets import open_dataset, plan_of, settle
 from endmark.jobs.errors import ModelError, Problem, SpecError
 from endmark.jobs.generation_config import own_sampling as settings_of
-from endmark.jobs.prompts import PromptPlan, RowRequest
+from endmark.jobs.prompts import RowRequest
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.spec import GenerationSpec
 from endmark.worker.doctor.evidence import Evidence, RowEvidence, SixteenBits
@@ -141,12 +141,16 @@ def read_requests(dataset: str | None, spec: GenerationSpec, limit: int) -> list
     found: list[RowRequest] = []
     first: SpecError | None = None
     with open_dataset(dataset) as opened:
-        plan: PromptPlan | None = None
+        settled, width = None, -1
         for line in opened:
             if isinstance(line, Problem):
                 continue
-            plan = plan or PromptPlan(opened.columns, settle(spec, opened, skip_bad_rows=True))
+            if len(opened.columns) != width:
+                settled = settled or settle(spec, opened, skip_bad_rows=True)
+                plan, width = plan_of(opened, settled), len(opened.columns)
             try:
+                if isinstance(plan, SpecError):
+                    raise plan
                 found.append(plan.read(line[1]))
             except SpecError as error:
                 first = first or error
