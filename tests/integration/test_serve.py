@@ -28,13 +28,12 @@ pytestmark = pytest.mark.integration
 ENDMARK = Path(sys.executable).with_name("endmark")
 TOKEN, OTHER, OPERATOR = (f"{name}-token-of-sufficient-length" for name in ("my", "your", "chief"))
 CHAT = "/v1/chat/completions"
+THINKING = Path(__file__).parents[2] / "examples" / "thinking_model" / "model"
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory):
-    """A service with a token and limits, and a worker of its model; yields its port, model and home."""
-    folder = tmp_path_factory.mktemp("serve")
-    model = str(save_tiny_model(folder / "tiny"))
+@contextmanager
+def served(folder, model, *options):
+    """Run a service with tokens, and a worker of its model; yield its port."""
     settings = Settings(folder / "home", f"sqlite:///{folder / 'home' / 'endmark.db'}", None)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -42,9 +41,10 @@ def service(tmp_path_factory):
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ENDMARK_")}
     environment |= {**settings.environment(), "ENDMARK_TOKENS": f"me:{TOKEN},you:{OTHER}"}
     environment |= {"ENDMARK_OPERATOR_TOKENS": OPERATOR}
-    limits = ["--max-file-mb", "1", "--max-requests", "1200", "--max-new-tokens", "4"]
     process = subprocess.Popen(
-        [ENDMARK, "serve", "--model", model, "--port", str(port), *limits], env=environment, stderr=subprocess.PIPE
+        [ENDMARK, "serve", "--model", model, "--port", str(port), *options],
+        env=environment,
+        stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 60
     while True:
@@ -56,16 +56,30 @@ def service(tmp_path_factory):
             assert time.monotonic() < deadline
             time.sleep(0.1)
     worker = start_worker(settings, WorkerOptions(model=model, gpus="cpu"))
-    yield port, model, folder
+    yield port
     worker.stop()
     process.terminate()
     assert process.wait(30) == 0, process.stderr.read()
     process.stderr.close()
 
 
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """A service with limits, on a tiny model; yields its port, model and folder."""
+    folder = tmp_path_factory.mktemp("serve")
+    model = str(save_tiny_model(folder / "tiny"))
+    limits = ["--max-file-mb", "1", "--max-requests", "1200", "--max-new-tokens", "4"]
+    with served(folder, model, *limits) as port:
+        yield port, model, folder
+
+
+def client_at(port):
+    return openai.OpenAI(api_key=TOKEN, base_url=f"http://127.0.0.1:{port}/v1", max_retries=0)
+
+
 @pytest.fixture
 def client(service):
-    with openai.OpenAI(api_key=TOKEN, base_url=f"http://127.0.0.1:{service[0]}/v1", max_retries=0) as made:
+    with client_at(service[0]) as made:
         yield made
 
 
@@ -116,6 +130,37 @@ def test_a_thousand_requests_come_back_under_their_ids(client, service):
     answers = [ChatCompletion.model_validate(line["response"]["body"], strict=True) for line in found]
     assert all(answer.usage.completion_tokens <= 2 for answer in answers)
     assert client.files.retrieve(batch.output_file_id).purpose == "batch_output"
+
+
+def test_the_client_reads_thoughts_and_their_tokens(tmp_path):
+    """Of rows that end in their thought, too: the content is empty there, and never holds a thought."""
+    prompts = ("What can I do in Paris?", "Tell me about Lisbon.", "What is there to see in Ghent?")
+    body = {"model": str(THINKING), "temperature": 0, "max_completion_tokens": 128}
+    asked = [
+        {
+            "custom_id": prompt,
+            "method": "POST",
+            "url": CHAT,
+            "body": {**body, "messages": [{"role": "user", "content": prompt}]},
+        }
+        for prompt in prompts
+    ]
+    content = "".join(json.dumps(line) + "\n" for line in asked)
+    with served(tmp_path, str(THINKING)) as port, client_at(port) as client:
+        batch = poll(client, submit(client, io.BytesIO(content.encode())), "completed")
+        bodies = [line["response"]["body"] for line in lines(client, batch.output_file_id)]
+    answers = [ChatCompletion.model_validate(body, strict=True) for body in bodies]
+    assert len(answers) == len(prompts)
+    unanswered = 0
+    for answer in answers:
+        message, usage = answer.choices[0].message, answer.usage
+        thought = usage.completion_tokens_details.reasoning_tokens
+        assert message.reasoning_content
+        assert "think>" not in message.content + message.reasoning_content
+        assert 0 < thought <= usage.completion_tokens <= 128
+        assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+        unanswered += not message.content
+    assert 0 < unanswered < len(prompts)
 
 
 def test_a_batch_is_cancelled_in_the_middle_and_keeps_what_is_done(client, service):
