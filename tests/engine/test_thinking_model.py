@@ -59,3 +59,24 @@ def test_think_with_whole_makes_nearly_all_of_them_complete_at_the_same_total(en
     assert [(item.text, item.thought_closed) for item in alone] == [
         (item.text, item.thought_closed) for item in found[:6]
     ]
+
+
+def test_marks_of_several_tokens_close_a_thought_that_ends_with_eos_as_those_of_one_do(engine, prompts):
+    """The opening mark is given with the word behind it, so that the host tells of it and takes the EOS back."""
+    options = {"max_new_tokens": 128, "temperature": 0}
+    asked = engine.generate(prompts, **options)
+    ended = [item.verdict.finish_reason.value == "eos" and item.ended_in is Part.REASONING for item in asked]
+    chosen = [
+        prompt
+        for prompt, item, cut in zip(prompts, asked, ended, strict=True)
+        if cut and item.reasoning.startswith("Let ")
+    ][:4]
+    assert len(chosen) >= 2
+    one = engine.generate(chosen, strategy=["think:budget=200"], **options)
+    several = engine.generate(
+        chosen, strategy=["think:budget=200"], thinking_marks="<think>\nLet,</think>", **options
+    )
+    assert all(item.thought_closed is EosSource.FORCED for item in several)
+    assert [item.text for item in several] == [item.text for item in one]
+    assert [f"Let {item.reasoning}" for item in several] == [item.reasoning for item in one]
+    assert [item.completion_tokens for item in several] == [item.completion_tokens for item in one]

@@ -88,6 +88,24 @@ def test_eos_in_the_thought_becomes_the_mark_unless_it_is_not_strict():
     assert attempt.text == "Hm.", "no thought, so the end of the answer"
 
 
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("thought", ["Hm.", "", "So it goes"])
+def test_eos_in_a_thought_between_marks_of_several_tokens_becomes_the_mark_too(thought, overlaps):
+    """It ended the row once: the device knows no such marks, so the host takes the EOS back."""
+    tokenizer, begin, marks = KINDS[2]
+    options = {"tokenizer": tokenizer, "thinking_marks": marks, "overlaps": overlaps, "max_new_tokens": 9}
+    text = f"{begin}{thought}$"
+    (attempt,) = answer_of(text, strategies=["think:budget=99,message=Now."], behind="\n\nYes.$", **options)
+    assert (attempt.reasoning, attempt.text, attempt.thought_closed) == (
+        f"{thought}Now.",
+        "Yes.",
+        EosSource.FORCED,
+    )
+    assert (attempt.verdict.finish_reason, attempt.rewinds) == (FinishReason.EOS, 0)
+    (attempt,) = answer_of(text, strategies=["think:budget=99,strict=no"], behind="\n\nYes.$", **options)
+    assert (attempt.ended_in, attempt.verdict.finish_reason) == (Part.REASONING, FinishReason.EOS)
+
+
 def test_a_mark_that_the_model_would_have_chosen_too_is_natural():
     """The budget ends where the model closes the thought by itself, so that nothing was forced."""
     tokenizer = ThinkingTokenizer(**OPENS)

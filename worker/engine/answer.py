@@ -4,7 +4,6 @@ import math
 from dataclasses import replace
 
 from endmark.jobs.landing import START, advance
-from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies.base import EndHere, TakeBack, Watcher
 from endmark.jobs.vocabulary import NOT_NUMBERS, EosSource, EosTrace, FinishReason, Verdict
 from endmark.worker.engine.flags import HIDDEN, INSERTED, NATURAL
@@ -144,6 +143,12 @@ class Answer:
         if when and not self._thought_called:
             self.closes_thought = self._thought_called = True
 
+    def _close_in_place_of_eos(self) -> None:
+        """Go on from before an EOS inside a thought, with the row's insertion as the next tokens."""
+        self._forget(len(self.token_ids))
+        self.steering.call(self.generated)
+        self._thought_called = True
+
     def see(self, token_id: int, eos_prob: float, eos_rank: int, flags: int, *, is_eos: bool) -> Finished | None:
         """Take the next token; return the finished attempt if it ends the row."""
         step = self.generated
@@ -155,6 +160,9 @@ class Answer:
             self._hidden_steps += 1
         if self.request.trace:
             self._probs.append(eos_prob)
+        if is_eos and self._in_thought and self.request.eos_closes and step + 1 < self.budget:
+            self._close_in_place_of_eos()
+            return None
         if not is_eos:
             self._take(token_id, step, flags)
         spent = step + 1 >= self.budget
@@ -204,7 +212,7 @@ class Answer:
         self.rewinds += 1
         self.rewound_tokens += len(self.token_ids) - kept
         self._forget(kept)
-        self.sampling = _livened(self.request.sampling, place, len(self.token_ids))
+        self.sampling = self.request.livened(place, len(self.token_ids))
         asked = place.then
         self._watchers = [asked if type(item) is type(asked) else item for item in self._fresh_watchers()]
         self.mask = self._fresh_mask()
@@ -286,14 +294,3 @@ class Answer:
             return ()
         found = self._thought.view().lengths[: len(token_ids) - self._first]
         return tuple(max(0, parts.shift + length) for length in found)
-
-
-def _livened(sampling: Sampling, place: TakeBack, kept: int) -> Sampling:
-    """Return how a row draws that was taken back to `kept` tokens: no colder than said, repeating no more."""
-    least = kept + place.least if place.least else 0
-    return replace(
-        sampling,
-        temperature=max(sampling.temperature, place.temperature),
-        dry_multiplier=max(sampling.dry_multiplier, place.dry_multiplier),
-        min_new_tokens=max(sampling.min_new_tokens, least),
-    )

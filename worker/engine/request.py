@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import Strategy
+from endmark.jobs.strategies.base import TakeBack
 from endmark.jobs.vocabulary import EosSource, EosTrace, Verdict
 from endmark.worker.engine.steering import Insertion, Phase, PhaseEnd, TokenMask
 from endmark.worker.engine.thought import Thought
@@ -32,6 +33,19 @@ class Request:
     thought: Thought | None = None  # None for a model that does not think
     answer_budget: int | None = None  # new tokens of the answer alone; None: `max_new_tokens` is all there is
     thought_budget: int | None = None  # after which the insertion is called for, where no phase brings it
+    eos_closes: bool = (
+        False  # whether the insertion takes the place of an EOS in a thought, where no phase does it
+    )
+
+    def livened(self, place: TakeBack, kept: int) -> Sampling:
+        """Return how the row draws once it was taken back to so many tokens: no colder, repeating no more."""
+        least = kept + place.least if place.least else 0
+        return replace(
+            self.sampling,
+            temperature=max(self.sampling.temperature, place.temperature),
+            dry_multiplier=max(self.sampling.dry_multiplier, place.dry_multiplier),
+            min_new_tokens=max(self.sampling.min_new_tokens, least),
+        )
 
     def within(self, budget: int) -> "Request":
         """Return the attempt as it fits into fewer new tokens: its thought is shortened, not its answer."""

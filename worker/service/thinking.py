@@ -54,6 +54,7 @@ def steered(request: Request, closing: tuple[int, ...]) -> Request:
         phase=phase,
         insertion=replace(insertion, at=think.budget) if phase else insertion,
         thought_budget=None if phase else think.budget,
+        eos_closes=phase is None and bool(think.parameters["strict"]),
     )
 
 
