@@ -34,12 +34,13 @@ class Engine:
             SpecError: the adapter was trained on another model.
         """
         self._spec, _ = parse_options({"model": model, "adapter": adapter}, files=False)
+        from endmark.worker.engine.choosing import ChoosingEngine
         from endmark.worker.models.loader import load_engine
         from endmark.worker.service.prompting import Prompter
         from endmark.worker.shapes.compiled import Shapes
 
         loaded = load_engine(self._spec.model, adapter=self._spec.adapter, **loading)
-        self._engine = loaded.engine
+        self._engine = ChoosingEngine(loaded.engine)
         self._prompter = Prompter(loaded.tokenizer, Shapes(loaded.engine.vocabulary, loaded.engine.eos_ids))
         self._busy = False
         self.description = loaded.description

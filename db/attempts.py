@@ -1,8 +1,9 @@
 """Storing finished attempts under a lease: all of a batch or nothing, each row once."""
 
+import json
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, select, text
@@ -134,7 +135,13 @@ def _values(job_id: str, number: int, attempt: Attempt, *, final: bool) -> dict[
         "ended_in": attempt.ended_in.value if attempt.ended_in is not None else None,
         "thought_closed": attempt.thought_closed.value if attempt.thought_closed is not None else None,
         "valid": attempt.valid,
+        "choice_probs": _probs(attempt.choice_probs),
     }
+
+
+def _probs(probs: Mapping[str, float] | None) -> str | None:
+    """Return labels' probabilities as they are stored."""
+    return None if probs is None else _storable(json.dumps(dict(probs), ensure_ascii=False))
 
 
 def _storable(words: str) -> str:

@@ -115,6 +115,7 @@ attempts = Table(
     Column("ended_in", String(16)),  # null in rows of before models were known to think
     Column("thought_closed", String(16)),
     Column("valid", Boolean),  # null in rows without a shape
+    Column("choice_probs", Text),  # JSON object of labels; null in rows that were not chosen by scores
     ForeignKeyConstraint(["job_id", "row"], ["rows.job_id", "rows.row"], ondelete="CASCADE"),
 )
 workers = Table(

@@ -1,5 +1,6 @@
 """The words that all parts share, as frozen values: states, shards, verdicts, attempts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
@@ -229,6 +230,7 @@ class Attempt:
     ended_in: Part | None = None  # None of a row that failed
     thought_closed: EosSource | None = None  # who closed its last thought; None where it was never closed
     valid: bool | None = None  # whether the text is a whole value of the row's shape; None where it has none
+    choice_probs: Mapping[str, float] | None = None  # of each label, where the answer was chosen by its score
 
     @property
     def complete(self) -> bool:

@@ -3,6 +3,7 @@
 The model may be any: nothing here knows which tokens it chooses, only how the answers hang together.
 """
 
+import math
 import random
 from dataclasses import replace
 
@@ -356,3 +357,18 @@ def same(one, other):
     ]
     near = one.trace.prob_max == pytest.approx(other.trace.prob_max, rel=1e-3, abs=1e-6)
     return numbers[0] == numbers[1] and near
+
+
+def check_told_probabilities(engine, tokens):
+    """Ask for the probabilities of all tokens, and of the end tokens, beside rows that ask for none."""
+    asked = [range(tokens), sorted(engine.eos_ids), (), [5, 7], ()]
+    requests = [
+        Request(key, [9, *range(3, 20 + key)], max_new_tokens=1 if ids else 4, asked=tuple(ids))
+        for key, ids in enumerate(asked)
+    ]
+    done = run(engine, requests)
+    sums = {key: sum(map(math.exp, item.asked)) for key, item in done.items() if item.asked}
+    assert sums[0] == pytest.approx(1, abs=1e-4)
+    assert sums[1] == pytest.approx(done[1].trace.prob_max, abs=1e-4)
+    assert sums.keys() == {0, 1, 3}
+    assert len(done[3].asked) == 2

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from endmark.db.export.request import Export, Format
-from endmark.db.export.stream import COLUMNS, Result
+from endmark.db.export.stream import COLUMNS, Result, read_probs
 from endmark.jobs.datasets.openai import COMPLETION
 from endmark.jobs.prompts import ID_COLUMNS
 from endmark.jobs.strict_json import strict_json
@@ -22,6 +22,8 @@ _DETAILS = (
     "ending",
     "complete",
     "valid",
+    "choice_prob",
+    "choice_probs",
     "trimmed_tokens",
     "rewinds",
     "rewound_tokens",
@@ -76,7 +78,10 @@ def _answer(export: Export, result: Result, values: Mapping[str, Any], created: 
             "total_tokens": sum(used.values()),
             "completion_tokens_details": {"reasoning_tokens": values["reasoning_tokens"] or 0},
         },
-        "endmark": {name: values[name] for name in _DETAILS},
+        "endmark": {
+            **{name: values[name] for name in _DETAILS},
+            "choice_probs": read_probs(values["choice_probs"]),
+        },
     }
     request_id = f"req-{_row_id(export, result)}"
     response = {"status_code": 200, "request_id": request_id, "body": body}

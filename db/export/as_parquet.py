@@ -11,6 +11,7 @@ from endmark.jobs.strict_json import strict_json
 
 _GROUP = 20_000  # rows
 _BOOLEANS = frozenset({"ended_with_eos", "truncated", "complete", "valid"})
+_FLOATS = frozenset({"choice_prob", "eos_prob_max"})
 _INTEGERS = frozenset(
     {
         "prompt_tokens",
@@ -98,7 +99,7 @@ def _kind_of(name: str) -> type:
     """Return the type of one of our columns."""
     if name in _BOOLEANS:
         return bool
-    return int if name in _INTEGERS else float if name == "eos_prob_max" else str
+    return int if name in _INTEGERS else float if name in _FLOATS else str
 
 
 def _groups(export: Export) -> Iterator[list[Result]]:

@@ -24,6 +24,9 @@ COLUMNS = (
     "ending",
     "complete",
     "valid",
+    "choice",
+    "choice_prob",
+    "choice_probs",
     "prompt_tokens",
     "completion_tokens",
     "trimmed_tokens",
@@ -40,7 +43,8 @@ COLUMNS = (
 _QUERY = (
     "SELECT r.row, r.cells, a.text, a.finish_reason, a.eos_source, a.stop_sequence, a.prompt_tokens,"
     " a.completion_tokens, a.attempt, a.eos_prob_max, a.error, a.ending, a.trimmed_tokens,"
-    " a.rewinds, a.rewound_tokens, a.reasoning, a.reasoning_tokens, a.ended_in, a.thought_closed, a.valid"
+    " a.rewinds, a.rewound_tokens, a.reasoning, a.reasoning_tokens, a.ended_in, a.thought_closed, a.valid,"
+    " a.choice_probs"
     " FROM rows r"
     " LEFT JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.final"
     " AND a.attempt ="
@@ -102,6 +106,7 @@ def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk
                 part,
                 closed,
                 valid,
+                probs,
             ) in found:
                 end = _end(reason or missing, source)
                 ending = _ending(response, end, at)
@@ -122,6 +127,9 @@ def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk
                         ending.value if ending is not None else None,
                         complete if end else None,
                         None if valid is None else bool(valid),
+                        response if probs is not None else None,
+                        _highest(probs),
+                        probs,
                         prompt,
                         tokens,
                         *cut,
@@ -132,6 +140,17 @@ def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk
                         error,
                     ),
                 )
+
+
+def read_probs(stored: str | None) -> dict[str, float] | None:
+    """Return the probabilities of labels that are stored as JSON."""
+    return None if stored is None else dict(json.loads(stored))
+
+
+def _highest(stored: str | None) -> float | None:
+    """Return the probability of the label that was chosen."""
+    probs = read_probs(stored)
+    return max(probs.values()) if probs else None
 
 
 @cache

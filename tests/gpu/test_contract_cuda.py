@@ -16,7 +16,7 @@ from endmark.worker.engine.cuda.runner import CudaRunner
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.text import Vocabulary
 from tests.engine.conftest import SHAPE
-from tests.engine_contract import CONTEXT, ROWS, EngineContract
+from tests.engine_contract import CONTEXT, ROWS, EngineContract, check_told_probabilities
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 
@@ -71,3 +71,6 @@ class TestCuda(EngineContract):
             fused=fused,
         )
         return Engine(runner, VOCABULARY, ENDS, embeddings=TOKENS)
+
+    def test_the_tokens_that_rows_ask_for_have_their_probabilities(self):
+        check_told_probabilities(self.build(), TOKENS)

@@ -27,7 +27,9 @@ class Capacity:
 class EngineNumbers(Protocol):
     """What is counted of an engine; plain numbers, which any thread may read while it runs."""
 
-    row_steps: int  # tokens sampled so far, dropped ones too
+    @property
+    def row_steps(self) -> int:
+        """Tokens sampled so far, dropped ones too."""
 
     @property
     def running(self) -> int:

@@ -6,6 +6,7 @@ step whose result is dropped.
 """
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 
 from endmark.jobs.errors import PromptTooLong, TokenUnknown
 from endmark.worker.engine.answer import Answer
@@ -102,6 +103,7 @@ class Engine:
             return
         for where, token_ids in (
             ("the prompt", (*request.prompt_token_ids, *request.answer_token_ids)),
+            ("a label", request.asked),
             ("`logit_bias`", [token for token, _ in request.sampling.logit_bias]),
             ("`bad_words`", [token for word in request.bad_words for token in word]),
         ):
@@ -160,8 +162,8 @@ class Engine:
         result = self.runner.read(ticket)
         eos_ids = self.eos_ids
         ended: list[Finished] = []
-        for row, token_id, prob, rank, flags in zip(
-            rows, result.token_ids, result.eos_probs, result.eos_ranks, result.flags, strict=True
+        for index, (row, token_id, prob, rank, flags) in enumerate(
+            zip(rows, result.token_ids, result.eos_probs, result.eos_ranks, result.flags, strict=True)
         ):
             if row.done:
                 continue  # ended by the token before this one, or cancelled
@@ -170,7 +172,8 @@ class Engine:
                 continue
             finished = row.answer.see(token_id, prob, rank, flags, is_eos=token_id in eos_ids)
             if finished is not None:
-                ended.append(finished)
+                told = result.asked.get(index)
+                ended.append(replace(finished, asked=told) if told is not None else finished)
                 self._drop(row)
             elif row.answer.taken_back:
                 self._take_back(row)

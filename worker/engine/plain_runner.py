@@ -19,6 +19,7 @@ from endmark.worker.engine.plan import (
     StepResult,
     Ticket,
 )
+from endmark.worker.engine.scores import asked_scores, told_by_row
 from endmark.worker.engine.step_end import StepEnd
 
 _LENGTH_SPREAD = 1.5  # decode rows are grouped so that no row's cache is padded beyond this
@@ -87,6 +88,9 @@ class PlainRunner:
             self._end.mask(plan.masks)
         raw = logits.float()
         drawn = self._end.draw(raw, self._adjusted(raw, slots, lengths), slots, steps, positions)
+        if isinstance(plan, PrefillPlan):
+            asked = {index: row.asked for index, row in enumerate(plan.rows) if row.asked}
+            drawn.asked = told_by_row(asked_scores(raw, asked).tolist(), asked) if asked else {}
         return Ticket(len(steps), drawn)
 
     def read(self, ticket: Ticket) -> StepResult:

@@ -36,6 +36,7 @@ class PrefillRow:
     phase_undecided: bool = False  # whether the next token says if it is open
     origin: int = 0  # the attempt's token from which the score numbers count
     mask: NDArray[np.int32] | None = None  # of the tokens that may follow, see `TokenMask`
+    asked: Sequence[int] = ()  # tokens whose log probabilities after `token_ids` are told
 
 
 def steering_of(row: PrefillRow) -> RowSteering:
@@ -73,6 +74,8 @@ class StepResult:
     eos_probs: list[float]  # EOS mass in the softmax of the raw fp32 logits; NaN where those are no numbers
     eos_ranks: list[int]  # tokens that score above the best EOS id
     flags: list[int]  # NATURAL | FORCED | HIDDEN | INSERTED
+    # by index of the rows that ask: log probabilities in the softmax of the raw fp32 logits
+    asked: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

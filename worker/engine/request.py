@@ -1,12 +1,13 @@
 """What goes into the engine and what comes out: requests, finished attempts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import Strategy
 from endmark.jobs.strategies.base import TakeBack
 from endmark.jobs.vocabulary import EosSource, EosTrace, Verdict
+from endmark.worker.engine.choices import Choices
 from endmark.worker.engine.steering import Insertion, Phase, PhaseEnd, TokenMask
 from endmark.worker.engine.thought import Thought
 
@@ -36,6 +37,8 @@ class Request:
     eos_closes: bool = (
         False  # whether the insertion takes the place of an EOS in a thought, where no phase does it
     )
+    asked: Sequence[int] = ()  # tokens whose log probabilities behind the prompt are told; of one-token attempts
+    choices: Choices | None = None  # that are scored instead of drawing an answer; see `ChoosingEngine`
 
     def livened(self, place: TakeBack, kept: int) -> Sampling:
         """Return how the row draws once it was taken back to so many tokens: no colder, repeating no more."""
@@ -84,3 +87,5 @@ class Finished:
     reasoning_tokens: int = 0  # of `token_ids`, marks included
     in_thought: bool = False  # whether it ended inside one
     thought_closed: EosSource | None = None  # who closed the last that was closed in this attempt
+    asked: tuple[float, ...] = ()  # log probabilities of the tokens that the request asks for
+    choice_probs: Mapping[str, float] | None = None  # of each label, where the answer was chosen by its score

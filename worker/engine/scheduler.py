@@ -133,6 +133,7 @@ class Scheduler:
             phase_undecided=row.answer.steering.phase_undecided,
             origin=row.answer.steering.origin,
             mask=row.answer.mask.words() if row.answer.mask is not None else None,
+            asked=row.request.asked,
         )
 
     def _grow(self) -> tuple[list[RowState], list[tuple[int, int, int]]]:

@@ -4,6 +4,7 @@ Every function takes raw fp32 logits of shape (R, V) and the rows' records of sh
 """
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +30,25 @@ def eos_statistics(logits: Tensor, eos_ids: Tensor) -> tuple[Tensor, Tensor]:
     prob = torch.exp(torch.logsumexp(eos, -1) - torch.where(whole == torch.inf, torch.nan, whole))
     rank = (logits > eos.amax(-1, keepdim=True)).sum(-1)
     return prob, rank
+
+
+def asked_scores(logits: Tensor, asked: Mapping[int, Sequence[int]]) -> Tensor:
+    """Return the log probabilities of the tokens that some rows ask for, as `told_by_row` reads them: (N,) fp32.
+
+    Args:
+        logits: (R, V), as the model gave them.
+        asked: the tokens, by the row's index; none of it is empty.
+    """
+    index = [(row, token_id, of) for of, (row, ids) in enumerate(asked.items()) for token_id in ids]
+    rows, tokens, of = torch.tensor(index, dtype=torch.int64, device=logits.device).T
+    whole = torch.logsumexp(logits[list(asked)].float(), -1)
+    return logits[rows, tokens].float() - whole[of]
+
+
+def told_by_row(told: Sequence[float], asked: Mapping[int, Sequence[int]]) -> dict[int, tuple[float, ...]]:
+    """Return what `asked_scores` found, by the row's index."""
+    values = iter(told)
+    return {row: tuple(next(values) for _ in ids) for row, ids in asked.items()}
 
 
 def shape_scores(logits: Tensor, eos_ids: Tensor, records: Tensor, steps: Tensor, ended: Tensor) -> Tensor:

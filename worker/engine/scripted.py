@@ -1,7 +1,7 @@
 """A runner with no model: it samples what a script says, so scheduler and verdicts run in milliseconds."""
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from endmark.worker.engine.flags import NATURAL
 from endmark.worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket, steering_of
 from endmark.worker.engine.steering import RowSteering, allowed
+
+_UNLIKELY = -9.0  # log probability of a token of which a script says none
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,7 @@ class Sampled:
     eos_prob: float = 0.0
     eos_rank: int = 0
     flags: int = NATURAL
+    log_probs: Mapping[int, float] = field(default_factory=dict)  # of tokens that rows ask for
 
 
 Script = Callable[[Sequence[int]], int | Sampled]  # all tokens of a row so far -> its next token
@@ -79,17 +82,24 @@ class ScriptedRunner:
             for slot, step, length in zip(slots, steps, lengths, strict=True)
         ]
         self._last.update((slot, item.token_id) for slot, item in zip(slots, sampled, strict=True))
-        return Ticket(len(slots), sampled)
+        rows = plan.rows if isinstance(plan, PrefillPlan) else ()
+        asked = {
+            index: tuple(item.log_probs.get(token_id, _UNLIKELY) for token_id in row.asked)
+            for index, (row, item) in enumerate(zip(rows, sampled, strict=False))
+            if row.asked
+        }
+        return Ticket(len(slots), (sampled, asked))
 
     def read(self, ticket: Ticket) -> StepResult:
         """Return what the step sampled."""
-        sampled = ticket.payload
-        assert isinstance(sampled, list)
+        assert isinstance(ticket.payload, tuple)
+        sampled, asked = ticket.payload
         return StepResult(
             [item.token_id for item in sampled],
             [item.eos_prob for item in sampled],
             [item.eos_rank for item in sampled],
             [item.flags for item in sampled],
+            asked,
         )
 
     def _steered(self, slot: int, step: int, token: int | Sampled) -> Sampled:

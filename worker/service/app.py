@@ -29,6 +29,7 @@ from endmark.jobs.progress import WorkerReport
 from endmark.jobs.queue import FORMER_TASKS, WAKE_TASK, make_app, queue_name
 from endmark.jobs.settings import Settings
 from endmark.jobs.spelling import size
+from endmark.worker.engine.choosing import ChoosingEngine
 from endmark.worker.process.guarded import Guarded
 from endmark.worker.process.logs import log_to_stderr
 from endmark.worker.process.parent import when_parent_ends
@@ -129,7 +130,7 @@ def _load_service(launch: Launch, name: str, store: Store, life: LifeFile) -> Se
         kv_tokens=about.kv_tokens,
     )
     service = Service(
-        loaded.engine,
+        ChoosingEngine(loaded.engine),
         Prompter(loaded.tokenizer, Shapes(loaded.engine.vocabulary, loaded.engine.eos_ids)),
         store,
         identity,

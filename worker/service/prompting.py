@@ -10,7 +10,9 @@ from endmark.jobs.prompts import PromptPlan, RowRequest
 from endmark.jobs.shapes import Shape
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import Strategy
+from endmark.jobs.strategies.baseline import Baseline
 from endmark.jobs.thinking import Marks, prefilled
+from endmark.worker.engine.choices import Choices
 from endmark.worker.engine.steering import TokenMask
 from endmark.worker.engine.thought import Thought
 from endmark.worker.process.traces import described
@@ -26,6 +28,9 @@ class Masks(Protocol):
 
     def maker(self, shape: Shape) -> Callable[[Sequence[int], int], TokenMask]:
         """Return what makes the mask of an answer from its first tokens and the budget that is left."""
+
+    def choices(self, shape: Shape, encode: Callable[[Sequence[str]], Sequence[Sequence[int]]]) -> Choices | None:
+        """Return the labels of a shape as they are scored; None where it has none, or one cannot be written."""
 
 
 class Tokenizer(Protocol):
@@ -56,6 +61,7 @@ class Prompt:
     token_ids: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()  # those of its sampling, as the engine takes them
     mask: Callable[[Sequence[int], int], TokenMask] | None = None  # of its shape, as the engine takes it
+    choices: Choices | None = None  # its labels, where they are scored instead of an answer being drawn
     error: str | None = None  # why the row cannot be run
     control_text: bool = False  # whether the row's own text holds that of control tokens
     thought: Thought | None = None  # None for a model that does not think
@@ -124,7 +130,8 @@ class Prompter:
                 text, special = self._text(prompt.spec, turns, marks)
                 thought = self._thinking.of(marks, turns, text, raw=prompt.spec.raw)
                 closing = self._thinking.closing(thought, prompt.spec.strategies)
-                encoded[index] = replace(encoded[index], thought=thought, closing=closing)
+                choices = self._choices(prompt.spec, thought)
+                encoded[index] = replace(encoded[index], thought=thought, closing=closing, choices=choices)
             except (SpecError, MissingDependency) as error:
                 encoded[index] = replace(prompt, error=str(error))
             except Exception as error:  # a template may raise anything; the row fails with what it said
@@ -149,6 +156,24 @@ class Prompter:
         if self._shapes is None:
             raise SpecError("answers cannot be kept to a shape here")
         return self._shapes.maker(spec.shape)
+
+    def _choices(self, spec: GenerationSpec, thought: Thought | None) -> Choices | None:
+        """Return the labels of a row that are to be scored: of a greedy one whose scores are the model's own."""
+        if spec.shape is None or self._shapes is None:
+            return None
+        if any(not isinstance(item, Baseline) for item in spec.strategies):
+            return None
+        if spec.sampling.temperature > 0 or spec.sampling.adjusts:
+            return None
+        thinks = thought is not None and (thought.opened or spec.template_args.get("enable_thinking") is not False)
+        return None if thinks else self._shapes.choices(spec.shape, self._encoded)
+
+    def _encoded(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
+        """Return the tokens of texts, without any special ones around them."""
+        found: Sequence[Sequence[int]] = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)[
+            "input_ids"
+        ]
+        return found
 
     def _shielded(self, turns: list[dict[str, str]], marks: Marks | None) -> list[dict[str, str]]:
         """Return the turns whose contents are to be tokenised as text alone, thinking marks of a prefill apart."""

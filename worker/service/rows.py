@@ -58,6 +58,7 @@ class RowRun:
             ended_in=part if finished.verdict.finish_reason.has_answer else None,
             thought_closed=finished.thought_closed or self._closed_before(finished),
             valid=self._valid(finished),
+            choice_probs=finished.choice_probs,
         )
         self.attempts.append(attempt)
         self.last = finished
@@ -113,6 +114,7 @@ class RowRun:
             bad_words=self.prompt.bad_words,
             thought=self.prompt.thought,
             mask=self.prompt.mask,
+            choices=self.prompt.choices,
         )
         return steered(request, self.prompt.closing)
 

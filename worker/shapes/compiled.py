@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from endmark.jobs.shapes import Shape, ShapeKind
 from endmark.jobs.shapes.grammar import grammar_of, llguidance
 from endmark.jobs.shapes.matching import byte_matcher
+from endmark.worker.engine.choices import Choices
 from endmark.worker.engine.steering import TokenMask
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.shapes.closing import Closer, Grammar
@@ -34,6 +35,7 @@ class Shapes:
 
     def __init__(self, vocabulary: Vocabulary, eos_ids: Collection[int], *, closes: bool = True) -> None:
         self._closes = closes
+        self._choices: dict[Shape, Choices | None] = {}
         self._vocabulary = vocabulary
         self._eos_ids = sorted(eos_ids)
         self._compiled: OrderedDict[Shape, Compiled] = OrderedDict()
@@ -46,6 +48,35 @@ class Shapes:
             MissingDependency: the extra `shapes` is not installed.
         """
         return partial(ShapeMask, self._of(shape), self._pool)
+
+    def choices(self, shape: Shape, encode: Callable[[Sequence[str]], Sequence[Sequence[int]]]) -> Choices | None:
+        """Return the labels of a shape as they are scored; None where it has none, or one cannot be written.
+
+        A label is written as the tokeniser writes it where those tokens hold its text alone, else in the fewest.
+
+        Args:
+            encode: returns the tokens of texts, without any that a tokeniser adds to them.
+        """
+        if shape.kind is not ShapeKind.CHOICES:
+            return None
+        with self._lock:
+            if shape not in self._choices:
+                while len(self._choices) >= _KEPT:
+                    self._choices.pop(next(iter(self._choices)))
+                self._choices[shape] = self._labels(shape.choices, encode(shape.choices))
+            return self._choices[shape]
+
+    def _labels(self, labels: Sequence[str], encoded: Sequence[Sequence[int]]) -> Choices | None:
+        """Return labels as they are scored; None where one cannot be written."""
+        written: list[tuple[int, ...]] = []
+        for label, ids in zip(labels, encoded, strict=True):
+            data = [self._vocabulary.bytes_of(token_id) for token_id in ids]
+            alone = all(data) and b"".join(data) == label.encode()
+            found = tuple(ids) if alone else self._closer.tokens(label.encode())
+            if found is None:
+                return None
+            written.append(found)
+        return Choices(tuple(labels), tuple(written), tuple(self._eos_ids))
 
     def fewest_tokens(self, shape: Shape) -> int | None:
         """Return how many tokens the shortest value takes, its end token included; None if none was found."""

@@ -190,7 +190,13 @@ def test_a_row_that_is_asked_again_has_no_result_until_it_has_one(store):
 
 def test_an_attempt_is_read_as_it_was_stored(store):
     job = submit(store, ["x"])
-    about = {"trimmed_tokens": 2, "rewinds": 1, "rewound_tokens": 3, "valid": False}
+    about = {
+        "trimmed_tokens": 2,
+        "rewinds": 1,
+        "rewound_tokens": 3,
+        "valid": False,
+        "choice_probs": {"ja": 0.75, "né": 0.25},
+    }
     about |= {
         "reasoning": "Well",
         "reasoning_tokens": 2,

@@ -1,6 +1,7 @@
 """The fast device path: packed prefill, decode steps as captured CUDA graphs, the host one step behind."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,10 +20,13 @@ from endmark.worker.engine.cuda.slots import SlotState
 from endmark.worker.engine.cuda.staging import Download, Upload
 from endmark.worker.engine.layout import RESULT, STEP
 from endmark.worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket
+from endmark.worker.engine.scores import asked_scores, told_by_row
 
 _CHANGE = [STEP[name] for name in ("changed_slot", "changed_index", "changed_page")]
 # Batch sizes with a graph of their own. Between two of them at most a sixteenth of a step is for nothing.
 _BATCHES = (1, 2, 4, 8, 16, 24, *range(32, 256, 16), *range(256, 512, 32), *range(512, 4096, 64))
+
+Asked = Mapping[int, Sequence[int]]  # the tokens that rows ask for, by the row's index
 
 
 class CudaRunner:
@@ -83,21 +87,27 @@ class CudaRunner:
         """Start the step; it runs behind those started before."""
         if isinstance(plan, PrefillPlan):
             self._mask([(row.slot, row.mask) for row in plan.rows if row.mask is not None])
-            return Ticket(len(plan.rows), Download(self._prefill(plan)))
+            return Ticket(len(plan.rows), self._prefill(plan))
         self._mask(plan.masks)
         rows = len(plan.slots)
         size = next(size for size in self._sizes if size >= rows)
-        return Ticket(rows, self._steps[size].run(plan, self.max_rows))
+        return Ticket(rows, _Launched(self._steps[size].run(plan, self.max_rows)))
 
     def read(self, ticket: Ticket) -> StepResult:
         """Wait for the step and return what it sampled."""
-        assert isinstance(ticket.payload, Download)
-        got = ticket.payload.wait()[:, : ticket.rows]
+        launched = ticket.payload
+        assert isinstance(launched, _Launched)
+        got = launched.drawn.wait()[:, : ticket.rows]
         return StepResult(
             token_ids=got[RESULT["token"]].tolist(),
             eos_probs=np.ascontiguousarray(got[RESULT["eos_prob"]]).view(np.float32).tolist(),
             eos_ranks=got[RESULT["rank"]].tolist(),
             flags=got[RESULT["flags"]].tolist(),
+            asked={
+                row: told
+                for asked, scores in launched.scores
+                for row, told in told_by_row(scores.wait().view(np.float32).tolist(), asked).items()
+            },
         )
 
     def forward(self, tokens: Tensor, positions: Tensor, batch: DeviceBatch, keep: Tensor | int) -> Tensor:
@@ -143,24 +153,45 @@ class CudaRunner:
         assert self._rooms is not None, "made with the first graph"
         self._rooms.mask(masks)
 
-    def _prefill(self, plan: PrefillPlan) -> Tensor:
-        """Set the rows' slots and compute their tokens; return what was sampled, (RESULT.width, R) int32."""
+    def _prefill(self, plan: PrefillPlan) -> "_Launched":
+        """Set the rows' slots and compute their tokens; return what was sampled."""
         self._slots.admit(plan.rows)
         result = torch.empty(RESULT.width, len(plan.rows), dtype=torch.int32, device=self._device)
         pieces = [Piece(row, row.cached, len(row.token_ids)) for row in plan.rows]
-        self._passes.run(pieces, lambda group, done: self._compute(group, result, done))
-        return result
+        scores: list[tuple[Asked, Download]] = []
+        self._passes.run(pieces, lambda group, done: self._compute(group, result, done, scores))
+        return _Launched(Download(result), scores)
 
-    def _compute(self, pieces: list[Piece], result: Tensor, done: int) -> int:
-        """Run one forward pass; return how many rows it has sampled for, behind those `done`."""
+    def _compute(
+        self, pieces: list[Piece], result: Tensor, done: int, scores: list[tuple[Asked, Download]]
+    ) -> int:
+        """Run one forward pass; return how many rows it has sampled for, behind those `done`.
+
+        Args:
+            result: (RESULT.width, R) int32; filled in from column `done` on.
+            scores: of the tokens that rows ask for; added to. Of a row that stands there twice the last is meant.
+        """
         inputs = PrefillInputs.of(pieces, self._device)
         self.note(inputs.tokens, inputs.slots, inputs.positions)
         logits = self.forward(
             inputs.tokens, inputs.positions64, self.batch(inputs.slots, inputs.positions, inputs), inputs.keep
         )
+        ended = [piece.row for piece in pieces if piece.is_last]
+        asked = {index: row.asked for index, row in enumerate(ended) if row.asked}
+        if asked:  # before the draw, which may change the logits
+            found = asked_scores(logits, asked).view(torch.int32)
+            scores.append(({done + index: ids for index, ids in asked.items()}, Download(found)))
         if inputs.sampled:
             self.sample(logits, inputs.rows, result, done)
         return inputs.sampled
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """What a step that was started brings back."""
+
+    drawn: Download  # (RESULT.width, R) int32
+    scores: Sequence[tuple[Asked, Download]] = ()  # the bits of fp32 numbers, as of `asked_scores`
 
 
 class _DecodeStep:

@@ -1,0 +1,62 @@
+"""Labels among which an answer is chosen: the places at which the model is asked, and what its scores come to."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The labels of a row, each with the tokens that write it. A label ends with any end token.
+
+    A place is the tokens of a label up to some point, none or all of them included. Labels that begin alike share
+    places, so all are scored by one look at the model for each place.
+    """
+
+    labels: tuple[str, ...]
+    token_ids: tuple[tuple[int, ...], ...]  # of each label; no two alike
+    eos_ids: tuple[int, ...]  # all end tokens
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest label."""
+        return max(map(len, self.token_ids))
+
+    @cached_property
+    def places(self) -> dict[tuple[int, ...], tuple[int, ...]]:
+        """The tokens that are scored at each place, shorter places before those that go on from them."""
+        found: dict[tuple[int, ...], dict[int, None]] = {}
+        for tokens in self.token_ids:
+            for at, token_id in enumerate(tokens):
+                found.setdefault(tokens[:at], {})[token_id] = None
+            found.setdefault(tokens, {}).update(dict.fromkeys(self.eos_ids))
+        return {place: tuple(asked) for place, asked in found.items()}
+
+    def probabilities(self, log_probs: Mapping[tuple[int, ...], Sequence[float]]) -> list[float]:
+        """Return each label's probability among the labels, which add up to 1.
+
+        Args:
+            log_probs: at each place, of the tokens that `places` names there.
+
+        Raises:
+            ValueError: they are no numbers, or no label is possible at all.
+        """
+        known = {place: dict(zip(asked, log_probs[place], strict=True)) for place, asked in self.places.items()}
+        sums = [
+            sum(known[tokens[:at]][token_id] for at, token_id in enumerate(tokens))
+            + _log_sum([known[tokens][token_id] for token_id in self.eos_ids])
+            for tokens in self.token_ids
+        ]
+        whole = _log_sum(sums)
+        if not math.isfinite(whole):
+            raise ValueError("the scores of the labels are no numbers")
+        return [math.exp(item - whole) for item in sums]
+
+
+def _log_sum(values: Collection[float]) -> float:
+    """Return the logarithm of the sum of the values' exponentials."""
+    most = max(values)
+    if not math.isfinite(most):
+        return most
+    return most + math.log(math.fsum(math.exp(value - most) for value in values))

@@ -1,0 +1,217 @@
+"""An engine that also answers with the most probable of given labels, made of any that scores tokens.
+
+Every place of the labels becomes an attempt of one token in the engine beneath, behind the row's prompt: its
+pages are shared, so the prompt is computed once and each place costs what stands behind the last full page. Of
+thousands of labels no more places wait in the engine beneath than it has slots.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+
+from endmark.jobs.errors import EndmarkError
+from endmark.jobs.sampling import Sampling
+from endmark.jobs.vocabulary import EosSource, EosTrace, FinishReason, Verdict
+from endmark.worker.engine.choices import Choices
+from endmark.worker.engine.contract import Capacity, InferenceEngine
+from endmark.worker.engine.request import Finished, Request
+from endmark.worker.engine.text import Vocabulary
+
+_Place = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Choice:
+    """A row whose labels are being scored."""
+
+    request: Request
+    choices: Choices
+    rest: Iterator[tuple[_Place, tuple[int, ...]]]  # places that the engine beneath has not been given
+    keys: dict[int, _Place] = field(default_factory=dict)  # of the attempts that have not ended
+    found: dict[_Place, Finished] = field(default_factory=dict)
+
+
+class ChoosingEngine:
+    """An `InferenceEngine` over another, whose keys are not negative: those are of the attempts it makes itself.
+
+    Args:
+        engine: that runs the attempts.
+    """
+
+    def __init__(self, engine: InferenceEngine) -> None:
+        self._engine = engine
+        self._keys = itertools.count(-1, -1)
+        self._open: dict[int, _Choice] = {}  # by the row's key
+        self._queue: deque[_Choice] = deque()  # with places left, oldest first; cancelled ones too
+        self._row_of: dict[int, int] = {}  # the row's key, by that of an attempt for it
+        self.vocabulary: Vocabulary = engine.vocabulary
+        self.eos_ids: frozenset[int] = engine.eos_ids
+
+    @property
+    def capacity(self) -> Capacity:
+        """How much it holds."""
+        return self._engine.capacity
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a further step can finish anything."""
+        return bool(self._open) or self._engine.has_work
+
+    @property
+    def row_steps(self) -> int:
+        """Tokens sampled so far; those of places, which are dropped, included."""
+        return self._engine.row_steps
+
+    @property
+    def running(self) -> int:
+        """Attempts that are being computed."""
+        return self._engine.running
+
+    @property
+    def waiting(self) -> int:
+        """Attempts that do not run yet."""
+        return self._engine.waiting + len(self._queue)
+
+    @property
+    def preemptions(self) -> int:
+        """Attempts sent back because no page was left."""
+        return self._engine.preemptions
+
+    @property
+    def pages(self) -> tuple[int, int]:
+        """KV pages in use, and in all."""
+        return self._engine.pages
+
+    def add(self, request: Request) -> None:
+        """Queue an attempt. One whose labels do not all fit is drawn under its mask instead of being scored.
+
+        One whose tokens the model does not know fails where it is scored, with the reason.
+
+        Raises:
+            PromptTooLong: the prompt leaves no room for a single new token.
+            TokenUnknown: it is not scored, and holds a token that the model has no embedding for.
+        """
+        choices = request.choices
+        room = min(request.max_new_tokens, self.capacity.context - len(request.prompt_token_ids))
+        if choices is None or request.answer_token_ids or room <= choices.longest:
+            self._engine.add(request)
+            return
+        choice = _Choice(request, choices, iter(choices.places.items()))
+        self._open[request.key] = choice
+        self._queue.append(choice)
+
+    def cancel(self, keys: Collection[int]) -> None:
+        """Drop the attempts with these keys."""
+        self._engine.cancel([*keys, *(made for key in keys if key in self._open for made in self._close(key))])
+
+    def insert(self, keys: Collection[int]) -> None:
+        """Let the insertions of these attempts begin; those that are scored have none."""
+        self._engine.insert(keys)
+
+    def step(self) -> list[Finished]:
+        """Run one step and return the attempts that it ended."""
+        ended = self._feed()
+        for finished in self._engine.step():
+            if finished.key >= 0:
+                ended.append(finished)
+            elif finished.key in self._row_of:  # else its row has failed by another place
+                ended += self._take(finished)
+        return ended
+
+    def _feed(self) -> list[Finished]:
+        """Give places to the engine beneath while it has slots for them; return the rows that it refuses."""
+        refused: list[Finished] = []
+        while self._queue and self._engine.waiting < self.capacity.rows:
+            choice = self._queue[0]
+            key = choice.request.key
+            place, asked = next(choice.rest, (None, ()))
+            if place is None or self._open.get(key) is not choice:
+                self._queue.popleft()
+                continue
+            made = next(self._keys)
+            try:
+                self._engine.add(_attempt(choice.request, made, place, asked))
+            except EndmarkError as error:
+                self._engine.cancel(self._close(key))
+                said = f"{error}: {error.hint}" if error.hint else str(error)
+                refused.append(_failed(choice.request, Verdict(FinishReason.ERROR, error=said)))
+            else:
+                choice.keys[made] = place
+                self._row_of[made] = key
+        return refused
+
+    def _take(self, finished: Finished) -> list[Finished]:
+        """Take what was found at one place; return the row if that was the last, or failed."""
+        key = self._row_of[finished.key]
+        choice = self._open[key]
+        choice.found[choice.keys.pop(finished.key)] = finished
+        del self._row_of[finished.key]
+        failed = finished.verdict.finish_reason is FinishReason.ERROR
+        if not failed and len(choice.found) < len(choice.choices.places):
+            return []
+        self._engine.cancel(self._close(key))
+        return [_failed(choice.request, finished.verdict) if failed else _chosen(choice)]
+
+    def _close(self, key: int) -> list[int]:
+        """Forget a row; return the keys of its attempts that have not ended."""
+        made = list(self._open.pop(key).keys)
+        for item in made:
+            del self._row_of[item]
+        return made
+
+
+def _attempt(request: Request, key: int, place: _Place, asked: tuple[int, ...]) -> Request:
+    """Return the attempt that scores tokens behind a place: greedy, so its token is what the model prefers."""
+    return Request(
+        key=key,
+        prompt_token_ids=(*request.prompt_token_ids, *place),
+        max_new_tokens=1,
+        sampling=Sampling(),
+        stream=request.stream,
+        asked=asked,
+    )
+
+
+def _chosen(choice: _Choice) -> Finished:
+    """Return a row all of whose places are scored: its answer is the most probable label, of equal ones the first.
+
+    Its end is the model's own if the model would have ended there by itself, else it was put there.
+    """
+    request, choices = choice.request, choice.choices
+    try:
+        probs = choices.probabilities({place: item.asked for place, item in choice.found.items()})
+    except ValueError as error:
+        return _failed(request, Verdict(FinishReason.ERROR, error=str(error)))
+    best = max(range(len(probs)), key=probs.__getitem__)
+    tokens = choices.token_ids[best]
+    on_the_way = [choice.found[tokens[:at]] for at in range(len(tokens) + 1)]
+    ends_itself = on_the_way[-1].verdict.finish_reason is FinishReason.EOS
+    at = max(range(len(on_the_way)), key=lambda step: on_the_way[step].trace.prob_max or 0.0)
+    return Finished(
+        key=request.key,
+        token_ids=tokens,
+        text=choices.labels[best],
+        verdict=Verdict(FinishReason.EOS, EosSource.NATURAL if ends_itself else EosSource.FORCED),
+        prompt_tokens=len(request.prompt_token_ids),
+        completion_tokens=len(tokens),
+        trace=replace(
+            on_the_way[at].trace,
+            step_max=at,
+            probs=tuple(item.trace.prob_max or 0.0 for item in on_the_way) if request.trace else None,
+        ),
+        choice_probs=dict(zip(choices.labels, probs, strict=True)),
+    )
+
+
+def _failed(request: Request, verdict: Verdict) -> Finished:
+    """Return a row that could not be scored."""
+    return Finished(
+        key=request.key,
+        token_ids=(),
+        text="",
+        verdict=verdict,
+        prompt_tokens=len(request.prompt_token_ids),
+        completion_tokens=0,
+        trace=EosTrace(),
+    )
