@@ -86,9 +86,8 @@ def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk
     with reading(store) as connection:
         job = connection.execute(text("SELECT total, state FROM jobs WHERE id = :job"), {"job": job_id}).one()
         missing = FinishReason.CANCELLED.value if job.state == JobState.CANCELLED else None
-        statement = text(_QUERY)
         for first in range(0, job.total, chunk):
-            found = connection.execute(statement, {"job": job_id, "first": first, "end": first + chunk})
+            found = connection.execute(text(_QUERY), {"job": job_id, "first": first, "end": first + chunk})
             for (
                 row,
                 cells,
@@ -126,10 +125,7 @@ def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk
                         stop,
                         ending.value if ending is not None else None,
                         complete if end else None,
-                        None if valid is None else bool(valid),
-                        response if probs is not None else None,
-                        _highest(probs),
-                        probs,
+                        *_shaped(response, valid, probs),
                         prompt,
                         tokens,
                         *cut,
@@ -147,10 +143,11 @@ def read_probs(stored: str | None) -> dict[str, float] | None:
     return None if stored is None else dict(json.loads(stored))
 
 
-def _highest(stored: str | None) -> float | None:
-    """Return the probability of the label that was chosen."""
+def _shaped(response: str | None, valid: Any, stored: str | None) -> tuple[Any, ...]:  # noqa: ANN401 - a database's
+    """Return whether an answer is valid, and the label that was chosen by its score, its probability and all."""
     probs = read_probs(stored)
-    return max(probs.values()) if probs else None
+    chosen = (None, None, None) if probs is None else (response, max(probs.values()), stored)
+    return (None if valid is None else bool(valid), *chosen)
 
 
 @cache
