@@ -70,9 +70,10 @@ def retry(
             return 0
         if output is not None:
             return complete(settings, store, Submission(job_id, spec, before.total), output)
-        wake_if_reachable(settings, store, *spec.queue)
         status = job_status(store, job_id)
-    note(f"{counted(status.pending, 'row')} of job {job_id} are queued again")
+        wake_if_reachable(settings, store, *spec.queue)
+    # A worker that looked by itself may hold some of them already.
+    note(f"{counted(status.pending + status.running, 'row')} of job {job_id} are queued again")
     if status.workers:
         hint(f"`endmark status {job_id} --watch` shows how far it is")
     else:
