@@ -89,6 +89,25 @@ def test_eos_in_the_thought_becomes_the_mark_unless_it_is_not_strict():
 
 
 @pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("begin", ["\n", " \n\n", "Well.\n"])
+def test_a_thought_that_does_not_begin_with_the_answer_has_its_budget_and_its_mark_too(begin, overlaps):
+    """White space before the opening mark left a row without both: its first token had said that none opens."""
+    options = {"max_new_tokens": 12, "overlaps": overlaps, "behind": "\n\nYes, it is so, and more.$"}
+    (attempt,) = answer_of(f"{begin}<think>{LONG}", strategies=["think:budget=40,message=Now."], **options)
+    assert (attempt.ended_in, attempt.thought_closed) == (Part.ANSWER, EosSource.FORCED)
+    assert attempt.reasoning.endswith("Now.")
+    assert attempt.text.endswith("Yes, it is")
+    assert (attempt.verdict.finish_reason, attempt.rewinds) == (FinishReason.LENGTH, 0)
+    closing = len(run_of(ThinkingTokenizer(), ["think:message=Now."])[0].prompt.closing)
+    assert attempt.completion_tokens == 40 + closing + 12
+    (attempt,) = answer_of(f"{begin}<think>Hm.$", strategies=["think:budget=40"], **options)
+    assert (attempt.reasoning, attempt.thought_closed) == ("Hm.", EosSource.FORCED)
+    late = f"{'I will. ' * 9}\n<think>{LONG}"
+    (attempt,) = answer_of(late, strategies=["think:budget=40"], **{**options, "max_new_tokens": 90})
+    assert (attempt.reasoning, attempt.thought_closed) == ("", EosSource.FORCED), "its budget was spent before it"
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
 @pytest.mark.parametrize("thought", ["Hm.", "", "So it goes"])
 def test_eos_in_a_thought_between_marks_of_several_tokens_becomes_the_mark_too(thought, overlaps):
     """It ended the row once: the device knows no such marks, so the host takes the EOS back."""
@@ -203,6 +222,7 @@ def test_rows_of_one_batch_think_and_answer_as_each_would_alone(pages, overlaps)
     """Plain rows, thoughts closed by the model, by budget, by EOS and in loops; also where rows are preempted."""
     rng = random.Random(3)
     texts = ["Plain.$", "<think>Hm.</think>Yes.$", "<think>Hm.$", f"<think>{LONG}", f"<think>a</think>{LONG}"]
+    texts += [f"\n<think>{LONG}", "\n\n<think>Hm.$"]
     strategies = ["baseline", "think:budget=30", "think:budget=12;trim", "no-loops", "stop:text=go"]
     tokenizer = ThinkingTokenizer()
     runs = []

@@ -12,6 +12,7 @@ class FollowedSteering:
     """A request's phase and insertion while its answer grows.
 
     Attributes:
+        phase: the request's; one that has opened late no longer names what opens it.
         phase_open: whether the answer is in its phase.
         phase_undecided: whether its next token says so.
         phase_end: where this attempt has ended it.
@@ -20,7 +21,7 @@ class FollowedSteering:
     """
 
     def __init__(self, request: Request, token_ids: list[int]) -> None:
-        self._request = request
+        self._request, self.phase = request, request.phase
         self.phase_open = self.phase_undecided = False
         self.phase_end: PhaseEnd | None = None
         self.insertion: Insertion | None = None
@@ -29,7 +30,7 @@ class FollowedSteering:
 
     def enter(self, token_ids: list[int], generated: int) -> None:
         """Stand as an answer does that has come to these tokens, the last of them generated in this attempt."""
-        phase, going = self._request.phase, self.insertion
+        phase, going = self.phase, self.insertion
         self.phase_open = phase is not None and phase.at(token_ids)[0]
         self.phase_undecided = phase is not None and phase.opens_with is not None and not token_ids
         may_come = phase is None or self.phase_open or self.phase_undecided
@@ -38,6 +39,22 @@ class FollowedSteering:
             self.insertion = going
         if self.phase_open or self.phase_undecided:
             self.phase_end, self.origin = None, 0
+
+    def reopen(self, token_ids: list[int], generated: int) -> bool:
+        """Open the phase late, where its first token was another; return whether that opens it.
+
+        The device is to take the row up anew. An insertion that was to begin before begins with the next token.
+        """
+        if self.phase is None or self.phase_open or self.phase_undecided:
+            return False
+        phase = replace(self.phase, opens_with=None)
+        if not phase.at(token_ids)[0]:
+            return False
+        self.phase = phase
+        self.enter(token_ids, generated)
+        if self.insertion is not None:
+            self.insertion = replace(self.insertion, at=max(self.insertion.at, generated))
+        return True
 
     def call(self, step: int) -> bool:
         """Let the insertion begin with the attempt's token `step`; return whether the device is to be told."""
@@ -55,7 +72,7 @@ class FollowedSteering:
             step: the attempt's token, from 0.
             flags: of the token.
         """
-        insertion, phase = self.insertion, self._request.phase
+        insertion, phase = self.insertion, self.phase
         if flags & INSERTED and insertion is not None and not insertion.covers(step):
             self.insertion = insertion = replace(insertion, at=step)
         if phase is None or not (self.phase_open or self.phase_undecided):

@@ -87,6 +87,11 @@ class ThoughtSoFar:
         self.rest, self.begin_text = text[parts.begin :], parts.begin
         return True
 
+    @property
+    def is_first(self) -> bool:
+        """Whether the answer is inside a thought, and has closed none."""
+        return self.is_open and not self.closed
+
     def reasoning_tokens(self, count: int) -> int:
         """Return how many of an answer's first `count` tokens are thought."""
         opened = self.begin if self.closed else 0
