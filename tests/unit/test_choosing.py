@@ -1,9 +1,15 @@
 """Labels that are scored: shared places, the answer, its end, and rows beside it; on the scripted runner."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
+from endmark.jobs.sampling import Sampling
+from endmark.jobs.shapes import Shape, ShapeKind
+from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.strategies import build_strategies
+from endmark.jobs.thinking import Marks
 from endmark.jobs.vocabulary import EosSource, FinishReason
 from endmark.worker.engine.choices import Choices
 from endmark.worker.engine.choosing import ChoosingEngine
@@ -11,7 +17,12 @@ from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.scripted import Sampled, ScriptedRunner
 from endmark.worker.engine.text import Vocabulary
+from endmark.worker.engine.thought import Thought
+from endmark.worker.service.prompting import Prompter
+from tests.unit.byte_tokenizer import ByteTokenizer
 from tests.unit.test_contract_scripted import TestScripted as Contract
+
+pytestmark = pytest.mark.unit
 
 END, GOOD, BAD, VERY = 2, 10, 11, 12
 VOCABULARY = Vocabulary([b""] * 3 + [bytes((33 + index,)) for index in range(3, 90)])
@@ -137,3 +148,36 @@ class TestChoosing(Contract):
 
     def build(self, *, roomy=True):
         return ChoosingEngine(super().build(roomy=roomy))
+
+
+class Labels:
+    """What makes masks, with the labels as they are scored."""
+
+    def maker(self, shape):
+        return lambda token_ids, budget: None
+
+    def choices(self, shape, encode):
+        return Choices(shape.choices, tuple(map(tuple, encode(shape.choices))), (END,))
+
+
+THINKS = Thought(Marks("<think>", "</think>"))
+
+
+@pytest.mark.parametrize(
+    ("options", "thought", "scored"),
+    [
+        ({}, None, True),
+        ({"sampling": Sampling(seed=3, top_p=0.5)}, None, True),
+        ({"sampling": Sampling(temperature=0.1)}, None, False),
+        ({"sampling": Sampling(min_new_tokens=2)}, None, False),
+        ({"strategies": build_strategies(["baseline"])}, None, True),
+        ({"strategies": build_strategies(["soft-landing"])}, None, False),
+        ({}, THINKS, False),
+        ({"template_args": {"enable_thinking": False}}, THINKS, True),
+        ({"template_args": {"enable_thinking": False}}, replace(THINKS, opened=True), False),
+    ],
+)
+def test_greedy_rows_that_ask_for_nothing_else_are_scored(options, thought, scored):
+    spec = GenerationSpec(model="m", shape=Shape(ShapeKind.CHOICES, '["ja", "no"]'), **options)
+    found = Prompter(ByteTokenizer(), Labels())._choices(spec, thought)
+    assert (found is not None) is scored

@@ -9,6 +9,7 @@ import pytest
 from endmark.db import browsing
 from endmark.db.attempts import commit
 from endmark.db.browsing import KINDS, Wanted, count_ends, find_rows
+from endmark.db.export.stream import read_probs, stream_results
 from endmark.db.jobs import add_rows, begin_job, finish_submission
 from endmark.db.retry import retry_rows
 from endmark.db.row_history import row_history
@@ -208,6 +209,10 @@ def test_an_attempt_is_read_as_it_was_stored(store):
     lease = take(store)
     commit(store, lease, [type(outcome(0))(0, (made,))])
     assert row_history(store, job, 0).result == made
+    (found,) = stream_results(store, job)
+    values = found.as_dict(["prompt"])
+    assert (values["choice"], values["choice_prob"]) == ("so ##", 0.75)
+    assert read_probs(values["choice_probs"]) == {"ja": 0.75, "né": 0.25}
     assert row_history(store, job, 1) is None
 
 
