@@ -13,7 +13,7 @@ from endmark.db.progress import job_status
 from endmark.db.shards import claim
 from endmark.jobs.errors import EndmarkError
 from endmark.jobs.settings import Settings
-from endmark.jobs.vocabulary import JobState, ShardKey
+from endmark.jobs.vocabulary import JobState
 from tests.integration.service_fixtures import submit
 
 pytestmark = pytest.mark.integration
@@ -74,7 +74,7 @@ def test_a_run_ends_with_the_reason_and_writes_nothing(failed, tmp_path):
     """Its results were exported as if it had ended, with no answer in them."""
     store, job = failed
     output = tmp_path / "out.csv"
-    wanted = Submission(job, load_job(store, job).spec, [ShardKey(job, 0)], 2)
+    wanted = Submission(job, load_job(store, job).spec, 2)
     with pytest.raises(EndmarkError, match=f"job {job} failed: {REASON}") as caught:
         complete(Settings.load(), store, wanted, str(output))
     assert f"`endmark retry {job} --failed --run -o {output}`" in caught.value.hint

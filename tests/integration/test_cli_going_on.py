@@ -212,6 +212,7 @@ def test_a_worker_of_this_host_that_was_killed_is_not_waited_for(start, tmp_path
     with open_store(f"sqlite:///{tmp_path / 'home' / 'endmark.db'}") as store:
         wait_until(lambda: list_workers(store))
         (child,) = [int(item.worker.rpartition(":")[2]) for item in list_workers(store)]
+        os.kill(child, signal.SIGSTOP)  # or it would sign off, seeing that its supervisor has died
         worker.kill()
         worker.wait()
         os.kill(child, signal.SIGKILL)

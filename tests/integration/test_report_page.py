@@ -235,5 +235,7 @@ def test_the_page_of_one_job_has_no_advice_and_shows_hostile_text_as_text(compar
     page.evaluate(
         "text => { data.rows[0].prompt = text; data.rows[0].answers[0].text = text; filter(); }", HOSTILE
     )
-    assert page.locator("#answers pre.answer").inner_text().startswith("</script><script>alert(1)</script><img src=x")
+    assert (
+        page.locator("#answers pre.answer").inner_text().startswith("</script><script>alert(1)</script><img src=x")
+    )
     assert page.locator("#answers img").count() == 0

@@ -152,13 +152,14 @@ def test_every_page_is_readable_at_every_width_in_both_schemes(ledger, place, ch
 def test_rows_are_filtered_searched_paged_and_opened(ledger, place, page):
     page.goto(place)
     page.click(f"#job-{ledger[2]}")
-    assert page.locator(".rows li").count() == 25
+    expect(page.locator(".rows li")).to_have_count(25)
     page.click("a[rel=next]")
+    expect(page.locator(".rows a").first).to_have_text("25 Prompt 25?", use_inner_text=True)
     page.click("a[rel=next]")
-    assert page.locator(".rows li").count() == ROWS - 50
-    assert page.locator("a[rel=next]").count() == 0
+    expect(page.locator(".rows li")).to_have_count(ROWS - 50)
+    expect(page.locator("a[rel=next]")).to_have_count(0)
     page.click("a[rel=prev]")
-    assert page.locator(".rows a").first.inner_text() == "25 Prompt 25?"
+    expect(page.locator(".rows a").first).to_have_text("25 Prompt 25?", use_inner_text=True)
     page.click("#end-repetition")
     assert page.locator(".rows mark").all_inner_texts() == ["✂ cut: it repeated itself, mid-sentence"] * 12
     page.fill("input[name=q]", "prompt 13?")
@@ -168,24 +169,26 @@ def test_rows_are_filtered_searched_paged_and_opened(ledger, place, page):
     page.fill("input[name=q]", "no row has this")
     page.press("input[name=q]", "Enter")
     page.wait_for_url("**q=no+row*")
-    assert page.locator(".empty").inner_text() == "No such rows."
+    expect(page.locator(".empty")).to_have_text("No such rows.", use_inner_text=True)
 
 
 def test_a_row_shows_where_its_answer_stops_and_what_was_tried_before(ledger, place, page):
     page.goto(f"{place}/jobs/{ledger[2]}/rows/7")
-    assert page.locator("main > article pre.answer").inner_text() == "Cut no more. ■ EOS, boosted by the strategy"
+    expect(page.locator("main > article pre.answer")).to_have_text(
+        "Cut no more. ■ EOS, boosted by the strategy", use_inner_text=True
+    )
     assert page.locator("main > article polyline").get_attribute("points").count(",") == 3
-    assert page.locator("main > article circle").count() == 1
+    expect(page.locator("main > article circle")).to_have_count(1)
     page.click("summary")
     assert "✂ cut: the token budget ran out, mid-sentence" in page.locator("details pre").inner_text()
     page.click("a[rel=next]")
-    assert page.locator("h1").inner_text() == "Row 8 of 60"
+    expect(page.locator("h1")).to_have_text("Row 8 of 60", use_inner_text=True)
 
 
 def test_what_a_model_writes_is_shown_as_text(ledger, place, page):
     for path in (f"/jobs/{ledger[2]}", f"/jobs/{ledger[2]}/rows/3"):
         page.goto(place + path)
-        assert page.locator("main img").count() == 0
+        expect(page.locator("main img")).to_have_count(0)
         assert "</script><script>alert(1)</script>" in page.locator("main").inner_text()
 
 
@@ -245,7 +248,7 @@ def test_a_job_is_made_paused_cancelled_and_deleted_by_hand(ledger, place, page)
     page.click("#delete")
     page.click("text=Delete the job")
     page.wait_for_url(f"{place}/")
-    assert page.locator("text=prompts.txt").count() == 0
+    expect(page.locator("text=prompts.txt")).to_have_count(0)
 
 
 def test_the_report_is_as_far_as_the_job(ledger, place, page):
@@ -284,15 +287,15 @@ def test_each_token_shows_its_own_jobs_and_an_operators_all(ledger, page):
         page.wait_for_url(f"{place}/jobs/{done}")
         assert page.locator("main p").first.inner_text() == f"No job `{done}`."
         page.click("text=All jobs")
-        assert page.locator(".job").count() == 1
+        expect(page.locator(".job")).to_have_count(1)
         page.click(f"text={batch_id}")
-        assert page.locator(".rows li").count() == 2
-        assert page.locator("details").count() == 0, "where the model lies is an operator's to know"
+        expect(page.locator(".rows li")).to_have_count(2)
+        expect(page.locator("details"), "where the model lies is an operator's to know").to_have_count(0)
         page.click("text=Sign out")
         page.fill("input[name=token]", CHIEF)
         page.press("input[name=token]", "Enter")
         page.wait_for_url(f"{place}/")
-        assert page.locator(".job").count() == 3
+        expect(page.locator(".job")).to_have_count(3)
         report_worker(store, WORKER)
         expect(page.locator(".workers li")).to_have_count(1)
         assert faults(page) == []
