@@ -155,6 +155,10 @@ def test_what_it_started_it_ended(demo_run):
 def test_the_same_again_on_a_second_run(demo_run):
     folder, _, _ = demo_run
     endmark(folder / "home", "run", PROMPTS, "-o", folder / "again.csv")
-    assert (folder / "again.csv").read_bytes() == (folder / "results.csv").read_bytes()
+    first, again = (read_csv(folder / name) for name in ("results.csv", "again.csv"))
+    # Which rows share a batch hangs on the moment at which they come: the last digits of a probability with it.
+    chances = [[float(row.pop("eos_prob_max")) for row in rows] for rows in (first, again)]
+    assert chances[0] == pytest.approx(chances[1], rel=1e-4, abs=1e-6)
+    assert first == again
     statuses = json.loads(endmark(folder / "home", "status", "--json")[0])
     assert [status["state"] for status in statuses] == ["completed", "completed"]

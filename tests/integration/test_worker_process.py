@@ -179,6 +179,19 @@ def held_by(store, pid):
         return found.scalar()
 
 
+def test_a_drain_gives_the_rows_that_run_their_time(tmp_path, model):
+    """Once messages only woke, Celery ended at once, and that counted as a second signal: rows were given back."""
+    house = House(tmp_path, model)
+    try:
+        job = house.submit(3, max_new_tokens=400, shard_size=3)
+        wait_until(lambda: [state for state, *_ in shards_of(house.store, job)] == ["running"], START)
+        house.worker.process.terminate()
+        house.worker.process.wait(60)
+        assert load_job(house.store, job).state is JobState.COMPLETED
+    finally:
+        house.close()
+
+
 def test_a_drained_worker_leaves_no_lease_and_no_process(tmp_path, model):
     house = House(tmp_path, model)
     child = house.child()

@@ -185,12 +185,17 @@ def consume(service: Service, broker_url: str, launch: Launch, orphaned: Orphane
 
     first = threading.Lock()  # a signal may come on the heels of the parent's end
 
-    def drain(*_: object) -> None:
-        state.should_stop = 0  # Celery takes no further message, and waits for the tasks that run
-        if first.acquire(blocking=False):
+    def begin() -> bool:
+        """Begin to drain; return whether nobody had."""
+        begun = first.acquire(blocking=False)
+        if begun:
             log.info("draining: rows that run have %.0f s", options.grace)
             draining.start()
-        else:
+        return begun
+
+    def drain(*_: object) -> None:
+        state.should_stop = 0  # Celery takes no further message
+        if not begin():
             service.hurry()
 
     def stop_now() -> None:
@@ -201,7 +206,7 @@ def consume(service: Service, broker_url: str, launch: Launch, orphaned: Orphane
         signal.signal(number, drain)
     orphaned.action = stop_now
     worker.start()
-    drain()  # already under way, unless Celery gave up by itself and has logged why
+    begin()  # already under way, unless Celery gave up by itself and has logged why
     draining.join()
     return worker.exitcode or 0
 
