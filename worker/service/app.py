@@ -190,6 +190,7 @@ def consume(service: Service, broker_url: str, launch: Launch, orphaned: Orphane
         begun = first.acquire(blocking=False)
         if begun:
             log.info("draining: rows that run have %.0f s", options.grace)
+            room.stop(timeout=0)  # one that came due now would end the grace, and keep the process
             draining.start()
         return begun
 
