@@ -15,7 +15,6 @@ from endmark.jobs.finetuning.request import FinetuneSpec
 from endmark.jobs.spec import GenerationSpec
 
 _POLL = 0.3  # seconds between looks
-_WAKE_EVERY = 20.0  # seconds, while no worker has taken it
 _WORKER_AWAY = 60.0  # seconds without a worker; one that makes room for the training is away for a few
 
 
@@ -32,7 +31,9 @@ def train_in_worker(spec: FinetuneSpec) -> None:
         note(f"fine-tuning {finetuning}")
         try:
             with Crew(settings, store, GenerationSpec(model=spec.model)) as crew, training_progress() as show:
-                _wait(store, finetuning, spec.model, crew, show)
+                # Once: a worker that starts later looks for itself, as all do every few seconds.
+                wake_workers(store, crew.broker_url, spec.model, None)
+                _wait(store, finetuning, crew, show)
         except KeyboardInterrupt:
             cancel_finetuning(store, finetuning)
             raise Interrupted(
@@ -43,13 +44,13 @@ def train_in_worker(spec: FinetuneSpec) -> None:
             raise
 
 
-def _wait(store: Store, finetuning: str, model: str, crew: Crew, show: Show) -> None:
+def _wait(store: Store, finetuning: str, crew: Crew, show: Show) -> None:
     """Show the progress until the fine-tuning has ended.
 
     Raises:
         EndmarkError: it has failed, or the worker that was started has.
     """
-    woken_at, shown = 0.0, 0
+    shown = 0
     served_at = time.monotonic()
     while True:
         alive = crew.alive  # asked first: a worker may end right after its work
@@ -62,9 +63,6 @@ def _wait(store: Store, finetuning: str, model: str, crew: Crew, show: Show) -> 
         if not alive:
             raise crew.failure()
         now = time.monotonic()
-        if status.due and now - woken_at > _WAKE_EVERY:
-            woken_at = now
-            wake_workers(store, crew.broker_url, model, None)
         if not status.due or crew.served():
             served_at = now
         elif now - served_at > _WORKER_AWAY:

@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 from endmark.jobs.errors import MissingDependency, SpecError
@@ -45,12 +46,12 @@ def grammar_of(shape: Shape) -> str:
     Raises:
         MissingDependency: the extra `shapes` is not installed.
     """
-    matcher = llguidance().LLMatcher
+    matcher = library("llguidance").LLMatcher
     if shape.kind is ShapeKind.JSON_SCHEMA:
         return str(matcher.grammar_from_json_schema(shape.text, overrides={"whitespace_pattern": _WHITE}))
     if shape.kind is ShapeKind.REGEX:
         # Digits of other scripts are no digits here: of the newest ones Python's `re` does not know yet.
-        return str(matcher.grammar_from_lark(f"start: /{llguidance().regex_to_lark(shape.text, 'd')}/"))
+        return str(matcher.grammar_from_lark(f"start: /{library('llguidance').regex_to_lark(shape.text, 'd')}/"))
     if shape.kind is ShapeKind.CHOICES:
         labels = " | ".join(json.dumps(label, ensure_ascii=False) for label in shape.choices)
         return str(matcher.grammar_from_lark(f"start: {labels}"))
@@ -68,17 +69,16 @@ def pattern_of(shape: Shape) -> re.Pattern[str]:
         return re.compile(shape.text)
 
 
-def llguidance() -> Any:  # noqa: ANN401 - a module
-    """Return the library that compiles grammars.
+def library(name: str) -> Any:  # noqa: ANN401 - a module
+    """Return a library of the extra `shapes`.
 
     Raises:
-        MissingDependency: the extra `shapes` is not installed.
+        MissingDependency: the extra is not installed.
     """
     try:
-        import llguidance as found
+        return import_module(name)
     except ImportError as error:
         raise MissingDependency("an answer in a given shape", "shapes") from error
-    return found
 
 
 @lru_cache(maxsize=1024)
@@ -136,7 +136,7 @@ def _schema_error(schema: Mapping[str, Any]) -> str | None:
 
 def _compiled_error(grammar: str) -> str | None:
     """Return what llguidance says against a grammar, in one line."""
-    failed, said = llguidance().LLMatcher.validate_grammar_with_warnings(grammar)
+    failed, said = library("llguidance").LLMatcher.validate_grammar_with_warnings(grammar)
     return " ".join(" ".join(said).split()) if failed else None
 
 

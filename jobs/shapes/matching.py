@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import Any
 
-from endmark.jobs.shapes.grammar import llguidance
+from endmark.jobs.shapes.grammar import library
 
 _END = 256  # the end token, behind the 256 bytes
 
@@ -25,7 +25,7 @@ class _Bytes:
 @lru_cache(maxsize=1)
 def _tokenizer() -> Any:  # noqa: ANN401 - llguidance has no types
     """Return the tokeniser, made once."""
-    return llguidance().LLTokenizer(_Bytes(), eos_token=_END, slices=[])
+    return library("llguidance").LLTokenizer(_Bytes(), eos_token=_END, slices=[])
 
 
 def byte_matcher(grammar: str) -> Any:  # noqa: ANN401 - llguidance has no types
@@ -34,7 +34,7 @@ def byte_matcher(grammar: str) -> Any:  # noqa: ANN401 - llguidance has no types
     Raises:
         MissingDependency: the extra `shapes` is not installed.
     """
-    return llguidance().LLMatcher(_tokenizer(), grammar, log_level=0)
+    return library("llguidance").LLMatcher(_tokenizer(), grammar, log_level=0)
 
 
 def accepts(grammar: str, data: bytes) -> bool:

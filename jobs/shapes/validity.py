@@ -5,8 +5,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from endmark.jobs.errors import MissingDependency
-from endmark.jobs.shapes.grammar import grammar_of, pattern_of
+from endmark.jobs.shapes.grammar import grammar_of, library, pattern_of
 from endmark.jobs.shapes.matching import accepts
 from endmark.jobs.shapes.shape import Shape, ShapeKind
 from endmark.jobs.strict_json import refuse_constant
@@ -23,10 +22,10 @@ def is_valid(shape: Shape, text: str) -> bool:
 
 def malformed(schema: dict[str, Any]) -> tuple[str, str] | None:
     """Return where (a JSON pointer) and why a schema is none by its own draft; None if it is one."""
-    library = _jsonschema()
+    jsonschema = library("jsonschema")
     try:
-        library.validators.validator_for(schema, default=library.Draft202012Validator).check_schema(schema)
-    except library.SchemaError as error:
+        jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator).check_schema(schema)
+    except jsonschema.SchemaError as error:
         return "/".join(["#", *map(str, error.absolute_path)]), error.message
     except RecursionError:
         return "#", "it is nested too deeply"
@@ -53,8 +52,8 @@ def _schema_judge(schema: dict[str, Any]) -> Callable[[str], bool]:
     """Return what judges texts by a JSON schema; nothing that it refers to is fetched."""
     from referencing import Registry
 
-    library = _jsonschema()
-    kind = library.validators.validator_for(schema, default=library.Draft202012Validator)
+    jsonschema = library("jsonschema")
+    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     validator = kind(schema, registry=Registry())
 
     def judge(text: str) -> bool:
@@ -64,16 +63,3 @@ def _schema_judge(schema: dict[str, Any]) -> Callable[[str], bool]:
             return False
 
     return judge
-
-
-def _jsonschema() -> Any:  # noqa: ANN401 - a module
-    """Return the library that judges by JSON Schema.
-
-    Raises:
-        MissingDependency: the extra `shapes` is not installed.
-    """
-    try:
-        import jsonschema
-    except ImportError as error:
-        raise MissingDependency("an answer in a given shape", "shapes") from error
-    return jsonschema

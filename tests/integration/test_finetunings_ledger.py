@@ -100,6 +100,6 @@ def test_a_command_whose_worker_has_gone_starts_another(store, monkeypatch):
     crew, finetuning = Crew(), add_finetuning(store, SPEC)
     began = time.monotonic()
     with pytest.raises(EndmarkError, match="another worker starts here"):
-        _wait(store, finetuning, "m", crew, lambda progress: None)
+        _wait(store, finetuning, crew, lambda progress: None)
     assert crew.looks > 3
     assert time.monotonic() - began > 0.5

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endmark.jobs.shapes import Shape, ShapeKind
-from endmark.jobs.shapes.grammar import grammar_of, llguidance
+from endmark.jobs.shapes.grammar import grammar_of, library
 from endmark.jobs.shapes.matching import byte_matcher
 from endmark.worker.engine.choices import Choices
 from endmark.worker.engine.steering import TokenMask
@@ -95,7 +95,7 @@ class Shapes:
     def _compile(self, shape: Shape) -> Compiled:
         """Return a shape as a matcher of the model's tokens."""
         grammar = grammar_of(shape)
-        matcher = llguidance().LLMatcher(self._tokenizer, grammar, log_level=0)
+        matcher = library("llguidance").LLMatcher(self._tokenizer, grammar, log_level=0)
         single, known = byte_matcher(grammar), Grammar(shape.kind is ShapeKind.JSON_SCHEMA)
         if shape.kind is ShapeKind.CHOICES:
             way = self._closer.fewest(label.encode() for label in shape.choices)
@@ -118,7 +118,7 @@ class Shapes:
     @cached_property
     def _tokenizer(self) -> Any:  # noqa: ANN401 - llguidance has no types
         """The model's tokens, as llguidance reads them."""
-        return llguidance().LLTokenizer(_Tokens(self._vocabulary, self._eos_ids), eos_token=self._eos_ids)
+        return library("llguidance").LLTokenizer(_Tokens(self._vocabulary, self._eos_ids), eos_token=self._eos_ids)
 
     @cached_property
     def _end_bits(self) -> NDArray[np.int32]:
