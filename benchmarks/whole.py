@@ -1,8 +1,8 @@
 """What `whole` promises, row by row beside `baseline`: `python benchmarks/whole.py --model FOLDER` prints it.
 
 Both run the same prompts. An answer that baseline ends naturally before the landing window is to be the same to
-the letter; of those that it ends naturally in the window few may end sooner; and where baseline does not loop,
-`whole` may not win by answering less.
+the letter, unless it is a loop all the same; of those that it ends naturally in the window few may end sooner; and
+where baseline does not loop, `whole` may not win by answering less.
 """
 
 import argparse
@@ -29,8 +29,9 @@ def figures(before: Sequence[Attempt], after: Sequence[Attempt], window: int) ->
     """
     pairs = list(zip(before, after, strict=True))
     natural = [pair for pair in pairs if pair[0].verdict.eos_source is EosSource.NATURAL]
-    early = [pair for pair in natural if pair[0].completion_tokens < window]
-    late = [pair for pair in natural if pair[0].completion_tokens >= window]
+    whole = [pair for pair in natural if pair[0].ending is not Ending.LOOP]
+    early = [pair for pair in whole if pair[0].completion_tokens < window]
+    late = [pair for pair in whole if pair[0].completion_tokens >= window]
     sound = [pair for pair in pairs if pair[0].ending is not Ending.LOOP]
     kept = sum(own.completion_tokens for _, own in sound) / max(
         1, sum(base.completion_tokens for base, _ in sound)
@@ -42,6 +43,7 @@ def figures(before: Sequence[Attempt], after: Sequence[Attempt], window: int) ->
         "complete": f"{other.complete:.1%} (baseline {one.complete:.1%})",
         "in a loop": f"{other.loop:.1%} (baseline {one.loop:.1%})",
         "natural ends": f"{other.natural:.1%} (baseline {one.natural:.1%})",
+        "natural ends of baseline inside a loop": str(len(natural) - len(whole)),
         "natural before the window, the same to the letter": f"{_count(early, _same)} of {len(early)}",
         "natural in the window, ended sooner": f"{_count(late, _sooner)} of {len(late)}",
         "tokens kept where baseline does not loop": f"{kept:.2f} of {len(sound)} rows",

@@ -22,18 +22,22 @@ def in_or_behind_block(text: str) -> bool | None:
         text: an answer without white space at its end.
     """
     if "```" in text or "~~~" in text:
-        fenced = _fenced(text)
+        fenced, end = _fenced(text)
         if fenced is not None:
             return fenced
+        text = text[end:]  # what a fence has closed over is read no further: its brackets need not be in pairs
     for marks, look in (("\\", _latex), ("$$", _formula), ("<", _tagged)):
         if marks in text and (found := look(text)) is not None:
             return found
     return _bracketed(text)
 
 
-def _fenced(text: str) -> bool | None:
-    """See `in_or_behind_block`, for code fences: a mark with a language opens one, the same mark closes it."""
-    inside, end, seen = "", -1, -1
+def _fenced(text: str) -> tuple[bool | None, int]:
+    """See `in_or_behind_block`, for code fences: a mark with a language opens one, the same mark closes it.
+
+    Also returns where the last closed one ends; 0 without one.
+    """
+    inside, end, seen = "", 0, -1
     for place in _MARK.finditer(text):
         begin = text.rfind("\n", 0, place.start()) + 1
         match = _FENCE.match(text, begin) if begin > seen else None
@@ -45,7 +49,7 @@ def _fenced(text: str) -> bool | None:
             inside = mark
         elif mark.startswith(inside) and not language:
             inside, end = "", match.end()
-    return True if inside else False if end == len(text) else None
+    return (True if inside else False if end == len(text) else None), end
 
 
 def _latex(text: str) -> bool | None:

@@ -17,7 +17,8 @@ class Rewind(Strategy):
     """Takes a loop back to where its second copy began; what would repeat is made unlikely from there on.
 
     The penalty is DRY's: it grows with the length of the run that a token would go on with. Tokens that are kept
-    are not computed again, and the row goes on beside the others. What the model ends by itself stays.
+    are not computed again, and the row goes on beside the others. An end of the model's own inside a loop is taken
+    back as well; any other stays.
     """
 
     name = "rewind"
@@ -45,28 +46,21 @@ class RewindWatcher:
 
     Args:
         strategy: whose parameters it follows.
-        left: how often it may still take the row back.
-        again: whether the row was taken back before.
     """
 
-    def __init__(self, strategy: Strategy, left: int, *, again: bool = False) -> None:
+    def __init__(self, strategy: Strategy, left: int) -> None:
         self.strategy = strategy
         self.left = left
-        self.again = again
         self._loops = loops_of(strategy)
-
-    def may_act(self, answer: TextSoFar) -> bool:
-        """Whether the row may be taken back at its end: one that the model ended by itself at once may not."""
-        return self.again or not answer.ended_naturally
 
     def following(self) -> Watcher:
         """Return the watcher that follows the row from where it was taken back to."""
-        return RewindWatcher(self.strategy, self.left - 1, again=True)
+        return RewindWatcher(self.strategy, self.left - 1)
 
     def see(self, answer: TextSoFar, *, last: bool) -> EndHere | TakeBack | None:
         """Return where the row is to go on from if it is in a loop, or its end if that was tried often enough."""
         found = self._loops.see(answer, last=last)
-        if found is None and last and self.may_act(answer) and (self.left or answer.end_token_id is None):
+        if found is None and last and (self.left or answer.end_token_id is None):
             found = near_loop(answer, COPIES, TOKENS)
         if found is None or not self.left:
             return found

@@ -39,11 +39,19 @@ class Whole(SoftLanding):
 
 
 class WholeWatcher(RewindWatcher):
-    """Takes back loops, and once a row has ended, what has no place where it could end."""
+    """Takes back loops, and once a row has ended, what has no place where it could end.
+
+    Args:
+        strategy: whose parameters it follows.
+        left: how often it may still take a loop back.
+        retakes: how often it may still take back what is whole nowhere.
+        again: whether the row was taken back before: an end of the model's own is no longer one that it came to
+            by itself.
+    """
 
     def __init__(self, strategy: Strategy, left: int, retakes: int, *, again: bool = False) -> None:
-        super().__init__(strategy, left, again=again)
-        self._retakes = retakes
+        super().__init__(strategy, left)
+        self._retakes, self._again = retakes, again
 
     def following(self) -> Watcher:
         """Return the watcher that follows the row from where a loop was taken back to."""
@@ -52,9 +60,11 @@ class WholeWatcher(RewindWatcher):
     def see(self, answer: TextSoFar, *, last: bool) -> EndHere | TakeBack | None:
         """Return where the row is to go on from, or its end if that was tried often enough."""
         if last and self._retakes and not answer.text.strip():
-            return self._again(0, least=_LEAST)
+            return self._retake(0, least=_LEAST)
         found = super().see(answer, last=last)
-        if isinstance(found, TakeBack) or not self._retakes or not self.may_act(answer) or not (found or last):
+        if isinstance(found, TakeBack) or not self._retakes or not (found or last):
+            return found
+        if answer.ended_naturally and not self._again:
             return found
         if found is None and self._is_complete(answer):
             return None
@@ -62,9 +72,9 @@ class WholeWatcher(RewindWatcher):
         kept = whole_part(answer.text, answer.lengths[:size])
         if kept >= _ENOUGH * size and not answer.ended_naturally:
             return found
-        return self._again(kept)
+        return self._retake(kept)
 
-    def _again(self, kept: int, least: int = 0) -> TakeBack:
+    def _retake(self, kept: int, least: int = 0) -> TakeBack:
         """Return that the row is drawn again behind so many tokens, and has at least so many more."""
         return TakeBack(
             token_count=kept,

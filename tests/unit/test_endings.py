@@ -28,6 +28,7 @@ CASES = [
     ("Here:\n```python\nx = 1\n```", "block"),
     ("Here:\n```python\nx = 1.", "open"),
     ("```\nx\n```\nDone.", "sentence"),
+    ('```json\n{\n"a": [1, 2)\n\n```\nThis is a JSON object.', "sentence"),
     ('{"a": [1, 2], "b": {"c": 3}}', "block"),
     ('{"a": [1, 2], "b": {"c": 3}', "open"),
     ("\\begin{align}\nx&=1\n\\end{align}", "block"),

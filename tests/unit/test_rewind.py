@@ -5,6 +5,7 @@ import pytest
 from endmark.jobs.strategies import build_strategies
 from endmark.jobs.vocabulary import FinishReason
 from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.flags import NATURAL
 from endmark.worker.engine.plan import PrefillPlan
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.scripted import Sampled, ScriptedRunner
@@ -102,18 +103,37 @@ def test_a_loop_at_the_very_end_of_the_budget_is_taken_back_too():
     assert (finished.verdict.finish_reason, finished.rewinds) == (FinishReason.EOS, 1)
 
 
-def test_what_the_model_ends_by_itself_stays():
-    """Three copies and an EOS of its own: the answer is a loop, and it is the model's."""
+@pytest.mark.parametrize("strategy", ["rewind", "whole"])
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_an_end_of_the_models_own_inside_a_loop_is_taken_back(strategy, overlaps):
+    """All loops that `whole` left in 136 answers of a chat model were of this kind: three copies, then EOS."""
     prompt = (1, 2, 3)
-    flags = []
+    model = Model(prompt)
+
+    def script(tokens):
+        token = model(tokens)
+        at_end = len(tokens) - len(prompt) == 63 and not hasattr(model, "_end_at")
+        return Sampled(EOS, flags=NATURAL) if at_end else token
+
+    strategies = build_strategies([f"{strategy}:tokens=100" + ",retakes=0" * (strategy == "whole")])
+    finished = run(script, [Request(0, prompt, 100, strategies=strategies)], overlaps=overlaps)[0][0]
+    assert (finished.verdict.finish_reason, finished.rewinds) == (FinishReason.EOS, 1)
+    assert list(finished.token_ids[:16]) == LOOP
+    assert len(finished.token_ids) == 19
+
+
+@pytest.mark.parametrize("strategy", ["rewind", "whole"])
+def test_an_end_of_the_models_own_that_is_no_loop_stays(strategy):
+    """Two copies, and even the middle of a sentence: an end that the model comes to by itself is its answer."""
+    prompt = (1, 2, 3)
 
     def script(tokens):
         answer = len(tokens) - len(prompt)
-        return Sampled(EOS, flags=flags[0]) if answer == 47 else LOOP[answer % len(LOOP)]
+        return Sampled(EOS, flags=NATURAL) if answer == 32 else LOOP[answer % len(LOOP)]
 
-    flags[:] = [1]  # natural
-    finished = run(script, [Request(0, prompt, 100, strategies=REWIND)])[0][0]
+    finished = run(script, [Request(0, prompt, 100, strategies=build_strategies([strategy]))])[0][0]
     assert (finished.verdict.finish_reason, finished.rewinds) == (FinishReason.EOS, 0)
+    assert list(finished.token_ids) == 2 * LOOP
 
 
 def test_a_boosted_end_inside_a_loop_is_taken_back():

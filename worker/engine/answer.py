@@ -184,11 +184,7 @@ class Answer:
         return self._finished(Verdict(FinishReason.LENGTH)) if spent else None
 
     def _watch(self, token_id: int, *, is_eos: bool, natural: bool, last: bool) -> EndHere | TakeBack | None:
-        """Show the new token to the watchers; return the earliest of their endings, or where to go on from.
-
-        A row that the model has ended by itself is not taken back, unless it says nothing, or was taken back
-        before: it has not found its end by itself then.
-        """
+        """Show the new token to the watchers; return the earliest of their endings, or where to go on from."""
         text = self._text
         if text is None:
             return None
@@ -200,9 +196,9 @@ class Answer:
             self._close_thought(when=len(stops) < len(said))  # a loop
             return min(stops, key=lambda ending: ending.text_length, default=None)
         back = [item for item in said if isinstance(item, TakeBack)]
-        if back and (not text.ended_naturally or self.rewinds or not text.text.strip()):
+        if back:
             return min(back, key=lambda item: item.token_count)
-        if len(said) == len(back):
+        if not said:
             return None
         if not last:
             # The row ends here, so a watcher that was waiting for more must decide now.
