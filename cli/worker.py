@@ -28,10 +28,11 @@ Examples:
 )
 @click.option(
     "--weights",
-    type=click.Choice(["auto", "packed", "expanded"]),
+    type=click.Choice(["auto", "packed", "expanded", "fp8", "fp8-original"]),
     default=_DEFAULT.weights,
     show_default=True,
-    help="Keep the 4-bit weights packed, expand them to 16 bits, or as many as fit.",
+    help="Keep the 4-bit weights packed, expand them to 16 bits, or as many as fit; or multiply in fp8, which is "
+    "faster and changes answers a little: from the 4-bit weights, or from the model's own files.",
 )
 @click.option(
     "--kv-cache",

@@ -26,8 +26,8 @@ class Engine:
         Args:
             model: hub id or folder; by default the bundled demo model.
             adapter: the folder of an adapter that was trained on it.
-            loading: `device` (`cpu` or `cuda`), `weights` (`auto`, `packed`, `expanded`), `max_rows` in one batch,
-                `kv_cache` (`auto`, `fp8`), `trust_remote_code`.
+            loading: `device` (`cpu` or `cuda`), `weights` (`auto`, `packed`, `expanded`, `fp8`, `fp8-original`),
+                `max_rows` in one batch, `kv_cache` (`auto`, `fp8`), `trust_remote_code`.
 
         Raises:
             ModelError: it cannot be loaded.

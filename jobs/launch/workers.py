@@ -27,7 +27,7 @@ class WorkerOptions:
     model: str
     adapter: str | None = None
     gpus: str = "all"  # `all`, `cpu`, or numbers joined by commas
-    weights: str = "auto"  # `auto`, `packed` or `expanded`
+    weights: str = "auto"  # `auto`, `packed`, `expanded`, `fp8` or `fp8-original`
     kv_cache: str = "auto"  # `auto` or `fp8`
     trust_remote_code: bool = False
     grace: float = 30.0  # seconds that a drain gives the rows that run

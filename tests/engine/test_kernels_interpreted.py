@@ -37,7 +37,7 @@ def test_every_kernel_gives_the_numbers_of_its_oracle():
 
 
 def test_fused_layers_give_the_numbers_of_the_model_they_stand_for():
-    interpret(["tests/gpu/test_fusion.py"], least=15)
+    interpret(["tests/gpu/test_fusion.py", "tests/gpu/test_fp8.py"], least=15)
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from transformers.activations import ACT2FN
 pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; these tests are for GPU machines")
 
 from endmark.worker.engine.cuda import fusion
-from endmark.worker.engine.cuda.fusion import FusedNorm, _delay_rotary, _Normed, fuse
+from endmark.worker.engine.cuda.blocks import FusedNorm, _Normed
+from endmark.worker.engine.cuda.fusion import _delay_rotary, fuse
 from endmark.worker.engine.cuda.kernels.gated import GELU_TANH, SILU
 from tests.engine.conftest import CONFIGS, SHAPE
 

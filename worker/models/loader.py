@@ -24,7 +24,13 @@ from endmark.worker.models.adapters import apply_adapter, check_folder
 from endmark.worker.models.building import Shape, build_runner
 from endmark.worker.models.reading import read_network
 from endmark.worker.models.support import check_attention
-from endmark.worker.models.weights import apply_weights_mode
+from endmark.worker.models.weights import (
+    FP8_MODES,
+    FP8_ORIGINAL,
+    apply_weights_mode,
+    check_fp8,
+    check_original,
+)
 
 log = logging.getLogger(__name__)
 _UNEVEN = (
@@ -39,7 +45,7 @@ class Description:
     model: str
     adapter: str | None
     device: str
-    weights: str  # packed, expanded, or how many layers are
+    weights: str  # packed, expanded, fp8, fp8-original, or how many layers are
     weight_bytes: int
     kv_tokens: int  # tokens that the KV cache holds
 
@@ -75,7 +81,7 @@ def load_engine(
         model: a hub id, a folder, or `demo`.
         adapter: a folder with a PEFT adapter.
         device: `cpu` or `cuda`.
-        weights: `packed`, `expanded` or `auto`.
+        weights: `packed`, `expanded`, `auto`, `fp8`, or `fp8-original`: from the files' weights and not from NF4.
         max_rows: rows in one batch; by default what suits the device.
         kv_cache: `auto`: the model's type, or `fp8`, which takes half the room and changes results a little.
         four_bits: whether it is quantised; only to compare with, the weights are left as the files have them.
@@ -87,12 +93,13 @@ def load_engine(
     path = model_path(model)
     if adapter is not None:
         _check_adapter_files(adapter, model, path)  # before gigabytes of weights are read
+    if weights in FP8_MODES:
+        check_fp8(device)
     tokenizer = load_tokenizer(tokenizer_folder(path, adapter), trust_remote_code=trust_remote_code)
+    four_bits = four_bits and weights != FP8_ORIGINAL
     network = load_model(path, device=device, trust_remote_code=trust_remote_code, four_bits=four_bits)
     shape, shortened = _shape_of(network, model, max_rows, kv_cache)
-    chosen = apply_weights_mode(network, weights, shape.reserve)
-    if adapter is not None:
-        apply_adapter(network, adapter, model=model, path=path)
+    chosen = _set_weights(network, weights, shape.reserve, adapter, model)
     if max_rows is None:
         shape = shape.widened()
     eos_ids = end_token_ids(network.generation_config, network.config, tokenizer, vocabulary=shape.vocabulary)
@@ -138,6 +145,24 @@ def _shape_of(
         return shape, None
     log.warning("rows of `%s` may have %d tokens of the model's %d: %s", model, limit, shape.context, _UNEVEN)
     return replace(shape, context=limit), _UNEVEN
+
+
+def _set_weights(network: PreTrainedModel, mode: str, reserve: float, adapter: str | None, model: str) -> str:
+    """Bring the weights into their form, and the adapter into them; return `apply_weights_mode`'s word for it.
+
+    Raises:
+        SpecError: the adapter was trained on another model.
+        ModelError: it cannot run, or there is no original.
+    """
+    if mode == FP8_ORIGINAL:
+        check_original(network, model)
+    early = mode in FP8_MODES  # there an adapter is rounded with the weights that it is added to
+    if adapter is not None and early:
+        apply_adapter(network, adapter, model=model, path=model_path(model))
+    chosen = apply_weights_mode(network, mode, reserve)
+    if adapter is not None and not early:
+        apply_adapter(network, adapter, model=model, path=model_path(model))
+    return chosen
 
 
 def _check_adapter_files(adapter: str, model: str, path: str) -> None:

@@ -1,12 +1,19 @@
-"""NF4 layers kept packed, or expanded once into 16-bit (on CPU fp32) weights of the same values."""
+"""How a model's weights are kept: NF4 packed, expanded once to 16 bits (on a CPU fp32), or scaled to fp8."""
 
 import os
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit, Params4bit
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from endmark.jobs.errors import ModelError
+from endmark.worker.engine.fp8 import CAPABILITY, Fp8Linear, scaled_rows
+from endmark.worker.models.adapters import LowRankLinear
+
+FP8, FP8_ORIGINAL = "fp8", "fp8-original"  # of the NF4 values, and of the weights in the model's own files
+FP8_MODES = (FP8, FP8_ORIGINAL)
 
 
 def expand(network: nn.Module, room: float = float("inf")) -> tuple[int, int]:
@@ -27,24 +34,103 @@ def expand(network: nn.Module, room: float = float("inf")) -> tuple[int, int]:
         room -= module.in_features * module.out_features * kind.itemsize - packed.numel() * packed.element_size()
         if room < 0:
             return count, len(packed_layers)
-        weight = dequantize_4bit(packed.data, packed.quant_state)
         plain = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
-        plain.weight = nn.Parameter(weight.to(kind), requires_grad=False)
+        plain.weight = nn.Parameter(_numbers(module).to(kind), requires_grad=False)
         plain.bias = module.bias
         network.set_submodule(name, plain)
     return len(packed_layers), len(packed_layers)
 
 
+def scale_to_fp8(network: PreTrainedModel) -> tuple[int, int]:
+    """Replace all linear layers but the output layer by such as multiply in fp8.
+
+    A layer whose sizes are no multiples of 16 becomes a plain one of 16 bits. An adapter's product is added before
+    the rounding, so it must have been put into the network already.
+
+    Args:
+        network: changed in place, a layer at a time.
+
+    Returns:
+        Layers in fp8, and all.
+    """
+    head = network.get_output_embeddings()
+    kept = (nn.Linear, LowRankLinear)
+    layers = {name: item for name, item in network.named_modules() if isinstance(item, kept) and item is not head}
+    layers = {
+        name: item for name, item in layers.items() if name.rpartition(".")[0] not in layers
+    }  # no adapter's base
+    done = 0
+    for name, module in layers.items():
+        weight = _numbers(module)
+        base = module.packed if isinstance(module, LowRankLinear) else module
+        if fits := Fp8Linear.takes(base.in_features, base.out_features):
+            network.set_submodule(name, Fp8Linear(scaled_rows(weight), base.bias, network.dtype))
+        else:
+            plain = nn.Linear(base.in_features, base.out_features, bias=False, device="meta")
+            plain.weight, plain.bias = nn.Parameter(weight.to(network.dtype), requires_grad=False), base.bias
+            network.set_submodule(name, plain)
+        done += fits
+    return done, len(layers)
+
+
+def _numbers(module: nn.Module) -> Tensor:
+    """Return what a layer multiplies by, (out, in), an adapter's product included."""
+    if isinstance(module, LowRankLinear):
+        return _numbers(module.packed).float() + module.up.float() @ module.down.float()
+    weight = module.weight
+    if isinstance(weight, Params4bit):
+        numbers: Tensor = dequantize_4bit(weight.data, weight.quant_state)
+        return numbers
+    assert isinstance(weight, Tensor)
+    return weight.data
+
+
+def check_fp8(device: str) -> None:
+    """Refuse fp8 weights where nothing multiplies them, before gigabytes are read.
+
+    Raises:
+        ModelError: naming the reason.
+    """
+    if device != "cuda":
+        reason = "it needs a GPU"
+    elif (found := torch.cuda.get_device_capability()) < CAPABILITY:
+        reason = (
+            f"this one has compute capability {found[0]}.{found[1]}, and 8.9 is needed (Ada, Hopper and later)"
+        )
+    else:
+        return
+    raise ModelError(
+        f"weights in fp8 need a GPU that multiplies in that type: {reason}",
+        hint="leave `--weights` out: as many weights as fit are then expanded to 16 bits",
+    )
+
+
+def check_original(network: PreTrainedModel, model: str) -> None:
+    """Refuse a model whose own files are in 4 bits: there is no original to take.
+
+    Raises:
+        ModelError: they are.
+    """
+    if any(isinstance(module, Linear4bit) for module in network.modules()):
+        raise ModelError(
+            f"`--weights {FP8_ORIGINAL}` wants 16-bit weights, and the files of `{model}` are in 4 bits",
+            hint=f"take `--weights {FP8}`, or the model from which they were made",
+        )
+
+
 def apply_weights_mode(network: PreTrainedModel, mode: str, reserve: float) -> str:
-    """Expand what the mode says; return what it came to: `packed`, `expanded`, or how many layers are.
+    """Expand or scale what the mode says; return what it came to: the mode, or how many layers are so.
 
     Args:
         network: freshly loaded, changed in place.
-        mode: `packed`, `expanded` or `auto`: as many layers as fit.
+        mode: `packed`, `expanded`, `fp8`, `fp8-original`, or `auto`: expands as many layers as fit.
         reserve: bytes of free memory that `auto` leaves for the KV cache and the work.
     """
     if mode == "packed":
         return mode
+    if mode in FP8_MODES:
+        done, total = scale_to_fp8(network)
+        return mode if done == total else f"{mode}, {done} of {total} layers"
     done, total = expand(network, free_memory(network.device) - reserve if mode == "auto" else float("inf"))
     if done == total:
         return "expanded"

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from endmark.worker.engine.cuda.attention import RotaryDelay, rotates_halves
-from endmark.worker.engine.cuda.kernels.gated import GELU_TANH, SILU, gated
-from endmark.worker.engine.cuda.kernels.norms import rms_norm
+from endmark.worker.engine.cuda.blocks import fuse_residuals, fused_norm
+from endmark.worker.engine.cuda.kernels.gated import GELU_TANH, SILU, gated, scaled_gated
+from endmark.worker.engine.cuda.kernels.scaling import scale_rows
+from endmark.worker.engine.fp8 import Fp8Linear, Scaled
 
 
 @dataclass(slots=True)
@@ -26,24 +28,9 @@ class Fused:
     residuals: int = 0
     projections: int = 0
     gates: int = 0
+    scaled: int = 0  # norms that hand their numbers on in fp8
     rotary: RotaryDelay | None = None
     modules: list[nn.Module] = field(default_factory=list)
-
-
-class FusedNorm(nn.Module):
-    """An RMS norm in one launch."""
-
-    def __init__(self, weight: nn.Parameter, eps: float, *, offset: bool) -> None:
-        super().__init__()
-        self.weight, self.eps, self.offset = weight, eps, offset
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Return the norm of (…, width)."""
-        return rms_norm(hidden_states, self.weight, self.eps, offset=self.offset)[0]
-
-    def add(self, hidden_states: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the norm of the sum, and the sum."""
-        return rms_norm(hidden_states, self.weight, self.eps, offset=self.offset, residual=residual)
 
 
 class _First(nn.Module):
@@ -54,7 +41,7 @@ class _First(nn.Module):
         self.product, self.widths = product, widths
         self.pieces: list[Tensor] = []
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor | Scaled) -> Tensor:
         """Return the first projection and keep the others."""
         first: Tensor
         first, *self.pieces = self.product(hidden_states).split(self.widths, -1)
@@ -68,7 +55,7 @@ class _Next(nn.Module):
         super().__init__()
         self._first = [first]  # in a list, so that it is not registered twice
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor | Scaled) -> Tensor:
         """Return the projection of the same input."""
         del hidden_states
         pieces: list[Tensor] = self._first[0].pieces
@@ -79,8 +66,10 @@ def fuse(network: PreTrainedModel) -> Fused:
     """Exchange what can be exchanged, in place."""
     done = Fused()
     for name, module in list(network.named_modules()):
+        if isinstance(module, Fp8Linear):
+            module.scaling = scale_rows
         if type(module).__name__.endswith("RMSNorm"):
-            norm = _fused_norm(module)
+            norm = fused_norm(module)
             if norm is not None:
                 network.set_submodule(name, norm)
                 done.norms += 1
@@ -91,35 +80,30 @@ def fuse(network: PreTrainedModel) -> Fused:
             isinstance(getattr(module, part, None), nn.Linear) for part in ("gate_proj", "up_proj", "down_proj")
         ):
             done.gates += _merge_gate(module)
-    done.residuals = _fuse_residuals(network)
+    done.residuals = fuse_residuals(network)
+    if done.residuals:
+        done.scaled = _scale_in_norms(network.get_decoder())
     done.rotary = _delay_rotary(network)
     return done
 
 
-def _fused_norm(module: nn.Module) -> FusedNorm | None:
-    """Return the stand-in of an RMS norm, if one of the two known kinds gives the same numbers."""
-    weight = getattr(module, "weight", None)
-    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    if not isinstance(weight, nn.Parameter) or weight.dim() != 1 or not isinstance(eps, float):
-        return None
-    generator = torch.Generator(weight.device).manual_seed(0)
-    x = torch.randn(4, weight.numel(), generator=generator, device=weight.device).to(weight.dtype)
-    with torch.inference_mode():
-        want = module(x).float()
-        for offset in (False, True):
-            norm = FusedNorm(weight, eps, offset=offset)
-            if (norm(x).float() - want).norm() <= 1e-2 * want.norm() and want.norm() > 0:
-                return norm
-    return None
+def _can_merge(parts: list[nn.Linear]) -> bool:
+    """Whether projections are of one kind whose weights can be put below each other (not packed)."""
+    return {type(part) for part in parts} in ({nn.Linear}, {Fp8Linear})
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """Whether a projection is a plain matrix product (not a packed one)."""
-    return type(module) is nn.Linear
+def _number_type(projection: nn.Linear) -> torch.dtype:
+    """Return the type of what a projection takes."""
+    return projection.kind if isinstance(projection, Fp8Linear) else projection.weight.dtype
 
 
 def _concatenate(parts: list[nn.Linear]) -> nn.Linear:
     """Return one projection that gives the parts' outputs side by side."""
+    scaled = [part for part in parts if isinstance(part, Fp8Linear)]
+    if scaled:
+        both = Fp8Linear.beside(scaled)
+        both.scaling = scale_rows
+        return both
     whole = nn.Linear(parts[0].in_features, sum(part.out_features for part in parts), bias=False, device="meta")
     whole.weight = nn.Parameter(torch.cat([part.weight.data for part in parts]), requires_grad=False)
     if any(part.bias is not None for part in parts):
@@ -136,7 +120,7 @@ def _concatenate(parts: list[nn.Linear]) -> nn.Linear:
 def _merge_projections(module: nn.Module) -> int:
     """Merge the query, key and value projections of an attention block; return 1 if it was done."""
     parts = [getattr(module, name) for name in ("q_proj", "k_proj", "v_proj")]
-    if not all(map(_is_plain, parts)):
+    if not _can_merge(parts):
         return 0
     first = _First(_concatenate(parts), [part.out_features for part in parts])
     module.q_proj, module.k_proj, module.v_proj = first, _Next(first), _Next(first)
@@ -147,21 +131,24 @@ def _merge_gate(module: Any) -> int:  # noqa: ANN401 - a gated block of any mode
     """Merge gate and up of a gated block and fuse its activation; return 1 if it was done."""
     parts = [module.gate_proj, module.up_proj]
     kind = _activation_kind(getattr(module, "act_fn", None))
-    if kind is None or not all(isinstance(part, nn.Linear) and _is_plain(part) for part in parts):
+    if kind is None or not _can_merge(parts):
         return 0
+    down = module.down_proj
+    gate: Callable[[Tensor, int], Tensor | Scaled]
+    # A gate of another rounding may move a scale in fp8, and with it every number's rounding.
+    gate, bound = (scaled_gated, 1e-1) if isinstance(down, Fp8Linear) else (gated, 2e-2)
     weight = module.gate_proj.weight
     generator = torch.Generator(weight.device).manual_seed(0)
-    x = torch.randn(4, weight.shape[1], generator=generator, device=weight.device).to(weight.dtype)
-    down = module.down_proj
+    x = torch.randn(4, weight.shape[1], generator=generator, device=weight.device).to(_number_type(parts[0]))
     with torch.inference_mode():
         want = module(x).float()
-        got = down(gated(torch.cat([part(x) for part in parts], -1), kind)).float()
-    if not (got - want).norm() <= 2e-2 * want.norm():
+        got = down(gate(torch.cat([part(x) for part in parts], -1), kind)).float()
+    if not (got - want).norm() <= bound * want.norm():
         return 0
     both = _concatenate(parts)
 
-    def forward(hidden_states: Tensor) -> Tensor:
-        out: Tensor = down(gated(both(hidden_states), kind))
+    def forward(hidden_states: Tensor | Scaled) -> Tensor:
+        out: Tensor = down(gate(both(hidden_states), kind))
         return out
 
     module.both_proj = both
@@ -184,88 +171,47 @@ def _activation_kind(activation: Callable[[Tensor], Tensor] | None) -> int | Non
     return GELU_TANH if torch.allclose(got, nn.functional.gelu(x, approximate="tanh"), atol=1e-5) else None
 
 
-_COMMON = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
+class _Reached(Exception):
+    """A probe was called."""
 
 
-def _fuse_residuals(network: PreTrainedModel) -> int:
-    """Let each block add its residual inside the next norm; return how many blocks do."""
-    decoder: Any = network.get_decoder()
-    layers = list(getattr(decoder, "layers", ()))
-    final = getattr(decoder, "norm", None)
-    known = all(
-        {name for name, _ in layer.named_children()} == _COMMON
-        and isinstance(layer.input_layernorm, FusedNorm)
-        and isinstance(layer.post_attention_layernorm, FusedNorm)
-        for layer in layers
-    )
-    if not known or not isinstance(final, FusedNorm) or not _is_common_block(layers[0]):
-        return 0
-    normed = _Normed()
-    norms = [layer.input_layernorm for layer in layers[1:]] + [final]
-    for layer, following in zip(layers, norms, strict=True):
-        layer.forward = _block_forward(layer, following, normed)
-    decoder.norm = _TakeNormed(final, normed)
-    return len(layers)
+class _Probe(nn.Module):
+    """Stands in for a projection, to see what it is given."""
+
+    given: object = None
+
+    def forward(self, hidden_states: object) -> Tensor:
+        """Keep the input and go no further."""
+        self.given = hidden_states
+        raise _Reached
 
 
-def _is_common_block(layer: Any) -> bool:  # noqa: ANN401 - a decoder layer of any model
-    """Whether a block is norm, attention, add, norm, feed-forward, add: tried with attention left out."""
-    width = layer.input_layernorm.weight
-    x = torch.randn(
-        1, 3, width.numel(), device=width.device, generator=torch.Generator(width.device).manual_seed(0)
-    )
-    x = x.to(width.dtype)
-    attention = layer.self_attn.forward
-    layer.self_attn.forward = lambda hidden_states, **_: (hidden_states, None)
+def _hands_on(attention: Any) -> bool:  # noqa: ANN401 - an attention block of any model
+    """Whether an attention block asks of its input no more than its shape, and hands it on as it is."""
+    first, probe = attention.q_proj, _Probe()
+    given = first.product.scaling(torch.ones(1, 3, first.product.in_features, device=first.product.weight.device))
+    attention.q_proj = probe
     try:
-        with torch.inference_mode():
-            got = layer(x, position_embeddings=None, attention_mask=None)
-            got = got[0] if isinstance(got, tuple) else got
-            middle = x + layer.input_layernorm(x)
-            want = middle + layer.mlp(layer.post_attention_layernorm(middle))
+        attention(hidden_states=given, position_embeddings=None, attention_mask=None)
+    except _Reached:
+        return probe.given is given
+    except (AttributeError, TypeError):
+        return False  # it wants a tensor
     finally:
-        layer.self_attn.forward = attention
-    return bool((got.float() - want.float()).norm() <= 1e-2 * want.float().norm())
+        attention.q_proj = first
+    return False
 
 
-class _Normed:
-    """The normed sum of the block before, and the sum that it belongs to."""
-
-    def __init__(self) -> None:
-        self.total: Tensor | None = None
-        self.value: Tensor | None = None
-
-    def take(self, total: Tensor, norm: FusedNorm) -> Tensor:
-        """Return the norm of the sum: the one at hand if it is of this very tensor."""
-        value, known = self.value, self.total is total
-        self.total = self.value = None
-        return value if known and value is not None else norm(total)
-
-
-class _TakeNormed(nn.Module):
-    """The last norm, which the last block has computed."""
-
-    def __init__(self, norm: FusedNorm, normed: _Normed) -> None:
-        super().__init__()
-        self.norm, self._normed = norm, normed
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Return the norm of (…, width)."""
-        return self._normed.take(hidden_states, self.norm)
-
-
-def _block_forward(layer: Any, following: FusedNorm, normed: _Normed) -> Callable[..., Tensor]:  # noqa: ANN401
-    """Return a block's forward whose two additions happen inside norms."""
-    own, second = layer.input_layernorm, layer.post_attention_layernorm
-
-    def forward(hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
-        attended, _ = layer.self_attn(*args, hidden_states=normed.take(hidden_states, own), **kwargs)
-        between, total = second.add(attended, hidden_states)
-        normed.value, normed.total = following.add(layer.mlp(between), total)
-        result: Tensor = normed.total
-        return result
-
-    return forward
+def _scale_in_norms(decoder: Any) -> int:  # noqa: ANN401 - a decoder of any model, its residuals fused
+    """Let norms hand on their numbers in fp8 where a product takes them so; return how many do."""
+    for layer in decoder.layers:
+        attention, gate = layer.self_attn, getattr(layer.mlp, "both_proj", None)
+        fp8 = isinstance(getattr(attention.q_proj, "product", None), Fp8Linear)
+        layer.input_layernorm.scaled = fp8 and _hands_on(attention)
+        layer.post_attention_layernorm.scaled = isinstance(gate, Fp8Linear)
+    return sum(
+        norm.scaled for layer in decoder.layers for norm in (layer.input_layernorm, layer.post_attention_layernorm)
+    )
 
 
 # parts of an attention block that all act before the rotation, or after the attention
