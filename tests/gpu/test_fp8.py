@@ -19,6 +19,7 @@ from endmark.worker.engine.cuda.kernels.scaling import scale_rows
 from endmark.worker.engine.fp8 import FP8, Fp8Linear, Scaled, scaled_rows
 from endmark.worker.models.weights import scale_to_fp8
 from tests.engine.conftest import CONFIGS, SHAPE
+from tests.gpu.test_fusion import _rotary_stays  # noqa: F401  acts by itself
 from tests.gpu.test_kernels import error, random
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -52,15 +53,6 @@ def _rounding(monkeypatch):
         return torch.from_numpy(np.ascontiguousarray(values)).to(FP8).view(torch.uint8).numpy()
 
     monkeypatch.setattr(interpreter, "_convert_float", convert)
-
-
-@pytest.fixture(autouse=True)
-def _rotary_stays(monkeypatch):
-    """Else a rotation that was put off stays so in transformers' module, for all other tests."""
-    for config in CONFIGS.values():
-        source = f"transformers.models.{config.model_type}.modeling_{config.model_type}"
-        module = __import__(source, fromlist=["x"])
-        monkeypatch.setattr(module, "apply_rotary_pos_emb", module.apply_rotary_pos_emb)
 
 
 def assert_equal(got: Scaled, want: Scaled):
