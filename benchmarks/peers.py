@@ -30,7 +30,10 @@ _SHAPE = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-_DEFAULT = "vllm:none:1024,vllm:bitsandbytes:256,vllm:fp8:1024,endmark:0:auto:file,endmark:0:fp8:file"
+_DEFAULT = (
+    "vllm:none:1024,vllm:bitsandbytes:256,vllm:fp8:1024,"
+    "endmark:0:auto:file,endmark:0:fp8:file,endmark:0:fp8:file:fp8"
+)
 _SEED = 11
 
 

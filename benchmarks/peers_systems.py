@@ -44,15 +44,22 @@ def run_endmark(model: Path, work: dict[str, list[Row]], options: Sequence[str])
         work: rows by the name of their set.
         options: rows in one batch (0: the default), the KV cache (`auto` or `fp8`), and `file` or `lengths`: rows
             come in the order of the file as slots become free, so that no length is used to order them; or all at
-            once, so that the largest budgets go first.
+            once, so that the largest budgets go first. Then the weights, by default `auto`.
     """
     import torch
 
     from endmark.worker.engine.request import Request
     from endmark.worker.models.loader import load_engine
 
-    rows, kv_cache, order = int(options[0]), options[1], options[2]
-    engine = load_engine(str(model), device="cuda", max_rows=rows or None, kv_cache=kv_cache).engine
+    rows, kv_cache, order, *rest = options
+    loaded = load_engine(
+        str(model),
+        device="cuda",
+        max_rows=int(rows) or None,
+        kv_cache=kv_cache,
+        weights=rest[0] if rest else "auto",
+    )
+    engine = loaded.engine
     engine.eos_ids = frozenset()  # random weights choose the end token now and then; the rows' lengths are given
 
     def measure(some: Sequence[Row]) -> tuple[int, float]:
