@@ -139,7 +139,7 @@ def card_scorer(loaded: LoadedEngine) -> Scorer:
         pages = range(-(-len(ids) // runner.page_size))
         row = PrefillRow(0, ids, 0, pages, 1, 0, Sampling(), ScoreNumbers(), 0)
         runner._slots.admit([row])
-        inputs = PrefillInputs.of([Piece(row, 0, len(ids))], torch.device("cuda"))
+        inputs = PrefillInputs.of([Piece(row, 0, len(ids))], runner._slots.tables.device)
         batch = runner.batch(inputs.slots, inputs.positions, inputs)
         logits: Tensor = runner.forward(inputs.tokens, inputs.positions64, batch, 0)
         return logits
