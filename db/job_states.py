@@ -21,11 +21,17 @@ def lock_job(store: Store, connection: Connection, job_id: str) -> JobState:
     Raises:
         JobNotFound: there is no such job.
     """
+    state = lock_job_if_any(store, connection, job_id)
+    if state is None:
+        raise JobNotFound(job_id)
+    return state
+
+
+def lock_job_if_any(store: Store, connection: Connection, job_id: str) -> JobState | None:
+    """Return a job's state, as `lock_job` does; None if it has been deleted."""
     statement = "SELECT state FROM jobs WHERE id = :job AND state <> 'submitting'" + row_lock(store)
     found = connection.execute(text(statement), {"job": job_id}).scalar()
-    if found is None:
-        raise JobNotFound(job_id)
-    return JobState(found)
+    return None if found is None else JobState(found)
 
 
 def row_lock(store: Store, *, of: str | None = None, skip: bool = False) -> str:

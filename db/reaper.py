@@ -1,5 +1,6 @@
 """What the reaper does about work that was left behind: expired leases, and rows that kill workers."""
 
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -8,7 +9,7 @@ from endmark.db.attempts import count_outcomes, insert_outcomes
 from endmark.db.connection import Store
 from endmark.db.counting import recount
 from endmark.db.deletion import discard_abandoned
-from endmark.db.job_states import close_if_done, expired, lock_job, row_lock
+from endmark.db.job_states import close_if_done, expired, lock_job, lock_job_if_any, row_lock
 from endmark.db.rows import UNFINISHED
 from endmark.db.transactions import reading, write
 from endmark.db.workers import forget_silent_workers
@@ -25,7 +26,7 @@ def reap(store: Store) -> None:
     Raises:
         StoreError: the database cannot be used.
     """
-    write(store, lambda connection: _requeue_expired(store, connection))
+    requeue_expired(store)
     with reading(store) as connection:
         deadly = connection.execute(
             text(f"SELECT s.job_id, s.shard FROM shards s WHERE {_deadly(store)} ORDER BY s.job_id, s.shard")
@@ -37,15 +38,29 @@ def reap(store: Store) -> None:
     forget_silent_workers(store)
 
 
-def _requeue_expired(store: Store, connection: Connection) -> None:
-    """Put shards back whose worker has not been heard of."""
-    connection.execute(
-        text(
-            "UPDATE shards SET state = 'queued', lease_until = NULL WHERE (job_id, shard) IN"
-            " (SELECT s.job_id, s.shard FROM shards s WHERE s.state = 'running'"
-            f" AND {expired(store, 's')} AND s.attempts < {SPLIT_AFTER}{row_lock(store, skip=True)})"
-        )
+def requeue_expired(store: Store, *, wait: bool = False) -> int:
+    """Put shards back whose worker has not been heard of; return how many.
+
+    Args:
+        wait: for who is at such a shard just now, instead of passing over it.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    over = f"s.state = 'running' AND {expired(store, 's')} AND s.attempts < {SPLIT_AFTER}"
+    with reading(store) as connection:
+        jobs = connection.execute(text(f"SELECT DISTINCT s.job_id FROM shards s WHERE {over}")).scalars().all()
+    statement = text(
+        "UPDATE shards SET state = 'queued', lease_until = NULL WHERE job_id = :job AND shard IN"
+        f" (SELECT s.shard FROM shards s WHERE s.job_id = :job AND {over}{row_lock(store, skip=not wait)})"
     )
+
+    def work(connection: Connection, job_id: str) -> int:
+        lock_job_if_any(store, connection, job_id)
+        return connection.execute(statement, {"job": job_id}).rowcount
+
+    # A transaction a job: whoever locks several may wait for ever.
+    return sum(write(store, partial(work, job_id=job_id)) for job_id in jobs)
 
 
 def _deadly(store: Store) -> str:

@@ -38,7 +38,11 @@ jobs = Table(
     Column("finished_at", Float(53)),
     Column("error", Text),  # why the job as a whole has failed
     Column("device_seconds", Float(53), nullable=False, server_default="0"),  # that devices have worked for it
+    Column("queued_shards", Integer, nullable=False, server_default="0"),  # both kept by triggers on `shards`
+    Column("running_shards", Integer, nullable=False, server_default="0"),
     Index("jobs_by_state", "state", "model"),
+    # Of those that are queued or running and have queued shards.
+    Index("jobs_in_turn", "model", "adapter", "priority", "running_shards", "created_at", "id"),
 )
 specs = Table(
     "specs",
@@ -84,6 +88,7 @@ shards = Table(
     *(Column(name, BigInteger, nullable=False, server_default="0") for name in COUNTERS),
     Index("shards_by_state", "state", "lease_until"),
     Index("shards_in_turn", "job_id", "state", "first_row"),
+    Index("shards_held", "worker"),  # where the shard is running
 )
 attempts = Table(
     "attempts",

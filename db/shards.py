@@ -5,17 +5,19 @@ may hold a row that kills workers, and is given only to a worker that holds noth
 dies with it again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, text
 
 from endmark.db.connection import Store
-from endmark.db.job_states import LEASE_SECONDS, close_if_done, expired, lock_job, row_lock
-from endmark.db.reaper import SPLIT_AFTER, SUSPECT_AFTER, reap
+from endmark.db.job_states import LEASE_SECONDS, close_if_done, expired, lock_job, lock_job_if_any, row_lock
+from endmark.db.reaper import SUSPECT_AFTER, reap, requeue_expired
 from endmark.db.transactions import write
 from endmark.jobs.vocabulary import Lease, ShardKey
 
 __all__ = ["LEASE_SECONDS", "claim", "finish", "heartbeat", "reap", "release"]
+# Of a job `j`: the condition of the index `jobs_in_turn`.
+_IN_TURN = "j.queued_shards > 0 AND j.state IN ('queued', 'running') AND j.model = :model AND j.adapter"
 _MINE = "job_id = :job AND shard = :shard AND fence = :fence AND state = 'running'"
 
 
@@ -24,14 +26,24 @@ def claim(
 ) -> Lease | None:
     """Take the fairest due shard of a model; None if none is due for this worker.
 
-    Of the jobs with a due shard the highest priority goes first, then the one with the fewest running shards,
+    Of the jobs with a queued shard the highest priority goes first, then the one with the fewest running shards,
     then the oldest. If that job has only suspects left, a worker that holds other shards gets nothing until it
-    is done with them.
+    is done with them. Shards whose lease is over are put back by the reaper, or here if nothing else is due.
 
     Raises:
         StoreError: the database cannot be used.
     """
-    queue = {"model": model, "adapter": adapter or ""}
+    queue = {"model": model, "adapter": adapter}
+
+    def take() -> Lease | None:
+        return _claim(store, worker, queue, lease_seconds)
+
+    lease = take()
+    return take() if lease is None and requeue_expired(store, wait=True) else lease
+
+
+def _claim(store: Store, worker: str, queue: Mapping[str, str | None], lease_seconds: float) -> Lease | None:
+    """Take the fairest queued shard."""
     passed: list[str] = []  # jobs at all of whose due shards others are just now
 
     def work(connection: Connection, *, wait: bool) -> Lease | str | None:
@@ -89,6 +101,7 @@ def release(store: Store, lease: Lease) -> None:
     """
 
     def work(connection: Connection) -> None:
+        lock_job_if_any(store, connection, lease.key.job_id)  # first, as all do that change a shard's state
         connection.execute(
             text(
                 "UPDATE shards SET state = 'queued', fence = fence + 1, attempts = attempts - 1,"
@@ -118,12 +131,6 @@ def finish(store: Store, lease: Lease) -> None:
     write(store, work)
 
 
-def _due(store: Store) -> str:
-    """Return the condition of a shard `s` that may be claimed; one that is to be halved first is the reaper's."""
-    left = f"s.state = 'running' AND {expired(store, 's')} AND s.attempts < {SPLIT_AFTER}"
-    return f"(s.state = 'queued' OR ({left}))"
-
-
 def _held_by(store: Store, connection: Connection, worker: str) -> tuple[int, int]:
     """Return how many shards a worker holds, and the most deaths that one of them has seen."""
     found = connection.execute(
@@ -136,43 +143,51 @@ def _held_by(store: Store, connection: Connection, worker: str) -> tuple[int, in
     return found[0], found[1]
 
 
-def _fairest_job(store: Store, connection: Connection, queue: dict[str, str], passed: Sequence[str]) -> str | None:
-    """Return the job whose turn it is, locked; none of those that were passed over."""
+def _fairest_job(
+    store: Store, connection: Connection, queue: Mapping[str, str | None], passed: Sequence[str]
+) -> str | None:
+    """Return the job whose turn it is, locked; none of those that were passed over.
+
+    Jobs of one priority that others are claiming from just now are passed over while there is another: many
+    workers that begin at once do not all wait for one job. A lower priority never profits from that.
+    """
     others = {f"passed_{index}": job_id for index, job_id in enumerate(passed)}
-    but = f" AND j.id NOT IN ({', '.join(':' + name for name in others)})" if others else ""
-    found = connection.execute(
-        text(
-            "SELECT j.id FROM jobs j WHERE j.state IN ('queued', 'running') AND j.model = :model"
-            f" AND coalesce(j.adapter, '') = :adapter{but}"
-            f" AND EXISTS (SELECT 1 FROM shards s WHERE s.job_id = j.id AND {_due(store)})"
-            " ORDER BY j.priority DESC,"
-            " (SELECT count(*) FROM shards o WHERE o.job_id = j.id AND o.state = 'running'), j.created_at, j.id"
-            f" LIMIT 1{row_lock(store, of='j')}"
-        ),
-        {**queue, **others},
+    waits = f"{_IN_TURN} {'IS NULL' if queue['adapter'] is None else '= :adapter'}"
+    waits += f" AND j.id NOT IN ({', '.join(':' + name for name in others)})" if others else ""
+    # By `adapter` too, as the index is: that all are null Postgres does not take for an order.
+    highest = f"SELECT j.priority FROM jobs j WHERE {waits} ORDER BY j.adapter DESC, j.priority DESC LIMIT 1"
+    first = (
+        f"SELECT j.id FROM jobs j WHERE {waits} AND j.priority = :highest"
+        " ORDER BY j.adapter, j.running_shards, j.created_at, j.id LIMIT 1"
     )
-    return found.scalar()
+    values: dict[str, object] = {**queue, **others}
+    while (found := connection.execute(text(highest), values).scalar()) is not None:
+        for skip in (True, False):
+            lock = row_lock(store, of="j", skip=skip)
+            job_id: str | None = connection.execute(text(first + lock), {**values, "highest": found}).scalar()
+            if job_id is not None:
+                return job_id
+    return None  # and where whoever was waited for took the last shard, it is looked for again
 
 
 def _first_due(store: Store, connection: Connection, job_id: str, *, wait: bool = False) -> tuple[int, int] | None:
-    """Return the first due shard of a job, locked; and how many of its claims have died.
+    """Return the first queued shard of a job, locked; and how many of its claims have died.
 
-    The first that waits and is no suspect is found by an index, however many there are. Where there is none, the
-    few that are left are sorted: shards whose lease is over, not put back by the reaper yet, and behind them
-    suspects, of which those come first that were tried longest ago: of two halves the one that has just killed
-    its worker waits for the other, so that a worker finishes rows between two deaths of one deadly row.
+    The first that is no suspect is found by an index, however many there are. Where there is none, the few
+    suspects that are left are sorted: those come first that were tried longest ago: of two halves the one that
+    has just killed its worker waits for the other, so that a worker finishes rows between two deaths of one row.
 
     Args:
         wait: for who holds the shard's row now, instead of passing over it.
     """
     lock = f" LIMIT 1{row_lock(store, skip=not wait)}"
-    suspect = f"s.attempts >= {SUSPECT_AFTER}"
     for condition, order in (
-        (f"s.state = 'queued' AND NOT {suspect}", "s.first_row"),
-        (_due(store), f"{suspect}, CASE WHEN {suspect} THEN s.fence END, s.first_row"),
+        (f"s.attempts < {SUSPECT_AFTER}", "s.first_row"),
+        (f"s.attempts >= {SUSPECT_AFTER}", "s.fence, s.first_row"),
     ):
         statement = (
-            f"SELECT s.shard, s.attempts FROM shards s WHERE s.job_id = :job AND {condition} ORDER BY {order}"
+            "SELECT s.shard, s.attempts FROM shards s WHERE s.job_id = :job AND s.state = 'queued'"
+            f" AND {condition} ORDER BY {order}"
         )
         found = connection.execute(text(statement + lock), {"job": job_id}).one_or_none()
         if found is not None:

@@ -15,6 +15,13 @@ from endmark.jobs.errors import StoreError
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import JobState
 
+# One statement, after which a trigger counts the job's shards once.
+_CUT = text(
+    "WITH RECURSIVE n(shard) AS (SELECT 0 UNION ALL SELECT shard + 1 FROM n WHERE shard + 1 < :count)"
+    " INSERT INTO shards (job_id, shard, first_row, end_row, state)"
+    " SELECT :job, shard, shard * CAST(:size AS BIGINT),"
+    " CASE WHEN shard + 1 < :count THEN (shard + 1) * CAST(:size AS BIGINT) ELSE :total END, 'queued' FROM n"
+)
 _AT_ONCE = 250  # rows an INSERT; SQLite takes 32,766 values
 
 
@@ -88,26 +95,17 @@ def finish_submission(store: Store, job_id: str, *, columns: Sequence[str], tota
     Raises:
         StoreError: the database cannot be used, or the job is no longer being stored.
     """
-    bounds = [(begin, min(begin + shard_size, total)) for begin in range(0, total, shard_size)]
-    values = [
-        {"job": job_id, "shard": shard, "first": first, "end": end} for shard, (first, end) in enumerate(bounds)
-    ]
+    count = -(-total // shard_size)
 
     def work(connection: Connection) -> None:
         _touch(store, connection, job_id)
-        if values:
-            connection.execute(
-                text(
-                    "INSERT INTO shards (job_id, shard, first_row, end_row, state)"
-                    " VALUES (:job, :shard, :first, :end, 'queued')"
-                ),
-                values,
-            )
+        if total:
+            connection.execute(_CUT, {"job": job_id, "count": count, "size": shard_size, "total": total})
         connection.execute(
             text("UPDATE jobs SET state = 'queued', columns = :columns, total = :total WHERE id = :job"),
             {"job": job_id, "columns": json.dumps(list(columns), ensure_ascii=False), "total": total},
         )
-        if not values:
+        if not total:
             close_if_done(store, connection, job_id)
 
     write(store, work, repeatable=False)
