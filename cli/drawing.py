@@ -8,6 +8,7 @@ from typing import Any
 from endmark.cli.submission import Submission, bad_rows, settled, store_job, tell_notes
 from endmark.db.connection import Store
 from endmark.jobs.datasets import checked_rows, open_dataset
+from endmark.jobs.datasets.checking import NewRow
 from endmark.jobs.spec import GenerationSpec
 
 
@@ -15,7 +16,7 @@ from endmark.jobs.spec import GenerationSpec
 class Sample:
     """Rows of a dataset, in its order."""
 
-    rows: list[str]  # JSON texts of their cells
+    rows: list[NewRow]
     columns: Sequence[str]
     whole: int  # rows of the dataset
     spec: GenerationSpec  # with the dataset's own prompt column
@@ -46,11 +47,11 @@ def draw(
 
 
 def _reservoir(
-    batches: Iterable[list[str]], size: int, on_progress: Callable[[int], None] | None
-) -> tuple[list[str], int]:
+    batches: Iterable[list[NewRow]], size: int, on_progress: Callable[[int], None] | None
+) -> tuple[list[NewRow], int]:
     """Return rows of which each is as likely to be drawn as any other, always the same, and how many there are."""
     rng = random.Random(0)
-    kept: list[tuple[int, str]] = []
+    kept: list[tuple[int, NewRow]] = []
     seen = 0
     for batch in batches:
         for row in batch:

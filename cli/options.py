@@ -83,6 +83,7 @@ _SPEC = [
         "--max-new-tokens", type=int, default=256, show_default=True, help="Token budget of each answer."
     ),
     *SAMPLING_OPTIONS,
+    click.option("--samples", type=int, default=1, show_default=True, help="Answers of each prompt, drawn apart."),
     *SHAPE_OPTIONS,
     click.option("--system", metavar="TEXT", help="A system turn before every prompt."),
     click.option(
@@ -124,6 +125,7 @@ _SPEC = [
 
 
 _OF_DATASETS = (
+    "samples",
     "prompt_column",
     "template",
     "no_row_options",
@@ -200,6 +202,7 @@ def build_spec(options: dict[str, Any]) -> GenerationSpec:
         thinking_marks=options["thinking_marks"],
         template_args=read_template_args(options["template_args"]),
         shape=chosen_shape(options),
+        samples=options["samples"],
     )
 
 

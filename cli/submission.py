@@ -20,6 +20,7 @@ from endmark.db.jobs import (
     resume_job,
 )
 from endmark.jobs.datasets import STDIN, Dataset, checked_rows, open_dataset, settle
+from endmark.jobs.datasets.checking import NewRow
 from endmark.jobs.delivery.keys import Key
 from endmark.jobs.delivery.word import NewDelivery
 from endmark.jobs.errors import Problem
@@ -168,7 +169,7 @@ def dataset_name(path: str) -> str:
 
 def store_job(
     store: Store,
-    batches: Iterable[list[str]],
+    batches: Iterable[list[NewRow]],
     spec: GenerationSpec,
     *,
     columns: Callable[[], Sequence[str]],
@@ -181,7 +182,7 @@ def store_job(
     """Store rows as a job, whole or not at all.
 
     Args:
-        batches: the rows as JSON texts of their cells, as `checked_rows` has them.
+        batches: the rows, as `checked_rows` has them.
         columns: returns the columns, once the rows have been read.
         job_id: as `begin_job` has it.
         deliveries: what is to be told when the job has ended.
@@ -191,7 +192,9 @@ def store_job(
     try:
         add_deliveries(store, job_id, deliveries)
         total = _store_rows(store, job_id, batches, on_progress)
-        finish_submission(store, job_id, columns=columns(), total=total, shard_size=shard_size(total))
+        finish_submission(
+            store, job_id, columns=columns(), total=total, shard_size=shard_size(total, spec.samples)
+        )
     except BaseException:
         discard_submission(store, job_id)
         raise
@@ -199,7 +202,7 @@ def store_job(
 
 
 def _store_rows(
-    store: Store, job_id: str, batches: Iterable[list[str]], on_progress: Callable[[int], None] | None
+    store: Store, job_id: str, batches: Iterable[list[NewRow]], on_progress: Callable[[int], None] | None
 ) -> int:
     """Store the batches, each while the next is read and checked; return the rows."""
     total = 0
@@ -208,7 +211,9 @@ def _store_rows(
         for batch in batches:
             if stored is not None:
                 stored.result()
-            stored = storing.submit(add_rows, store, job_id, total, batch)
+            cells, samples = zip(*batch, strict=True)
+            several = any(sample is not None for sample in samples)
+            stored = storing.submit(add_rows, store, job_id, total, cells, samples if several else ())
             total += len(batch)
             if on_progress is not None:
                 on_progress(total)

@@ -49,7 +49,7 @@ class Engine:
         return f"Engine({self._spec.model!r})"
 
     def generate(self, rows: Any, **options: Any) -> list[Attempt]:  # noqa: ANN401
-        """Answer rows; return the answers in the order of the rows.
+        """Answer rows; return the answers in the order of the rows, `samples` of them for each.
 
         Args:
             rows: a data frame, or an iterable of prompts, of dictionaries or of lists of chat turns.
@@ -88,7 +88,7 @@ class Engine:
         spec, _ = parse_options({**model, **options}, files=False)
         with RowsDataset(rows) as dataset:
             spec = settle(spec, dataset, skip_bad_rows=False)
-            return spec, dataset.columns, [cells for batch in checked_rows(dataset, spec) for cells in batch]
+            return spec, dataset.columns, [row.cells for batch in checked_rows(dataset, spec) for row in batch]
 
     def _answers(self, plan: PromptPlan, spec: GenerationSpec, cells: Sequence[str]) -> Iterator[Attempt]:
         """Run the rows, prompts made a batch ahead of the engine."""

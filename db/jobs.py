@@ -21,6 +21,7 @@ __all__ = [
     "add_rows",
     "begin_job",
     "cancel_job",
+    "count_prompts",
     "delete_job",
     "discard_submission",
     "fail_job",
@@ -102,6 +103,19 @@ def load_job(store: Store, job_id: str) -> Job:
         total=found.total,
         specs={item.round: GenerationSpec.from_json(item.spec) for item in specs},
     )
+
+
+def count_prompts(store: Store, job_id: str) -> int:
+    """Return how many prompts a job's rows are answers of. All its rows are read.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    with reading(store) as connection:
+        found = connection.execute(
+            text("SELECT count(*) FROM rows WHERE job_id = :job AND coalesce(sample, 0) = 0"), {"job": job_id}
+        )
+        return int(found.scalar_one())
 
 
 def cancel_job(store: Store, job_id: str) -> None:

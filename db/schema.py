@@ -58,6 +58,7 @@ rows = Table(
     Column("row", BigInteger, primary_key=True),
     Column("round", Integer, nullable=False, server_default="0"),  # in which it is to be answered; -1 not at all
     Column("cells", Text, nullable=False),  # JSON list, in the order of the job's columns
+    Column("sample", Integer),  # which answer of its prompt it is, from 0; null where there is one alone
 )
 COUNTERS = (
     "succeeded",

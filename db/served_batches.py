@@ -55,7 +55,7 @@ class ServedBatch:
     job_id: str | None  # may be noted of a job that is not stored yet
     errors: Sequence[Mapping[str, Any]]
     times: Mapping[str, int]  # `in_progress_at` and the like
-    total: int  # requests, and how they ended; counted when it is closed
+    total: int  # requests, counted when its job is stored; how they ended is counted when it is closed
     completed: int
     failed: int
     output_file_id: str | None
@@ -208,15 +208,19 @@ def note_job(records: Records, batch_id: str, job_id: str) -> None:
     _change(records, batch_id, lambda _connection, _batch: {"job_id": job_id})
 
 
-def begin_batch(records: Records, batch_id: str) -> None:
-    """Note that a batch's job is stored.
+def begin_batch(records: Records, batch_id: str, total: int) -> None:
+    """Note that a batch's job is stored, and how many requests it has.
 
     Raises:
         StoreError: the database cannot be used.
     """
 
     def changes(connection: Connection, batch: ServedBatch) -> Mapping[str, object]:
-        return {"state": IN_PROGRESS, "times": _times(records, connection, batch, "in_progress_at")}
+        return {
+            "state": IN_PROGRESS,
+            "total": total,
+            "times": _times(records, connection, batch, "in_progress_at"),
+        }
 
     _change(records, batch_id, changes)
 

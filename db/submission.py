@@ -23,6 +23,7 @@ _CUT = text(
     " CASE WHEN shard + 1 < :count THEN (shard + 1) * CAST(:size AS BIGINT) ELSE :total END, 'queued' FROM n"
 )
 _AT_ONCE = 250  # rows an INSERT; SQLite takes 32,766 values
+_COPY = "COPY rows (job_id, row, cells, sample) FROM STDIN WITH (NULL '')"
 
 
 def new_job_id() -> str:
@@ -69,12 +70,15 @@ def add_spec(connection: Connection, job_id: str, number: int, spec: GenerationS
     )
 
 
-def add_rows(store: Store, job_id: str, first_row: int, cells: Sequence[str]) -> None:
+def add_rows(
+    store: Store, job_id: str, first_row: int, cells: Sequence[str], samples: Sequence[int | None] = ()
+) -> None:
     """Store rows in one transaction.
 
     Args:
         first_row: the number of the first of them.
         cells: for each row the JSON list of its cells.
+        samples: for each row which answer of its prompt it is; empty where every prompt has one.
 
     Raises:
         StoreError: the database cannot be used, or the job is no longer being stored.
@@ -84,7 +88,7 @@ def add_rows(store: Store, job_id: str, first_row: int, cells: Sequence[str]) ->
     def work(connection: Connection) -> None:
         _touch(store, connection, job_id)
         if cells:
-            insert(connection, job_id, first_row, cells)
+            insert(connection, job_id, first_row, cells, samples)
 
     write(store, work, repeatable=False)
 
@@ -123,25 +127,38 @@ def _touch(store: Store, connection: Connection, job_id: str) -> None:
         raise StoreError(f"job `{job_id}` is no longer being stored", hint="submit the dataset again")
 
 
-def _insert(connection: Connection, job_id: str, first_row: int, cells: Sequence[str]) -> None:
+def _insert(
+    connection: Connection, job_id: str, first_row: int, cells: Sequence[str], samples: Sequence[int | None]
+) -> None:
     """Store rows, many a statement: while one runs, the driver lets other threads go on."""
     for begin in range(0, len(cells), _AT_ONCE):
         part = cells[begin : begin + _AT_ONCE]
         values: list[object] = []
         for row, text_of_row in enumerate(part, first_row + begin):
             values += (job_id, row, text_of_row)
-        statement = "INSERT INTO rows (job_id, row, cells) VALUES " + ", ".join(["(?, ?, ?)"] * len(part))
+            if samples:
+                values.append(samples[row - first_row])
+        names, marks = (
+            ("job_id, row, cells, sample", "(?, ?, ?, ?)") if samples else ("job_id, row, cells", "(?, ?, ?)")
+        )
+        statement = f"INSERT INTO rows ({names}) VALUES " + ", ".join([marks] * len(part))
         connection.exec_driver_sql(statement, tuple(values))
 
 
-def _insert_by_copy(connection: Connection, job_id: str, first_row: int, cells: Sequence[str]) -> None:
+def _insert_by_copy(
+    connection: Connection, job_id: str, first_row: int, cells: Sequence[str], samples: Sequence[int | None]
+) -> None:
     """Store rows by Postgres's COPY, as one block: JSON has no tab and no line end in it, only backslashes."""
-    lines = [f"{job_id}\t{row}\t{text_of_row}\n" for row, text_of_row in enumerate(cells, first_row)]
+    numbers = samples or [None] * len(cells)
+    lines = [
+        f"{job_id}\t{row}\t{text_of_row}\t{'' if sample is None else sample}\n"
+        for row, (text_of_row, sample) in enumerate(zip(cells, numbers, strict=True), first_row)
+    ]
     block = "".join(lines).replace("\\", "\\\\")
     link: Any = connection.connection  # psycopg's, whose cursors SQLAlchemy does not describe
     error_class = connection.dialect.loaded_dbapi.Error
     try:
-        with link.cursor() as cursor, cursor.copy("COPY rows (job_id, row, cells) FROM STDIN") as copy:
+        with link.cursor() as cursor, cursor.copy(_COPY) as copy:
             copy.write(block)
     except error_class as error:  # past SQLAlchemy, which would have wrapped it
         raise DBAPIError.instance("COPY rows", None, error, error_class, dialect=connection.dialect) from error

@@ -14,6 +14,7 @@ from endmark.jobs.strategies import Strategy, build_strategies, combine, write_s
 from endmark.jobs.template_args import TEMPLATE_ARGS, check_template_args
 from endmark.jobs.thinking import read_marks
 
+_MOST = {"max_new_tokens": 2**20, "samples": 128}  # the whole numbers, from 1 to this
 SPEC_VERSION = 1  # of the JSON form in the database
 # The fields that every program knows. A later one is written only where it differs from its default, which
 # therefore never changes: so workers that are not upgraded yet run what they can, and refuse the rest by name.
@@ -44,9 +45,11 @@ class GenerationSpec:
     thinking_marks: str | None = None  # `OPEN,CLOSE` around a thought, or `none`; None: as the model shows them
     template_args: dict[str, Any] = field(default_factory=dict)  # that the chat template is given
     shape: Shape | None = None  # that every answer is kept to
+    samples: int = 1  # answers of each prompt, each a row of the job
 
     def __post_init__(self) -> None:
-        check_range("max_new_tokens", self.max_new_tokens, 1, 2**20)
+        for name in _MOST:
+            check_range(name, getattr(self, name), 1, _MOST[name])
         if not self.model:
             raise SpecError("the model is empty")
         if self.raw and self.system is not None:
@@ -134,7 +137,13 @@ def _unreadable(reason: str) -> SpecError:
 
 _DEFAULTS = asdict(GenerationSpec())
 _SAMPLING = {item.name: item for item in TABLE}
-_OTHERS = ("max_new_tokens", "strategies", "system", "shape")  # fields that a row may override, sampling apart
+_OTHERS = (
+    "max_new_tokens",
+    "samples",
+    "strategies",
+    "system",
+    "shape",
+)  # fields that a row may override, sampling apart
 
 
 def _read_args(text: str) -> dict[str, Any]:
@@ -173,13 +182,13 @@ def parse_override(column: str, text: str, base: Sequence[Strategy] = ()) -> tup
         value = int(text)
     except ValueError as error:
         raise SpecError(f"column `{column}`: `{text}` is not a whole number") from error
-    check_range(column, value, 1, 2**20)
+    check_range(column, value, 1, _MOST[column])
     return column, value
 
 
 OVERRIDES = (
     *_SAMPLING,
-    "max_new_tokens",
+    *_MOST,
     "strategy",
     TEMPLATE_ARGS,
     *SHAPE_COLUMNS,

@@ -3,6 +3,7 @@
 from typing import Any
 
 from endmark.cli.serve.keeper import Keeper
+from endmark.cli.serve.outcome import request_counts
 from endmark.db.progress import job_status
 from endmark.db.served import Caller, Records
 from endmark.db.served_batches import (
@@ -69,7 +70,7 @@ class Batches:
         job = self._job(batch)
         counts = {"total": batch.total, "completed": batch.completed, "failed": batch.failed}
         if job is not None:
-            counts = {"total": job.total, "completed": job.succeeded, "failed": job.failed}
+            counts = request_counts(batch, job)
             if job.state.is_final:
                 self._keeper.wake()
         return {

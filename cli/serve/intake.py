@@ -10,6 +10,7 @@ from endmark.db.connection import Store
 from endmark.db.served_batches import ServedBatch
 from endmark.jobs.datasets import Dataset, checked_rows, settle
 from endmark.jobs.datasets.base import Source
+from endmark.jobs.datasets.checking import NewRow
 from endmark.jobs.datasets.openai import COMPLETION, OpenAIDataset
 from endmark.jobs.errors import DatasetError, Problem, UsageError
 from endmark.jobs.spec import GenerationSpec
@@ -78,14 +79,14 @@ def _described(found: Problem) -> dict[str, Any]:
 
 
 def _limited(
-    dataset: Dataset, batches: Iterator[list[str]], most: int, ended: Callable[[], bool]
-) -> Iterator[list[str]]:
-    """Pass rows on, up to the most that are taken."""
+    dataset: Dataset, batches: Iterator[list[NewRow]], most: int, ended: Callable[[], bool]
+) -> Iterator[list[NewRow]]:
+    """Pass rows on, up to the most that are taken; each answer of a request counts."""
     seen = 0
     for rows in batches:
         seen += len(rows)
         if seen > most:
-            raise dataset.unusable(0, f"has more than {most:,} requests")
+            raise dataset.unusable(0, f"has more than {most:,} requests, each counted `n` times")
         if ended():
             raise Abandoned
         yield rows

@@ -8,12 +8,13 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 
 from endmark.cli.serve.intake import Abandoned, Terms, Unusable, problem, store_batch
 from endmark.cli.serve.outcome import close_with_files
 from endmark.cli.serve.shelf import Shelf
 from endmark.cli.terminal import note
-from endmark.db.jobs import cancel_job, discard_submission
+from endmark.db.jobs import cancel_job, count_prompts, discard_submission
 from endmark.db.progress import job_status
 from endmark.db.served import Records
 from endmark.db.served_batches import (
@@ -116,7 +117,7 @@ class Keeper:
             close_batch(self._records, batch.id, outcome)
             return
         if batch.state == VALIDATING:
-            begin_batch(self._records, batch.id)
+            batch = self._begun(batch, job.id)
         if batch.ending is not None and not job.state.is_final:
             with suppress(JobStateError):  # it has ended meanwhile
                 cancel_job(self._records.store, job.id)
@@ -152,8 +153,14 @@ class Keeper:
         except Abandoned:
             self._woken.set()
         else:
-            begin_batch(self._records, batch.id)
+            self._begun(batch, job_id)
             self._wake(*job.spec.queue)
+
+    def _begun(self, batch: ServedBatch, job_id: str) -> ServedBatch:
+        """Note that a batch's job is stored; return the batch with its number of requests."""
+        total = count_prompts(self._records.store, job_id)
+        begin_batch(self._records, batch.id, total)
+        return replace(batch, total=total)
 
     def _is_to_end(self, batch_id: str) -> bool:
         """Whether a check is to be stopped."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from endmark.cli.serve.intake import problem
 from endmark.cli.serve.shelf import Shelf
@@ -40,18 +41,24 @@ def close_with_files(records: Records, shelf: Shelf, batch: ServedBatch, job: Jo
             shelf.remove(file_id)
         raise
     errors = [problem("the job could not be run; the service's operator can see why", "job_failed")]
-    outcome = Outcome(
-        state,
-        errors if state == "failed" else (),
-        job.total,
-        job.succeeded,
-        job.failed,
-        output,
-        error,
-        finalizing_at=begun,
-    )
+    counts = request_counts(batch, job)
+    if counts["total"] < job.total:  # of requests with several answers the files have a line each
+        counts["completed"] = _lines(shelf.content(ids[0]))
+        counts["failed"] = min(counts["failed"], counts["total"] - counts["completed"])
+    closed = errors if state == "failed" else ()
+    outcome = Outcome(state, closed, output=output, error=error, finalizing_at=begun, **counts)
     close_batch(records, batch.id, outcome)  # if it raises, the marks stay: the records may be there
     settle_marks(records, shelf, ids)
+
+
+def request_counts(batch: ServedBatch, job: JobStatus) -> dict[str, int]:
+    """Return how many requests a batch has, how many are completed and how many failed, as the API calls them.
+
+    Of requests with several answers it is known how many answers there are: the share of them is told.
+    """
+    total = batch.total or job.total
+    completed, failed = (count * total // max(1, job.total) for count in (job.succeeded, job.failed))
+    return {"total": total, "completed": completed, "failed": failed}
 
 
 def settle_marks(records: Records, shelf: Shelf, file_ids: Sequence[str]) -> None:
@@ -74,6 +81,12 @@ def final_state(batch: ServedBatch, job: JobStatus) -> Final:
     if job.state is JobState.CANCELLED:
         return batch.ending or "cancelled"
     return "completed"
+
+
+def _lines(path: Path) -> int:
+    """Return the lines of a file."""
+    with path.open("rb") as handle:
+        return sum(1 for _ in handle)
 
 
 def _written(

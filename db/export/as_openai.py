@@ -1,8 +1,9 @@
-"""What the OpenAI Batch API gives back: a line for each answer, and an error file for the rest."""
+"""What the OpenAI Batch API gives back: a line for each request with an answer, and an error file for the rest."""
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import IO, Any
 
 from endmark.db.export.request import Export, Format
@@ -12,6 +13,7 @@ from endmark.jobs.prompts import ID_COLUMNS
 from endmark.jobs.strict_json import strict_json
 from endmark.jobs.vocabulary import FinishReason
 
+_SAMPLE = COLUMNS.index("sample")
 ERRORS = "errors.jsonl"  # ending of the error file
 _DETAILS = (
     "finish_reason",
@@ -34,61 +36,93 @@ _DETAILS = (
 )
 
 
-def write(handle: IO[str], export: Export) -> None:
-    """Write the answers; rows that failed or were cancelled go to the error file, or to a stream among them.
+_Values = Mapping[str, Any]  # of a result, by the names of COLUMNS
 
-    A row without a result yet is in neither, unless the export says what it is to be called.
+
+def write(handle: IO[str], export: Export) -> None:
+    """Write the answers; requests that failed or were cancelled go to the error file, or to a stream among them.
+
+    A request has one line, whose choices are its answers. One without a result yet has none, unless the export
+    says what it is to be called.
     """
     errors = handle if export.beside is None else export.beside(ERRORS)
     created = int(time.time())
-    for result in export.rows():
-        values = dict(zip(COLUMNS, result.values, strict=True))
-        if values["finish_reason"] is None and export.unanswered is None:
+    for request in _requests(export.rows()):
+        values = [dict(zip(COLUMNS, result.values, strict=True)) for result in request]
+        ended = [item for item in values if item["finish_reason"] is not None]
+        if not ended and export.unanswered is None:
             continue
-        if values["finish_reason"] is not None and FinishReason(values["finish_reason"]).has_answer:
-            handle.write(strict_json(_answer(export, result, values, created)) + "\n")
+        answers = [item for item in ended if FinishReason(item["finish_reason"]).has_answer]
+        if answers:
+            handle.write(strict_json(_answer(export, request[0], answers, created)) + "\n")
             continue
-        errors.write(strict_json(_error(export, result, values)) + "\n")
+        errors.write(strict_json(_error(export, request[0], (ended or values)[0])) + "\n")
 
 
-def _answer(export: Export, result: Result, values: Mapping[str, Any], created: int) -> dict[str, Any]:
-    """Return the line of an answer."""
+def _requests(results: Iterable[Result]) -> Iterator[list[Result]]:
+    """Return the results of each request; those of one with several answers stand one behind the other."""
+    for _, group in groupby(results, key=lambda result: result.row - (result.values[_SAMPLE] or 0)):
+        yield list(group)
+
+
+def _answer(export: Export, result: Result, answers: Sequence[_Values], created: int) -> dict[str, Any]:
+    """Return the line of a request.
+
+    Args:
+        result: its first one, whose cells are those of all.
+        answers: what is known of its answers, at least one.
+    """
     cells = dict(zip(export.columns, result.cells, strict=False))
-    choice: dict[str, Any] = {
-        "index": 0,
-        "finish_reason": FinishReason(values["finish_reason"]).openai,
-        "logprobs": None,
-    }
-    if cells.get("url") == COMPLETION:
-        kind, prefix, choice["text"] = "text_completion", "cmpl", values["response"]
-    else:
-        kind, prefix = "chat.completion", "chatcmpl"
-        choice["message"] = {"role": "assistant", "content": values["response"], "refusal": None}
-        if values["reasoning"] is not None:
-            choice["message"]["reasoning_content"] = values["reasoning"]
-    used = {name: values[name] or 0 for name in ("prompt_tokens", "completion_tokens")}
+    is_text = cells.get("url") == COMPLETION
+    kind, prefix = ("text_completion", "cmpl") if is_text else ("chat.completion", "chatcmpl")
+    prompt = answers[0]["prompt_tokens"] or 0
+    completion, reasoning = (
+        sum(item[f"{name}_tokens"] or 0 for item in answers) for name in ("completion", "reasoning")
+    )
     body = {
         "id": f"{prefix}-{_row_id(export, result)}",
         "object": kind,
         "created": created,
         "model": export.job.spec.model,
-        "choices": [choice],
+        "choices": [_choice(item, is_text=is_text) for item in answers],
         "usage": {
-            **used,
-            "total_tokens": sum(used.values()),
-            "completion_tokens_details": {"reasoning_tokens": values["reasoning_tokens"] or 0},
-        },
-        "endmark": {
-            **{name: values[name] for name in _DETAILS},
-            "choice_probs": read_probs(values["choice_probs"]),
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "completion_tokens_details": {"reasoning_tokens": reasoning},
         },
     }
+    if answers[0]["sample"] is None:
+        body["endmark"] = _details(answers[0])
     request_id = f"req-{_row_id(export, result)}"
     response = {"status_code": 200, "request_id": request_id, "body": body}
     return {**_head(export, result, cells), "response": response, "error": None}
 
 
-def _error(export: Export, result: Result, values: Mapping[str, Any]) -> dict[str, Any]:
+def _choice(values: _Values, *, is_text: bool) -> dict[str, Any]:
+    """Return an answer; one of several has its own details."""
+    choice: dict[str, Any] = {
+        "index": values["sample"] or 0,
+        "finish_reason": FinishReason(values["finish_reason"]).openai,
+        "logprobs": None,
+    }
+    if is_text:
+        choice["text"] = values["response"]
+    else:
+        choice["message"] = {"role": "assistant", "content": values["response"], "refusal": None}
+        if values["reasoning"] is not None:
+            choice["message"]["reasoning_content"] = values["reasoning"]
+    if values["sample"] is not None:
+        choice["endmark"] = _details(values)
+    return choice
+
+
+def _details(values: _Values) -> dict[str, Any]:
+    """Return what is known of an answer beyond what OpenAI's API says."""
+    return {**{name: values[name] for name in _DETAILS}, "choice_probs": read_probs(values["choice_probs"])}
+
+
+def _error(export: Export, result: Result, values: _Values) -> dict[str, Any]:
     """Return the line of a row without an answer."""
     cells = dict(zip(export.columns, result.cells, strict=False))
     without = values["finish_reason"] in (None, FinishReason.CANCELLED)

@@ -14,6 +14,7 @@ _BOOLEANS = frozenset({"ended_with_eos", "truncated", "complete", "valid"})
 _FLOATS = frozenset({"choice_prob", "eos_prob_max"})
 _INTEGERS = frozenset(
     {
+        "sample",
         "prompt_tokens",
         "completion_tokens",
         "trimmed_tokens",

@@ -15,6 +15,7 @@ from endmark.jobs.vocabulary import End, Ending, FinishReason, JobState, Part
 
 Only = Literal["truncated", "failed", "complete"]
 COLUMNS = (
+    "sample",
     "response",
     "finish_reason",
     "ended_with_eos",
@@ -41,7 +42,7 @@ COLUMNS = (
     "error",
 )
 _QUERY = (
-    "SELECT r.row, r.cells, a.text, a.finish_reason, a.eos_source, a.stop_sequence, a.prompt_tokens,"
+    "SELECT r.row, r.sample, r.cells, a.text, a.finish_reason, a.eos_source, a.stop_sequence, a.prompt_tokens,"
     " a.completion_tokens, a.attempt, a.eos_prob_max, a.error, a.ending, a.trimmed_tokens,"
     " a.rewinds, a.rewound_tokens, a.reasoning, a.reasoning_tokens, a.ended_in, a.thought_closed, a.valid,"
     " a.choice_probs"
@@ -55,7 +56,7 @@ _QUERY = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One row with its result; all of `values` but the last ones are None while it has none."""
+    """One row with its result; of `values` only the sample and the last ones are there while it has none."""
 
     row: int
     cells: list[Any]
@@ -88,54 +89,47 @@ def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk
         missing = FinishReason.CANCELLED.value if job.state == JobState.CANCELLED else None
         for first in range(0, job.total, chunk):
             found = connection.execute(text(_QUERY), {"job": job_id, "first": first, "end": first + chunk})
-            for (
-                row,
-                cells,
-                response,
-                reason,
-                source,
-                stop,
-                prompt,
-                tokens,
-                attempt,
-                prob,
-                error,
-                at,
-                *cut,
-                part,
-                closed,
-                valid,
-                probs,
-            ) in found:
-                end = _end(reason or missing, source)
-                ending = _ending(response, end, at)
-                part = part or (Part.ANSWER.value if end is not None and end.reason.has_answer else None)
-                complete = is_complete(end, ending, valid)
-                if only is not None and not _wanted(only, end, complete=complete):
-                    continue
-                yield Result(
-                    row,
-                    json.loads(cells),
-                    (
-                        response,
-                        end.reason.value if end else None,
-                        end.reason is FinishReason.EOS if end else None,
-                        end.reason.truncated if end else None,
-                        source,
-                        stop,
-                        ending.value if ending is not None else None,
-                        complete if end else None,
-                        *_shaped(response, valid, probs),
-                        prompt,
-                        tokens,
-                        *cut,
-                        part,
-                        closed,
-                        attempt if attempt is not None else 0,
-                        prob,
-                        error,
-                    ),
-                )
+            for item in found:
+                result = _result(tuple(item), missing, only)
+                if result is not None:
+                    yield result
+
+
+def _result(item: tuple[Any, ...], missing: str | None, only: Only | None) -> Result | None:
+    """Return a row of the query with its result; None if it is not among those asked for.
+
+    Args:
+        missing: how a row without a result has ended.
+    """
+    row, sample, cells, response, reason, source, stop, prompt, tokens, attempt, prob, error, at, *more = item
+    *cut, part, closed, valid, probs = more
+    end = _end(reason or missing, source)
+    ending = _ending(response, end, at)
+    part = part or (Part.ANSWER.value if end is not None and end.reason.has_answer else None)
+    complete = is_complete(end, ending, valid)
+    if only is not None and not _wanted(only, end, complete=complete):
+        return None
+    values = (
+        sample,
+        response,
+        end.reason.value if end else None,
+        end.reason is FinishReason.EOS if end else None,
+        end.reason.truncated if end else None,
+        source,
+        stop,
+        ending.value if ending is not None else None,
+        complete if end else None,
+        *_shaped(response, valid, probs),
+        prompt,
+        tokens,
+        *cut,
+        part,
+        closed,
+        attempt if attempt is not None else 0,
+        prob,
+        error,
+    )
+    return Result(row, json.loads(cells), values)
 
 
 def read_probs(stored: str | None) -> dict[str, float] | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from json.encoder import encode_basestring
-from typing import Any
+from typing import Any, NamedTuple
 
 from endmark.jobs.datasets.base import Dataset
 from endmark.jobs.datasets.control import control_tokens
@@ -19,6 +19,13 @@ _SHOWN = 20  # problems named in the error
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _ESCAPED = b'"\\' + bytes(range(32))  # what JSON cannot hold as it is
 _WRITERS: Mapping[type, Callable[[Any], str]] = {str: encode_basestring, int: repr}
+
+
+class NewRow(NamedTuple):
+    """A row of a job that is to be stored: one answer to be."""
+
+    cells: str  # JSON
+    sample: int | None = None  # which answer of its prompt it is, from 0; None where the prompt has one alone
 
 
 def settle(spec: GenerationSpec, dataset: Dataset, *, skip_bad_rows: bool) -> GenerationSpec:
@@ -58,8 +65,8 @@ def checked_rows(
     spec: GenerationSpec,
     *,
     on_bad: Callable[[Problem, str], None] | None = None,
-) -> Iterator[list[str]]:
-    """Yield the rows as JSON texts of their cells, in batches; after the first bad row, none.
+) -> Iterator[list[NewRow]]:
+    """Yield the rows, in batches; after the first bad row, none. A prompt is a row for each of its answers.
 
     Args:
         dataset: not yet read.
@@ -77,11 +84,11 @@ def checked_rows(
 
 def _checked(
     dataset: Dataset, check: "_RowCheck", on_bad: Callable[[Problem, str], None] | None
-) -> Iterator[list[str]]:
+) -> Iterator[list[NewRow]]:
     """Yield the rows that pass the check, as `checked_rows` does."""
     first: list[Problem] = []
     bad = good = 0
-    batch: list[str] = []
+    batch: list[NewRow] = []
     for item in dataset:
         problem = item if isinstance(item, Problem) else check(*item)
         if problem is not None:
@@ -95,8 +102,8 @@ def _checked(
             continue
         assert not isinstance(item, Problem)
         good += 1
-        batch.append(encode_cells(item[1]))
-        if len(batch) == BATCH:
+        batch += check.new_rows(item[1])
+        if len(batch) >= BATCH:
             yield batch
             batch = []
     if bad and on_bad is None:
@@ -128,6 +135,7 @@ class _RowCheck:
         self._spec = spec
         self._width = -1
         self._control = control_tokens(spec.model)
+        self._samples = 1  # answers of the row that was checked last
         self._model: int | None = None  # the column in which a batch file asks for a model
         self._seen = {name: SeenIds() for name in ("custom_id", "id")}
 
@@ -144,8 +152,16 @@ class _RowCheck:
             return Problem(self._dataset.source, line, reason)
         problem = self._check_ids(line, cells)
         if problem is None:
+            self._samples = request.overrides.get("samples", self._spec.samples)
             self._take_note(line, cells, request)
         return problem
+
+    def new_rows(self, cells: Sequence[Any]) -> Iterator[NewRow]:
+        """Return the rows of the prompt that was checked last: one for each answer that is wanted."""
+        text = encode_cells(cells)
+        if self._samples == 1:
+            return iter((NewRow(text),))
+        return (NewRow(text, sample) for sample in range(self._samples))
 
     def _take_note(self, line: int, cells: Sequence[Any], request: RowRequest) -> None:
         """Note what is worth a word in a row that is taken."""
@@ -153,6 +169,8 @@ class _RowCheck:
         asked = cells[self._model] if self._model is not None else None
         if asked is not None and asked != self._spec.model:
             notes.add(f"the model is `{self._spec.model}`, as `--model` says, and not `{as_text(asked)}`", line)
+        if self._samples > 1 and request.overrides.get("temperature", self._spec.sampling.temperature) == 0:
+            notes.add("the answers of a prompt are all alike at temperature 0; see `--temperature`", line)
         if request.overrides and self._dataset.name != "openai":
             notes.add_options(request.overrides)
         if self._control is not None:

@@ -1,7 +1,7 @@
 """OpenAI Batch JSONL: one request a line, `{"custom_id", "method", "url", "body"}`.
 
 A request becomes the columns below. What it asks for and Endmark does not do is a problem of its line, named by
-the field; fields that say what happens anyway (`n: 1`, `stream: false`) are passed over.
+the field; fields that say what happens anyway (`best_of: 1`, `stream: false`) are passed over.
 """
 
 import json
@@ -26,6 +26,7 @@ COLUMNS = (
     "messages",
     "prompt",
     "max_new_tokens",
+    "samples",
     *_SAMPLING,
     "strategy",
     TEMPLATE_ARGS,
@@ -36,13 +37,12 @@ _MOST_STOPS = 4
 _KWARGS = "chat_template_kwargs"
 _BUDGETS = ("max_completion_tokens", "max_tokens")
 _HONOURED = frozenset(
-    {"model", "messages", "prompt", "stop", "response_format", EFFORT, _KWARGS, *_SAMPLING, *_BUDGETS}
+    {"model", "messages", "prompt", "n", "stop", "response_format", EFFORT, _KWARGS, *_SAMPLING, *_BUDGETS}
 )
 _WITHOUT_EFFECT = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
 )
 _ONLY_VALUE: Mapping[str, Sequence[Any]] = {  # fields that are taken with these values, or null, alone
-    "n": (1,),
     "best_of": (1,),
     "stream": (False,),
     "echo": (False,),
@@ -114,6 +114,7 @@ def request_columns(record: Mapping[str, Any]) -> dict[str, Any]:
     values |= {"custom_id": custom_id, "url": url}
     values[wanted] = _turns(body["messages"]) if url == CHAT else _prompt(body["prompt"])
     values["max_new_tokens"] = next((body[name] for name in _BUDGETS if body.get(name) is not None), None)
+    values["samples"] = body.get("n")
     values["strategy"] = _stop(body.get("stop"))
     values[TEMPLATE_ARGS] = _template_args(body) or None
     values[ShapeKind.JSON_SCHEMA.value] = _schema(body.get("response_format"))

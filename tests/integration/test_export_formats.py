@@ -27,7 +27,7 @@ def submit(store, path):
     with open_dataset(str(path)) as dataset:
         spec = settle(spec, dataset, skip_bad_rows=False)
         job = begin_job(store, name="test", spec=spec)
-        rows = [row for batch in checked_rows(dataset, spec) for row in batch]
+        rows = [row.cells for batch in checked_rows(dataset, spec) for row in batch]
         add_rows(store, job, 0, rows)
         finish_submission(store, job, columns=dataset.columns, total=len(rows), shard_size=64)
     return job

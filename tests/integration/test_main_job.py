@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 PROMPTS = ROOT / "examples" / "prompts.csv"
 ENDMARK = Path(sys.executable).with_name("endmark")
 VERDICT_COLUMNS = [
+    "sample",
     "response",
     "finish_reason",
     "ended_with_eos",

@@ -27,7 +27,7 @@ def check(tmp_path):
             on_bad = (
                 None if skip is None else lambda problem, raw: skip.append((problem.line, problem.reason, raw))
             )
-            return list(checked_rows(dataset, settled, on_bad=on_bad))
+            return [[row.cells for row in batch] for batch in checked_rows(dataset, settled, on_bad=on_bad)]
 
     return run
 
@@ -245,7 +245,7 @@ def test_any_bytes_are_read_or_refused_with_a_reason(tmp_path_factory, data, nam
         with open_dataset(str(path)) as dataset:
             spec = settle(GenerationSpec(), dataset, skip_bad_rows=skip)
             on_bad = (lambda problem, raw: rejected.append(problem)) if skip else None
-            rows = [row for batch in checked_rows(dataset, spec, on_bad=on_bad) for row in batch]
+            rows = [row.cells for batch in checked_rows(dataset, spec, on_bad=on_bad) for row in batch]
     except EndmarkError as error:
         refusal = str(error)
     assert bool(rows) != bool(refusal)

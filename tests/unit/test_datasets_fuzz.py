@@ -70,7 +70,7 @@ def read(data, format, spec, skip):
             settled = settle(spec, dataset, skip_bad_rows=skip)
             reject = (lambda problem, raw: left_out.append((problem, raw))) if skip else None
             for batch in checked_rows(dataset, settled, on_bad=reject):
-                found += batch
+                found += [row.cells for row in batch]
             width = len(dataset.columns)
     except (DatasetError, SpecError) as error:
         refusal = error
@@ -129,7 +129,7 @@ def test_any_file_is_opened_and_read_or_refused_by_its_name(tmp_path_factory, da
             spec = settle(GenerationSpec(model="m"), dataset, skip_bad_rows=True)
             for batch in checked_rows(dataset, spec, on_bad=lambda problem, raw: None):
                 for row in batch:
-                    json.loads(row)
+                    json.loads(row.cells)
             assert all(isinstance(text, str) for text in dataset.notes.texts())
     except UsageError as error:
         refusal = str(error)

@@ -61,7 +61,7 @@ def test_what_a_request_may_ask_for(read):
         top_p=0.9,
         seed=3,
         stop=["\n\n", 'a "b", c;'],
-        n=1,
+        n=3,
         stream=False,
         user="me",
         response_format={"type": "text"},
@@ -76,6 +76,7 @@ def test_what_a_request_may_ask_for(read):
         0.9,
         3,
     )
+    assert (own.samples, two.overrides.get("samples")) == (3, None)
     assert [item.name for item in own.strategies] == ["soft-landing", "stop"]
     assert own.strategies[1].strings("text") == ("\n\n", 'a "b", c;')
     assert (two.prompt, two.turns) == ("Once", None)
@@ -116,7 +117,7 @@ def test_keys_inside_a_text_make_no_request(tmp_path):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (request(tools=[{"type": "function"}], n=2), "`body.tools`, `body.n` are not supported"),
+        (request(tools=[{"type": "function"}], best_of=2), "`body.tools`, `body.best_of` are not supported"),
         (request(response_format={"type": "xml"}), "`body.response_format.type` is not `text`, `json_object` or"),
         (request(response_format=["json"]), "`body.response_format.type` is not"),
         (
@@ -173,7 +174,7 @@ def test_parquet_is_read_whole_with_its_types(table):
     with open_dataset(str(table)) as dataset:
         assert dataset.columns == ["prompt", "n", "when", "score", "tags"]
         batches = list(checked_rows(dataset, settle(GenerationSpec(), dataset, skip_bad_rows=False)))
-    rows = [json.loads(row) for batch in batches for row in batch]
+    rows = [json.loads(row.cells) for batch in batches for row in batch]
     assert rows[0] == ["Question 0", 0, "2024-01-01T00:00:00", None, ["a", None]]
     assert [row[1] for row in rows] == list(range(5000))
 

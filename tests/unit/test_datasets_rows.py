@@ -18,7 +18,7 @@ def read(rows, spec=None):
     """Return the columns and the cells of all rows, checked as a job's are."""
     with RowsDataset(rows) as dataset:
         spec = settle(spec or GenerationSpec(), dataset, skip_bad_rows=False)
-        cells = [json.loads(text) for batch in checked_rows(dataset, spec) for text in batch]
+        cells = [json.loads(row.cells) for batch in checked_rows(dataset, spec) for row in batch]
         return dataset.columns, cells
 
 

@@ -1,0 +1,11 @@
+"""Rows: which of several answers of one prompt each is."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0017"
+down_revision = "0016"
+
+
+def upgrade() -> None:
+    op.add_column("rows", sa.Column("sample", sa.Integer))
