@@ -7,6 +7,7 @@ going on or starting again as a worker would let them; each is judged as a worke
 import argparse
 import statistics
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from prompts import encode, read_prompts
 from tables import STRATEGIES, write_tables
 
+from endmark.jobs.errors import PromptTooLong
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
@@ -52,7 +54,8 @@ def run_rows(loaded: LoadedEngine, spec: GenerationSpec, prompts: Sequence[str])
             row.conclude(finished)
             following = row.next_request(finished, finished.key, prompter)
             if following is not None:
-                engine.add(following)
+                with suppress(PromptTooLong):  # nothing of the context is left: the row stays as it was
+                    engine.add(following)
     return [row.outcome().attempts[-1] for row in rows]
 
 

@@ -29,18 +29,24 @@ from endmark.worker.models.loader import LoadedEngine, load_engine
 
 _BATCH = 64  # rows that are timed together
 _IDLE = ("baseline", "concise", "continue", "escalate")  # the others act before an attempt, or after it
+_SENTENCE = 8  # tokens of a sentence of the text that rows are told
 _NOISE = 0.01  # the most of it that a table may hold
 
 
 class EndlessRunner:
-    """A runner whose answers never end: the device does its whole work, and the host is told other tokens."""
+    """A runner whose answers never end: the device does its whole work, and the host is told other tokens.
 
-    def __init__(self, runner: Runner, tokens: Sequence[int]) -> None:
+    They are random words in sentences: nothing loops, and what was cut can be trimmed, so that no row is taken
+    back. That costs what is computed again, and is no cost of a step.
+    """
+
+    def __init__(self, runner: Runner, words: Sequence[int], full_stop: int) -> None:
         self.page_size, self.num_pages, self.max_rows = runner.page_size, runner.num_pages, runner.max_rows
         self.prefill_tokens, self.context, self.overlaps = runner.prefill_tokens, runner.context, runner.overlaps
         self.refill = runner.refill
         self._runner = runner
-        self._tokens = itertools.cycle(tokens)
+        self._words, self._full_stop = itertools.cycle(words), full_stop
+        self._steps = 0
 
     def launch(self, plan: PrefillPlan | DecodePlan) -> Ticket:
         """Start the step."""
@@ -49,7 +55,11 @@ class EndlessRunner:
     def read(self, ticket: Ticket) -> StepResult:
         """Return what the step sampled, its tokens replaced."""
         result = self._runner.read(ticket)
-        return replace(result, token_ids=[next(self._tokens) for _ in result.token_ids])
+        self._steps += 1
+        count = len(result.token_ids)
+        ends = self._steps % _SENTENCE == 0
+        told = [self._full_stop] * count if ends else list(itertools.islice(self._words, count))
+        return replace(result, token_ids=told)
 
 
 def time_steps(
@@ -60,13 +70,14 @@ def time_steps(
     # Processor time where it is the device: what else runs on the machine must not decide between strategies.
     clock = time.process_time if loaded.description.device == "cpu" else time.perf_counter
     rng = random.Random(5)
-    plain = [token for token, data in enumerate(engine.vocabulary.token_bytes) if data.isalpha()]
-    tokens = [rng.choice(plain) for _ in range(9973)]
+    known = engine.vocabulary.token_bytes
+    words = [token for token, data in enumerate(known) if data[:1] == b" " and data[1:].isalpha()]
+    told = [rng.choice(words) for _ in range(9973)], known.index(b".")
     encoded = encode(loaded, prompts[:_BATCH])
     taken: dict[str, list[list[float]]] = {text: [] for text in STRATEGIES}
     for _ in range(rounds + 1):
         for text in rng.sample(STRATEGIES, len(STRATEGIES)):
-            endless = Engine(EndlessRunner(engine.runner, tokens), engine.vocabulary, engine.eos_ids)
+            endless = Engine(EndlessRunner(engine.runner, *told), engine.vocabulary, engine.eos_ids)
             strategies = build_strategies([text])
             for key, prompt in enumerate(encoded):
                 endless.add(
@@ -123,6 +134,7 @@ def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=DEMO_MODEL)
+    parser.add_argument("--name", help="what the docs call the model")
     parser.add_argument("--dataset", type=Path, default=EXAMPLES)
     parser.add_argument("--rounds", type=int, default=16, help="timed rounds")
     parser.add_argument("--steps", type=int, default=96, help="tokens of each row in a timed round")
@@ -139,10 +151,10 @@ def main() -> None:
     noise = max(abs(speeds[text].ratio - 1) for text in _IDLE)
     base = statistics.mean(speeds[text].tokens_per_second for text in _IDLE)
     note = (
-        f"Model `{options.model}` on {options.device}, {rows} rows of {options.steps} tokens, each step as in the "
-        f"median of {options.rounds} rounds, relative to the mean of the {len(_IDLE)} strategies that do nothing "
-        f"in a step: {base:,.0f} tokens/s, {1e6 / base:.0f} µs a token. They are at most {noise:.1%} from it, "
-        "which is the noise."
+        f"Model `{options.name or options.model}` on {options.device}, {rows} rows of {options.steps} tokens, "
+        f"each step as in the median of {options.rounds} rounds, relative to the mean of the {len(_IDLE)} "
+        f"strategies that do nothing in a step: {base:,.0f} tokens/s, {1e6 / base:.0f} µs a token. They are at "
+        f"most {noise:.1%} from it, which is the noise."
     )
     table = make_table(speeds)
     print(table)

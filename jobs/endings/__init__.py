@@ -1,5 +1,6 @@
 """Endings: where a text ends, judged in one place for all who ask."""
 
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 
@@ -12,6 +13,8 @@ from endmark.jobs.vocabulary import Ending
 
 __all__ = ["Ending", "ending_of", "whole_part"]
 _TAIL = 1500  # characters that hold the last lines
+_CAPITALS = 0.7  # share of a headline's words that begin with a capital
+_BRACKETED = re.compile(r"\([^()]*\)")
 _TITLE_WORDS = 12  # words that a line without a terminator may have to be a phrase and no broken sentence
 
 
@@ -71,5 +74,13 @@ def _ending_of_line(text: str, *, cut: bool) -> Ending:
         return Ending.OPEN if siblings_end_sentences(lines, kind) else Ending.ITEM
     if kind is Kind.HEADING and len(lines) > 1:
         return Ending.OPEN
-    long = kind is Kind.PLAIN and len(last.split()) > _TITLE_WORDS
-    return Ending.OPEN if long else Ending.PHRASE
+    return Ending.OPEN if kind is Kind.PLAIN and not _is_title(last) else Ending.PHRASE
+
+
+def _is_title(line: str) -> bool:
+    """Whether a line without a terminator is a name, a title or a headline, and no broken sentence.
+
+    It is short but for what stands in brackets, or most of its words begin with a capital.
+    """
+    words = _BRACKETED.sub("", line).split()
+    return len(words) <= _TITLE_WORDS or sum(word[0].isupper() for word in words) >= _CAPITALS * len(words)

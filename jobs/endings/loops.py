@@ -24,6 +24,7 @@ _FIGURES = 0.95  # the same where the numbers are what is told
 _RECENT, _COUNTED = 10, 3  # numbers that are remembered, and how far a counter may jump
 _EXACT = 24  # characters at the end that are looked for before it
 _REST = 6  # words at the end that may be no copy of anything: the begun next round
+_LACKING = 0.35  # part of a copy that may be missing, as the first one often begins in other words
 _SIGN = 0.1  # what a sign weighs beside a word
 _LONG = 24  # letters from which on a word is read letter by letter: it may be a loop of its own
 _PROBES, _PROBE, _REACH = 12, 10, 240  # how often the end is probed for what returns, and with how many bytes
@@ -147,7 +148,7 @@ class _Words:
         if share < max(needed, self._needed(start)):
             return None
         period, times = _rhythm(words[start:])
-        if times < copies - 0.3 or len(words) - start < (copies - 0.2) * period:
+        if times < copies - _LACKING or len(words) - start < (copies - _LACKING) * period:
             return None
         if not any(covered[-_REST:]):  # it has found its way out
             return None

@@ -110,8 +110,9 @@ class ScoreNumbers:
        to fp32, from left to right. Every EOS score becomes 100;
     2. decay: for `n > start`, an EOS score e becomes ``e + |e| * (min(factor ** (n - start), 1e30) - 1)``;
     3. ramp: an EOS score e becomes ``e + w * max(0, m + margin - e)``, where w rises from 0 at `start` to 1
-       at `full` as ``((n - start) / (full - start)) ** power``, and is 0 where `after_sentence` is set and no
-       landing spot has just been reached;
+       at `full` as ``x ** power`` with ``x = (n - start) / (full - start)``, and is 0 where `after_sentence` is
+       set and no landing spot has just been reached. With a `bar`, in nats, w is 1 instead where the probability
+       of the EOS ids is at least ``exp(-bar * sqrt(x))``, and from `full` on, and 0 elsewhere;
     4. force: at ``n == force_at`` every other token is excluded.
     """
 
@@ -123,6 +124,7 @@ class ScoreNumbers:
     factor: float = 1.0
     ratio: float = nan
     force_at: int = -1
+    bar: float = 0.0  # none where it is 0
 
     @property
     def is_neutral(self) -> bool:

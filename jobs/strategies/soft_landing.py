@@ -18,13 +18,20 @@ def landing_parameters(start: float, firm: float) -> tuple[Parameter, ...]:
             0.0,
             1.0,
         ),
-        Parameter("power", 2.0, "shape of the rise: 1 straight, more is later and steeper", 0.01, 100.0),
-        Parameter("margin", 20.0, "score by which EOS leads the best other token from `firm` on", 0.0, 1e6),
+        Parameter("bar", 6.0, "nats below certainty that EOS may be at a spot shortly before `firm`", 0.0, 80.0),
+        Parameter("margin", 20.0, "score by which EOS leads the best other token where it is raised", 0.0, 1e6),
+        Parameter(
+            "power", 2.0, "with it, or `bar=0`, EOS rises by degrees: 1 straight, more is later", 0.01, 100.0
+        ),
     )
 
 
 class SoftLanding(Strategy):
-    """Takes a landing spot as the answer's end, the more surely the nearer the budget; see `jobs.landing`."""
+    """Takes a good landing spot as the answer's end, and any from `firm` on; see `jobs.landing`.
+
+    How good a spot is says the model itself, by its EOS probability there. The bar that it must pass falls from
+    certainty at `start` to `exp(-bar)` at `firm`, the faster the nearer `start`.
+    """
 
     name = "soft-landing"
     place = Place.SCORES
@@ -52,4 +59,5 @@ class SoftLanding(Strategy):
             power=self.number("power"),
             margin=self.number("margin"),
             after_sentence=True,
+            bar=0.0 if "power" in self.given and "bar" not in self.given else self.number("bar"),
         )

@@ -34,6 +34,8 @@ STRATEGIES = [
     ["exp-decay"],
     ["eos-reward:start=0.1,margin=0.5"],
     ["soft-landing:start=0.1,firm=0.9"],
+    ["soft-landing:start=0.1,firm=0.9,power=1"],
+    ["whole:bar=2,margin=1"],
 ]
 
 

@@ -38,6 +38,12 @@ CASES = [
     ("<table>\n<tr><td>1</td></tr>", "open"),
     ("Paris", "phrase"),
     ("The Great Gatsby", "phrase"),
+    ("A Dog Found Its Way Home: How Two Years and Three Hundred Miles Ended at the Right Door (BEST)", "phrase"),
+    ("Astronomer (a scientist who studies stars, planets and all else that stands in the sky at night)", "phrase"),
+    (
+        "Albania, Indonesia, Malaysia, Peru, Ghana, United States, Mongolia, Sri Lanka, New Zealand, Chad, Mali",
+        "phrase",
+    ),
     ("42", "phrase"),
     ("I went to the", "open"),
     ("First,", "open"),

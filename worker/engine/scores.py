@@ -82,7 +82,13 @@ def shape_scores(logits: Tensor, eos_ids: Tensor, records: Tensor, steps: Tensor
     if bool((span > 0).any()):
         scores[:, eos_ids] = -torch.inf
         best_other = scores.amax(-1)
-        ramp = ((n - start) / span.clamp(min=1e-9)).clamp(0.0, 1.0).pow(SLOT.of(records, "power"))
+        rise = ((n - start) / span.clamp(min=1e-9)).clamp(0.0, 1.0)
+        ramp = rise.pow(SLOT.of(records, "power"))
+        bar = SLOT.of(records, "bar")
+        if bool((bar > 0).any()):
+            share, _ = eos_statistics(logits, eos_ids)
+            passes = (rise >= 1.0) | ((rise > 0) & (share >= torch.exp(-bar * rise.sqrt())))
+            ramp = torch.where(bar > 0, passes.to(ramp.dtype), ramp)
         ramp = torch.where((span > 0) & (ended | (SLOT.of(records, "after_sentence") == 0)), ramp, 0.0)
         lift = ((best_other + SLOT.of(records, "margin")).unsqueeze(-1) - eos).clamp(min=0.0)
         eos = eos + torch.where(ramp.unsqueeze(-1) > 0, ramp.unsqueeze(-1) * lift, 0.0)

@@ -35,16 +35,16 @@ _LANDING, _KEY, _SHAPED, _ADJUSTED, _MASKED = (
 _TEMPERATURE, _TOP_K, _TOP_P, _MIN_P = (
     tl.constexpr(SLOT[name]) for name in ("temperature", "top_k", "top_p", "min_p")
 )
-_START, _FULL, _POWER, _MARGIN, _AFTER_SENTENCE, _FACTOR, _RATIO, _FORCE_AT = (
+_START, _FULL, _POWER, _MARGIN, _AFTER_SENTENCE, _FACTOR, _RATIO, _FORCE_AT, _BAR = (
     tl.constexpr(SLOT[name])
-    for name in ("start", "full", "power", "margin", "after_sentence", "factor", "ratio", "force_at")
+    for name in ("start", "full", "power", "margin", "after_sentence", "factor", "ratio", "force_at", "bar")
 )
 _TOKEN, _PROB, _RANK, _FLAGS = (tl.constexpr(RESULT[name]) for name in ("token", "eos_prob", "rank", "flags"))
 
 
 @triton.jit
-def _strength(record, n, after_sentence, state):
-    """Return by what the strategies raise EOS at this step: growth and ramp."""
+def _strength(record, n, after_sentence, state, share):
+    """Return by what the strategies raise EOS at this step, growth and ramp; `share` is its probability."""
     start = real(record, _START)
     span = real(record, _FULL) - start
     power = real(record, _POWER)
@@ -52,13 +52,16 @@ def _strength(record, n, after_sentence, state):
     growth = tl.minimum(tl.exp2(tl.log2(factor) * tl.maximum(n - start, 0.0)), _LARGEST_GROWTH)
     rise = tl.minimum(tl.maximum((n - start) / tl.maximum(span, 1e-9), 0.0), 1.0)
     ramp = tl.where(rise > 0, tl.exp2(tl.log2(tl.where(rise > 0, rise, 1.0)) * power), 0.0)
+    bar = real(record, _BAR)
+    passes = (rise >= 1.0) | ((rise > 0) & (share >= tl.exp(-bar * tl.sqrt(rise))))
+    ramp = tl.where(bar > 0, passes.to(tl.float32), ramp)
     return growth, tl.where((span > 0) & ((state >= _LANDED) | (after_sentence == 0.0)), ramp, 0.0)
 
 
 @triton.jit
 def _choose(
-    row_ptr, V, ids_ptr, targets, inserts, record, step, position, highest, best_raw, other_token, sentence_table,
-    E: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr, SENTENCES: tl.constexpr,
+    row_ptr, V, ids_ptr, targets, inserts, record, step, position, highest, mass, best_raw, other_token,
+    sentence_table, E: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr, SENTENCES: tl.constexpr,
 ):  # fmt: skip
     """Choose a row's token and keep it in its record; return it with its flags.
 
@@ -76,7 +79,7 @@ def _choose(
 
     eos_raw, eos_first = best_eos(row_ptr, V, targets, 0.0, 1.0, 0.0, 0.0, False, T)
     forced = (real(numbers, _FORCE_AT) == n) & (eos_raw > -float("inf"))
-    growth, ramp = _strength(numbers, n, after_sentence, state)
+    growth, ramp = _strength(numbers, n, after_sentence, state, eos_mass(row_ptr, targets, highest, T) / mass)
     # The published arithmetic keeps the order of scores, so the best other token is the same after it.
     best_other = tl.where(published, published_pass(published_pass(best_raw, ratio), 1.0), best_raw)
     eos_score, eos_token = best_eos(row_ptr, V, targets, best_other, growth, ramp, margin, published, T)
@@ -145,7 +148,7 @@ def _finish_step(
         prob = eos_mass(row_ptr, ids_ptr, highest, E) / mass
         token, flags = _choose(
             row_ptr, V, ids_ptr, targets, insert_table + slot * MOST, record, tl.load(steps + row),
-            tl.load(positions + row), highest, best, other_token, sentence_table, E, T, BLOCK, SENTENCES,
+            tl.load(positions + row), highest, mass, best, other_token, sentence_table, E, T, BLOCK, SENTENCES,
         )  # fmt: skip
         _tell(result + first_column + row, columns, token, prob, rank, flags)
 
@@ -180,10 +183,10 @@ def _finish_adjusted(
                 keep_allowed(room, masks + slot * mask_width, V, BLOCK)
                 after, _ = best_eos(room, V, ids_ptr, 0.0, 1.0, 0.0, 0.0, False, E)
                 shut = (after == -float("inf")) & (before > -float("inf"))
-            highest, _, _, best, other_token = scan(room, V, targets, 0.0, room, False, T, BLOCK)
+            highest, mass, _, best, other_token = scan(room, V, targets, 0.0, room, False, T, BLOCK)
             token, flags = _choose(
                 room, V, ids_ptr, targets, insert_table + slot * MOST, record, tl.load(steps + row),
-                tl.load(positions + row), highest, best, other_token, sentence_table, E, T, BLOCK, SENTENCES,
+                tl.load(positions + row), highest, mass, best, other_token, sentence_table, E, T, BLOCK, SENTENCES,
             )  # fmt: skip
             flags = tl.where(shut & (rank > 0), flags & ~_HIDDEN, flags)
             _tell(result + first_column + row, columns, token, prob, rank, flags)

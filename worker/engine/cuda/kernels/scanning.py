@@ -55,8 +55,11 @@ def scan(row_ptr, V, ids_ptr, eos_best, copy, COPY: tl.constexpr, E: tl.constexp
 
 @triton.jit
 def eos_mass(row_ptr, ids_ptr, highest, E: tl.constexpr):
-    """Return the sum of exp(score - highest) over the EOS ids."""
-    mass = 0.0
-    for index in tl.static_range(E):
-        mass += tl.exp(tl.load(row_ptr + tl.load(ids_ptr + index)).to(tl.float32) - highest)
+    """Return the sum of exp(score - highest) over the EOS ids; the first may stand there again as padding."""
+    first = tl.load(ids_ptr)
+    mass = tl.exp(tl.load(row_ptr + first).to(tl.float32) - highest)
+    for index in tl.static_range(1, E):
+        token = tl.load(ids_ptr + index)
+        part = tl.exp(tl.load(row_ptr + token).to(tl.float32) - highest)
+        mass += tl.where(token == first, 0.0, part)
     return mass
