@@ -65,7 +65,7 @@ def microseconds(work: Callable[[int], object]) -> float:
 
 
 def precise(layer: Fp8Linear, x: Scaled) -> Tensor:
-    """Return the product whose sums are kept in fp32, not in the 22 bits of the multiplying units."""
+    """Return the product whose sums are kept in fp32, not in the fewer bits of the multiplying units."""
     return torch._scaled_mm(
         x.values, layer.weight.t(), scale_a=x.scale, scale_b=layer.scale, out_dtype=torch.bfloat16
     )

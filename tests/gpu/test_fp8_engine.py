@@ -35,6 +35,6 @@ def test_an_engine_in_fp8_answers_nearly_as_one_in_16_bits(weights, kv_cache):
     """Prefill and decode steps, which are graphs, through the loader as a worker has them."""
     usual, _ = answers("expanded", "auto")
     got, said = answers(weights, kv_cache)
-    assert said == weights
+    assert said == (f"{weights}, fp8 cache" if kv_cache == "fp8" else weights)
     assert got == answers(weights, kv_cache)[0]
-    assert sum(some[0] == other[0] for some, other in zip(got, usual, strict=True)) >= len(usual) - 2
+    assert sum(some[0] == other[0] for some, other in zip(got, usual, strict=True)) >= len(usual) * 2 // 3

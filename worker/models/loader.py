@@ -45,7 +45,7 @@ class Description:
     model: str
     adapter: str | None
     device: str
-    weights: str  # packed, expanded, fp8, fp8-original, or how many layers are
+    weights: str  # packed, expanded, fp8, fp8-original, or how many layers are; and whether the cache is in fp8
     weight_bytes: int
     kv_tokens: int  # tokens that the KV cache holds
 
@@ -118,7 +118,7 @@ def load_engine(
         model=model,
         adapter=adapter,
         device=device,
-        weights=chosen,
+        weights=f"{chosen}, fp8 cache" if kv_cache == "fp8" else chosen,
         weight_bytes=weight_bytes,
         kv_tokens=engine.capacity.kv_tokens,
     )
