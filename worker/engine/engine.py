@@ -8,8 +8,7 @@ step whose result is dropped.
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
-from endmark.jobs.errors import PromptTooLong, TokenUnknown
-from endmark.worker.engine.answer import Answer
+from endmark.worker.engine.checking import Admission
 from endmark.worker.engine.contract import Capacity, Runner
 from endmark.worker.engine.plan import Ticket
 from endmark.worker.engine.request import Finished, Request
@@ -43,9 +42,6 @@ class Engine:
             context_reason: why the runner's context is shorter than the model's.
         """
         self.runner = runner
-        self._embeddings = embeddings
-        self._token_name = token_name
-        self._context_reason = context_reason
         self.vocabulary = vocabulary
         self.eos_ids = frozenset(eos_ids)
         self.steps = 0
@@ -55,6 +51,7 @@ class Engine:
         self._in_flight: tuple[Ticket, list[RowState]] | None = None
         kv_tokens = runner.num_pages * runner.page_size
         self.capacity = Capacity(runner.max_rows, min(runner.context, kv_tokens), kv_tokens)
+        self._admission = Admission(vocabulary, self.capacity.context, embeddings, token_name, context_reason)
 
     @property
     def has_work(self) -> bool:
@@ -88,28 +85,8 @@ class Engine:
             PromptTooLong: the prompt leaves no room for a single new token.
             TokenUnknown: it holds a token that the model has no embedding for.
         """
-        self._check_tokens(request)
-        length = len(request.prompt_token_ids) + len(request.answer_token_ids)
-        context = self.capacity.context
-        if length >= context:
-            raise PromptTooLong(length, context, self._context_reason)
-        budget = min(request.max_new_tokens, context - length)
-        self._scheduler.add(RowState(Answer(request.within(budget), self.vocabulary, budget)))
+        self._scheduler.add(self._admission.row(request))
         self._masks |= request.mask is not None
-
-    def _check_tokens(self, request: Request) -> None:
-        """Refuse what would be read beyond the embedding: on a GPU that ends the process, and all its rows."""
-        if self._embeddings is None:
-            return
-        for where, token_ids in (
-            ("the prompt", (*request.prompt_token_ids, *request.answer_token_ids)),
-            ("a label", request.asked),
-            ("`logit_bias`", [token for token, _ in request.sampling.logit_bias]),
-            ("`bad_words`", [token for word in request.bad_words for token in word]),
-        ):
-            highest = max(token_ids, default=0)
-            if highest >= self._embeddings:
-                raise TokenUnknown(highest, self._token_name(highest) or "", self._embeddings, where=where)
 
     def cancel(self, keys: Collection[int]) -> None:
         """Drop the attempts with these keys; they are never returned."""

@@ -2,6 +2,7 @@
 
 from endmark.jobs.strategies import ScoreNumbers, score_numbers
 from endmark.worker.engine.answer import Answer
+from endmark.worker.engine.plan import PrefillRow
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.steering import Call
 
@@ -64,3 +65,33 @@ class RowState:
     def input_position(self) -> int:
         """Where the last token asked for stands in the row: the next decode step takes it in."""
         return self.prompt_length + self.launched - 1
+
+    def plan(self, token_ids: list[int], cached: int) -> PrefillRow:
+        """Return what the device is told of the row when it gets its slot.
+
+        Args:
+            token_ids: all of the row so far.
+            cached: how many of them stand in its pages already.
+        """
+        answer = self.answer
+        return PrefillRow(
+            slot=self.slot,
+            token_ids=tuple(token_ids),
+            cached=cached,
+            pages=tuple(self.pages),
+            step=self.launched,
+            position=self.position,
+            sampling=answer.sampling,
+            numbers=self.numbers,
+            stream=self.request.stream,
+            bad_words=self.request.bad_words,
+            prompt=len(self.request.prompt_token_ids),
+            sentence_state=answer.landing_state() if self.looks_at_landings else 0,
+            insertion=answer.steering.insertion,
+            phase=self.request.phase,
+            phase_open=answer.steering.phase_open,
+            phase_undecided=answer.steering.phase_undecided,
+            origin=answer.steering.origin,
+            mask=answer.mask.words() if answer.mask is not None else None,
+            asked=self.request.asked,
+        )

@@ -108,33 +108,7 @@ class Scheduler:
             row.slot = self._slots.pop()
             self._pool.publish_prefix(row.request.prompt_token_ids, row.pages)
             self.running.append(row)
-            yield self._prefill_row(row, token_ids, cached), row
-
-    @staticmethod
-    def _prefill_row(row: RowState, token_ids: list[int], cached: int) -> PrefillRow:
-        """Return the plan of a row that has just been given its slot and pages."""
-        numbers = row.numbers
-        return PrefillRow(
-            slot=row.slot,
-            token_ids=tuple(token_ids),
-            cached=cached,
-            pages=tuple(row.pages),
-            step=row.launched,
-            position=row.position,
-            sampling=row.answer.sampling,
-            numbers=numbers,
-            stream=row.request.stream,
-            bad_words=row.request.bad_words,
-            prompt=len(row.request.prompt_token_ids),
-            sentence_state=row.answer.landing_state() if row.looks_at_landings else 0,
-            insertion=row.answer.steering.insertion,
-            phase=row.request.phase,
-            phase_open=row.answer.steering.phase_open,
-            phase_undecided=row.answer.steering.phase_undecided,
-            origin=row.answer.steering.origin,
-            mask=row.answer.mask.words() if row.answer.mask is not None else None,
-            asked=row.request.asked,
-        )
+            yield row.plan(token_ids, cached), row
 
     def _grow(self) -> tuple[list[RowState], list[tuple[int, int, int]]]:
         """Give every row that has tokens left room for one more; preempt the youngest where there is none."""

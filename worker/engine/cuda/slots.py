@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import ScoreNumbers
@@ -69,6 +70,10 @@ class SlotState:
         steered = [row for row in rows if row.phase is not None or row.insertion is not None]
         if steered:
             self._steer(steered)
+
+    def note_last(self, last: Tensor) -> None:
+        """Set the last tokens of rows whose prompts are computed elsewhere: (R, 2) int32, slot and token."""
+        self.records[last[:, 0].long(), SLOT["last"]] = last[:, 1]
 
     def _steer(self, rows: Sequence[PrefillRow]) -> None:
         """Set what steers some of the rows that begin, in one copy."""

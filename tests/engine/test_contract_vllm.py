@@ -1,0 +1,69 @@
+"""The contract of an engine, passed by the one over vLLM, over a stand-in that computes a tiny model."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from endmark.worker.engine.text import Vocabulary
+from endmark.worker.vllm.block import Block
+from endmark.worker.vllm.core import VllmCore
+from endmark.worker.vllm.engine import VllmEngine
+from endmark.worker.vllm.loading import build_llm, engine_options
+from tests.engine.conftest import SHAPE, build_model
+from tests.engine_contract import CONTEXT, ROWS, EngineContract, check_told_probabilities
+
+pytestmark = pytest.mark.engine
+
+PACKAGE = Path(__file__).parents[1] / "fakes" / "vllm_package"
+VOCABULARY = Vocabulary([b"", b"", b""] + [bytes((33 + index % 90, 33 + index // 9)) for index in range(3, 384)])
+ENDS = {2, *range(40, 60)}  # enough of them for some rows to end by themselves
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The model, where vLLM finds it."""
+    path = tmp_path_factory.mktemp("model")
+    build_model("llama", "sdpa").save_pretrained(path)
+    return path
+
+
+class TestVllm(EngineContract):
+    options: ClassVar[dict] = {}
+
+    @pytest.fixture(autouse=True)
+    def _installed(self, folder, monkeypatch):
+        monkeypatch.syspath_prepend(str(PACKAGE))
+        self.folder = str(folder)
+
+    def build(self, *, roomy=True):
+        block = Block.make(ROWS, SHAPE["vocab_size"])
+        llm, weight_bytes = build_llm(
+            engine_options(block, ENDS)
+            | {
+                "model": self.folder,
+                "max_model_len": CONTEXT,
+                "max_num_batched_tokens": 32,
+                "block_size": 4,
+                "num_gpu_blocks_override": 1 + (ROWS * CONTEXT // 4 if roomy else 18),
+            }
+            | self.options
+        )
+        assert weight_bytes > 0
+        block.unlink()
+        return VllmEngine(VllmCore(llm, ENDS), block, VOCABULARY, ENDS, embeddings=SHAPE["vocab_size"])
+
+    def test_the_tokens_that_rows_ask_for_have_their_probabilities(self):
+        check_told_probabilities(self.build(), SHAPE["vocab_size"])
+
+
+class TestVllmInStep(TestVllm):
+    """vLLM without steps that overlap."""
+
+    options: ClassVar[dict] = {"async_scheduling": False}
+
+
+class TestVllmElsewhere(TestVllm):
+    """A model in processes of its own: what a draw is to know stands in the block before the step."""
+
+    options: ClassVar[dict] = {"async_scheduling": False, "tensor_parallel_size": 2}

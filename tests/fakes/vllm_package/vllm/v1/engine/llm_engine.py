@@ -1,0 +1,127 @@
+"""The engine: requests go in, it steps, and those that end come out."""
+
+import importlib
+from collections import deque
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from vllm.v1.core.scheduler import Request, Scheduler
+from vllm.v1.worker.runner import Runner
+
+
+@dataclass
+class EngineArgs:
+    model: str
+    skip_tokenizer_init: bool = False
+    quantization: str | None = None
+    trust_remote_code: bool = False
+    max_num_seqs: int = 256
+    max_model_len: int | None = None
+    max_num_batched_tokens: int = 8192
+    block_size: int = 16
+    num_gpu_blocks_override: int | None = None
+    kv_cache_dtype: str = "auto"
+    disable_log_stats: bool = False
+    generation_config: str = "auto"
+    async_scheduling: bool | None = None
+    distributed_executor_backend: str | None = None
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    dtype: str = "auto"
+    limit_mm_per_prompt: dict[str, int] = field(default_factory=dict)
+    language_model_only: bool = False
+    gpu_memory_utilization: float = 0.9
+    logits_processors: list[str] = field(default_factory=list)
+    additional_config: dict[str, Any] = field(default_factory=dict)
+
+    def create_engine_config(self):
+        model = AutoConfig.from_pretrained(self.model).get_text_config()
+        context = self.max_model_len or model.max_position_embeddings
+        blocks = self.num_gpu_blocks_override or 1 + self.max_num_seqs * -(-context // self.block_size)
+        return SimpleNamespace(
+            model_config=SimpleNamespace(
+                max_model_len=context, dtype=torch.float32, get_vocab_size=lambda: model.vocab_size
+            ),
+            scheduler_config=SimpleNamespace(
+                max_num_seqs=self.max_num_seqs,
+                max_num_batched_tokens=self.max_num_batched_tokens,
+                async_scheduling=self.async_scheduling is not False,
+            ),
+            parallel_config=SimpleNamespace(
+                world_size=self.tensor_parallel_size * self.pipeline_parallel_size,
+                tensor_parallel_size=self.tensor_parallel_size,
+                pipeline_parallel_size=self.pipeline_parallel_size,
+            ),
+            cache_config=SimpleNamespace(num_gpu_blocks=blocks, block_size=self.block_size),
+            additional_config=self.additional_config,
+        )
+
+
+class LLMEngine:
+    def __init__(self, args):
+        self.vllm_config = config = args.create_engine_config()
+        self.model_config = config.model_config
+        processors = []
+        for name in args.logits_processors:
+            module, _, qualname = name.partition(":")
+            processors.append(
+                getattr(importlib.import_module(module), qualname)(config, torch.device("cpu"), False)
+            )
+        self._runner = Runner(config, args, processors)
+        self._worker = SimpleNamespace(model_runner=self._runner, vllm_config=config, rank=0)
+        if config.parallel_config.world_size > 1:  # the first worker of the last stage, which the others follow
+            self._worker.rank = args.tensor_parallel_size * (args.pipeline_parallel_size - 1)
+        self._scheduler = Scheduler(config)
+        self.engine_core = SimpleNamespace(engine_core=SimpleNamespace(scheduler=self._scheduler))
+        self._queue = deque()
+        self._names = set()  # of the requests whose end has not been told
+
+    @classmethod
+    def from_engine_args(cls, args):
+        return cls(args)
+
+    def collective_rpc(self, method, timeout=None, args=(), kwargs=None):
+        return [method(self._worker, *args, **(kwargs or {}))]
+
+    def add_request(self, request_id, prompt, params, lora_request=None):
+        ids = prompt["prompt_token_ids"]
+        if not ids or len(ids) >= self.model_config.max_model_len:
+            raise ValueError("the prompt does not fit")
+        assert request_id not in self._names
+        self._names.add(request_id)
+        self._scheduler.add(Request(request_id, ids, params))
+        return request_id
+
+    def abort_request(self, request_ids, internal=False):
+        for name in request_ids:
+            self._names.discard(name)
+            if name in self._scheduler.requests:
+                self._scheduler.finish(self._scheduler.requests[name], "abort")
+
+    def has_unfinished_requests(self):
+        return bool(self._names)
+
+    def step(self):
+        depth = 2 if self.vllm_config.scheduler_config.async_scheduling else 1
+        if self._scheduler.has_requests():
+            plan = self._scheduler.schedule()
+            self._queue.appendleft(self._runner.step(plan))
+            if len(self._queue) < depth and self._scheduler.has_requests():
+                return []
+        if not self._queue:
+            return []
+        ended = self._scheduler.update(self._queue.pop())
+        told = [item for item in ended if item.request_id in self._names]
+        self._names -= {item.request_id for item in told}
+        return [
+            SimpleNamespace(
+                request_id=item.request_id,
+                finished=True,
+                outputs=[SimpleNamespace(token_ids=item.output, finish_reason=item.finish_reason)],
+            )
+            for item in told
+        ]

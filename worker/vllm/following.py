@@ -1,0 +1,120 @@
+"""Which rows stand where in vLLM's batch, as it tells of rows that come, leave and are moved."""
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from endmark.worker.engine.plan import PrefillRow
+from endmark.worker.vllm.block import Block
+from endmark.worker.vllm.drawing import Batch
+
+KEY = "endmark"  # in a request's extra arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A row in vLLM's batch."""
+
+    row: PrefillRow
+    epoch: int
+    prompt: list[int]  # all tokens that it came with
+    answer: list[int]  # those since then, which vLLM adds to
+
+
+def extra_args(row: PrefillRow, epoch: int) -> dict[str, object]:
+    """Return what a request brings to the processors, through vLLM and whatever processes it has."""
+    return {KEY: [epoch, pickle.dumps(row)]}
+
+
+class Following:
+    """The rows of vLLM's batch by their place, and the numbers of each step's batch.
+
+    Args:
+        block: that holds calls and masks.
+        swap: vLLM's word for two rows that change places.
+    """
+
+    def __init__(self, block: Block, swap: object) -> None:
+        self._block, self._swap = block, swap
+        self._slots = len(block.results)
+        self._rows: dict[int, Placed] = {}
+        self._epochs: dict[int, int] = {}  # of the rows that were taken in, by slot
+        self._called = np.zeros(self._slots, np.int32)  # the last calls that were heard of, by slot
+        self._order: list[Placed] = []
+        self._answers: list[list[int]] = []
+        self._begun = np.zeros((5, 0), np.int32)  # slot, epoch, and length, step, position where the row came in
+
+    def update(self, update: Any) -> tuple[list[Placed], int]:  # noqa: ANN401
+        """Take in rows that left, came and were moved; return those that are new, and how many came again."""
+        for index in update.removed:
+            self._rows.pop(index, None)
+        fresh: list[Placed] = []
+        for index, params, prompt, answer in update.added:
+            epoch, packed = params.extra_args[KEY]
+            placed = self._rows[index] = Placed(pickle.loads(packed), epoch, prompt, answer)  # noqa: S301  our own
+            if self._epochs.get(placed.row.slot) != epoch:
+                self._epochs[placed.row.slot] = epoch
+                fresh.append(placed)
+        for source, target, direction in update.moved:
+            moved, other = self._rows.pop(source, None), self._rows.pop(target, None)
+            if moved is not None:
+                self._rows[target] = moved
+            if other is not None and direction == self._swap:
+                self._rows[source] = other
+        self._settle()
+        return fresh, len(update.added) - len(fresh)
+
+    def _settle(self) -> None:
+        """Put down what stays the same of the batch until it changes."""
+        self._order = [self._rows[index] for index in range(len(self._rows))]
+        self._answers = [placed.answer for placed in self._order]
+        self._begun = (
+            np.array(
+                [
+                    (item.row.slot, item.epoch, len(item.prompt) - 1, item.row.step, item.row.position)
+                    for item in self._order
+                ],
+                np.int32,
+            )
+            .reshape(-1, 5)
+            .T
+        )
+
+    def batch(self, partial: NDArray[np.bool_]) -> Batch:
+        """Return the rows of a step; those that are computed in part only (R,) draw nothing."""
+        written = np.array([len(answer) for answer in self._answers], np.int32)
+        slots, epochs, *begun = self._begun
+        slots = np.where(partial, np.int32(self._slots), slots)
+        lengths, steps, positions = (values + written for values in begun)
+        drawn = np.flatnonzero(~partial)
+        masks = [
+            (self._order[index].row.slot, self._block.masks[self._order[index].row.slot].copy())
+            for index in drawn.tolist()
+            if self._order[index].row.mask is not None
+        ]
+        asked = {index: ids for index in drawn.tolist() if (ids := self._order[index].row.asked)}
+        calls = self._calls(slots, epochs)
+        return Batch(slots, lengths, steps, positions, epochs, calls, masks, asked, self.tokens)
+
+    def tokens(self, index: int) -> Sequence[int]:
+        """Return all tokens of a row."""
+        placed = self._order[index]
+        return [*placed.prompt, *placed.answer]
+
+    def _calls(self, slots: NDArray[np.int32], epochs: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return what is called for of the rows that draw, each call once."""
+        calls = np.zeros_like(slots)
+        numbers = self._block.calls[:, 2]
+        if (numbers == self._called).all():
+            return calls
+        for index in np.flatnonzero(slots < self._slots).tolist():
+            slot = slots[index]
+            call, epoch, number = self._block.calls[slot]
+            if number != self._called[slot] and epoch == epochs[index]:
+                calls[index] = call
+                self._called[slot] = number
+        return calls

@@ -1,0 +1,205 @@
+"""Loading a model into vLLM, and building the engine over it."""
+
+import logging
+import os
+from collections.abc import Collection
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoConfig, GenerationConfig
+
+from endmark.jobs.errors import MissingDependency, ModelError
+from endmark.jobs.finetuning.adapters import read_config
+from endmark.worker.engine.text import Vocabulary
+from endmark.worker.models.building import sentence_table
+from endmark.worker.models.loader import (
+    Description,
+    LoadedEngine,
+    end_token_ids,
+    load_tokenizer,
+    model_path,
+    tokenizer_folder,
+)
+from endmark.worker.vllm.block import Block
+from endmark.worker.vllm.core import VllmCore
+from endmark.worker.vllm.engine import VllmEngine
+from endmark.worker.vllm.following import KEY
+
+log = logging.getLogger(__name__)
+
+_ROWS = 256  # at once, where nobody says how many
+_PROCESSOR = "endmark.worker.vllm.processor:Draw"
+_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # its scheduler runs in our process, the models of several cards do not
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",  # every draw is ours
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def load_vllm_engine(
+    model: str,
+    *,
+    adapter: str | None = None,
+    device: str = "cuda",
+    weights: str = "auto",
+    max_rows: int | None = None,
+    kv_cache: str = "auto",
+    trust_remote_code: bool = False,
+    tensor_parallel: int = 1,
+    pipeline_parallel: int = 1,
+) -> LoadedEngine:
+    """Load a model into vLLM.
+
+    Args:
+        model: a hub id, a folder, or `demo`.
+        adapter: a folder with a PEFT adapter, for all rows.
+        device: for the description; vLLM finds its own.
+        weights: `nf4` quantises them as they are loaded, `checkpoint` takes the file's own quantisation, `16bit`
+            none; `auto` is the file's own where it has one, else `nf4`.
+        max_rows: rows in one batch; by default 256.
+        kv_cache: `auto`: the model's type, or `fp8`.
+        tensor_parallel: cards that share each layer.
+        pipeline_parallel: groups of cards that share the layers.
+
+    Raises:
+        MissingDependency: vLLM is not installed.
+        ModelError: the model is not there, or vLLM cannot load it so.
+    """
+    if find_spec("vllm") is None:
+        raise MissingDependency("vLLM's engine", "vllm")
+    os.environ.update(_ENVIRONMENT)
+    path = model_path(model)
+    tokenizer = load_tokenizer(tokenizer_folder(path, adapter), trust_remote_code=trust_remote_code)
+    config = _config(path, trust_remote_code=trust_remote_code)
+    size = int(config.get_text_config().vocab_size)
+    eos_ids = end_token_ids(_generation(path), config, config.get_text_config(), tokenizer, vocabulary=size)
+    method, said = chosen_weights(weights, getattr(config, "quantization_config", None))
+    vocabulary = Vocabulary.of(tokenizer)
+    block = Block.make(max_rows or _ROWS, size)
+    block.sentences[:] = np.asarray(sentence_table(vocabulary, size))
+    options = engine_options(block, eos_ids, kv_cache=kv_cache, cards=tensor_parallel * pipeline_parallel)
+    options |= {"tensor_parallel_size": tensor_parallel, "pipeline_parallel_size": pipeline_parallel}
+    options |= {"model": path, "quantization": method, "trust_remote_code": trust_remote_code}
+    options |= _adapter_options(adapter)
+    try:
+        llm, weight_bytes = build_llm(options)
+    except Exception as error:
+        raise ModelError(f"vLLM cannot load `{model}`: {error}", hint=_hint(weights)) from error
+    finally:
+        block.unlink()
+    name = tokenizer.convert_ids_to_tokens
+    core = VllmCore(llm, eos_ids, adapter=adapter)
+    engine = VllmEngine(core, block, vocabulary, eos_ids, embeddings=size, token_name=name)
+    kind, kv_tokens = said or _short(llm.model_config.dtype), engine.capacity.kv_tokens
+    return LoadedEngine(engine, tokenizer, Description(model, adapter, device, kind, weight_bytes, kv_tokens))
+
+
+def _short(dtype: object) -> str:
+    """Return what a torch type is called: `bf16`, `fp16` or `fp32`."""
+    return str(dtype).removeprefix("torch.").replace("bfloat", "bf").replace("float", "fp")
+
+
+def engine_options(
+    block: Block, eos_ids: Collection[int], *, kv_cache: str = "auto", cards: int = 1
+) -> dict[str, Any]:
+    """Return vLLM's options that do not depend on the model.
+
+    Args:
+        block: of the engine, whose rows are vLLM's.
+        eos_ids: all end tokens.
+        kv_cache: `auto` or `fp8`.
+        cards: that compute one model. More than one are run by processes, which read what a draw is to know before
+            the step; so steps do not overlap there.
+    """
+    slots, size = len(block.results), block.sentences.shape[1]
+    said = {"block": str(block.path), "slots": slots, "vocabulary": size, "eos_ids": sorted(eos_ids)}
+    options: dict[str, Any] = {
+        "skip_tokenizer_init": True,
+        "max_num_seqs": slots,
+        "kv_cache_dtype": kv_cache,
+        "disable_log_stats": True,
+        "generation_config": "vllm",
+        "logits_processors": [_PROCESSOR],
+        "additional_config": {KEY: said},
+    }
+    if cards > 1:
+        options |= {"async_scheduling": False, "distributed_executor_backend": "mp"}
+    return options
+
+
+def build_llm(options: dict[str, Any]) -> tuple[Any, int]:
+    """Return vLLM's engine, its processors bound, and the bytes that its weights take on a card."""
+    from vllm import EngineArgs, LLMEngine
+
+    from endmark.worker.vllm.processor import bind
+
+    llm = LLMEngine.from_engine_args(EngineArgs(**options))
+    return llm, max(llm.collective_rpc(bind))
+
+
+def chosen_weights(weights: str, own: Any) -> tuple[str | None, str | None]:  # noqa: ANN401
+    """Return vLLM's method of quantisation, None for the file's own or none, and what it is called; None: 16 bits.
+
+    Args:
+        weights: as of `load_vllm_engine`.
+        own: the model's `quantization_config`, None where it has none.
+
+    Raises:
+        ModelError: the two do not go together.
+    """
+    found = None
+    if own is not None:
+        named = own.get("quant_method") if isinstance(own, dict) else getattr(own, "quant_method", None)
+        found = str(named or "quantised")
+    if weights == "auto":
+        weights = "checkpoint" if found else "nf4"
+    if weights == "checkpoint":
+        if found is None:
+            raise ModelError("the checkpoint is not quantised", hint="take `--weights nf4` or `--weights 16bit`")
+        return None, found
+    if weights not in ("nf4", "16bit"):
+        raise ModelError(
+            f"vLLM's engine has no weights `{weights}`", hint="take `auto`, `nf4`, `checkpoint` or `16bit`"
+        )
+    if found is not None:
+        raise ModelError(f"the checkpoint is quantised already: {found}", hint="leave `--weights` out")
+    return ("bitsandbytes", "nf4") if weights == "nf4" else (None, None)
+
+
+def _adapter_options(adapter: str | None) -> dict[str, Any]:
+    """Return vLLM's options for an adapter."""
+    if adapter is None:
+        return {}
+    rank = int(read_config(Path(adapter)).get("r", 16))
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": max(8, 1 << (rank - 1).bit_length())}
+
+
+def _config(path: str, *, trust_remote_code: bool) -> Any:  # noqa: ANN401
+    """Return a model's configuration.
+
+    Raises:
+        ModelError: there is none.
+    """
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read the configuration of `{path}`: {error}") from error
+
+
+def _generation(path: str) -> GenerationConfig | None:
+    """Return a model's generation config; None where it has none."""
+    try:
+        return GenerationConfig.from_pretrained(path)
+    except OSError:
+        return None
+
+
+def _hint(weights: str) -> str | None:
+    """Return what may help where vLLM cannot load a model."""
+    if weights == "16bit":
+        return None
+    return "vLLM may not quantise this kind of model as it loads it: try `--weights 16bit`"

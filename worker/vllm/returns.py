@@ -1,0 +1,67 @@
+"""What a step has drawn, on its way from the device into the block that the engine reads."""
+
+import logging
+
+import torch
+from torch import Tensor
+
+from endmark.worker.engine.cuda.staging import to_device
+from endmark.worker.engine.layout import RESULT
+from endmark.worker.engine.scores import asked_scores
+from endmark.worker.vllm.block import ENTRY, RING, Block
+from endmark.worker.vllm.drawing import Batch
+
+log = logging.getLogger(__name__)
+
+
+class Returns:
+    """The results of all slots, copied into the block as a whole: what stood there is written again as it was.
+
+    Args:
+        block: that is written.
+        device: of the results.
+    """
+
+    def __init__(self, block: Block, device: torch.device) -> None:
+        self._block = block
+        self._device = device
+        self._host = torch.from_numpy(block.results)
+        self._asked = torch.from_numpy(block.asked)
+        slots = len(block.results)
+        self._entries = torch.full((slots + 1, RING, ENTRY.width), -1, dtype=torch.int32, device=device)
+        if device.type == "cuda":
+            _pin(block)
+
+    def send(self, logits: Tensor, result: Tensor, batch: Batch) -> None:
+        """Copy what was drawn, behind what the device is doing.
+
+        Args:
+            logits: (R, V) raw fp32.
+            result: (RESULT.width, R) int32.
+            batch: of the rows.
+        """
+        if batch.asked:
+            self._tell(logits, batch)
+        rows = torch.stack([torch.from_numpy(values) for values in (batch.slots, batch.epochs, batch.steps)])
+        slots, epochs, steps = to_device(rows.numpy(), self._device)
+        entries = torch.zeros(ENTRY.width, len(batch.slots), dtype=torch.int32, device=self._device)
+        entries[[ENTRY[name] for name in RESULT]] = result
+        entries[ENTRY["epoch"]], entries[ENTRY["step"]] = epochs, steps
+        entries[ENTRY["sum"]] = entries.sum(0, dtype=torch.int32)
+        self._entries[slots.long(), (steps % RING).long()] = entries.T
+        self._host.copy_(self._entries[:-1], non_blocking=True)
+
+    def _tell(self, logits: Tensor, batch: Batch) -> None:
+        """Copy the log probabilities of the tokens that some rows ask for."""
+        told, begin = asked_scores(logits, batch.asked), 0
+        for index, ids in batch.asked.items():
+            there = self._asked[int(batch.slots[index]), : len(ids)]
+            there.copy_(told[begin : begin + len(ids)], non_blocking=True)
+            begin += len(ids)
+
+
+def _pin(block: Block) -> None:
+    """Let the card write the block by itself; where it may not, each copy waits for the step."""
+    error = torch.cuda.cudart().cudaHostRegister(block.memory.ctypes.data, block.memory.nbytes, 0)
+    if int(error):
+        log.warning("results are copied by way of the driver, which is slower: CUDA error %d", int(error))
