@@ -14,7 +14,7 @@ from endmark.jobs.spelling import size
 
 _NAME_WIDTH = 32
 _JOB_HEADINGS = ("JOB", "NAME", "STATE", "ROWS", "EOS", "TRUNCATED", "FAILED", "TOKENS/S", "LEFT", "MODEL")
-_WORKER_HEADINGS = ("WORKER", "DEVICE", "WEIGHTS", "KV CACHE", "TOKENS/S", "SHARDS", "LAST HEARD")
+_WORKER_HEADINGS = ("WORKER", "DEVICE", "ENGINE", "WEIGHTS", "KV CACHE", "TOKENS/S", "SHARDS", "LAST HEARD")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,7 @@ def _worker_cells(worker: WorkerInfo) -> tuple[str, ...]:
     return (
         one_line(worker.worker),
         one_line(worker.device),
+        one_line(worker.engine),
         f"{worker.weights}, {size(worker.weight_bytes)}" if worker.weight_bytes else worker.weights,
         f"{worker.kv_tokens:,} tokens" if worker.kv_tokens else "–",
         f"{worker.tokens_per_second:,.0f}",

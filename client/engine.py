@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from endmark.client.options import parse_options
 from endmark.jobs.datasets import checked_rows, settle
 from endmark.jobs.datasets.rows import RowsDataset
+from endmark.jobs.engines import computed_with
 from endmark.jobs.errors import EndmarkError
 from endmark.jobs.prompts import PromptPlan
 from endmark.jobs.spec import GenerationSpec
@@ -44,6 +45,7 @@ class Engine:
         self._prompter = Prompter(loaded.tokenizer, Shapes(loaded.engine.vocabulary, loaded.engine.eos_ids))
         self._busy = False
         self.description = loaded.description
+        self._weights = computed_with(loaded.description.engine, loaded.description.weights)
 
     def __repr__(self) -> str:
         return f"Engine({self._spec.model!r})"
@@ -115,7 +117,7 @@ class Engine:
         refused: list[Attempt] = []
         prompts = self._prompter.read(plan, spec, values)
         for key, (row, prompt) in enumerate(zip(values, prompts, strict=True), first):
-            run = RowRun(StoredRow(key, row, 0, 0), prompt)
+            run = RowRun(StoredRow(key, row, 0, 0), prompt, self._weights)
             try:
                 if prompt.error is not None:
                     raise EndmarkError(prompt.error)

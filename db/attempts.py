@@ -136,6 +136,7 @@ def _values(job_id: str, number: int, attempt: Attempt, *, final: bool) -> dict[
         "thought_closed": attempt.thought_closed.value if attempt.thought_closed is not None else None,
         "valid": attempt.valid,
         "choice_probs": _probs(attempt.choice_probs),
+        "weights": attempt.weights,
     }
 
 

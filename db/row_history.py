@@ -86,4 +86,5 @@ def _attempt(item: Any) -> Attempt:  # noqa: ANN401 - a row of the table
         thought_closed=EosSource(item.thought_closed) if item.thought_closed else None,
         valid=None if item.valid is None else bool(item.valid),
         choice_probs=json.loads(item.choice_probs) if item.choice_probs is not None else None,
+        weights=item.weights,
     )

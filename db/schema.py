@@ -122,6 +122,7 @@ attempts = Table(
     Column("thought_closed", String(16)),
     Column("valid", Boolean),  # null in rows without a shape
     Column("choice_probs", Text),  # JSON object of labels; null in rows that were not chosen by scores
+    Column("weights", String(64)),  # null in rows of before they were noted
     ForeignKeyConstraint(["job_id", "row"], ["rows.job_id", "rows.row"], ondelete="CASCADE"),
 )
 workers = Table(
@@ -136,6 +137,7 @@ workers = Table(
     Column("kv_tokens", BigInteger, nullable=False, server_default="0"),
     Column("tokens_per_second", Float(53), nullable=False),
     Column("heartbeat", Float(53), nullable=False),
+    Column("engine", String(16), nullable=False, server_default="endmark"),
 )
 runs = Table(
     "runs",

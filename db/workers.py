@@ -14,7 +14,8 @@ ALIVE_SECONDS = 60.0  # since its last report, for a worker to count as alive
 _FORGOTTEN_AFTER = 3600.0
 _LONGEST_REPORT = 30.0  # seconds since the one before, beyond which a worker has been away rather than at work
 _COLUMNS = (
-    "worker", "model", "adapter", "device", "weights", "weight_bytes", "kv_tokens", "tokens_per_second"
+    "worker", "model", "adapter", "device", "weights", "weight_bytes", "kv_tokens", "tokens_per_second",
+    "engine",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ EndmarkError                 exit code 1
 │   └── SchemaError          its schema is older or newer than this program
 ├── BrokerError              the broker cannot be reached or started
 ├── ModelError               the model cannot be loaded
+│   └── Refusal              Endmark's own engine would get it wrong; another engine may run it
 ├── MissingDependency        an optional extra is not installed
 ├── PromptTooLong            one row's prompt leaves no room in the model's context
 ├── TokenUnknown             one row's prompt has a token that the model has no embedding for
@@ -91,6 +92,10 @@ class BrokerError(EndmarkError):
 
 class ModelError(EndmarkError):
     """The model cannot be loaded."""
+
+
+class Refusal(ModelError):
+    """Endmark's own engine would get the model wrong, or does not know its kind; another engine may run it."""
 
 
 class MissingDependency(EndmarkError):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from endmark.jobs.engines import OWN, computed_with
 from endmark.jobs.vocabulary import JobState
 
 
@@ -18,6 +19,12 @@ class WorkerReport:
     tokens_per_second: float
     weight_bytes: int = field(default=0, kw_only=True)
     kv_tokens: int = field(default=0, kw_only=True)  # that the KV cache holds; 0 where there is none
+    engine: str = field(default=OWN, kw_only=True)  # one of `jobs.engines.ENGINES`
+
+    @property
+    def computed_with(self) -> str:
+        """What its answers are said to be computed with."""
+        return computed_with(self.engine, self.weights)
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,6 +231,7 @@ class Attempt:
     thought_closed: EosSource | None = None  # who closed its last thought; None where it was never closed
     valid: bool | None = None  # whether the text is a whole value of the row's shape; None where it has none
     choice_probs: Mapping[str, float] | None = None  # of each label, where the answer was chosen by its score
+    weights: str | None = None  # with which it was computed, as `status` names those of its worker
 
     @property
     def complete(self) -> bool:

@@ -27,6 +27,7 @@ class Answer:
     reasoning: str | None = None  # what was thought before it
     in_thought: bool = False  # whether the row ended inside its thought
     valid: bool | None = None  # whether it is a whole value of its shape; None where it has none
+    weights: str | None = None  # with which it was computed; None in rows of before that was noted
 
     @classmethod
     def of(cls, row: int, values: Mapping[str, Any]) -> "Answer | None":
@@ -48,6 +49,7 @@ class Answer:
             reasoning=values["reasoning"],
             in_thought=values["ended_in"] == Part.REASONING,
             valid=values["valid"],
+            weights=values["weights"],
         )
 
     @property
@@ -86,12 +88,14 @@ class Arm:
     in_thought: int = 0
     shaped: int = 0  # answers that have a shape
     valid_rows: int = 0  # of these, whole values of it
+    weights: Counter[str] = field(default_factory=Counter)  # answers by those with which they were computed
 
     def count(self, answer: Answer) -> None:
         """Take an answer into the figures."""
         self.ends[answer.end] += 1
         if not answer.end.reason.has_answer:
             return
+        self.weights[answer.weights or "not noted"] += 1
         self.sentence_ends += answer.at_sentence_end
         self.loops += answer.looped
         self.in_thought += answer.in_thought

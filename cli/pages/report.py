@@ -1,5 +1,6 @@
 """The report of one job, or of several that ran the same rows, as a page."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from endmark.cli.pages.curves import LEVELS, Band, axes, band, encoded, stretch
 from endmark.cli.pages.document import embedded, page
 from endmark.cli.pages.lengths import lengths
 from endmark.cli.pages.table import tabled
+from endmark.jobs.spelling import counted
 from endmark.jobs.vocabulary import ENDS, FinishReason
 
 
@@ -97,7 +99,16 @@ def _facts(report: Report) -> str:
     if report.whole is not None and report.whole > report.total:
         rows = f"a sample of {report.total:,} of {report.whole:,} rows"
     jobs = ", ".join(arm.job_id for arm in report.arms)
-    return f"Model {', '.join(models)}; {rows}; job{'s' if len(report.arms) > 1 else ''} {jobs}. {report.made}"
+    job = "jobs" if len(report.arms) > 1 else "job"
+    return f"Model {', '.join(models)}; {_weights(report)}; {rows}; {job} {jobs}. {report.made}"
+
+
+def _weights(report: Report) -> str:
+    """Return with which weights the answers were computed; how many with each, where they differ."""
+    found = sum((arm.weights for arm in report.arms), Counter[str]())
+    if len(found) < 2:
+        return f"weights {next(iter(found), 'unknown')}"
+    return "weights " + ", ".join(f"{name} ({counted(count, 'answer')})" for name, count in found.most_common())
 
 
 def _steps(report: Report) -> int:

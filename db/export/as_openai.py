@@ -33,6 +33,7 @@ _DETAILS = (
     "thought_closed",
     "attempts",
     "eos_prob_max",
+    "weights",
 )
 
 

@@ -43,6 +43,7 @@ VERDICT_COLUMNS = [
     "thought_closed",
     "attempts",
     "eos_prob_max",
+    "weights",
     "error",
 ]
 

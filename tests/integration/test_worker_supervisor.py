@@ -82,6 +82,26 @@ def test_each_child_sees_its_own_gpu_before_python_starts(tmp_path):
     assert cpu.environment["CUDA_VISIBLE_DEVICES"] == ""
 
 
+def test_what_a_dead_child_leaves_behind_is_killed(tmp_path):
+    """An engine's own processes outlive the one that started them, and would keep the memory of their cards."""
+    log = tmp_path / "log"
+    code = """
+import os, subprocess, sys
+left = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+with open(sys.argv[1], "a") as log:
+    log.write(f"{left.pid};")
+os.kill(os.getpid(), 9)
+"""
+    policy = replace(QUICKLY, most_quick=0)
+    (failure,) = Run(child(code, log), policy=policy).wait()
+    assert "SIGKILL" in failure
+    number = int(log.read_text().strip(";"))
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{number}/stat").exists() and Path(f"/proc/{number}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline, "it still runs"
+        time.sleep(0.02)
+
+
 def test_a_launch_crosses_to_another_process_as_one_line(tmp_path):
     """Each option stood in three places, and one that was forgotten was silently the default."""
     options = WorkerOptions("my model", "/a b", "0,1", "packed", "fp8", True, 1.5, 2.5, 9100, "::1", 3.5)

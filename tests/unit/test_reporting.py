@@ -98,14 +98,26 @@ def test_an_answer_is_read_from_an_exported_row():
     values = {"response": "Hi.", "finish_reason": "eos", "eos_source": "forced", "completion_tokens": 3}
     values |= {"attempts": 2, "stop_sequence": None, "error": None, "eos_prob_max": 0.5, "complete": True}
     values |= {"ending": "sentence", "reasoning": None, "ended_in": "answer", "valid": None}
+    values |= {"weights": "packed"}
     forced = End(FinishReason.EOS, EosSource.FORCED)
     assert Answer.of(7, values) == Answer(
-        7, "Hi.", forced, 3, 2, eos_prob_max=0.5, complete=True, ending=Ending.SENTENCE
+        7, "Hi.", forced, 3, 2, eos_prob_max=0.5, complete=True, ending=Ending.SENTENCE, weights="packed"
     )
     assert Answer.of(7, {**values, "finish_reason": None}) is None
     inside = Answer.of(7, {**values, "reasoning": "Hm.", "ended_in": "reasoning"})
     assert (inside.reasoning, inside.in_thought) == ("Hm.", True)
     assert Answer.of(7, {**values, "finish_reason": "cancelled"}).end == End(FinishReason.CANCELLED)
+
+
+def test_a_report_says_with_which_weights_the_answers_were_computed():
+    """Workers of one job may hold other weights, and what one arm has been answered with the other may not."""
+    first, second = (
+        arm(name, [answer(row, weights=word) for row, word in enumerate(words)])
+        for name, words in (("baseline", ["packed"] * 3), ("whole", ["packed", "vllm: nf4", None]))
+    )
+    assert "; weights packed; 3 rows;" in write_page(Report("t", (first,), (), 3))
+    several = write_page(Report("t", (first, second), (), 3))
+    assert "weights packed (4 answers), vllm: nf4 (1 answer), not noted (1 answer);" in several
 
 
 def test_advice_takes_the_least_interference_of_what_is_equally_good():

@@ -11,6 +11,7 @@ from bitsandbytes.nn.modules import Linear4bit
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
+from endmark.jobs.engines import OWN
 from endmark.jobs.errors import ModelError
 from endmark.jobs.finetuning.adapters import check_adapter, read_config
 from endmark.jobs.finetuning.lora import read_pairs
@@ -48,6 +49,7 @@ class Description:
     weights: str  # packed, expanded, fp8, fp8-original, or how many layers are; and whether the cache is in fp8
     weight_bytes: int
     kv_tokens: int  # tokens that the KV cache holds
+    engine: str = OWN  # one of `jobs.engines.ENGINES`
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,8 @@ def load_engine(
         four_bits: whether it is quantised; only to compare with, the weights are left as the files have them.
 
     Raises:
-        ModelError: the model is not there, or it or the adapter is of a kind that cannot run.
+        Refusal: it is of a kind that this engine cannot run.
+        ModelError: the model is not there, or the adapter is of a kind that cannot run.
         SpecError: the adapter was trained on another model.
     """
     path = model_path(model)

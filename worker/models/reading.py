@@ -9,13 +9,15 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from endmark.jobs.errors import ModelError
+from endmark.jobs.errors import ModelError, Refusal
 from endmark.jobs.finetuning.adapters import ADAPTER_CONFIG
 from endmark.jobs.finetuning.tensors import read_headers
 from endmark.worker.engine.attention import PLAIN
 from endmark.worker.models.adapters import check_folder, model_folder
 from endmark.worker.models.checkpoint import check_complete, check_packed, check_packed_files
-from endmark.worker.models.support import check_kind
+from endmark.worker.models.support import HINT, check_kind, check_quantised
+
+_UNKNOWN = ("does not recognize this architecture", "Unrecognized configuration class", "Unrecognized model")
 
 
 def read_network(
@@ -80,10 +82,7 @@ def _read(
         bnb_4bit_compute_dtype=dtype,
     )
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-        check_kind(skeleton)  # before gigabytes of weights are read
+        _check_config(path, trust_remote_code=trust_remote_code)  # before gigabytes of weights are read
         # With the report of its loading a pair is returned, of which the type says nothing.
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -110,3 +109,22 @@ def _read(
         ) from error
     network, found = loaded
     return network, found
+
+
+def _check_config(path: str, *, trust_remote_code: bool) -> None:
+    """Refuse a model that its config shows to be one that the engine cannot run.
+
+    Raises:
+        Refusal: its weights are quantised otherwise than by bitsandbytes, its layers are of a kind that the engine
+            has not, or transformers knows no text model of its kind.
+    """
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        check_quantised(config)
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except ValueError as error:
+        if "trust_remote_code" in str(error) or not any(words in str(error) for words in _UNKNOWN):
+            raise
+        raise Refusal(f"transformers knows no text model of the kind of `{path}`: {error}", hint=HINT) from error
+    check_kind(skeleton)

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
-from endmark.jobs.errors import ModelError
+from endmark.jobs.errors import Refusal
 from endmark.worker.models.rotary import recorded_rotary, rotary_limit
 
 TRIAL = "endmark_trial"  # the name in transformers' registry
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _HEADS = {"head_dim", "num_attention_heads", "num_key_value_heads"}
-_HINT = "choose a model like Llama, Mistral, Qwen2, Qwen3 or Gemma"
+HINT = "choose a model like Llama, Mistral, Qwen2, Qwen3 or Gemma"
 
 
 @dataclass(slots=True)
@@ -25,27 +25,46 @@ class Trial:
     refusals: list[str] = field(default_factory=list)
 
 
+def check_quantised(config: PreTrainedConfig) -> None:
+    """Refuse weights that were quantised otherwise than by bitsandbytes: they would be read as something else.
+
+    Raises:
+        Refusal: naming how they were.
+    """
+    stored = getattr(config.get_text_config(), "quantization_config", None)
+    stored = stored or getattr(config, "quantization_config", None)
+    values = stored if isinstance(stored, dict) or stored is None else stored.to_dict()
+    if values is None or values.get("load_in_4bit") or values.get("load_in_8bit"):
+        return
+    method = values.get("quant_method")
+    if method != "bitsandbytes":
+        raise Refusal(
+            f"Endmark cannot run weights that are quantised as `{method}`: its engine takes those of bitsandbytes",
+            hint="give the model that they were made of, which it quantises itself",
+        )
+
+
 def check_kind(network: PreTrainedModel) -> None:
     """Refuse a model whose layers are of a kind that the engine has not; its weights are not looked at.
 
     Raises:
-        ModelError: a state-space layer, attention in chunks, ALiBi or the like.
+        Refusal: a state-space layer, attention in chunks, ALiBi or the like.
     """
     kind = type(network).__name__
     config = network.config.get_text_config()
     others = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
     if others:
         names = ", ".join(f"`{name}`" for name in sorted(others))
-        raise ModelError(f"Endmark cannot run {kind}: it has layers of the kind {names}", hint=_HINT)
+        raise Refusal(f"Endmark cannot run {kind}: it has layers of the kind {names}", hint=HINT)
     uneven = _HEADS & set(getattr(config, "per_layer_attributes", None) or ())
     if uneven or getattr(config, "num_kv_shared_layers", None):
-        raise ModelError(
-            f"Endmark cannot run {kind}: its layers differ in their heads, or share keys and values", hint=_HINT
+        raise Refusal(
+            f"Endmark cannot run {kind}: its layers differ in their heads, or share keys and values", hint=HINT
         )
     if not network._supports_attention_backend:
-        raise ModelError(
+        raise Refusal(
             f"Endmark cannot run {kind}: transformers does not mark its attention as one that can be exchanged",
-            hint=_HINT,
+            hint=HINT,
         )
 
 
@@ -60,7 +79,7 @@ def check_attention(network: PreTrainedModel, *, layers: int, kv_heads: int, hea
         The most tokens that a row may have, at most `context`; see `rotary_limit`.
 
     Raises:
-        ModelError: it does one of those, or not every layer attends.
+        Refusal: it does one of those, or not every layer attends.
     """
     config = network.config.get_text_config()
     usual, trial = config._attn_implementation, Trial(kv_heads, head_size)
@@ -78,7 +97,7 @@ def check_attention(network: PreTrainedModel, *, layers: int, kv_heads: int, hea
     if _window_is_lost(config, trial, context):
         trial.refusals.append(f"its window of {config.sliding_window} tokens is in its mask alone")
     if trial.refusals:
-        raise ModelError(f"Endmark cannot run {type(network).__name__}: {trial.refusals[0]}", hint=_HINT)
+        raise Refusal(f"Endmark cannot run {type(network).__name__}: {trial.refusals[0]}", hint=HINT)
     return rotary_limit(calls, context, network.device)
 
 

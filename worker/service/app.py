@@ -128,6 +128,7 @@ def _load_service(launch: Launch, name: str, store: Store, life: LifeFile) -> Se
         0.0,
         weight_bytes=about.weight_bytes,
         kv_tokens=about.kv_tokens,
+        engine=about.engine,
     )
     service = Service(
         ChoosingEngine(loaded.engine),

@@ -16,8 +16,9 @@ _JOBS_KEPT = 32
 class Feeder:
     """Reads rows and makes their prompts; keeps the jobs it has seen. Not thread-safe."""
 
-    def __init__(self, store: Store, prompter: Prompter) -> None:
+    def __init__(self, store: Store, prompter: Prompter, weights: str | None = None) -> None:
         self._store = store
+        self._weights = weights  # of the engine that runs the rows
         self._prompter = prompter
         self._jobs: dict[str, Job] = {}
 
@@ -34,7 +35,7 @@ class Feeder:
         """Return rows of one round with their prompts."""
         spec = job.specs[number]
         prompts = self._prompter.read(PromptPlan(job.columns, spec), spec, [row.cells for row in stored])
-        return [RowRun(row, prompt) for row, prompt in zip(stored, prompts, strict=True)]
+        return [RowRun(row, prompt, self._weights) for row, prompt in zip(stored, prompts, strict=True)]
 
     def _job(self, job_id: str, rounds: set[int]) -> Job:
         """Return a job that knows these rounds; `endmark retry` adds one to a job already seen."""

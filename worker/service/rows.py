@@ -27,6 +27,7 @@ class RowRun:
 
     row: StoredRow
     prompt: Prompt  # under the strategies of the attempt that runs
+    weights: str | None = None  # of the engine that runs it
     attempts: list[Attempt] = field(default_factory=list)  # of this claim, oldest first
     last: Finished | None = None  # what the engine returned for the last of them
 
@@ -59,6 +60,7 @@ class RowRun:
             thought_closed=finished.thought_closed or self._closed_before(finished),
             valid=self._valid(finished),
             choice_probs=finished.choice_probs,
+            weights=self.weights,
         )
         self.attempts.append(attempt)
         self.last = finished

@@ -96,7 +96,7 @@ class Service:
         self._claims = Claims(
             store,
             identity,
-            Feeder(store, prompter),
+            Feeder(store, prompter, identity.computed_with),
             self._in_flight,
             self._engine,
             self._writer,

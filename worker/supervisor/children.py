@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +110,7 @@ class Child:
         assert process.stdin is not None
         process.stdin.close()
         self._process = None
+        _end_group(process.pid)
         code = process.returncode
         lived = now - self._started
         if code == 0:
@@ -141,6 +143,12 @@ class Child:
         if life is None or life.stage is Stage.IDLE:
             return lived < self._policy.quick
         return life.stage is not Stage.PROVEN
+
+
+def _end_group(leader: int) -> None:
+    """Kill what a dead process has left behind: an engine's own processes would keep the memory of their GPUs."""
+    with suppress(ProcessLookupError):  # as a rule there is nothing
+        os.killpg(leader, signal.SIGKILL)
 
 
 def _when(life: Life | None) -> str:

@@ -203,6 +203,7 @@ def test_an_attempt_is_read_as_it_was_stored(store):
         "reasoning_tokens": 2,
         "ended_in": Part.ANSWER,
         "thought_closed": EosSource.FORCED,
+        "weights": "vllm: nf4",
     }
     made = attempt(0, "stop_sequence", text="so ##", ending=Ending.PHRASE, **about)
     object.__setattr__(made, "trace", EosTrace(0.5, 1, 2, 3, (0.25, 0.5)))
@@ -213,6 +214,7 @@ def test_an_attempt_is_read_as_it_was_stored(store):
     values = found.as_dict(["prompt"])
     assert (values["choice"], values["choice_prob"]) == ("so ##", 0.75)
     assert read_probs(values["choice_probs"]) == {"ja": 0.75, "né": 0.25}
+    assert values["weights"] == "vllm: nf4"
     assert row_history(store, job, 1) is None
 
 

@@ -140,14 +140,22 @@ def test_a_submission_that_is_given_up_leaves_nothing(store):
 def test_workers_are_listed_while_they_live(store):
     job = submit(store, ["x"] * 4, shard_size=1)
     report = WorkerReport(
-        "host:1", "NVIDIA H200", "m", None, "expanded", 12.5, weight_bytes=13_500_000_000, kv_tokens=200_000
+        "host:1",
+        "NVIDIA H200",
+        "m",
+        None,
+        "nf4",
+        12.5,
+        weight_bytes=13_500_000_000,
+        kv_tokens=200_000,
+        engine="vllm",
     )
     report_worker(store, report)
     report_worker(store, WorkerReport("host:2", "cpu", "m", "adapter", "packed", 0.0))
     lease, _ = take(store, "host:1"), take(store, "host:1")
     (first, second) = list_workers(store)
     assert all(getattr(first, item.name) == getattr(report, item.name) for item in fields(report))
-    assert (second.weight_bytes, second.kv_tokens) == (0, 0)
+    assert (second.weight_bytes, second.kv_tokens, second.engine) == (0, 0, "endmark")
     assert (first.shards, second.shards) == (2, 0)
     assert 0 <= first.heartbeat_age < 5
     assert [item.worker for item in workers_for(store, "m", "adapter")] == ["host:2"]
