@@ -7,6 +7,7 @@ import torch
 
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.vocabulary import NOT_NUMBERS, FinishReason
+from endmark.worker.engine.cpu.blocks import speed_up
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.plain_runner import PlainRunner
 from endmark.worker.engine.request import Request
@@ -46,9 +47,12 @@ def make_requests(count=20, seed=1, **options):
     ]
 
 
-def test_continuous_batching_equals_one_row_at_a_time(architecture):
+@pytest.mark.parametrize("prepare", [lambda model: None, speed_up], ids=["modules", "blocks"])
+def test_continuous_batching_equals_one_row_at_a_time(architecture, prepare):
     """With few pages, so that rows are preempted and computed again as well."""
-    engine = build_engine(build_model(architecture), num_pages=24)
+    served = build_model(architecture)
+    prepare(served)
+    engine = build_engine(served, num_pages=24)
     requests = make_requests()
     done = run(engine, requests)
     assert engine.preemptions > 0
@@ -117,10 +121,12 @@ def test_eos_probability_is_that_of_the_raw_scores():
     assert finished.trace.rank_max == (best > best[2]).sum().item()
 
 
+@pytest.mark.parametrize("prepare", [lambda model: None, speed_up], ids=["modules", "blocks"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_a_row_whose_scores_are_no_numbers_fails_alone(value):
+def test_a_row_whose_scores_are_no_numbers_fails_alone(value, prepare):
     """Where it left its keys and values, or stands beside a shorter row, a NaN passes the mask of attention."""
     model = build_model("llama")
+    prepare(model)
     model.get_input_embeddings().weight.data[100, 3] = value
     spoilt = [
         Request(key=key, prompt_token_ids=[100, *[5 + key] * length], max_new_tokens=80)

@@ -4,7 +4,7 @@ It serves where no kernel does (CPU, older cards) and is the oracle of those ker
 transformers' attention registry, with the step's `PagedBatch` handed through the forward call.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from endmark.jobs.errors import ModelError
 PLAIN = "endmark_plain"  # the name in transformers' registry
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Span:
     """Rows of a step that attend together: B rows of Q new tokens each, over P pages of cached ones."""
 
@@ -25,14 +25,14 @@ class Span:
     queries: int
     pages: Tensor  # (B, P) int64: the pages that hold each row's cached tokens, the new ones included
     positions: Tensor  # (B, Q) int64: positions of the new tokens
+    masks: dict[int | None, Tensor] = field(default_factory=dict)  # by window: all layers of a kind share one
 
 
 @dataclass(frozen=True, slots=True)
 class PagedBatch:
     """One step's batch of T packed tokens."""
 
-    keys: list[Tensor]  # for each layer (num_pages, page_size, KV heads, head size)
-    values: list[Tensor]
+    pools: list[Tensor]  # for each layer (num_pages, page_size, 2, KV heads, head size): keys, then values
     write: Tensor  # (T,) int64: where each new token's key and value go
     spans: list[Span]
 
@@ -65,39 +65,69 @@ def paged_attention(
     if unused.get("s_aux") is not None:
         raise ModelError("attention sinks are not supported", hint="choose another model")
     layer: int = module.layer_idx  # type: ignore[assignment]
-    keys, values = paged.keys[layer], paged.values[layer]
-    keys.flatten(0, 1)[paged.write] = key[0].transpose(0, 1).to(keys.dtype)
-    values.flatten(0, 1)[paged.write] = value[0].transpose(0, 1).to(values.dtype)
-    heads, size = query.shape[1], query.shape[3]
-    out = query.new_empty(query.shape[2], heads, values.shape[-1])
+    new = torch.stack((key[0].transpose(0, 1), value[0].transpose(0, 1)), 1)
+    asked = query[0].transpose(0, 1)
+    return attend(paged, layer, asked, new, scaling, sliding_window, softcap).unsqueeze(0), None
+
+
+def attend(
+    paged: PagedBatch,
+    layer: int,
+    query: Tensor,
+    new: Tensor,
+    scaling: float | None,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Write the step's keys and values to their pages; return what each token reads, (T, heads, head size).
+
+    Args:
+        paged: the step.
+        layer: whose pages.
+        query: (T, heads, head size).
+        new: (T, 2, KV heads, head size): the tokens' keys and values.
+        scaling: of the scores; None for one over the root of the head size.
+        window: how many tokens back a token sees, itself included; None for all.
+        softcap: what scores are squeezed into, as Gemma 2 does.
+    """
+    pool = paged.pools[layer]
+    pool.flatten(0, 1).index_copy_(0, paged.write, new.to(pool.dtype))
+    (_, heads, size), kv_heads = query.shape, new.shape[2]
+    out = torch.empty_like(query, memory_format=torch.contiguous_format)
     for span in paged.spans:
         end = span.begin + span.rows * span.queries
-        asked = query[0, :, span.begin : end].reshape(heads, span.rows, span.queries, size).transpose(0, 1)
-        given = _gather(keys, span.pages), _gather(values, span.pages)
-        mask = _mask(span, given[0].shape[2], sliding_window)
+        given = pool.index_select(0, span.pages.flatten()).view(span.rows, -1, *pool.shape[2:])
+        keys, values = given[:, :, 0].transpose(1, 2), given[:, :, 1].transpose(1, 2)
+        mask = _mask(span, keys.shape[2], window, query.dtype)
+        asked = query[span.begin : end]
+        if span.queries == 1:  # the heads that share keys are as queries of one: keys are then read once for them
+            asked = asked.reshape(span.rows, kv_heads, -1, size)
+        else:
+            asked = asked.reshape(span.rows, span.queries, heads, size).transpose(1, 2)
         if softcap is None:
+            grouped = asked.shape[1] != kv_heads
             got = scaled_dot_product_attention(
-                asked, *given, attn_mask=mask, scale=scaling, enable_gqa=heads != given[0].shape[1]
+                asked, keys, values, attn_mask=mask, scale=scaling, enable_gqa=grouped
             )
         else:
-            got = _capped(asked, *given, mask=mask, scaling=scaling or size**-0.5, cap=softcap)
-        out[span.begin : end] = got.transpose(1, 2).reshape(span.rows * span.queries, heads, -1)
-    return out.unsqueeze(0), None
+            got = _capped(asked, keys, values, mask=mask, scaling=scaling or size**-0.5, cap=softcap)
+        if span.queries > 1:
+            got = got.transpose(1, 2)
+        out[span.begin : end] = got.reshape(-1, heads, size)
+    return out
 
 
-def _gather(pool: Tensor, pages: Tensor) -> Tensor:
-    """Return (B, KV heads, P * page size, head size): the rows' pages, whole pages at a time."""
-    found = pool.index_select(0, pages.flatten())
-    return found.view(len(pages), -1, *pool.shape[2:]).transpose(1, 2)
-
-
-def _mask(span: Span, length: int, window: int | None) -> Tensor:
-    """Return (B, 1, Q, length) bool: which cached tokens each new token sees."""
-    at = torch.arange(length, device=span.pages.device)
-    mask = at <= span.positions.unsqueeze(-1)
-    if window is not None:
-        mask &= at > span.positions.unsqueeze(-1) - window
-    return mask.unsqueeze(1)
+def _mask(span: Span, length: int, window: int | None, dtype: torch.dtype) -> Tensor:
+    """Return (B, 1, Q, length): 0 for cached tokens that a new one sees, else minus infinity; added to scores."""
+    mask = span.masks.get(window)
+    if mask is None:
+        at = torch.arange(length, device=span.pages.device)
+        hidden = at > span.positions.unsqueeze(-1)
+        if window is not None:
+            hidden |= at <= span.positions.unsqueeze(-1) - window
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
+        mask = span.masks[window] = mask.unsqueeze(1)
+    return mask
 
 
 def _capped(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor, scaling: float, cap: float) -> Tensor:
@@ -105,7 +135,7 @@ def _capped(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor, scaling:
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scores = torch.tanh(query @ key.transpose(-1, -2) * scaling / cap) * cap
-    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1, dtype=torch.float32).to(query.dtype)
+    weights = scores.masked_fill(mask != 0, -torch.inf).softmax(-1, dtype=torch.float32).to(query.dtype)
     return weights @ value
 
 

@@ -23,7 +23,7 @@ from endmark.worker.engine.scores import asked_scores, told_by_row
 from endmark.worker.engine.step_end import StepEnd
 
 _LENGTH_SPREAD = 1.5  # decode rows are grouped so that no row's cache is padded beyond this
-_CPU_GROUP_BYTES = 1 << 20  # keys of a group on a CPU: gathered copies that stay in its caches cost a third
+_CPU_GROUP_BYTES = 3 << 19  # of a group on a CPU: gathered copies that stay in its caches cost a third
 
 
 class PlainRunner:
@@ -59,12 +59,11 @@ class PlainRunner:
         config = model.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (num_pages, page_size, heads, size)
+        shape = (num_pages, page_size, 2, heads, size)
         layers = range(config.num_hidden_layers)
-        page_bytes = page_size * heads * size * model.dtype.itemsize
+        page_bytes = page_size * 2 * heads * size * model.dtype.itemsize
         self._group_pages = _CPU_GROUP_BYTES // page_bytes if self._device.type == "cpu" else num_pages
-        self._keys = [torch.zeros(shape, dtype=model.dtype, device=self._device) for _ in layers]
-        self._values = [torch.zeros(shape, dtype=model.dtype, device=self._device) for _ in layers]
+        self._pools = [torch.zeros(shape, dtype=model.dtype, device=self._device) for _ in layers]
         self._tables = torch.zeros(max_rows, -(-context // page_size) + 1, dtype=torch.int64, device=self._device)
         self._rows: dict[int, PrefillRow] = {}  # as they were planned, by slot
         self._tokens = self._ints([0] * (num_pages * page_size))  # those whose keys and values stand in the pool
@@ -154,7 +153,7 @@ class PlainRunner:
         """Zero pages that are not filled at once: a NaN that an earlier row left there would pass the mask."""
         if pages:
             taken = self._ints(pages)
-            for pool in (*self._keys, *self._values):
+            for pool in self._pools:
                 pool.index_fill_(0, taken, 0.0)
 
     def _addresses(self, pages: Tensor, positions: Tensor) -> Tensor:
@@ -166,7 +165,7 @@ class PlainRunner:
     ) -> Tensor:
         """Run the model over T packed tokens; return the logits (R, V) of the tokens at `keep`."""
         self._tokens[write] = inputs
-        batch = PagedBatch(self._keys, self._values, write, spans)
+        batch = PagedBatch(self._pools, write, spans)
         output = self._model(
             input_ids=inputs.unsqueeze(0),
             position_ids=positions.unsqueeze(0),

@@ -13,6 +13,7 @@ from endmark.jobs.errors import ModelError
 from endmark.jobs.landing import tabulate
 from endmark.worker.engine.adjusting import ROOM_BYTES, ROOMS
 from endmark.worker.engine.contract import Runner
+from endmark.worker.engine.cpu.blocks import speed_up
 from endmark.worker.engine.plain_runner import PlainRunner
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.models.weights import free_memory
@@ -172,6 +173,9 @@ def build_runner(
         )
     if shape.device.type == "cuda":
         log.warning("the plain path serves, slower than the card could: %s", reason)
+    else:
+        exchanged, blocks = speed_up(network)
+        log.info("%d of %d blocks run without their modules", exchanged, blocks)
     return PlainRunner(
         network,
         eos_ids,
