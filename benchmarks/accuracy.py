@@ -186,7 +186,8 @@ def measure(options: argparse.Namespace) -> Iterator[list[str]]:
     wanted: list[Tensor] = []
     usual: Answers | None = None
     for system in SYSTEMS:
-        if options.device == "cpu" and not system.on_cpu:
+        asked = not wanted or options.forms is None or system.name in options.forms.split(";")
+        if not asked or (options.device == "cpu" and not system.on_cpu):
             continue
         if options.device == "cpu":
             score, cells = cpu_scorer(options.model, system), []
@@ -222,6 +223,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEMO_MODEL)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--forms", help="of weights and cache, joined by `;`; 16 bits come before them in any case"
+    )
     parser.add_argument("--windows", type=int, default=24, help=f"texts of {_WINDOW} tokens")
     parser.add_argument("--prompts", type=int, default=272)
     parser.add_argument("--budget", type=int, default=256, help="new tokens of an answer")
