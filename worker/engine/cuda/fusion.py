@@ -17,6 +17,7 @@ from endmark.worker.engine.cuda.attention import RotaryDelay, rotates_halves
 from endmark.worker.engine.cuda.blocks import fuse_residuals, fused_norm
 from endmark.worker.engine.cuda.kernels.gated import GELU_TANH, SILU, gated, scaled_gated
 from endmark.worker.engine.cuda.kernels.scaling import scale_rows
+from endmark.worker.engine.cuda.packed import PackedLinear, lay_out_packed
 from endmark.worker.engine.fp8 import Fp8Linear, Scaled
 
 
@@ -24,6 +25,7 @@ from endmark.worker.engine.fp8 import Fp8Linear, Scaled
 class Fused:
     """What has been exchanged, for the log; and the rotary function that is put off, if it is."""
 
+    packed: int = 0  # layers whose weights stay packed
     norms: int = 0
     residuals: int = 0
     projections: int = 0
@@ -64,7 +66,7 @@ class _Next(nn.Module):
 
 def fuse(network: PreTrainedModel) -> Fused:
     """Exchange what can be exchanged, in place."""
-    done = Fused()
+    done = Fused(packed=lay_out_packed(network))
     for name, module in list(network.named_modules()):
         if isinstance(module, Fp8Linear):
             module.scaling = scale_rows
@@ -88,13 +90,16 @@ def fuse(network: PreTrainedModel) -> Fused:
 
 
 def _can_merge(parts: list[nn.Linear]) -> bool:
-    """Whether projections are of one kind whose weights can be put below each other (not packed)."""
+    """Whether projections are of one kind whose weights can be put below each other."""
+    packed = [part for part in parts if isinstance(part, PackedLinear)]
+    if len(packed) == len(parts):
+        return PackedLinear.can_be_put_beside(packed)
     return {type(part) for part in parts} in ({nn.Linear}, {Fp8Linear})
 
 
 def _number_type(projection: nn.Linear) -> torch.dtype:
     """Return the type of what a projection takes."""
-    return projection.kind if isinstance(projection, Fp8Linear) else projection.weight.dtype
+    return projection.kind if isinstance(projection, Fp8Linear | PackedLinear) else projection.weight.dtype
 
 
 def _concatenate(parts: list[nn.Linear]) -> nn.Linear:
@@ -104,6 +109,9 @@ def _concatenate(parts: list[nn.Linear]) -> nn.Linear:
         both = Fp8Linear.beside(scaled)
         both.scaling = scale_rows
         return both
+    packed = [part for part in parts if isinstance(part, PackedLinear)]
+    if packed:
+        return PackedLinear.beside(packed)
     whole = nn.Linear(parts[0].in_features, sum(part.out_features for part in parts), bias=False, device="meta")
     whole.weight = nn.Parameter(torch.cat([part.weight.data for part in parts]), requires_grad=False)
     if any(part.bias is not None for part in parts):
@@ -139,7 +147,9 @@ def _merge_gate(module: Any) -> int:  # noqa: ANN401 - a gated block of any mode
     gate, bound = (scaled_gated, 1e-1) if isinstance(down, Fp8Linear) else (gated, 2e-2)
     weight = module.gate_proj.weight
     generator = torch.Generator(weight.device).manual_seed(0)
-    x = torch.randn(4, weight.shape[1], generator=generator, device=weight.device).to(_number_type(parts[0]))
+    x = torch.randn(4, module.gate_proj.in_features, generator=generator, device=weight.device).to(
+        _number_type(parts[0])
+    )
     with torch.inference_mode():
         want = module(x).float()
         got = down(gate(torch.cat([part(x) for part in parts], -1), kind)).float()
