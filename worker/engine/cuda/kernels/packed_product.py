@@ -16,7 +16,7 @@ from torch import Tensor
 BLOCK = 64  # weights that share a scale
 _HALF: tl.constexpr = tl.constexpr(BLOCK // 2)
 _NESTED: tl.constexpr = tl.constexpr(256)  # scales that share a factor
-_PARTS = 264  # programs that fill a card of some 132 multiprocessors
+_PROGRAMS = 528  # four for each multiprocessor of a large card
 
 
 class PackedWeight(NamedTuple):
@@ -119,9 +119,9 @@ def packed_product(x: Tensor, weight: PackedWeight) -> Tensor:
         weight: packed.
     """
     rows, blocks, n = len(x), len(weight.codes), weight.outputs
-    wide = 128 if n >= 2048 else 64
+    wide = 128 if n >= 2048 and rows <= 32 else 64
     tiles = triton.cdiv(n, wide)
-    parts = max(1, min(_PARTS // tiles, blocks // 4))
+    parts = max(1, min(_PROGRAMS // tiles, blocks // 4))
     per_part = triton.cdiv(blocks, parts)
     parts = triton.cdiv(blocks, per_part)
     out = torch.empty(rows, n, dtype=x.dtype, device=x.device)
@@ -130,7 +130,7 @@ def packed_product(x: Tensor, weight: PackedWeight) -> Tensor:
         x, weight.codes, weight.scale_codes, weight.scale_levels, weight.scale_factors, weight.levels, sums,
         rows, x.stride(0), blocks, n, per_part,
         ROWS=max(16, triton.next_power_of_2(rows)), OUTPUTS=wide, UNPACK=_unpacking(x.dtype, x.is_cuda),
-        num_warps=4, num_stages=4,
+        num_warps=4, num_stages=3,
     )  # fmt: skip
     if parts > 1:
         size = rows * n
@@ -145,6 +145,7 @@ def unpack(weight: PackedWeight, kind: torch.dtype) -> Tensor:
     _unpack[(triton.cdiv(weight.outputs, 64), blocks)](
         weight.codes, weight.scale_codes, weight.scale_levels, weight.scale_factors, weight.levels, out,
         blocks, weight.outputs, OUTPUTS=64, num_warps=4,
+        enable_fp_fusion=False,  # bitsandbytes rounds before it adds the offset
     )  # fmt: skip
     return out
 
