@@ -6,15 +6,12 @@ and prints a line a measurement. Times are of calls from one process, with the d
 
 import argparse
 import json
-import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import text
@@ -22,6 +19,7 @@ from sqlalchemy import text
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.store_loops import WRITERS, writers  # noqa: E402
 from endmark.db import shards  # noqa: E402
 from endmark.db.connection import Store, open_store  # noqa: E402
 from endmark.db.jobs import add_rows, begin_job, finish_submission  # noqa: E402
@@ -32,8 +30,6 @@ from endmark.jobs.shards import shard_size  # noqa: E402
 from endmark.jobs.spec import GenerationSpec  # noqa: E402
 from endmark.jobs.vocabulary import Lease  # noqa: E402
 
-LOOPS = Path(__file__).with_name("store_loops.py")
-WRITERS = 4
 _BATCH = 5000
 _CALLS = 50
 
@@ -94,26 +90,6 @@ def fleet(store: Store, workers: int) -> list[list[Lease]]:
         )
         held.append([lease for lease in leases if lease is not None])
     return held
-
-
-@contextmanager
-def writers(url: str) -> Iterator[None]:
-    """Let processes claim shards of the model `busy` and store answers at once."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    words = [sys.executable, str(LOOPS), "write", url]
-    processes = [
-        subprocess.Popen([*words, f"writer:{number}"], env=environment, stdout=subprocess.PIPE)
-        for number in range(WRITERS)
-    ]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            process.stdout.readline()
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
 
 
 def stored(store: Store, job: str) -> int:

@@ -16,14 +16,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.store_loops import writers  # noqa: E402
 from endmark.db.connection import open_store  # noqa: E402
 from endmark.db.jobs import add_rows, begin_job, finish_submission  # noqa: E402
 from endmark.jobs.spec import GenerationSpec  # noqa: E402
@@ -31,7 +30,7 @@ from endmark.jobs.spec import GenerationSpec  # noqa: E402
 LOOPS = Path(__file__).with_name("store_loops.py")
 ENDMARK = Path(sys.executable).with_name("endmark")
 WORDS = "a day in the old town by the river with bread, wine and a long walk under plane trees".split()
-WRITERS = 4
+BUSY_ROWS = 400_000  # more than four writers store meanwhile
 STATUS_RUNS = 9
 _LOOK_EVERY = 0.02  # seconds between looks at a process's memory
 _FILL = """
@@ -166,7 +165,8 @@ def check(path: Path, rows: int) -> None:
 
 def measure_status(url: str, dialect: str, home: Path, job: str) -> None:
     """Time `endmark status JOB --json` beside a bare import, in turns, while four workers write."""
-    with writers(url, home):
+    fill_busy(url)
+    with writers(url):
         ours, bare = [], []
         for _ in range(STATUS_RUNS):
             found = run(ENDMARK, "status", job, "--json", url=url, home=home)
@@ -178,32 +178,13 @@ def measure_status(url: str, dialect: str, home: Path, job: str) -> None:
     report(dialect, "status, ms", f"{1000 * mine:,.0f}", f"{1000 * other:,.0f}", mine / other, "<= 3")
 
 
-@contextmanager
-def writers(url: str, home: Path) -> Iterator[None]:
-    """Keep four workers writing."""
+def fill_busy(url: str) -> None:
+    """Store a job for the writers."""
     with open_store(url) as store:
         job = begin_job(store, name="busy", spec=GenerationSpec(model="busy"))
-        total = 400_000
-        for first in range(0, total, 5000):
+        for first in range(0, BUSY_ROWS, 5000):
             add_rows(store, job, first, ['["a prompt"]'] * 5000)
-        finish_submission(store, job, columns=("prompt",), total=total, shard_size=400)
-    environment = {**os.environ, "ENDMARK_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    words: Sequence[str] = [sys.executable, str(LOOPS), "write", url]
-    processes = [
-        subprocess.Popen([*words, f"host:{number}"], env=environment, stdout=subprocess.PIPE)
-        for number in range(WRITERS)
-    ]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            process.stdout.readline()
-        yield
-        if any(process.poll() is not None for process in processes):
-            raise SystemExit("a writer ended before the measurement did")
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+        finish_submission(store, job, columns=("prompt",), total=BUSY_ROWS, shard_size=400)
 
 
 def main() -> None:

@@ -6,14 +6,20 @@ Each runs as a process of its own, by `python benchmarks/store_loops.py NAME URL
 import csv
 import itertools
 import json
+import os
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
+ROOT = Path(__file__).resolve().parent.parent
+WRITERS = 4
+AT_ONCE = 64  # rows a commit, the most that a worker takes
 BATCH = 2000
 _TABLE = "CREATE TABLE bare (job_id varchar(16), row bigint, cells text, PRIMARY KEY (job_id, row))"
 _JOINED = (
@@ -87,12 +93,38 @@ def export(url: str, job: str, output: str) -> float:
     return time.perf_counter() - began
 
 
+@contextmanager
+def writers(url: str) -> Iterator[None]:
+    """Let four processes claim shards of the model `busy` and store answers, each as a worker does.
+
+    Raises:
+        SystemExit: one of them ended too early.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, __file__, "write", url]
+    processes = [
+        subprocess.Popen([*words, f"writer:{number}"], env=environment, stdout=subprocess.PIPE)
+        for number in range(WRITERS)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            process.stdout.readline()
+        yield
+        if any(process.poll() is not None for process in processes):
+            raise SystemExit("a writer ended before the measurement did")
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
 def write_for_ever(url: str, name: str) -> float:
-    """Claim shards and commit answers, 32 at a time, until killed."""
+    """Claim shards and commit answers, as many at a time as a worker that has many, until killed."""
     from endmark.db.attempts import commit
     from endmark.db.connection import open_store
     from endmark.db.rows import unfinished_rows
-    from endmark.db.shards import claim, finish, heartbeat
+    from endmark.db.shards import claim, finish
     from endmark.jobs.vocabulary import Attempt, EosSource, FinishReason, Outcome, Verdict
 
     verdict = Verdict(FinishReason.EOS, eos_source=EosSource.NATURAL)
@@ -100,11 +132,10 @@ def write_for_ever(url: str, name: str) -> float:
         print("ready", flush=True)
         while (lease := claim(store, worker=name, model="busy", adapter=None)) is not None:
             rows = [item.row for item in unfinished_rows(store, lease)]
-            for first in range(0, len(rows), 32):
-                part = rows[first : first + 32]
+            for first in range(0, len(rows), AT_ONCE):
+                part = rows[first : first + AT_ONCE]
                 answers = [Outcome(0, (Attempt(row, 1, "an answer " * 40, verdict, 50, 80),)) for row in part]
                 commit(store, lease, answers)
-                heartbeat(store, [lease])
             finish(store, lease)
     return 0.0
 

@@ -14,15 +14,26 @@ from endmark.db.schema import COUNTERS
 from endmark.db.schema import attempts as attempts_table
 from endmark.db.transactions import write
 from endmark.jobs.errors import LeaseLost
+from endmark.jobs.strict_json import strict_json
 from endmark.jobs.vocabulary import Attempt, Lease, Outcome, Part, ShardKey
 
 _NAMES = [column.name for column in attempts_table.columns]
-_UPSERT = text(
-    f"INSERT INTO attempts ({', '.join(_NAMES)}) VALUES ({', '.join(':' + name for name in _NAMES)})"
-    " ON CONFLICT (job_id, row, attempt) DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in _NAMES[3:])
+_INTO = f"INSERT INTO attempts ({', '.join(_NAMES)})"
+_INSERT = {
+    "sqlite": f"{_INTO} VALUES ({', '.join(':' + name for name in _NAMES)})",
+    # One statement and one value, however many rows: it takes two thirds of the time of one for each row.
+    "postgresql": f"{_INTO} SELECT {', '.join(_NAMES)} FROM json_populate_recordset(NULL::attempts, :rows)",
+}
+_ONCE = " ON CONFLICT (job_id, row, attempt) DO NOTHING"
+_ANEW = " ON CONFLICT (job_id, row, attempt) DO UPDATE SET " + ", ".join(
+    f"{name} = excluded.{name}" for name in _NAMES[3:]
 )
 _COUNTED = ", ".join(f"{name} = {name} + :{name}" for name in COUNTERS)
+_HELD = "job_id = :job AND shard = :shard AND fence = :fence AND state = 'running'"
+
+
+class _Stored(Exception):
+    """Some of what is to be stored is stored already."""
 
 
 def commit(store: Store, lease: Lease, outcomes: Sequence[Outcome]) -> None:
@@ -34,33 +45,52 @@ def commit(store: Store, lease: Lease, outcomes: Sequence[Outcome]) -> None:
     """
 
     def work(connection: Connection) -> None:
+        count_outcomes(store, connection, lease.key, outcomes, fence=lease.fence)
+        stored = insert_outcomes(store, connection, lease.key.job_id, outcomes)
+        if stored < sum(len(item.attempts) for item in outcomes):
+            raise _Stored
+
+    def work_again(connection: Connection) -> None:
         _hold(store, connection, lease)
-        # After a commit whose reply was lost the same outcomes come again; under the lock that commit is over.
         stored = _stored(connection, lease.key.job_id, outcomes)
         fresh = [item for item in outcomes if (item.attempts[-1].row, item.round) not in stored]
         if fresh:
             count_outcomes(store, connection, lease.key, fresh)
-            insert_outcomes(connection, lease.key.job_id, fresh)
+            insert_outcomes(store, connection, lease.key.job_id, fresh, anew=True)
 
-    write(store, work)
+    try:
+        write(store, work)
+    except _Stored:  # after a commit whose reply was lost the same outcomes come again
+        write(store, work_again)
 
 
 def _hold(store: Store, connection: Connection, lease: Lease) -> None:
     """Lock the shard's row for the rest of the transaction, if the lease is still good."""
     key = lease.key
     held = connection.execute(
-        text(
-            "SELECT 1 FROM shards WHERE job_id = :job AND shard = :shard AND fence = :fence AND state = 'running'"
-            + row_lock(store)
-        ),
+        text(f"SELECT 1 FROM shards WHERE {_HELD}{row_lock(store)}"),
         {"job": key.job_id, "shard": key.shard, "fence": lease.fence},
     )
     if held.scalar() is None:
-        raise LeaseLost(f"job {key.job_id} shard {key.shard} is held by another worker, or has been stopped")
+        raise _lost(key)
 
 
-def count_outcomes(store: Store, connection: Connection, key: ShardKey, outcomes: Sequence[Outcome]) -> None:
-    """Add outcomes to their shard's counters."""
+def _lost(key: ShardKey) -> LeaseLost:
+    """Return the error that a lease is good no longer."""
+    return LeaseLost(f"job {key.job_id} shard {key.shard} is held by another worker, or has been stopped")
+
+
+def count_outcomes(
+    store: Store, connection: Connection, key: ShardKey, outcomes: Sequence[Outcome], *, fence: int | None = None
+) -> None:
+    """Add outcomes to their shard's counters, which locks the shard for the rest of the transaction.
+
+    Args:
+        fence: of the lease under which that is done; None if the caller holds the shard already.
+
+    Raises:
+        LeaseLost: the lease is good no longer.
+    """
     counts: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
     for outcome in outcomes:
         attempt = outcome.attempts[-1]
@@ -75,22 +105,35 @@ def count_outcomes(store: Store, connection: Connection, key: ShardKey, outcomes
         counts["completion_tokens"] += attempt.completion_tokens
         counts["in_reasoning"] += attempt.ended_in is Part.REASONING
         counts["reasoning_tokens"] += attempt.reasoning_tokens
-    connection.execute(
-        text(f"UPDATE shards SET updated_at = {store.now}, {_COUNTED} WHERE job_id = :job AND shard = :shard"),
-        {**counts, "job": key.job_id, "shard": key.shard},
+    held = "job_id = :job AND shard = :shard" if fence is None else _HELD
+    done = connection.execute(
+        text(f"UPDATE shards SET updated_at = {store.now}, {_COUNTED} WHERE {held}"),
+        {**counts, "job": key.job_id, "shard": key.shard, "fence": fence},
     )
+    if fence is not None and done.rowcount != 1:
+        raise _lost(key)
 
 
-def insert_outcomes(connection: Connection, job_id: str, outcomes: Sequence[Outcome]) -> None:
-    """Store the attempts of outcomes, the last of each as final."""
-    connection.execute(
-        _UPSERT,
-        [
-            _values(job_id, outcome.round, attempt, final=attempt is outcome.attempts[-1])
-            for outcome in outcomes
-            for attempt in outcome.attempts
-        ],
-    )
+def insert_outcomes(
+    store: Store, connection: Connection, job_id: str, outcomes: Sequence[Outcome], *, anew: bool = False
+) -> int:
+    """Store the attempts of outcomes, the last of each as final; return how many attempts were stored.
+
+    Args:
+        anew: in the place of attempts of the same numbers, which otherwise stay.
+    """
+    values = [
+        _values(job_id, outcome.round, attempt, final=attempt is outcome.attempts[-1])
+        for outcome in outcomes
+        for attempt in outcome.attempts
+    ]
+    statement = text(_INSERT[store.dialect] + (_ANEW if anew else _ONCE))
+    if store.dialect == "sqlite":
+        return connection.execute(statement, values).rowcount
+    for item in values:
+        if item["eos_probs"] is not None:
+            item["eos_probs"] = f"\\x{item['eos_probs'].hex()}"  # bytes as Postgres reads them from text
+    return connection.execute(statement, {"rows": strict_json(values)}).rowcount
 
 
 def _stored(connection: Connection, job_id: str, outcomes: Sequence[Outcome]) -> set[tuple[int, int]]:

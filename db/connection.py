@@ -175,7 +175,8 @@ def _engine(url: URL, *, writes: bool) -> Engine:
     """Return an engine; on SQLite with the settings without which writers lock each other out."""
     if url.get_backend_name() != "sqlite":
         link = {name: value for name, value in _POSTGRES_LINK.items() if name not in url.query}
-        engine = create_engine(url, pool_pre_ping=True, pool_size=4, max_overflow=16, connect_args=link)
+        # Who writes begins again by itself where a pooled connection is dead (`transactions.write`).
+        engine = create_engine(url, pool_pre_ping=not writes, pool_size=4, max_overflow=16, connect_args=link)
         if writes:
             event.listen(engine, "connect", _limit_open_transactions)
         return engine

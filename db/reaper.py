@@ -138,4 +138,4 @@ def _fail_row(store: Store, connection: Connection, found: Any, row: Any) -> Non
     attempt = Attempt(row.row, row.attempts + 1, "", verdict, prompt_tokens=0, completion_tokens=0)
     outcomes = [Outcome(row.round, (attempt,))]
     count_outcomes(store, connection, ShardKey(found.job_id, found.shard), outcomes)
-    insert_outcomes(connection, found.job_id, outcomes)
+    insert_outcomes(store, connection, found.job_id, outcomes, anew=True)

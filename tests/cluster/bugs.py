@@ -20,7 +20,11 @@ def _replaced(module, name, make):
 
 def unfenced_write():
     """Results are stored without a look at the fence."""
-    return _replaced(attempts, "_hold", lambda real: lambda store, connection, lease: None)
+
+    def make(real):
+        return lambda store, connection, key, outcomes, **_: real(store, connection, key, outcomes)
+
+    return _replaced(attempts, "count_outcomes", make)
 
 
 def skipped_heartbeat():
@@ -52,7 +56,9 @@ def counter_drift():
     """A shard counts one row less than are stored."""
 
     def make(real):
-        return lambda store, connection, key, outcomes: real(store, connection, key, outcomes[1:])
+        return lambda store, connection, key, outcomes, **about: real(
+            store, connection, key, outcomes[1:], **about
+        )
 
     return _replaced(attempts, "count_outcomes", make)
 
@@ -62,32 +68,41 @@ def lost_row():
     return _replaced(writer, "commit", lambda real: lambda store, lease, items: real(store, lease, items[:-1]))
 
 
+def _said_otherwise(module, *changes):
+    """Replace words in the statements of a module."""
+
+    def make(real):
+        def text_of(words):
+            for old, new in changes:
+                words = words.replace(old, new)
+            return real(words)
+
+        return text_of
+
+    return _replaced(module, "text", make)
+
+
 def fence_kept():
     """A claim does not raise the fence."""
-    return _replaced(
-        shards,
-        "text",
-        lambda real: (
-            lambda words: real(
-                words.replace("fence = fence + 1, attempts = attempts + 1", "attempts = attempts + 1")
-            )
-        ),
-    )
+    return _said_otherwise(shards, ("fence = fence + 1, attempts = attempts + 1", "attempts = attempts + 1"))
 
 
 def stolen_lease():
     """A claim takes shards that others hold."""
-    return _replaced(shards, "_due", lambda real: lambda store: "(s.state IN ('queued', 'running'))")
+    return _said_otherwise(
+        shards, ("j.queued_shards > 0 AND", ""), ("s.state = 'queued'", "s.state IN ('queued', 'running')")
+    )
 
 
 def invented_verdict():
     """A commit stores a row that no worker has answered."""
 
     def make(real):
-        def insert(connection, job_id, outcomes):
+        def insert(store, connection, job_id, outcomes, **about):
             first = outcomes[0].attempts[-1]
             extra = dataclasses.replace(first, attempt=first.attempt + 7)
-            real(connection, job_id, [*outcomes, dataclasses.replace(outcomes[0], attempts=(extra,))])
+            more = [*outcomes, dataclasses.replace(outcomes[0], attempts=(extra,))]
+            return real(store, connection, job_id, more, **about)
 
         return insert
 

@@ -84,6 +84,7 @@ def test_connections_that_break_at_any_moment_cost_no_row(store, database_url):
         worker.join()
         worker.store.close()
     assert [worker.failure for worker in workers] == [None] * 4
+    store.writer.dispose()  # its own connections were cut as well
     # A claim whose reply was lost has no owner who knows of it: its lease runs out, and another goes on.
     expire(store)
     answer_all(store)
