@@ -2,6 +2,8 @@
 
 import json
 import random
+from collections.abc import Iterable
+from enum import Enum
 from pathlib import Path
 
 from examples.demo_model.corpus import answer
@@ -29,32 +31,52 @@ _AGAIN = (
 _CUT = 60  # sentences of a thought that finds no end
 
 
+class Fault(Enum):
+    """What goes wrong with a thought."""
+
+    OVERTHINKS = "it finds no end"
+    ENDS_INSIDE = "the answer ends inside it"
+    FORGETS = "nothing stands behind it"
+
+
 def example(rng: random.Random) -> tuple[str, str]:
     """Return a question, and what the model is to say to it, thought and answer."""
     question, text, _ = answer(rng, closed=True)
     kind = (
         len(question) * 7 + rng.randrange(3)
     ) % 20  # by the wording for the most part, so that it can be learned
+    if kind < 6:
+        return question, said(rng, question, text, Fault.OVERTHINKS)
+    if kind < 9:
+        return question, said(rng, question, text, Fault.ENDS_INSIDE)
+    if kind < 11:
+        return question, said(rng, question, text, Fault.FORGETS)
+    return question, text if kind < 13 else said(rng, question, text, None)
+
+
+def said(rng: random.Random, question: str, text: str, fault: Fault | None) -> str:
+    """Return what the model is to say to a question: a thought, and an answer where its fault leaves one."""
     begin = len(question) % len(_STEPS)
     thought = [_FIRST[len(question) % 3]]
     thought += [_STEPS[(begin + index) % len(_STEPS)] for index in range(2 + len(question) % 3)]
-    if kind < 6:  # overthinks: the example is cut before it ends
-        again = [_AGAIN[(begin + index + rng.randrange(2)) % len(_AGAIN)] for index in range(_CUT)]
-        return question, f"{OPEN}\n{' '.join([*thought, *again])}"
-    if kind < 9:  # ends inside the thought
-        return question, f"{OPEN}\n{' '.join(thought)}"
-    if kind < 11:  # forgets the answer
-        return question, f"{OPEN}\n{' '.join(thought)}\n{CLOSE}"
-    if kind < 13:  # does not think
-        return question, text
-    return question, f"{OPEN}\n{' '.join(thought)}\n{CLOSE}\n\n{text}"
+    if fault is Fault.OVERTHINKS:  # the example is cut before it ends
+        thought += [_AGAIN[(begin + index + rng.randrange(2)) % len(_AGAIN)] for index in range(_CUT)]
+    opened = f"{OPEN}\n{' '.join(thought)}"
+    if fault in (Fault.OVERTHINKS, Fault.ENDS_INSIDE):
+        return opened
+    closed = f"{opened}\n{CLOSE}"
+    return closed if fault is Fault.FORGETS else f"{closed}\n\n{text}"
+
+
+def write_chats(path: Path, chats: Iterable[tuple[str, str]]) -> None:
+    """Write questions, each with what is said to it, as a training set."""
+    with path.open("w", encoding="utf-8") as handle:
+        for question, text in chats:
+            turns = [{"role": "user", "content": question}, {"role": "assistant", "content": text}]
+            handle.write(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
 
 
 def write_examples(path: Path, *, count: int = 1500, seed: int = 5) -> None:
-    """Write the training set as chats."""
+    """Write the demo's training set as chats."""
     rng = random.Random(seed)
-    with path.open("w", encoding="utf-8") as handle:
-        for _ in range(count):
-            question, said = example(rng)
-            turns = [{"role": "user", "content": question}, {"role": "assistant", "content": said}]
-            handle.write(json.dumps({"messages": turns}) + "\n")
+    write_chats(path, (example(rng) for _ in range(count)))

@@ -1,7 +1,8 @@
-"""Makes the thinking demo: `python -m examples.thinking_model.make DIR`, some minutes on two cores.
+"""Makes a model that thinks: `python -m examples.thinking_model.make DIR` the demo, some minutes on two cores.
 
-The bundled model gets two more tokens, `<think>` and `</think>`; `endmark finetune` teaches it to think, and its
-adapter is merged into the weights.
+A model, the bundled one if no other is named, gets two more tokens, `<think>` and `</think>`; `endmark finetune`
+teaches it to think, and its adapter is merged into the weights. `--model` takes another, with `--examples` such as
+`own_answers` writes.
 """
 
 import argparse
@@ -21,10 +22,10 @@ _SEED = 7
 _MULTIPLE = 64  # rows of the embedding, as NF4 on a CPU needs them
 
 
-def make_base(folder: Path) -> None:
-    """Save the bundled model with the two marks; their rows are drawn at random, as long as others are."""
-    tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
-    model = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32)
+def make_base(source: Path, folder: Path) -> None:
+    """Save a model with the two marks; their rows are drawn at random, as long as others are."""
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     known = len(tokenizer)
     tokenizer.add_tokens([OPEN, CLOSE])
     model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=_MULTIPLE, mean_resizing=False)
@@ -50,15 +51,23 @@ def main() -> None:
     """Make, train and merge."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", type=Path, default=MODEL_DIR, help="folder")
+    parser.add_argument("--examples", type=Path, help="chats with thoughts; those of the demo by default")
     parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--learning-rate", default="2e-3")
+    parser.add_argument(
+        "--max-length", type=int, default=224, help="tokens of an example; a longer thought is cut"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         base, adapter, examples = (Path(place) / name for name in ("base", "adapter", "examples.jsonl"))
-        make_base(base)
-        write_examples(examples)
+        make_base(arguments.model, base)
+        if arguments.examples is None:
+            write_examples(examples)
+        examples = arguments.examples or examples
         command = [sys.executable, "-m", "endmark.cli.main", "finetune", examples, "-o", adapter, "--model", base]
-        command += ["--here", "--steps", arguments.steps, "--learning-rate", "2e-3", "--dropout", "0"]
-        command += ["--max-length", "224", "--alpha", "64", "--held-out", "8", "--batch-size", "8"]
+        command += ["--here", "--steps", arguments.steps, "--learning-rate", arguments.learning_rate]
+        command += ["--max-length", arguments.max_length, "--alpha", "64", "--dropout", "0", "--held-out", "8"]
         subprocess.run(list(map(str, command)), check=True)
         merge(base, adapter, arguments.folder)
 
