@@ -106,7 +106,7 @@ def test_a_layer_of_odd_size_stays_in_16_bits(base):
 
 @pytest.mark.parametrize("weights", ["fp8", "fp8-original"])
 def test_a_cpu_is_refused_with_what_to_do(weights):
-    with pytest.raises(ModelError, match="needs a GPU") as caught:
+    with pytest.raises(ModelError, match="and this worker runs on the CPU") as caught:
         load_engine("demo", weights=weights)
     assert "`--weights`" in caught.value.hint
 

@@ -92,15 +92,13 @@ def check_fp8(device: str) -> None:
         ModelError: naming the reason.
     """
     if device != "cuda":
-        reason = "it needs a GPU"
+        reason = "this worker runs on the CPU"
     elif (found := torch.cuda.get_device_capability()) < CAPABILITY:
-        reason = (
-            f"this one has compute capability {found[0]}.{found[1]}, and 8.9 is needed (Ada, Hopper and later)"
-        )
+        reason = f"this one has compute capability {found[0]}.{found[1]}, not 8.9 (Ada, Hopper) or more"
     else:
         return
     raise ModelError(
-        f"weights in fp8 need a GPU that multiplies in that type: {reason}",
+        f"weights in fp8 need a GPU that multiplies in that type, and {reason}",
         hint="leave `--weights` out: as many weights as fit are then expanded to 16 bits",
     )
 
