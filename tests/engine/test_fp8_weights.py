@@ -9,7 +9,7 @@ from endmark.jobs.errors import ModelError
 from endmark.worker.engine.fp8 import Fp8Linear, scaled_rows
 from endmark.worker.models.adapters import LowRankLinear, apply_adapter
 from endmark.worker.models.loader import load_engine, load_model
-from endmark.worker.models.weights import apply_weights_mode, check_original, expand, scale_to_fp8
+from endmark.worker.models.weights import apply_weights_mode, check_fp8, check_original, expand, scale_to_fp8
 from tests.engine.test_adapters import IDS, make_adapter
 from tests.integration.tiny_model import save_tiny_model
 
@@ -109,6 +109,17 @@ def test_a_cpu_is_refused_with_what_to_do(weights):
     with pytest.raises(ModelError, match="and this worker runs on the CPU") as caught:
         load_engine("demo", weights=weights)
     assert "`--weights`" in caught.value.hint
+
+
+@pytest.mark.parametrize(("capability", "refused"), [((8, 0), True), ((8, 9), False), ((9, 0), False)])
+def test_a_card_without_fp8_is_refused_with_what_it_has(capability, refused, monkeypatch):
+    """No card is asked: what torch says of one stands in for it."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    if not refused:
+        check_fp8("cuda")
+        return
+    with pytest.raises(ModelError, match=r"compute capability 8\.0, not 8\.9"):
+        check_fp8("cuda")
 
 
 def test_four_bit_files_have_no_original(base):
