@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 
 from endmark.jobs.sampling import TABLE
 from endmark.jobs.settings import DEMO_MODEL
@@ -9,10 +10,10 @@ from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import Place, Strategy, Think, build_strategies, write_strategies
 
 
-def worker_command(model: str, adapter: str | None) -> str:
-    """Return the command that starts a worker for a model."""
+def worker_command(model: str, adapter: str | None, engine: Sequence[str] = ()) -> str:
+    """Return the command that starts a worker for a model; `engine`: options that name its engine."""
     words = ["endmark", "worker", *([] if model == DEMO_MODEL else ["--model", model])]
-    return shlex.join([*words, *(["--adapter", adapter] if adapter is not None else [])])
+    return shlex.join([*words, *(["--adapter", adapter] if adapter is not None else []), *engine])
 
 
 def retry_command(job_id: str, spec: GenerationSpec, *, in_thought: bool = False) -> str:
@@ -60,6 +61,6 @@ def spec_options_of(spec: GenerationSpec) -> str:
     return shlex.join([*words, *(["--raw"] if spec.raw else [])])
 
 
-def worker_hint(model: str, adapter: str | None) -> str:
+def worker_hint(model: str, adapter: str | None, engine: Sequence[str] = ()) -> str:
     """Return the hint for a job that no worker runs."""
-    return f"no worker runs the model of this job; start one with `{worker_command(model, adapter)}`"
+    return f"no worker runs the model of this job; start one with `{worker_command(model, adapter, engine)}`"

@@ -11,6 +11,7 @@ import click
 from endmark.cli.beforehand import check_broker, check_folders
 from endmark.cli.crew import Crew
 from endmark.cli.drawing import Sample, draw, store_sample
+from endmark.cli.engines import engine_options, take_engine
 from endmark.cli.notifying import wake_workers
 from endmark.cli.options import build_spec, spec_options
 from endmark.cli.pages.gathering import build_report, check_page, table, write_report
@@ -20,6 +21,7 @@ from endmark.cli.submission import dataset_name
 from endmark.cli.terminal import note
 from endmark.cli.waiting import ended_like_by_ctrl_c, pause, wait_for
 from endmark.db.connection import Store
+from endmark.jobs.engines import EngineChoice
 from endmark.jobs.errors import EndmarkError, Interrupted, UsageError
 from endmark.jobs.settings import Settings
 from endmark.jobs.spec import GenerationSpec
@@ -41,6 +43,7 @@ Examples:
     "--sample", type=click.IntRange(min=1), default=200, show_default=True, help="Rows to run, drawn from DATASET."
 )
 @spec_options
+@engine_options
 def compare(dataset: str, output: str, sample: int, **options: Any) -> None:  # noqa: ANN401
     """Run a sample of DATASET under each `--strategy`, one after the other; print a table and write a page.
 
@@ -49,7 +52,7 @@ def compare(dataset: str, output: str, sample: int, **options: Any) -> None:  # 
     are the same for all, and so are their random numbers.
     """
     check_page(output)
-    adapter = options.pop("adapter")
+    adapter, engine = options.pop("adapter"), take_engine(options)
     specs = _specs(options, adapter)
     with opened() as (settings, store), ended_like_by_ctrl_c():
         check_broker(settings, needed=True)
@@ -58,7 +61,7 @@ def compare(dataset: str, output: str, sample: int, **options: Any) -> None:  # 
             drawn = draw(dataset, next(iter(specs.values())), sample, options, on_progress)
         name = options["name"] or dataset_name(dataset)
         note(f"{counted(len(drawn.rows), 'row')} of {drawn.whole:,}, {len(specs)} times")
-        jobs = _run(settings, store, drawn, specs, name, output)
+        jobs = _run(settings, store, drawn, specs, name, output, engine)
         words = _dataset_words(dataset, options)
         report = build_report(store, jobs, title=f"Strategies on {name}", dataset=words, whole=drawn.whole)
     write_report(report, output)
@@ -98,7 +101,13 @@ def _specs(options: dict[str, Any], adapter: str | None) -> dict[str, Generation
 
 
 def _run(
-    settings: Settings, store: Store, drawn: Sample, specs: dict[str, GenerationSpec], name: str, output: str
+    settings: Settings,
+    store: Store,
+    drawn: Sample,
+    specs: dict[str, GenerationSpec],
+    name: str,
+    output: str,
+    engine: EngineChoice,
 ) -> dict[str, str]:
     """Run the jobs one after the other, so that each has the machine to itself; return their ids by label.
 
@@ -108,7 +117,7 @@ def _run(
     try:
         for _, group in groupby(specs.items(), key=lambda item: item[1].queue):
             members = list(group)
-            with Crew(settings, store, members[0][1]) as crew:
+            with Crew(settings, store, members[0][1], engine) as crew:
                 for label, spec in members:
                     job = store_sample(store, drawn, spec, f"{name}: {label}")
                     ids[label] = job.job_id

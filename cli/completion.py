@@ -20,6 +20,7 @@ from endmark.db.connection import Store
 from endmark.db.progress import job_status
 from endmark.db.runs import forget_run
 from endmark.db.summaries import commonest_error, count_loops
+from endmark.jobs.engines import ANY_ENGINE, EngineChoice
 from endmark.jobs.errors import EndmarkError, Interrupted, StoreError, UsageError
 from endmark.jobs.progress import JobStatus
 from endmark.jobs.settings import Settings
@@ -51,17 +52,26 @@ def check_run(run: bool, output: str | None) -> None:
         check_output(output)
 
 
-def complete(settings: Settings, store: Store, job: Submission, output: str, *, parse: bool = False) -> int:
+def complete(
+    settings: Settings,
+    store: Store,
+    job: Submission,
+    output: str,
+    *,
+    parse: bool = False,
+    engine: EngineChoice = ANY_ENGINE,
+) -> int:
     """See a job through, with a worker of its own if none runs, and write its results; return the exit code.
 
     Args:
         parse: whether the fields of JSON answers have columns of their own.
+        engine: of the worker that is started.
 
     Raises:
         Interrupted: by the user; the job is paused.
         EndmarkError: it cannot be done; the job is paused, or the results are left to `endmark export`.
     """
-    status = see_through(settings, store, job, _to_go_on(job, output))
+    status = see_through(settings, store, job, _to_go_on(job, output, engine), engine)
     if status.state is JobState.FAILED:
         forget_run(store, job.job_id)
         tell_now(settings, store, job.job_id)
@@ -95,11 +105,14 @@ def complete(settings: Settings, store: Store, job: Submission, output: str, *, 
     return 0
 
 
-def see_through(settings: Settings, store: Store, job: Submission, to_go_on: str) -> JobStatus:
+def see_through(
+    settings: Settings, store: Store, job: Submission, to_go_on: str, engine: EngineChoice = ANY_ENGINE
+) -> JobStatus:
     """Have a job worked on until it has ended, with a worker of its own if none runs; return how it stands then.
 
     Args:
         to_go_on: how the user goes on with a job that had to be paused.
+        engine: of the worker that is started.
 
     Raises:
         Interrupted: by the user; the job is paused.
@@ -109,7 +122,7 @@ def see_through(settings: Settings, store: Store, job: Submission, to_go_on: str
     if status.state.is_final:
         return status
     try:
-        with Crew(settings, store, job.spec) as crew:
+        with Crew(settings, store, job.spec, engine) as crew:
             wake_workers(store, crew.broker_url, *job.spec.queue)
             with job_progress() as show:
                 return wait_for(store, job.job_id, crew, show)
@@ -141,9 +154,9 @@ def _write(store: Store, job_id: str, output: str, *, parse: bool) -> None:
     forget_run(store, job_id)
 
 
-def _to_go_on(job: Submission, output: str) -> str:
+def _to_go_on(job: Submission, output: str, engine: EngineChoice) -> str:
     """Return the commands that finish an interrupted run."""
-    worker = worker_command(job.spec.model, job.spec.adapter)
+    worker = worker_command(job.spec.model, job.spec.adapter, engine.words())
     place = shlex.quote(output)
     return (
         f"`endmark resume {job.job_id} --run -o {place}`, or the same command again, goes on with it;"

@@ -9,6 +9,7 @@ from endmark.cli.terminal import note, one_line
 from endmark.db.connection import Store
 from endmark.db.workers import bury_worker, list_workers
 from endmark.jobs.broker.access import Broker, ensure_broker
+from endmark.jobs.engines import ANY_ENGINE, AUTO, EngineChoice
 from endmark.jobs.errors import WorkerFailed
 from endmark.jobs.launch.slots import Slot, take_slot
 from endmark.jobs.launch.workers import WorkerOptions, WorkerProcess, start_worker
@@ -21,10 +22,14 @@ _LOG_LINES = 12
 class Crew:
     """What works for one job while `endmark run` waits for it."""
 
-    def __init__(self, settings: Settings, store: Store, spec: GenerationSpec) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, spec: GenerationSpec, engine: EngineChoice = ANY_ENGINE
+    ) -> None:
         self._settings = settings
         self._store = store
         self._spec = spec
+        self._engine = engine
+        self._told = False  # how it is served, where that is not as a user would expect
         self._broker: Broker | None = None
         self._worker: WorkerProcess | None = None
         self._slot: Slot | None = None
@@ -61,6 +66,7 @@ class Crew:
         assert self._broker is not None
         try:
             if self._worker is not None:
+                self._pass_on_word(self._worker)  # of a job that ended between two looks
                 self._worker.stop()
                 self._forget_the_dead()
             if self._slot is not None:
@@ -86,7 +92,24 @@ class Crew:
 
     def served(self) -> bool:
         """Whether a worker of the job's model is alive."""
-        return any((item.model, item.adapter) == self._spec.queue for item in list_workers(self._store))
+        serving = [item for item in list_workers(self._store) if (item.model, item.adapter) == self._spec.queue]
+        if serving and self._worker is None and not self._told:
+            self._tell_engine({item.engine for item in serving})
+        return bool(serving)
+
+    def _tell_engine(self, engines: set[str]) -> None:
+        """Say once if a worker that ran already has another engine than was asked for."""
+        self._told = True
+        wanted, found = self._engine.name(), " and ".join(sorted(engines))
+        if wanted != AUTO and engines != {wanted}:
+            note(f"a worker that ran already serves: its engine is `{found}`, and `{wanted}` was asked for")
+
+    def _pass_on_word(self, worker: WorkerProcess) -> None:
+        """Say once what the worker that was started says of how it serves."""
+        word = None if self._told else worker.word()
+        if word is not None:
+            self._told = True
+            note(one_line(word))
 
     def look_after(self, *, served: bool) -> None:
         """Start a worker if none was started and the one that was there has ended; say when ours has died."""
@@ -94,6 +117,7 @@ class Crew:
             if not served:
                 self._start_worker()
             return
+        self._pass_on_word(self._worker)
         count, last = self._worker.deaths()
         if count > self._deaths and self._worker.alive:
             often = "once" if count == 1 else f"{count} times"
@@ -128,7 +152,8 @@ class Crew:
             return
         self._slot = slot
         self._worker = start_worker(
-            self._settings, WorkerOptions(model=self._spec.model, adapter=self._spec.adapter)
+            self._settings,
+            WorkerOptions(model=self._spec.model, adapter=self._spec.adapter, engine=self._engine),
         )
         self._doing = "loading the model"
         note(f"started a worker for `{self._spec.model}`; its log is `{self._worker.log_path}`")

@@ -10,6 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from endmark.cli.engines import engine_options, take_engine
 from endmark.cli.options import adapter_base_option, template_arg_option, thinking_marks_option
 from endmark.cli.pages.doctor import write_page
 from endmark.cli.pages.findings import print_table
@@ -36,6 +37,7 @@ Examples:
 @click.option("--trace", metavar="FILE", help="Look at a job that has run: what `endmark export --trace` wrote.")
 @click.option("--adapter", metavar="DIR", help="An adapter made by `endmark finetune`.")
 @adapter_base_option
+@engine_options
 @click.option("--rows", type=int, metavar="N", help="The most prompts to run (24).")
 @click.option("--max-new-tokens", type=int, metavar="N", help="The token budget of each answer (256).")
 @sampling_options
@@ -60,7 +62,8 @@ def doctor(model: str | None, **options: Any) -> None:  # noqa: ANN401
     template_args = [f"--template-arg={text}" for text in options.pop("template_args")]
     if output is not None:
         check_page(output)
-    result = _examined([*_arguments(model, options), *template_args])
+    engine = take_engine(options, here=options["trace"] is None).words()
+    result = _examined([*_arguments(model, options), *template_args, *engine])
     if output is not None:
         with written(Path(output)) as file:
             file.write(write_page(result))

@@ -10,6 +10,7 @@ import click
 
 from endmark.cli.beforehand import check_broker, check_folders
 from endmark.cli.completion import complete
+from endmark.cli.engines import engine_options, take_engine
 from endmark.cli.export import OUTPUT_HELP, STDOUT, check_output, parse_option
 from endmark.cli.finishing import finish_options, wanted_deliveries
 from endmark.cli.options import build_spec, spec_options
@@ -38,6 +39,7 @@ Examples:
 @click.argument("dataset")
 @click.option("-o", "--output", required=True, metavar="FILE", help=OUTPUT_HELP)
 @spec_options
+@engine_options
 @finish_options
 @parse_option
 @click.option("--new", is_flag=True, help="Make a new job, even if this run was interrupted before.")
@@ -48,6 +50,7 @@ def run(dataset: str, output: str, parse: bool, new: bool, **options: Any) -> in
     command goes on with it: the same dataset, options and file. Exits with 3 if rows have failed.
     """
     check_output(output, dataset=dataset)
+    engine = take_engine(options)
     spec = build_spec(options)
     with opened() as (settings, store), ended_like_by_ctrl_c():
         check_broker(settings, needed=True)
@@ -61,7 +64,7 @@ def run(dataset: str, output: str, parse: bool, new: bool, **options: Any) -> in
             if key is not None:
                 remember_run(store, key, job.job_id)
             note(f"job {job.job_id}: {counted(job.total, 'row')}")
-        return complete(settings, store, job, output, parse=parse)
+        return complete(settings, store, job, output, parse=parse, engine=engine)
 
 
 def _interrupted(store: Store, key: str) -> Submission | None:

@@ -3,10 +3,13 @@
 import os
 import sys
 from importlib.util import find_spec
+from typing import Any
 
 import click
 
+from endmark.cli.engines import engine_options, take_engine
 from endmark.cli.options import adapter_folder, model_name, model_options
+from endmark.jobs.engines import OWN_WEIGHTS, VLLM_WEIGHTS
 from endmark.jobs.errors import MissingDependency
 from endmark.jobs.launch.workers import Launch, WorkerOptions, worker_environment
 from endmark.jobs.settings import Settings
@@ -20,19 +23,26 @@ _DEFAULT = WorkerOptions(model="")
 Examples:
   endmark worker
   endmark worker --model meta-llama/Llama-2-7b-chat-hf --gpus 0,1
-  endmark worker --model ./my-model --adapter ./my-adapter --weights packed""",
+  endmark worker --model ./my-model --adapter ./my-adapter --weights packed
+  endmark worker --model Qwen/Qwen3.5-27B --engine vllm --tensor-parallel 2""",
 )
 @model_options
+@engine_options
 @click.option(
-    "--gpus", metavar="all|0,1|cpu", default=_DEFAULT.gpus, show_default=True, help="One process for each."
+    "--gpus",
+    metavar="all|0,1|cpu",
+    default=_DEFAULT.gpus,
+    show_default=True,
+    help="One process for each, or for each group that holds one model.",
 )
 @click.option(
     "--weights",
-    type=click.Choice(["auto", "packed", "expanded", "fp8", "fp8-original"]),
+    type=click.Choice([*OWN_WEIGHTS, *VLLM_WEIGHTS[1:]]),
     default=_DEFAULT.weights,
     show_default=True,
     help="Keep the 4-bit weights packed, expand them to 16 bits, or as many as fit; or multiply in fp8, which is "
-    "faster and changes answers a little: from the 4-bit weights, or from the model's own files.",
+    "faster and changes answers a little: from the 4-bit weights, or from the model's own files. Under vLLM: "
+    "quantise to NF4, take what the checkpoint has, or 16 bits.",
 )
 @click.option(
     "--kv-cache",
@@ -65,38 +75,17 @@ Examples:
     help="Address on which it does; 0.0.0.0 for a Prometheus on another host.",
 )
 @click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model.")
-def worker(
-    model: str | None,
-    adapter: str | None,
-    gpus: str,
-    weights: str,
-    kv_cache: str,
-    grace: float,
-    stall: float,
-    metrics_port: int | None,
-    metrics_host: str,
-    trust_remote_code: bool,
-) -> None:
+def worker(model: str | None, adapter: str | None, **options: Any) -> None:  # noqa: ANN401
     """Load a model in 4 bits and run the jobs that want it, until SIGTERM or Ctrl-C.
 
     These end it in order: the rows that run are finished or given back. The broker is started if none runs.
     """
     model = model_name(model)
-    if metrics_port is not None and find_spec("prometheus_client") is None:
+    if options["metrics_port"] is not None and find_spec("prometheus_client") is None:
         raise MissingDependency("`--metrics-port`", "metrics")
-    options = WorkerOptions(
-        model=model,
-        adapter=adapter_folder(adapter, model),
-        gpus=gpus,
-        weights=weights,
-        kv_cache=kv_cache,
-        trust_remote_code=trust_remote_code,
-        grace=grace,
-        stall=stall,
-        metrics_port=metrics_port,
-        metrics_host=metrics_host,
-    )
-    command = Launch(options).command()
+    engine = take_engine(options)
+    worker_options = WorkerOptions(model, adapter_folder(adapter, model), engine=engine, **options)
+    command = Launch(worker_options).command()
     environment = worker_environment(Settings.load())
     sys.stdout.flush()
     sys.stderr.flush()

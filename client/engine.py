@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from endmark.client.options import parse_options
 from endmark.jobs.datasets import checked_rows, settle
 from endmark.jobs.datasets.rows import RowsDataset
-from endmark.jobs.engines import computed_with
+from endmark.jobs.engines import AUTO, EngineChoice, computed_with
 from endmark.jobs.errors import EndmarkError
 from endmark.jobs.prompts import PromptPlan
 from endmark.jobs.spec import GenerationSpec
@@ -21,26 +21,42 @@ if TYPE_CHECKING:
 class Engine:
     """A model in 4 bits, loaded into this process. Not thread-safe: one call at a time."""
 
-    def __init__(self, model: str | None = None, *, adapter: str | None = None, **loading: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        adapter: str | None = None,
+        engine: str = AUTO,
+        tensor_parallel: int = 1,
+        pipeline_parallel: int = 1,
+        **loading: Any,  # noqa: ANN401
+    ) -> None:
         """Load a model, which imports torch.
 
         Args:
             model: hub id or folder; by default the bundled demo model.
             adapter: the folder of an adapter that was trained on it.
-            loading: `device` (`cpu` or `cuda`), `weights` (`auto`, `packed`, `expanded`, `fp8`, `fp8-original`),
-                `max_rows` in one batch, `kv_cache` (`auto`, `fp8`), `trust_remote_code`.
+            engine: `endmark`, `vllm`, or `auto`: vLLM's where Endmark's own refuses the model.
+            tensor_parallel: GPUs that share each layer, under vLLM.
+            pipeline_parallel: GPUs that take the layers one after the other, under vLLM.
+            loading: `device` (`cpu` or `cuda`), `weights` (`auto`, `packed`, `expanded`, `fp8`, `fp8-original`;
+                under vLLM `nf4`, `checkpoint`, `16bit`), `max_rows` in one batch, `kv_cache` (`auto`, `fp8`),
+                `trust_remote_code`.
 
         Raises:
             ModelError: it cannot be loaded.
+            MissingDependency: vLLM is wanted and not installed.
+            UsageError: the options do not go together.
             SpecError: the adapter was trained on another model.
         """
         self._spec, _ = parse_options({"model": model, "adapter": adapter}, files=False)
         from endmark.worker.engine.choosing import ChoosingEngine
-        from endmark.worker.models.loader import load_engine
+        from endmark.worker.service.engines import load_chosen
         from endmark.worker.service.prompting import Prompter
         from endmark.worker.shapes.compiled import Shapes
 
-        loaded = load_engine(self._spec.model, adapter=self._spec.adapter, **loading)
+        choice = EngineChoice(engine, tensor_parallel, pipeline_parallel)
+        loaded = load_chosen(choice, self._spec.model, adapter=self._spec.adapter, **loading)
         self._engine = ChoosingEngine(loaded.engine)
         self._prompter = Prompter(loaded.tokenizer, Shapes(loaded.engine.vocabulary, loaded.engine.eos_ids))
         self._busy = False

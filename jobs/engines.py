@@ -1,8 +1,89 @@
-"""The engines that may compute answers, and how an answer's weights are named."""
+"""Which engine a worker is to run: Endmark's own, or vLLM's, which may spread one model over several GPUs."""
 
-OWN = "endmark"
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from endmark.jobs.errors import MissingDependency, UsageError
+from endmark.jobs.spelling import nearest
+
+OWN, VLLM, AUTO = "endmark", "vllm", "auto"
+ENGINES = (AUTO, OWN, VLLM)
+OWN_WEIGHTS = ("auto", "packed", "expanded", "fp8", "fp8-original")
+VLLM_WEIGHTS = ("auto", "nf4", "checkpoint", "16bit")  # in flight, as the files have them, not quantised
+
+
+def has_vllm() -> bool:
+    """Whether vLLM is installed here; it is not imported."""
+    return find_spec("vllm") is not None
 
 
 def computed_with(engine: str, weights: str) -> str:
     """Return what an answer is said to be computed with: the weights, and the engine where it is not our own."""
     return weights if engine == OWN else f"{engine}: {weights}"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """What was asked for: `auto` takes Endmark's own engine, and vLLM's for what that refuses or cannot spread."""
+
+    wanted: str = AUTO  # one of ENGINES
+    tensor_parallel: int = 1  # GPUs that share each layer
+    pipeline_parallel: int = 1  # GPUs, or groups of them, that take the layers one after the other
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that hold one copy of the model."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+    def name(self, weights: str = AUTO) -> str:
+        """Return the engine that the other options leave; `auto` where both can serve."""
+        if self.wanted != AUTO:
+            return self.wanted
+        if self.gpus > 1 or weights not in OWN_WEIGHTS:
+            return VLLM
+        return AUTO if weights in VLLM_WEIGHTS else OWN
+
+    def words(self) -> list[str]:
+        """Return the options that ask for it, as they are typed; none where nothing was asked for."""
+        words = [] if self.wanted == ANY_ENGINE.wanted else ["--engine", self.wanted]
+        for option in ("tensor_parallel", "pipeline_parallel"):
+            value = getattr(self, option)
+            words += [] if value == getattr(ANY_ENGINE, option) else [f"--{option.replace('_', '-')}", str(value)]
+        return words
+
+    def check(self, weights: str = AUTO) -> None:
+        """Refuse what no engine does, and one that is not installed here.
+
+        Args:
+            weights: the value of `--weights`.
+
+        Raises:
+            UsageError: options that do not go together.
+            MissingDependency: vLLM is wanted and not installed.
+        """
+        if self.wanted not in ENGINES:
+            raise UsageError(
+                f"there is no engine `{self.wanted}`", hint=nearest(self.wanted, ENGINES, ", ".join(ENGINES))
+            )
+        name, asked = self.name(weights), " ".join(self._asked(weights))
+        if name == VLLM and not has_vllm():
+            raise MissingDependency(f"`{asked}`", VLLM)
+        if name == OWN and self.gpus > 1:
+            raise UsageError(
+                f"`{asked}`: Endmark's own engine holds a model on one GPU",
+                hint="`--engine vllm` spreads one over several",
+            )
+        known = {OWN: OWN_WEIGHTS, VLLM: VLLM_WEIGHTS}.get(name, (weights,))
+        if weights not in known:
+            raise UsageError(
+                f"the engine `{name}` has no `--weights {weights}`",
+                hint=f"with it they are {', '.join(f'`{item}`' for item in known)}",
+            )
+
+    def _asked(self, weights: str) -> list[str]:
+        """Return the options for which it is to be vLLM's engine, or may not be Endmark's own."""
+        words = self.words()[2:] if self.wanted == OWN else self.words()
+        return words or ["--weights", weights]
+
+
+ANY_ENGINE = EngineChoice()  # where nobody has asked for one

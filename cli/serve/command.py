@@ -3,11 +3,12 @@
 import os
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
 from endmark.cli.advice import worker_hint
+from endmark.cli.engines import engine_options, take_engine
 from endmark.cli.http.access import OPERATOR_TOKENS, TOKENS, Access, is_loopback, read_access
 from endmark.cli.notifying import wake_workers
 from endmark.cli.options import adapter_folder, model_name, model_options, strategy_names
@@ -17,6 +18,7 @@ from endmark.cli.terminal import hint, note
 from endmark.cli.waiting import ended_like_by_ctrl_c
 from endmark.db.progress import workers_for
 from endmark.jobs.broker.access import ensure_broker
+from endmark.jobs.engines import EngineChoice
 from endmark.jobs.errors import MissingDependency, UsageError
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import build_strategies
@@ -30,6 +32,7 @@ Examples:
   ENDMARK_TOKENS=$(openssl rand -hex 24) endmark serve --host 0.0.0.0 --model meta-llama/Llama-2-7b-chat-hf""",
 )
 @model_options
+@engine_options
 @click.option(
     "--strategy",
     "strategies",
@@ -72,6 +75,7 @@ def serve(
     max_file_mb: int,
     max_requests: int,
     max_connections: int,
+    **engine: Any,  # noqa: ANN401
 ) -> None:
     """Answer /v1/files, /v1/batches and /v1/models as the OpenAI API does, until SIGTERM or Ctrl-C.
 
@@ -95,7 +99,7 @@ def serve(
         sampling=chosen_sampling(name, {}),
     )
     most = _Most(max_file_mb * 2**20, max_requests, max_connections)
-    _listen(spec, host, port, access, most)
+    _listen(spec, take_engine(engine, here=False), host, port, access, most)
 
 
 class _Most(NamedTuple):
@@ -106,7 +110,7 @@ class _Most(NamedTuple):
     connections: int
 
 
-def _listen(spec: GenerationSpec, host: str, port: int, access: Access, most: _Most) -> None:
+def _listen(spec: GenerationSpec, engine: EngineChoice, host: str, port: int, access: Access, most: _Most) -> None:
     """Answer until the process is told to end."""
     from endmark.cli.http.guard import Guard, Limits
     from endmark.cli.http.listening import listen, serve_on
@@ -149,7 +153,7 @@ def _listen(spec: GenerationSpec, host: str, port: int, access: Access, most: _M
         free = ", without tokens" if access.open else ""
         note(f"serving `{spec.model}` on {place}/v1{free}; its page is {place}/")
         if not workers_for(store, spec.model, spec.adapter):
-            hint(worker_hint(spec.model, spec.adapter))
+            hint(worker_hint(spec.model, spec.adapter, engine.words()))
         # uvicorn ends in order at a signal, and then raises it again.
         with ended_like_by_ctrl_c(), suppress(KeyboardInterrupt):
             server.run(sockets)

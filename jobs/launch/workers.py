@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import endmark
+from endmark.jobs.engines import ANY_ENGINE, EngineChoice
 from endmark.jobs.launch.interpreter import module_command
 from endmark.jobs.launch.lives import read_whole, write_whole
 from endmark.jobs.private import open_private, private_folder
@@ -27,7 +28,7 @@ class WorkerOptions:
     model: str
     adapter: str | None = None
     gpus: str = "all"  # `all`, `cpu`, or numbers joined by commas
-    weights: str = "auto"  # `auto`, `packed`, `expanded`, `fp8` or `fp8-original`
+    weights: str = "auto"  # as the engine has them; see `jobs.engines`
     kv_cache: str = "auto"  # `auto` or `fp8`
     trust_remote_code: bool = False
     grace: float = 30.0  # seconds that a drain gives the rows that run
@@ -35,6 +36,7 @@ class WorkerOptions:
     metrics_port: int | None = None  # of the first process; each further one takes the next
     metrics_host: str = "127.0.0.1"  # the address that it listens on
     lease: float = 90.0  # seconds after which what a dead worker held is taken up again
+    engine: EngineChoice = ANY_ENGINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Launch:
 
     options: WorkerOptions
     with_parent: bool = False  # whether it ends when its standard input is closed
-    report: Path | None = None  # where a supervisor leaves word of a failure
+    report: Path | None = None  # where a supervisor leaves word of a failure, and beside it how it serves
     life: Path | None = None  # where a worker process describes itself to its supervisor
     device: str = "cpu"  # `cpu` or `cuda`, as the supervisor chose
 
@@ -55,7 +57,8 @@ class Launch:
     def from_json(cls, line: str) -> "Launch":
         """Read what `to_json` wrote."""
         values = json.loads(line)
-        options = WorkerOptions(**values.pop("options"))
+        told = values.pop("options")
+        options = WorkerOptions(**{**told, "engine": EngineChoice(**told["engine"])})
         paths = {name: Path(values.pop(name)) for name in ("report", "life") if values.get(name) is not None}
         return cls(options, **{**values, **paths})
 
@@ -126,6 +129,11 @@ class WorkerProcess:
         values = read_whole(_deaths_path(self.report_path))
         return (0, "") if values is None else (int(values["count"] or 0), values["last"] or "")
 
+    def word(self) -> str | None:
+        """Return what its user is to know of how it serves; None if there is nothing."""
+        values = read_whole(_word_path(self.report_path))
+        return None if values is None else values["word"]
+
     def stop(self, grace: float = 60.0) -> int:
         """End it: let it drain for `grace` seconds, or until Ctrl-C, then end it at once. Return its exit code."""
         assert self.process.stdin is not None
@@ -142,7 +150,7 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = self.process.wait()
-        for path in (self.report_path, _deaths_path(self.report_path)):
+        for path in (self.report_path, _deaths_path(self.report_path), _word_path(self.report_path)):
             path.unlink(missing_ok=True)
         return code
 
@@ -156,6 +164,16 @@ def read_failure(path: Path) -> tuple[str, str | None] | None:
     """Return what `write_failure` wrote, or None."""
     values = read_whole(path)
     return None if values is None else (values["message"] or "", values["hint"])
+
+
+def write_word(report: Path, word: str) -> None:
+    """Leave word of how a worker serves, for the process that started it."""
+    write_whole(_word_path(report), {"word": word})
+
+
+def _word_path(report: Path) -> Path:
+    """Return where a worker that reports its failure to this file says how it serves."""
+    return report.with_suffix(".word")
 
 
 def write_deaths(report: Path, count: int, last: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from endmark.jobs.engines import EngineChoice
 from endmark.jobs.errors import UsageError
 from endmark.jobs.launch.lives import EXIT_CANNOT_START
 from endmark.jobs.launch.workers import Launch, WorkerOptions
@@ -82,6 +83,13 @@ def test_each_child_sees_its_own_gpu_before_python_starts(tmp_path):
     assert cpu.environment["CUDA_VISIBLE_DEVICES"] == ""
 
 
+def test_a_group_of_gpus_is_one_child_that_sees_them_all(tmp_path):
+    launches = [Launch(WorkerOptions("m"), life=tmp_path / name) for name in "ab"]
+    specs = child_specs(launches, os.environ, ["0,1", "2,3"])
+    assert [spec.name for spec in specs] == ["gpus 0,1", "gpus 2,3"]
+    assert [spec.environment["CUDA_VISIBLE_DEVICES"] for spec in specs] == ["0,1", "2,3"]
+
+
 def test_what_a_dead_child_leaves_behind_is_killed(tmp_path):
     """An engine's own processes outlive the one that started them, and would keep the memory of their cards."""
     log = tmp_path / "log"
@@ -104,7 +112,8 @@ os.kill(os.getpid(), 9)
 
 def test_a_launch_crosses_to_another_process_as_one_line(tmp_path):
     """Each option stood in three places, and one that was forgotten was silently the default."""
-    options = WorkerOptions("my model", "/a b", "0,1", "packed", "fp8", True, 1.5, 2.5, 9100, "::1", 3.5)
+    engine = EngineChoice("vllm", 2, 4)
+    options = WorkerOptions("my model", "/a b", "0,1", "packed", "fp8", True, 1.5, 2.5, 9100, "::1", 3.5, engine)
     assert all(value != field.default for value, field in zip(astuple(options), fields(options), strict=True))
     for launch in (Launch(options, True, tmp_path / "r", tmp_path / "l", "cuda"), Launch(WorkerOptions("m"))):
         line = launch.command("some.module")[-1]

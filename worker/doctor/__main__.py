@@ -4,11 +4,13 @@ What it finds goes to standard output as JSON; whatever a library prints there m
 """
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
+from endmark.jobs.engines import AUTO, VLLM, EngineChoice
 from endmark.jobs.errors import EndmarkError, UsageError
 from endmark.jobs.sampling import TABLE, Sampling
 from endmark.jobs.settings import DEMO_MODEL
@@ -35,6 +37,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--thinking-marks")
     parser.add_argument("--raw", action="store_true")
     parser.add_argument("--compare-precision", action="store_true")
+    parser.add_argument("--engine", default=AUTO)
+    parser.add_argument("--tensor-parallel", type=int, default=1)
+    parser.add_argument("--pipeline-parallel", type=int, default=1)
     return parser.parse_args(arguments)
 
 
@@ -42,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the doctor, print what it finds as JSON; return the exit code."""
     options = parse(arguments)
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), _redirected():
             found = _run(options)
         print(strict_json(found, ascii_only=True))  # noqa: T201
     except EndmarkError as error:
@@ -54,6 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+@contextmanager
+def _redirected() -> Iterator[None]:
+    """Let what is written past Python's own standard output, as an engine's processes do, go to standard error."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     """Collect and examine; return what was found."""
     if options.rows < 1:
@@ -62,6 +79,9 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         raise UsageError("`--compare-precision` runs the model, and `--trace` looks at a job that has run")
     if options.model is None and options.trace is None:
         print(f"no model given: the bundled `{DEMO_MODEL}` serves", file=sys.stderr)  # noqa: T201
+    engine = EngineChoice(options.engine, options.tensor_parallel, options.pipeline_parallel)
+    if options.compare_precision and engine.name() == VLLM:
+        raise UsageError("`--compare-precision` is of Endmark's own engine", hint="leave one of the two out")
     given = {item.name: value for item in TABLE if (value := getattr(options, item.name)) is not None}
     spec = GenerationSpec(
         model=options.model or DEMO_MODEL,
@@ -97,6 +117,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
                 given=given,
                 device=device,
                 compare_precision=options.compare_precision,
+                engine=engine,
             )
         )
     )

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig
 
 from endmark.jobs.datasets import open_dataset, plan_of, settle
+from endmark.jobs.engines import ANY_ENGINE, EngineChoice
 from endmark.jobs.errors import ModelError, Problem, SpecError
 from endmark.jobs.generation_config import own_sampling as settings_of
 from endmark.jobs.prompts import RowRequest
@@ -21,6 +22,7 @@ from endmark.worker.doctor.sampled import row_evidence
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.models.adapters import model_folder
 from endmark.worker.models.loader import LoadedEngine, load_engine, model_path
+from endmark.worker.service.engines import load_chosen
 from endmark.worker.service.prompting import Prompt, Prompter
 
 
@@ -34,6 +36,7 @@ class Sample:
     given: Mapping[str, Any] = field(default_factory=dict)  # values of `Sampling` that the user gave
     device: str = "cpu"
     compare_precision: bool = False  # answer the prompts in 16 bits as well
+    engine: EngineChoice = ANY_ENGINE
 
 
 def collect(sample: Sample) -> Evidence:
@@ -51,7 +54,7 @@ def collect(sample: Sample) -> Evidence:
     sampling = Sampling(**{**settings_of(config.to_dict(), sample.given), **sample.given})
     spec = replace(spec, sampling=sampling)
     whole = _in_sixteen_bits(spec, requests, sample.device) if sample.compare_precision else None
-    loaded = load_engine(spec.model, adapter=spec.adapter, device=sample.device)
+    loaded = load_chosen(sample.engine, spec.model, adapter=spec.adapter, device=sample.device)
     prompts = _encoded(loaded, spec, requests)
     draws = any(prompt.spec.sampling.temperature for prompt in prompts)
     facts = read_facts(spec.model, spec.adapter, loaded.tokenizer, config, loaded.engine.eos_ids)

@@ -21,9 +21,10 @@ from celery.worker.worker import WorkController
 
 from endmark.db.connection import Store, open_store
 from endmark.jobs.broker.access import ensure_broker
+from endmark.jobs.engines import OWN
 from endmark.jobs.errors import EndmarkError
 from endmark.jobs.launch.lives import LifeFile, Stage
-from endmark.jobs.launch.workers import Launch
+from endmark.jobs.launch.workers import Launch, write_word
 from endmark.jobs.patience import patiently
 from endmark.jobs.progress import WorkerReport
 from endmark.jobs.queue import FORMER_TASKS, WAKE_TASK, make_app, queue_name
@@ -96,13 +97,15 @@ def _say_away(error: EndmarkError) -> None:
 
 def _load_service(launch: Launch, name: str, store: Store, life: LifeFile) -> Service:
     """Load the model and build the service around its engine."""
-    from endmark.worker.models.loader import (
-        load_engine,  # seconds of imports, and no use before the options are read
+    from endmark.worker.service.engines import (
+        load_chosen,  # seconds of imports, and no use before the options are read
     )
 
     options = launch.options
-    loaded = load_engine(
+    loaded = load_chosen(
+        options.engine,
         options.model,
+        told=lambda word: _pass_on(launch, word),
         adapter=options.adapter,
         device=launch.device,
         weights=options.weights,
@@ -111,9 +114,10 @@ def _load_service(launch: Launch, name: str, store: Store, life: LifeFile) -> Se
     )
     about = loaded.description
     log.info(
-        "loaded %s on %s: %s weights of %s, KV cache of %d tokens",
+        "loaded %s on %s under the engine %s: %s weights of %s, KV cache of %d tokens",
         about.model,
         about.device,
+        about.engine,
         about.weights,
         size(about.weight_bytes),
         about.kv_tokens,
@@ -130,6 +134,8 @@ def _load_service(launch: Launch, name: str, store: Store, life: LifeFile) -> Se
         kv_tokens=about.kv_tokens,
         engine=about.engine,
     )
+    if about.engine != OWN:
+        HANDOVER.withdraw()
     service = Service(
         ChoosingEngine(loaded.engine),
         Prompter(loaded.tokenizer, Shapes(loaded.engine.vocabulary, loaded.engine.eos_ids)),
@@ -147,6 +153,13 @@ def _load_service(launch: Launch, name: str, store: Store, life: LifeFile) -> Se
         serve_metrics(metrics, options.metrics_host, options.metrics_port)
         log.info("metrics on %s, port %d", options.metrics_host, options.metrics_port)
     return service
+
+
+def _pass_on(launch: Launch, word: str) -> None:
+    """Log how this worker serves, and leave word of it for the process that started the supervisor."""
+    log.warning("%s", word)
+    if launch.report is not None:
+        write_word(launch.report, word)
 
 
 def rows_ahead(rows_at_once: int, device: str) -> int:

@@ -11,6 +11,7 @@ import sys
 
 from endmark.db.connection import Store
 from endmark.db.finetunings import due_finetuning
+from endmark.jobs.engines import VLLM
 from endmark.jobs.launch.interpreter import module_command
 from endmark.jobs.launch.workers import WorkerOptions
 
@@ -31,11 +32,15 @@ class Handover:
         Raises:
             StoreError: the database cannot be used.
         """
-        if options.adapter is not None:
-            return False  # fine-tunings are of base models
+        if options.adapter is not None or options.engine.name(options.weights) == VLLM:
+            return False  # fine-tunings are of base models; vLLM's processes would keep the memory of their cards
         self._store, self._model = store, options.model
         self.finetuning = due_finetuning(store, options.model)
         return self.finetuning is not None
+
+    def withdraw(self) -> None:
+        """Look for no fine-tunings any more."""
+        self._store = None
 
     def look(self) -> None:
         """Drain the worker if there is a fine-tuning that no worker has taken.

@@ -1,4 +1,4 @@
-"""`python -m endmark.worker.supervisor LAUNCH`: supervise one worker process for each GPU, or one on the CPU."""
+"""`python -m endmark.worker.supervisor LAUNCH`: supervise a worker process for each GPU or group of them."""
 
 import logging
 import sys
@@ -10,10 +10,11 @@ from endmark.jobs.broker.access import Broker, ensure_broker
 from endmark.jobs.errors import EndmarkError
 from endmark.jobs.launch.workers import Launch, WorkerOptions, worker_environment, write_failure
 from endmark.jobs.settings import DEMO_MODEL, Settings
+from endmark.jobs.spelling import counted
 from endmark.worker.process.logs import log_to_stderr
 from endmark.worker.process.parent import when_parent_ends
 from endmark.worker.supervisor.children import Supervisor, child_specs, drain_on_signals
-from endmark.worker.supervisor.gpus import choose_gpus
+from endmark.worker.supervisor.gpus import choose_gpus, grouped
 from endmark.worker.supervisor.undertaker import Undertaker
 
 _MARGIN = 30.0  # seconds a child may take beyond its grace to store what it has
@@ -37,8 +38,9 @@ def main(line: str) -> int:
 def _supervise(launch: Launch, settings: Settings, broker: Broker) -> int:
     """Start the children and keep them running."""
     options = launch.options
-    gpus = choose_gpus(options.gpus)
-    where = "the CPU" if gpus is None else f"{len(gpus)} GPU{'s' if len(gpus) > 1 else ''}"
+    chosen = choose_gpus(options.gpus)
+    gpus = grouped(chosen, options.engine)
+    where = _where(chosen, gpus)
     bundled = ", the bundled model" if options.model == DEMO_MODEL else ""
     log.info(
         "model %s%s on %s; broker %s", options.model, bundled, where, "our own" if broker.server else "as set"
@@ -53,7 +55,7 @@ def _supervise(launch: Launch, settings: Settings, broker: Broker) -> int:
 
     with TemporaryDirectory(prefix="endmark-lives-") as folder:
         launches = [
-            Launch(_with_port(options, at), with_parent=True, life=Path(folder) / f"{at}.json", device=device)
+            Launch(_with_port(options, at), True, launch.report, Path(folder) / f"{at}.json", device)
             for at in range(len(gpus or "1"))
         ]
         specs = child_specs(launches, worker_environment(settings), gpus)
@@ -71,6 +73,17 @@ def _supervise(launch: Launch, settings: Settings, broker: Broker) -> int:
     else:
         _say_failure(launch, message, supervisor.hint)
     return 1
+
+
+def _where(gpus: list[str] | None, groups: list[str] | None) -> str:
+    """Return where the model is to run, in words."""
+    if gpus is None or groups is None:
+        return "the CPU"
+    if groups == gpus:
+        return counted(len(gpus), "GPU")
+    left = len(gpus) - sum(len(group.split(",")) for group in groups)
+    unused = f"; {counted(left, 'GPU')} left over" if left else ""
+    return f"{counted(len(groups), 'group')} of {counted(len(groups[0].split(',')), 'GPU')}{unused}"
 
 
 def _with_port(options: WorkerOptions, index: int) -> WorkerOptions:

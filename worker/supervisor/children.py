@@ -1,4 +1,4 @@
-"""One child process for each GPU: started pinned, restarted when it dies, drained when the supervisor must end.
+"""One child process for each GPU or group of them: pinned, restarted when it dies, drained when this one must end.
 
 It never loads torch, so that CUDA_VISIBLE_DEVICES is set before the child's Python starts, and so that nothing
 that happens in a GPU process can harm it.
@@ -237,12 +237,13 @@ class Supervisor:
 def child_specs(
     launches: Sequence[Launch], environment: Mapping[str, str], gpus: Sequence[str] | None
 ) -> list[ChildSpec]:
-    """Return a child for each launch: each sees one of the GPUs alone; without GPUs it is one that sees none."""
+    """Return a child for each launch: each sees its GPU or its group of them; without GPUs it sees none."""
     if gpus is None:
         # Threads that spin at torch's barriers starve each other on a busy machine: a quarter of the speed.
         seen = {"cpu": {"OMP_WAIT_POLICY": "PASSIVE", **environment, "CUDA_VISIBLE_DEVICES": ""}}
     else:
-        seen = {f"gpu {gpu}": {**environment, "CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus}
+        names = {gpu: f"gpus {gpu}" if "," in gpu else f"gpu {gpu}" for gpu in gpus}
+        seen = {name: {**environment, "CUDA_VISIBLE_DEVICES": gpu} for gpu, name in names.items()}
     return [
         ChildSpec(name, launch.command("endmark.worker.service.app"), sees, launch.life)
         for launch, (name, sees) in zip(launches, seen.items(), strict=True)

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from endmark.jobs.engines import EngineChoice
 from endmark.jobs.errors import UsageError
 
 
@@ -34,6 +35,25 @@ def choose_gpus(wanted: str, environ: Mapping[str, str] = os.environ) -> list[st
     if len(set(chosen)) < len(chosen):
         raise UsageError(f"`--gpus {wanted}` names a GPU twice")
     return chosen
+
+
+def grouped(gpus: list[str] | None, engine: EngineChoice) -> list[str] | None:
+    """Return the CUDA_VISIBLE_DEVICES of each process: one for each group of GPUs that hold the model together.
+
+    Raises:
+        UsageError: there are fewer than one group needs.
+    """
+    if engine.gpus == 1:
+        return gpus
+    count = len(gpus or ())
+    if count < engine.gpus:
+        raise UsageError(
+            f"`{' '.join(engine.words())}` needs {engine.gpus} GPUs for one model, and there "
+            + ("is 1" if count == 1 else f"are {count or 'none'}"),
+            hint="ask for fewer, or for weights of fewer bits; one model lies on the GPUs of one host",
+        )
+    assert gpus is not None
+    return [",".join(gpus[at : at + engine.gpus]) for at in range(0, count - engine.gpus + 1, engine.gpus)]
 
 
 def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[str]:

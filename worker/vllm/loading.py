@@ -3,13 +3,13 @@
 import logging
 import os
 from collections.abc import Collection
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import AutoConfig, GenerationConfig
 
+from endmark.jobs.engines import VLLM, has_vllm
 from endmark.jobs.errors import MissingDependency, ModelError
 from endmark.jobs.finetuning.adapters import read_config
 from endmark.worker.engine.text import Vocabulary
@@ -69,8 +69,8 @@ def load_vllm_engine(
         MissingDependency: vLLM is not installed.
         ModelError: the model is not there, or vLLM cannot load it so.
     """
-    if find_spec("vllm") is None:
-        raise MissingDependency("vLLM's engine", "vllm")
+    if not has_vllm():
+        raise MissingDependency("vLLM's engine", VLLM)
     os.environ.update(_ENVIRONMENT)
     path = model_path(model)
     tokenizer = load_tokenizer(tokenizer_folder(path, adapter), trust_remote_code=trust_remote_code)
@@ -95,7 +95,8 @@ def load_vllm_engine(
     core = VllmCore(llm, eos_ids, adapter=adapter)
     engine = VllmEngine(core, block, vocabulary, eos_ids, embeddings=size, token_name=name)
     kind, kv_tokens = said or _short(llm.model_config.dtype), engine.capacity.kv_tokens
-    return LoadedEngine(engine, tokenizer, Description(model, adapter, device, kind, weight_bytes, kv_tokens))
+    about = Description(model, adapter, device, kind, weight_bytes, kv_tokens, engine=VLLM)
+    return LoadedEngine(engine, tokenizer, about)
 
 
 def _short(dtype: object) -> str:

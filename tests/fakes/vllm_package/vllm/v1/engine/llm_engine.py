@@ -1,6 +1,8 @@
 """The engine: requests go in, it steps, and those that end come out."""
 
 import importlib
+import subprocess
+import sys
 from collections import deque
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -11,6 +13,8 @@ from transformers import AutoConfig
 
 from vllm.v1.core.scheduler import Request, Scheduler
 from vllm.v1.worker.runner import Runner
+
+_OTHER = "VllmWorker"  # what is to be seen of them in a list of processes
 
 
 @dataclass
@@ -75,6 +79,11 @@ class LLMEngine:
         self._worker = SimpleNamespace(model_runner=self._runner, vllm_config=config, rank=0)
         if config.parallel_config.world_size > 1:  # the first worker of the last stage, which the others follow
             self._worker.rank = args.tensor_parallel_size * (args.pipeline_parallel_size - 1)
+        # Those of the other cards, which compute nothing here; vLLM's executor too fails when one has died.
+        self._others = [
+            subprocess.Popen([sys.executable, "-c", "input()", _OTHER], stdin=subprocess.PIPE)
+            for _ in range(1, config.parallel_config.world_size)
+        ]
         self._scheduler = Scheduler(config)
         self.engine_core = SimpleNamespace(engine_core=SimpleNamespace(scheduler=self._scheduler))
         self._queue = deque()
@@ -106,6 +115,8 @@ class LLMEngine:
         return bool(self._names)
 
     def step(self):
+        if any(process.poll() is not None for process in self._others):
+            raise RuntimeError("Executor failed.")
         depth = 2 if self.vllm_config.scheduler_config.async_scheduling else 1
         if self._scheduler.has_requests():
             plan = self._scheduler.schedule()

@@ -1,12 +1,17 @@
-"""Checkpoints and kinds of models that our engine does not read are refused before their weights are."""
+"""Under which engine a model is loaded, and what a model that ours refuses is told."""
 
 import json
 
 import pytest
+from transformers import GptOssConfig
 
-from endmark.jobs.errors import Refusal
+from endmark.jobs import engines
+from endmark.jobs.engines import ANY_ENGINE, EngineChoice
+from endmark.jobs.errors import ModelError, Refusal
 from endmark.worker.models.loader import load_engine
-from tests.engine.test_support import RUN, save
+from endmark.worker.service.engines import load_chosen
+from tests.engine.conftest import SHAPE
+from tests.engine.test_support import EXPERTS, RUN, save
 
 pytestmark = pytest.mark.engine
 
@@ -39,3 +44,24 @@ def test_a_kind_that_transformers_does_not_know_is_refused(tmp_path):
     save(RUN["llama"], tmp_path)
     with pytest.raises(Refusal, match="transformers knows no text model of the kind"):
         load_engine(changed(tmp_path, model_type="qwen9_next", architectures=["Qwen9ForCausalLM"]))
+
+
+@pytest.mark.parametrize("choice", [ANY_ENGINE, EngineChoice("endmark")])
+def test_a_refusal_names_the_engine_that_may_run_the_model_and_how_it_is_installed(choice, tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    save(GptOssConfig(**SHAPE, head_dim=16, **EXPERTS), tmp_path)
+    with pytest.raises(Refusal, match="takes `s_aux`") as caught:
+        load_chosen(choice, str(tmp_path))
+    assert "pip install 'endmark[vllm]'" in caught.value.hint
+
+
+def test_a_damaged_model_is_no_refusal(tmp_path):
+    """Another engine would not read it either."""
+    save(RUN["llama"], tmp_path)
+    with pytest.raises(ModelError, match="is damaged") as caught:
+        load_chosen(ANY_ENGINE, changed(tmp_path))
+    assert not isinstance(caught.value, Refusal)
+
+
+def test_ours_serves_what_it_can(tmp_path):
+    assert load_chosen(ANY_ENGINE, save(RUN["llama"], tmp_path)).description.engine == "endmark"

@@ -1,0 +1,84 @@
+"""Which engine a worker is to run, by its options; what no engine does is refused before anything is loaded."""
+
+import sys
+
+import pytest
+
+from endmark.jobs import engines
+from endmark.jobs.engines import ANY_ENGINE, EngineChoice
+from endmark.jobs.errors import MissingDependency, UsageError
+from endmark.worker.supervisor.gpus import grouped
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def with_vllm(tmp_path, monkeypatch):
+    """A package of that name, which is found and never imported."""
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm" / "__init__.py").write_text("raise AssertionError('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    assert "vllm" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("choice", "weights", "name"),
+    [
+        (ANY_ENGINE, "auto", "auto"),
+        (EngineChoice("endmark"), "packed", "endmark"),
+        (EngineChoice("vllm"), "auto", "vllm"),
+        (EngineChoice(tensor_parallel=2), "auto", "vllm"),
+        (EngineChoice(pipeline_parallel=2), "auto", "vllm"),
+        (ANY_ENGINE, "nf4", "vllm"),
+        (ANY_ENGINE, "packed", "endmark"),
+        (ANY_ENGINE, "16bit", "vllm"),
+    ],
+)
+def test_what_only_one_engine_does_is_its_own(choice, weights, name, with_vllm):
+    assert choice.name(weights) == name
+    choice.check(weights)
+
+
+@pytest.mark.parametrize("choice", [EngineChoice("vllm"), EngineChoice(tensor_parallel=2)])
+def test_an_engine_that_is_not_installed_is_refused_with_the_line_that_installs_it(choice, monkeypatch):
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependency) as caught:
+        choice.check()
+    assert caught.value.hint == "pip install 'endmark[vllm]'"
+    assert " ".join(choice.words()) in str(caught.value)
+    with pytest.raises(MissingDependency, match="--weights nf4"):
+        ANY_ENGINE.check("nf4")
+
+
+@pytest.mark.parametrize(
+    ("choice", "weights", "said"),
+    [
+        (EngineChoice("endmark", tensor_parallel=2), "auto", "`--tensor-parallel 2`: Endmark's own engine holds"),
+        (EngineChoice("endmark"), "nf4", "the engine `endmark` has no `--weights nf4`"),
+        (EngineChoice("vllm"), "packed", "the engine `vllm` has no `--weights packed`"),
+        (EngineChoice("vlm"), "auto", "there is no engine `vlm`"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(choice, weights, said, with_vllm):
+    with pytest.raises(UsageError, match=said) as caught:
+        choice.check(weights)
+    assert caught.value.hint
+
+
+def test_the_options_come_back_as_they_are_typed():
+    assert ANY_ENGINE.words() == []
+    words = EngineChoice("vllm", 2, 4).words()
+    assert words == "--engine vllm --tensor-parallel 2 --pipeline-parallel 4".split()
+
+
+def test_each_process_has_a_group_of_gpus():
+    """A model of two cards and five cards: two processes, and a card that is left over."""
+    five = ["0", "1", "2", "3", "GPU-abc"]
+    assert grouped(five, ANY_ENGINE) == five
+    assert grouped(None, ANY_ENGINE) is None
+    assert grouped(five, EngineChoice(tensor_parallel=2)) == ["0,1", "2,3"]
+    assert grouped(five, EngineChoice(pipeline_parallel=4)) == ["0,1,2,3"]
+    for gpus, said in ((five, "needs 8 GPUs for one model, and there are 5"), (None, "there are none")):
+        with pytest.raises(UsageError, match=said):
+            grouped(gpus, EngineChoice(tensor_parallel=4, pipeline_parallel=2))
