@@ -52,6 +52,7 @@ def spec_options_of(spec: GenerationSpec) -> str:
     for option, value in (("--system", spec.system), ("--template", spec.template)):
         words += [option, value] if value is not None else []
     words += ["--samples", str(spec.samples)] if spec.samples > 1 else []
+    words += ["--logprobs", str(spec.logprobs)] if spec.logprobs is not None else []
     words += [spec.shape.kind.option, spec.shape.text] if spec.shape is not None else []
     for name, value in spec.template_args.items():
         words += ["--template-arg", f"{name}={json.dumps(value)}"]

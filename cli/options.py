@@ -84,6 +84,12 @@ _SPEC = [
     ),
     *SAMPLING_OPTIONS,
     click.option("--samples", type=int, default=1, show_default=True, help="Answers of each prompt, drawn apart."),
+    click.option(
+        "--logprobs",
+        type=int,
+        metavar="K",
+        help="Keep log probabilities of the answer's tokens and of the K best of each step, for JSONL.",
+    ),
     *SHAPE_OPTIONS,
     click.option("--system", metavar="TEXT", help="A system turn before every prompt."),
     click.option(
@@ -126,6 +132,7 @@ _SPEC = [
 
 _OF_DATASETS = (
     "samples",
+    "logprobs",
     "prompt_column",
     "template",
     "no_row_options",
@@ -203,6 +210,7 @@ def build_spec(options: dict[str, Any]) -> GenerationSpec:
         template_args=read_template_args(options["template_args"]),
         shape=chosen_shape(options),
         samples=options["samples"],
+        logprobs=options["logprobs"],
     )
 
 

@@ -84,12 +84,14 @@ class Job:
     def results(self, only: Only | None = None) -> Iterator[dict[str, Any]]:
         """Yield the rows in input order: `row`, the input's columns, then the answer and its verdict.
 
+        A row whose job keeps log probabilities has them as `logprobs`, a list with an object for each token.
+
         Args:
             only: `truncated`, `failed` or `complete`; by default all rows. A row without a result has None.
         """
         with opened() as (_, store):
             columns = result_columns(load_job(store, self.id).columns)
-            for result in stream_results(store, self.id, only=only):
+            for result in stream_results(store, self.id, only=only, logprobs=True):
                 yield result.as_dict(columns)
 
     def to_pandas(self, only: Only | None = None) -> "pandas.DataFrame":

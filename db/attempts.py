@@ -180,6 +180,7 @@ def _values(job_id: str, number: int, attempt: Attempt, *, final: bool) -> dict[
         "valid": attempt.valid,
         "choice_probs": _probs(attempt.choice_probs),
         "weights": attempt.weights,
+        "logprobs": attempt.logprobs,
     }
 
 

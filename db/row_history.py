@@ -87,4 +87,5 @@ def _attempt(item: Any) -> Attempt:  # noqa: ANN401 - a row of the table
         valid=None if item.valid is None else bool(item.valid),
         choice_probs=json.loads(item.choice_probs) if item.choice_probs is not None else None,
         weights=item.weights,
+        logprobs=item.logprobs,
     )

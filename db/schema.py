@@ -123,6 +123,7 @@ attempts = Table(
     Column("valid", Boolean),  # null in rows without a shape
     Column("choice_probs", Text),  # JSON object of labels; null in rows that were not chosen by scores
     Column("weights", String(64)),  # null in rows of before they were noted
+    Column("logprobs", Text),  # as `jobs.logprobs` has them; null where they were not asked for
     ForeignKeyConstraint(["job_id", "row"], ["rows.job_id", "rows.row"], ondelete="CASCADE"),
 )
 workers = Table(

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from endmark.jobs.errors import SpecError
+from endmark.jobs.logprobs import MOST
 from endmark.jobs.sampling import TABLE, Sampling
 from endmark.jobs.sampling_kinds import check_range
 from endmark.jobs.settings import DEMO_MODEL
@@ -14,7 +15,7 @@ from endmark.jobs.strategies import Strategy, build_strategies, combine, write_s
 from endmark.jobs.template_args import TEMPLATE_ARGS, check_template_args
 from endmark.jobs.thinking import read_marks
 
-_MOST = {"max_new_tokens": 2**20, "samples": 128}  # the whole numbers, from 1 to this
+_WHOLE = {"max_new_tokens": (1, 2**20), "samples": (1, 128), "logprobs": (0, MOST)}  # numbers and their bounds
 SPEC_VERSION = 1  # of the JSON form in the database
 # The fields that every program knows. A later one is written only where it differs from its default, which
 # therefore never changes: so workers that are not upgraded yet run what they can, and refuse the rest by name.
@@ -46,10 +47,12 @@ class GenerationSpec:
     template_args: dict[str, Any] = field(default_factory=dict)  # that the chat template is given
     shape: Shape | None = None  # that every answer is kept to
     samples: int = 1  # answers of each prompt, each a row of the job
+    logprobs: int | None = None  # best tokens kept of each step, beside the answer's own; None: neither
 
     def __post_init__(self) -> None:
-        for name in _MOST:
-            check_range(name, getattr(self, name), 1, _MOST[name])
+        for name, bounds in _WHOLE.items():
+            if getattr(self, name) is not None:
+                check_range(name, getattr(self, name), *bounds)
         if not self.model:
             raise SpecError("the model is empty")
         if self.raw and self.system is not None:
@@ -138,8 +141,7 @@ def _unreadable(reason: str) -> SpecError:
 _DEFAULTS = asdict(GenerationSpec())
 _SAMPLING = {item.name: item for item in TABLE}
 _OTHERS = (
-    "max_new_tokens",
-    "samples",
+    *_WHOLE,
     "strategies",
     "system",
     "shape",
@@ -182,13 +184,13 @@ def parse_override(column: str, text: str, base: Sequence[Strategy] = ()) -> tup
         value = int(text)
     except ValueError as error:
         raise SpecError(f"column `{column}`: `{text}` is not a whole number") from error
-    check_range(column, value, 1, _MOST[column])
+    check_range(column, value, *_WHOLE[column])
     return column, value
 
 
 OVERRIDES = (
     *_SAMPLING,
-    *_MOST,
+    *_WHOLE,
     "strategy",
     TEMPLATE_ARGS,
     *SHAPE_COLUMNS,

@@ -230,6 +230,7 @@ class Attempt:
     ended_in: Part | None = None  # None of a row that failed
     thought_closed: EosSource | None = None  # who closed its last thought; None where it was never closed
     valid: bool | None = None  # whether the text is a whole value of the row's shape; None where it has none
+    logprobs: str | None = None  # of its tokens, as `jobs.logprobs` has them
     choice_probs: Mapping[str, float] | None = None  # of each label, where the answer was chosen by its score
     weights: str | None = None  # with which it was computed, as `status` names those of its worker
 

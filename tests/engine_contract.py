@@ -286,6 +286,24 @@ class EngineContract:
             assert all(token % 2 == at % 2 and 60 <= token < 80 for at, token in enumerate(got[end:]))
             assert len(got) == requests[key].max_new_tokens, "no end token is allowed"
 
+    def test_log_probabilities_are_told_of_each_token(self):
+        """Of greedy rows the best is the token itself; rows beside them, and what comes, are as without."""
+        plain = [replace(item, sampling=Sampling()) for item in self.requests()]
+        told = [replace(item, logprobs=item.key % 4) if item.key % 2 else item for item in plain]
+        alone, done = run(self.build(), plain), run(self.build(roomy=False), told)
+        for item in told:
+            found = done[item.key]
+            assert same(found, alone[item.key])
+            if item.logprobs is None:
+                assert found.logprobs is None
+                continue
+            assert [int(scores.ids[0]) for scores in found.logprobs.tokens] == list(found.token_ids)
+            for scores in found.logprobs.tokens:
+                assert len(scores.ids) == len(scores.log_probs) == 1 + item.logprobs
+                assert all(scores.log_probs <= 0)
+                assert list(scores.log_probs[1:]) == sorted(scores.log_probs[1:], reverse=True)
+                assert scores.log_probs[0] == pytest.approx(max(scores.log_probs), abs=1e-5)
+
     def test_its_numbers_tell_how_far_it_is(self):
         engine = self.build()
         capacity = engine.capacity

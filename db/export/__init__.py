@@ -121,7 +121,7 @@ def export_job(
     def counted() -> Iterator[Result]:
         nonlocal count
         count = 0
-        for result in stream_results(store, job_id, only=only):
+        for result in stream_results(store, job_id, only=only, logprobs=chosen.logprobs):
             count += 1
             if on_progress is not None and count % 2000 == 0:
                 on_progress(count)

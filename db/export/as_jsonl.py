@@ -15,4 +15,4 @@ def write(handle: IO[str], export: Export) -> None:
         handle.write(strict_json(values) + "\n")
 
 
-FORMATS = {"jsonl": Format(write, (".jsonl", ".ndjson"))}
+FORMATS = {"jsonl": Format(write, (".jsonl", ".ndjson"), logprobs=True)}

@@ -9,6 +9,7 @@ from typing import IO, Any
 from endmark.db.export.request import Export, Format
 from endmark.db.export.stream import COLUMNS, Result, read_probs
 from endmark.jobs.datasets.openai import COMPLETION
+from endmark.jobs.logprobs import as_completion, as_openai
 from endmark.jobs.prompts import ID_COLUMNS
 from endmark.jobs.strict_json import strict_json
 from endmark.jobs.vocabulary import FinishReason
@@ -37,7 +38,7 @@ _DETAILS = (
 )
 
 
-_Values = Mapping[str, Any]  # of a result, by the names of COLUMNS
+_Values = Mapping[str, Any]  # of a result, by the names of COLUMNS, and `logprobs`
 
 
 def write(handle: IO[str], export: Export) -> None:
@@ -49,7 +50,9 @@ def write(handle: IO[str], export: Export) -> None:
     errors = handle if export.beside is None else export.beside(ERRORS)
     created = int(time.time())
     for request in _requests(export.rows()):
-        values = [dict(zip(COLUMNS, result.values, strict=True)) for result in request]
+        values = [
+            {**dict(zip(COLUMNS, result.values, strict=True)), "logprobs": result.logprobs} for result in request
+        ]
         ended = [item for item in values if item["finish_reason"] is not None]
         if not ended and export.unanswered is None:
             continue
@@ -105,7 +108,7 @@ def _choice(values: _Values, *, is_text: bool) -> dict[str, Any]:
     choice: dict[str, Any] = {
         "index": values["sample"] or 0,
         "finish_reason": FinishReason(values["finish_reason"]).openai,
-        "logprobs": None,
+        "logprobs": _logprobs(values, is_text=is_text),
     }
     if is_text:
         choice["text"] = values["response"]
@@ -116,6 +119,15 @@ def _choice(values: _Values, *, is_text: bool) -> dict[str, Any]:
     if values["sample"] is not None:
         choice["endmark"] = _details(values)
     return choice
+
+
+def _logprobs(values: _Values, *, is_text: bool) -> dict[str, Any] | None:
+    """Return the log probabilities of an answer's tokens, thoughts left out; None where they are not kept."""
+    if values["logprobs"] is None:
+        return None
+    if is_text:
+        return as_completion(values["logprobs"])
+    return {"content": as_openai(values["logprobs"], begin=values["reasoning_tokens"] or 0), "refusal": None}
 
 
 def _details(values: _Values) -> dict[str, Any]:
@@ -149,4 +161,4 @@ def _row_id(export: Export, result: Result) -> str:
     return f"{export.job.id}-{result.row}"
 
 
-FORMATS = {"openai": Format(write, beside=ERRORS)}
+FORMATS = {"openai": Format(write, beside=ERRORS, logprobs=True)}

@@ -31,3 +31,4 @@ class Format:
     binary: bool = False
     check: Callable[[], object] = lambda: None  # raises MissingDependency where a library is not installed
     beside: str | None = None  # the ending of the second file that it may write
+    logprobs: bool = False  # whether it tells the log probabilities of tokens

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from endmark.db.connection import Store
 from endmark.db.transactions import reading
 from endmark.jobs.endings import ending_of
+from endmark.jobs.logprobs import as_openai
 from endmark.jobs.vocabulary import End, Ending, FinishReason, JobState, Part
 
 Only = Literal["truncated", "failed", "complete"]
@@ -46,7 +47,7 @@ _QUERY = (
     "SELECT r.row, r.sample, r.cells, a.text, a.finish_reason, a.eos_source, a.stop_sequence, a.prompt_tokens,"
     " a.completion_tokens, a.attempt, a.eos_prob_max, a.error, a.ending, a.trimmed_tokens,"
     " a.rewinds, a.rewound_tokens, a.reasoning, a.reasoning_tokens, a.ended_in, a.thought_closed, a.valid,"
-    " a.choice_probs, a.weights"
+    " a.choice_probs, a.weights, {told}"
     " FROM rows r"
     " LEFT JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.final"
     " AND a.attempt ="
@@ -62,6 +63,7 @@ class Result:
     row: int
     cells: list[Any]
     values: tuple[Any, ...]  # in the order of COLUMNS
+    logprobs: str | None = None  # of its tokens, as stored; read on request alone, for there may be much of it
 
     def as_dict(self, columns: Sequence[str]) -> dict[str, Any]:
         """Return all by name.
@@ -70,7 +72,8 @@ class Result:
             columns: the input's, as they are to come out; those that the row does not have are None.
         """
         cells = [*self.cells, *([None] * (len(columns) - len(self.cells)))]
-        return dict(zip(["row", *columns, *COLUMNS], (self.row, *cells, *self.values), strict=True))
+        found = dict(zip(["row", *columns, *COLUMNS], (self.row, *cells, *self.values), strict=True))
+        return found if self.logprobs is None else {**found, "logprobs": as_openai(self.logprobs)}
 
 
 def result_columns(columns: Sequence[str]) -> tuple[str, ...]:
@@ -78,18 +81,22 @@ def result_columns(columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"input_{name}" if name in ("row", *COLUMNS) else name for name in columns)
 
 
-def stream_results(store: Store, job_id: str, *, only: Only | None = None, chunk: int = 2000) -> Iterator[Result]:
+def stream_results(
+    store: Store, job_id: str, *, only: Only | None = None, logprobs: bool = False, chunk: int = 2000
+) -> Iterator[Result]:
     """Yield the job's rows in input order.
 
     Args:
         only: rows whose answer is truncated, that failed, or that have a complete answer; by default all.
+        logprobs: read the log probabilities of the answers' tokens, where they are kept.
         chunk: rows read at once.
     """
+    query = text(_QUERY.format(told="a.logprobs" if logprobs else "NULL"))
     with reading(store) as connection:
         job = connection.execute(text("SELECT total, state FROM jobs WHERE id = :job"), {"job": job_id}).one()
         missing = FinishReason.CANCELLED.value if job.state == JobState.CANCELLED else None
         for first in range(0, job.total, chunk):
-            found = connection.execute(text(_QUERY), {"job": job_id, "first": first, "end": first + chunk})
+            found = connection.execute(query, {"job": job_id, "first": first, "end": first + chunk})
             for item in found:
                 result = _result(tuple(item), missing, only)
                 if result is not None:
@@ -103,7 +110,7 @@ def _result(item: tuple[Any, ...], missing: str | None, only: Only | None) -> Re
         missing: how a row without a result has ended.
     """
     row, sample, cells, response, reason, source, stop, prompt, tokens, attempt, prob, error, at, *more = item
-    *cut, part, closed, valid, probs, weights = more
+    *cut, part, closed, valid, probs, weights, told = more
     end = _end(reason or missing, source)
     ending = _ending(response, end, at)
     part = part or (Part.ANSWER.value if end is not None and end.reason.has_answer else None)
@@ -131,7 +138,7 @@ def _result(item: tuple[Any, ...], missing: str | None, only: Only | None) -> Re
         weights,
         error,
     )
-    return Result(row, json.loads(cells), values)
+    return Result(row, json.loads(cells), values, told)
 
 
 def read_probs(stored: str | None) -> dict[str, float] | None:

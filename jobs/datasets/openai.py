@@ -27,6 +27,7 @@ COLUMNS = (
     "prompt",
     "max_new_tokens",
     "samples",
+    "logprobs",
     *_SAMPLING,
     "strategy",
     TEMPLATE_ARGS,
@@ -37,7 +38,20 @@ _MOST_STOPS = 4
 _KWARGS = "chat_template_kwargs"
 _BUDGETS = ("max_completion_tokens", "max_tokens")
 _HONOURED = frozenset(
-    {"model", "messages", "prompt", "n", "stop", "response_format", EFFORT, _KWARGS, *_SAMPLING, *_BUDGETS}
+    {
+        "model",
+        "messages",
+        "prompt",
+        "n",
+        "stop",
+        "logprobs",
+        "top_logprobs",
+        "response_format",
+        EFFORT,
+        _KWARGS,
+        *_SAMPLING,
+        *_BUDGETS,
+    }
 )
 _WITHOUT_EFFECT = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
@@ -46,7 +60,6 @@ _ONLY_VALUE: Mapping[str, Sequence[Any]] = {  # fields that are taken with these
     "best_of": (1,),
     "stream": (False,),
     "echo": (False,),
-    "logprobs": (False,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "modalities": (["text"],),
@@ -115,6 +128,7 @@ def request_columns(record: Mapping[str, Any]) -> dict[str, Any]:
     values[wanted] = _turns(body["messages"]) if url == CHAT else _prompt(body["prompt"])
     values["max_new_tokens"] = next((body[name] for name in _BUDGETS if body.get(name) is not None), None)
     values["samples"] = body.get("n")
+    values["logprobs"] = _logprobs(body, chat=url == CHAT)
     values["strategy"] = _stop(body.get("stop"))
     values[TEMPLATE_ARGS] = _template_args(body) or None
     values[ShapeKind.JSON_SCHEMA.value] = _schema(body.get("response_format"))
@@ -166,6 +180,20 @@ def _prompt(prompt: Any) -> str:  # noqa: ANN401 - any JSON value
     if not isinstance(prompt, str):
         raise ValueError("`body.prompt` is not one text")
     return prompt
+
+
+def _logprobs(body: Mapping[str, Any], *, chat: bool) -> int | None:
+    """Return how many best tokens of each step a request asks for; None if it asks for no log probabilities."""
+    wanted, best = body.get("logprobs"), body.get("top_logprobs")
+    if not chat:
+        if isinstance(wanted, bool) or best is not None:
+            raise ValueError("`body.logprobs` of a completion is a number, and `body.top_logprobs` is for chats")
+        return wanted
+    if wanted not in (None, False, True):
+        raise ValueError("`body.logprobs` of a chat is true or false; `body.top_logprobs` says how many")
+    if not wanted and best:
+        raise ValueError("`body.top_logprobs` needs `body.logprobs: true`")
+    return (best or 0) if wanted else None
 
 
 def _stop(stop: Any) -> str | None:  # noqa: ANN401 - any JSON value

@@ -19,7 +19,8 @@ def script(tokens):
     """The next token and the EOS probability depend on every token before."""
     rng = random.Random(hash(tuple(tokens)))
     token = EOS if rng.random() < 0.07 else rng.randrange(3, 120)
-    return Sampled(token, eos_prob=rng.random(), eos_rank=rng.randrange(9))
+    others = {other: -1.0 - other for other in range(3, 9)}
+    return Sampled(token, rng.random(), rng.randrange(9), log_probs={**others, token: -0.5})
 
 
 class TestScripted(EngineContract):

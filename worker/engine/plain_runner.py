@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from endmark.worker.engine.adjusting import Written, adjust
 from endmark.worker.engine.attention import PagedBatch, Span
 from endmark.worker.engine.layout import SLOT
+from endmark.worker.engine.logprobs import TokenScores, told_scores
 from endmark.worker.engine.plan import (
     DecodePlan,
     PrefillPlan,
@@ -19,7 +20,7 @@ from endmark.worker.engine.plan import (
     StepResult,
     Ticket,
 )
-from endmark.worker.engine.scores import asked_scores, told_by_row
+from endmark.worker.engine.scores import asked_scores, best_scores, told_by_row
 from endmark.worker.engine.step_end import StepEnd
 
 _LENGTH_SPREAD = 1.5  # decode rows are grouped so that no row's cache is padded beyond this
@@ -90,12 +91,19 @@ class PlainRunner:
         if isinstance(plan, PrefillPlan):
             asked = {index: row.asked for index, row in enumerate(plan.rows) if row.asked}
             drawn.asked = told_by_row(asked_scores(raw, asked).tolist(), asked) if asked else {}
+        drawn.told = self._told(raw, slots.tolist(), drawn.token_ids)
         return Ticket(len(steps), drawn)
 
     def read(self, ticket: Ticket) -> StepResult:
         """Return what the step sampled."""
         assert isinstance(ticket.payload, StepResult)
         return ticket.payload
+
+    def _told(self, raw: Tensor, slots: Sequence[int], tokens: Sequence[int]) -> dict[int, TokenScores]:
+        """Return what the rows that ask for it are told of their tokens, by the row's index."""
+        told = {index: self._rows[slot].logprobs for index, slot in enumerate(slots)}
+        asked = {index: count for index, count in told.items() if count is not None}
+        return told_scores(best_scores(raw, self._ints(tokens)).cpu().numpy(), asked) if asked else {}
 
     def _prefill(self, plan: PrefillPlan) -> tuple[Tensor, Tensor]:
         """Set the rows' slots and compute their tokens; return the slots and the last tokens' logits."""

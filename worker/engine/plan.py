@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import ScoreNumbers
+from endmark.worker.engine.logprobs import TokenScores
 from endmark.worker.engine.steering import Insertion, Phase, RowSteering
 
 
@@ -37,6 +38,7 @@ class PrefillRow:
     origin: int = 0  # the attempt's token from which the score numbers count
     mask: NDArray[np.int32] | None = None  # of the tokens that may follow, see `TokenMask`
     asked: Sequence[int] = ()  # tokens whose log probabilities after `token_ids` are told
+    logprobs: int | None = None  # best tokens of each step that are told; None: not its own either
 
 
 def steering_of(row: PrefillRow) -> RowSteering:
@@ -76,6 +78,7 @@ class StepResult:
     flags: list[int]  # NATURAL | FORCED | HIDDEN | INSERTED
     # by index of the rows that ask: log probabilities in the softmax of the raw fp32 logits
     asked: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    told: dict[int, TokenScores] = field(default_factory=dict)  # by index of the rows with `logprobs`
 
 
 @dataclass(frozen=True, slots=True)

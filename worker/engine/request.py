@@ -8,6 +8,7 @@ from endmark.jobs.strategies import Strategy
 from endmark.jobs.strategies.base import TakeBack
 from endmark.jobs.vocabulary import EosSource, EosTrace, Verdict
 from endmark.worker.engine.choices import Choices
+from endmark.worker.engine.logprobs import LogProbs, TokenScores
 from endmark.worker.engine.steering import Insertion, Phase, PhaseEnd, TokenMask
 from endmark.worker.engine.thought import Thought
 
@@ -38,6 +39,8 @@ class Request:
         False  # whether the insertion takes the place of an EOS in a thought, where no phase does it
     )
     asked: Sequence[int] = ()  # tokens whose log probabilities behind the prompt are told; of one-token attempts
+    logprobs: int | None = None  # best tokens of each step that are told; None: not the answer's own either
+    answer_scores: Sequence[TokenScores] = ()  # of `answer_token_ids`, where they are told
     choices: Choices | None = None  # that are scored instead of drawing an answer; see `ChoosingEngine`
 
     def livened(self, place: TakeBack, kept: int) -> Sampling:
@@ -88,4 +91,5 @@ class Finished:
     in_thought: bool = False  # whether it ended inside one
     thought_closed: EosSource | None = None  # who closed the last that was closed in this attempt
     asked: tuple[float, ...] = ()  # log probabilities of the tokens that the request asks for
+    logprobs: LogProbs | None = None  # of `token_ids`, where the request asks for them
     choice_probs: Mapping[str, float] | None = None  # of each label, where the answer was chosen by its score

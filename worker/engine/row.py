@@ -2,6 +2,7 @@
 
 from endmark.jobs.strategies import ScoreNumbers, score_numbers
 from endmark.worker.engine.answer import Answer
+from endmark.worker.engine.logprobs import TokenScores
 from endmark.worker.engine.plan import PrefillRow
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.steering import Call
@@ -18,9 +19,23 @@ class RowState:
         self.pages: list[int] = []
         self.launched = 0  # tokens of this attempt that have been asked of the device
         self.stale = 0  # steps in flight whose result for the row is of tokens that were taken back
+        # of all the answer's tokens; None where they are not told
+        self.scores = list(self.request.answer_scores) if self.request.logprobs is not None else None
         self.call = Call.NONE  # what its next decode step is to tell the device of its insertion
         # where this attempt's own tokens begin
         self.prompt_length = len(self.request.prompt_token_ids) + len(self.request.answer_token_ids)
+
+    def note(self, scores: TokenScores, before: int) -> None:
+        """Note what is told of the token that the answer has just been shown, and forget what it has taken back.
+
+        Args:
+            scores: of the token.
+            before: tokens of the answer before it.
+        """
+        assert self.scores is not None
+        del self.scores[before:]
+        self.scores.append(scores)
+        del self.scores[len(self.answer.token_ids) :]
 
     @property
     def token_ids(self) -> list[int]:
@@ -94,4 +109,5 @@ class RowState:
             origin=answer.steering.origin,
             mask=answer.mask.words() if answer.mask is not None else None,
             asked=self.request.asked,
+            logprobs=self.request.logprobs,
         )

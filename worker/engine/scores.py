@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from endmark.jobs.logprobs import MOST
 from endmark.worker.engine.layout import SLOT
 
 _LARGEST_GROWTH = 1e30
@@ -43,6 +44,23 @@ def asked_scores(logits: Tensor, asked: Mapping[int, Sequence[int]]) -> Tensor:
     rows, tokens, of = torch.tensor(index, dtype=torch.int64, device=logits.device).T
     whole = torch.logsumexp(logits[list(asked)].float(), -1)
     return logits[rows, tokens].float() - whole[of]
+
+
+def best_scores(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return each row's token and the best of its scores with log probabilities, as `told_scores` reads them.
+
+    Args:
+        logits: (R, V), as the model gave them.
+        tokens: (R,) that were drawn.
+
+    Returns:
+        (2, R, 1 + MOST) int32: ids, and the bits of fp32 numbers.
+    """
+    best, ids = logits.topk(min(MOST, logits.shape[-1]), -1)
+    own = tokens.long().unsqueeze(-1)
+    whole = torch.logsumexp(logits.float(), -1, keepdim=True)
+    log_probs = torch.cat([logits.gather(-1, own), best], -1).float() - whole
+    return torch.stack([torch.cat([own, ids], -1).int(), log_probs.view(torch.int32)])
 
 
 def told_by_row(told: Sequence[float], asked: Mapping[int, Sequence[int]]) -> dict[int, tuple[float, ...]]:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endmark.worker.engine.flags import NATURAL
+from endmark.worker.engine.logprobs import TokenScores
 from endmark.worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket, steering_of
 from endmark.worker.engine.steering import RowSteering, allowed
 
@@ -50,6 +51,7 @@ class ScriptedRunner:
         self._script = script
         self._eos_ids = eos_ids
         self._masks: dict[int, NDArray[np.int32] | None] = {}
+        self._logprobs: dict[int, int | None] = {}
         self._steering: dict[int, RowSteering] = {}
         self._memory = [-1] * (num_pages * page_size)
         self._tables: dict[int, list[int]] = {}
@@ -63,6 +65,7 @@ class ScriptedRunner:
             for row in plan.rows:
                 self._tables[row.slot] = list(row.pages)
                 self._masks[row.slot] = row.mask
+                self._logprobs[row.slot] = row.logprobs
                 self._steering[row.slot] = steering_of(row)
                 for index in range(row.cached, len(row.token_ids)):
                     self._memory[self._address(row.slot, index)] = row.token_ids[index]
@@ -88,19 +91,32 @@ class ScriptedRunner:
             for index, (row, item) in enumerate(zip(rows, sampled, strict=False))
             if row.asked
         }
-        return Ticket(len(slots), (sampled, asked))
+        return Ticket(len(slots), (sampled, asked, self._told(slots, sampled)))
 
     def read(self, ticket: Ticket) -> StepResult:
         """Return what the step sampled."""
         assert isinstance(ticket.payload, tuple)
-        sampled, asked = ticket.payload
+        sampled, asked, told = ticket.payload
         return StepResult(
             [item.token_id for item in sampled],
             [item.eos_prob for item in sampled],
             [item.eos_rank for item in sampled],
             [item.flags for item in sampled],
             asked,
+            told,
         )
+
+    def _told(self, slots: Sequence[int], sampled: Sequence[Sampled]) -> dict[int, TokenScores]:
+        """Return what the rows that ask for it are told of their tokens, by the row's index."""
+        told: dict[int, TokenScores] = {}
+        for index, (slot, item) in enumerate(zip(slots, sampled, strict=True)):
+            count = self._logprobs[slot]
+            if count is not None:
+                best = sorted(item.log_probs, key=lambda token_id: -item.log_probs[token_id])[:count]
+                ids = [item.token_id, *best]
+                known = [item.log_probs.get(token_id, _UNLIKELY) for token_id in ids]
+                told[index] = TokenScores(np.array(ids, np.int32), np.array(known, np.float32))
+        return told
 
     def _steered(self, slot: int, step: int, token: int | Sampled) -> Sampled:
         """Return the script's token, or what steers the row to another one."""

@@ -3,7 +3,8 @@
 import codecs
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -12,9 +13,16 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 class Vocabulary:
     """The bytes of each token id; special tokens have none, as `decode(…, skip_special_tokens=True)`."""
 
-    def __init__(self, token_bytes: Sequence[bytes], *, strip_first_space: bool = False) -> None:
+    def __init__(
+        self,
+        token_bytes: Sequence[bytes],
+        *,
+        strip_first_space: bool = False,
+        names: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
         self.token_bytes = tuple(token_bytes)
         self.token_texts = tuple(map(_text, self.token_bytes))  # None where a token holds parts of characters
+        self.names = names  # of special tokens
         self.strip_first_space = strip_first_space  # sentencepiece: the space before the first word is no text
 
     @classmethod
@@ -40,14 +48,16 @@ class Vocabulary:
             or (item.get("type") == "Metaspace" and item.get("prepend_scheme", "always") != "never")
             for item in decoders
         )
-        table = []
+        table: list[bytes] = []
+        special_names: dict[int, str] = {}
         for token_id in range(len(tokenizer)):
             token = tokenizer.convert_ids_to_tokens(token_id)
             if token is None or token_id in special:
                 table.append(b"")
+                special_names[token_id] = str(token or "")
             else:
                 table.append(token.encode() if token_id in literal else to_bytes(token))
-        return cls(table, strip_first_space=strips)
+        return cls(table, strip_first_space=strips, names=special_names)
 
     def bytes_of(self, token_id: int) -> bytes:
         """Return the token's bytes; ids beyond the tokeniser (padding of the embedding) have none."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from endmark.jobs.endings import ending_of, whole_part
+from endmark.jobs.logprobs import without_last
 from endmark.jobs.shapes.validity import is_valid
 from endmark.jobs.strategies import Strategy, follow_up, write_strategies
 from endmark.jobs.vocabulary import (
@@ -59,6 +60,7 @@ class RowRun:
             ended_in=part if finished.verdict.finish_reason.has_answer else None,
             thought_closed=finished.thought_closed or self._closed_before(finished),
             valid=self._valid(finished),
+            logprobs=finished.logprobs.stored() if finished.logprobs is not None else None,
             choice_probs=finished.choice_probs,
             weights=self.weights,
         )
@@ -93,7 +95,10 @@ class RowRun:
             return None
         self.prompt = prompt
         request = self._request(key)
-        return replace(request, answer_token_ids=finished.token_ids) if following.keep_text else request
+        if not following.keep_text:
+            return request
+        scores = finished.logprobs.tokens if finished.logprobs is not None else ()
+        return replace(request, answer_token_ids=finished.token_ids, answer_scores=scores)
 
     def _valid(self, finished: Finished) -> bool | None:
         """Return whether an answer is a whole value of the row's shape; None where there is no shape or answer."""
@@ -117,6 +122,7 @@ class RowRun:
             thought=self.prompt.thought,
             mask=self.prompt.mask,
             choices=self.prompt.choices,
+            logprobs=spec.logprobs,
         )
         return steered(request, self.prompt.closing)
 
@@ -139,6 +145,7 @@ def _trimmed(attempt: Attempt, lengths: Sequence[int]) -> Attempt:
         text=attempt.text[: lengths[kept - 1]],
         completion_tokens=attempt.completion_tokens - trimmed,
         trimmed_tokens=trimmed,
+        logprobs=without_last(attempt.logprobs, trimmed) if attempt.logprobs is not None else None,
     )
     return _judged(part, cut=False)
 

@@ -197,6 +197,7 @@ def test_an_attempt_is_read_as_it_was_stored(store):
         "rewound_tokens": 3,
         "valid": False,
         "choice_probs": {"ja": 0.75, "né": 0.25},
+        "logprobs": '[["so",-0.5,[["\\u0000é",-0.5]]]]',
     }
     about |= {
         "reasoning": "Well",
@@ -212,6 +213,9 @@ def test_an_attempt_is_read_as_it_was_stored(store):
     assert row_history(store, job, 0).result == made
     (found,) = stream_results(store, job)
     values = found.as_dict(["prompt"])
+    assert "logprobs" not in values
+    (found,) = stream_results(store, job, logprobs=True)
+    assert [item["token"] for item in found.as_dict(["prompt"])["logprobs"]] == ["so"]
     assert (values["choice"], values["choice_prob"]) == ("so ##", 0.75)
     assert read_probs(values["choice_probs"]) == {"ja": 0.75, "né": 0.25}
     assert values["weights"] == "vllm: nf4"

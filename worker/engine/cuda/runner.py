@@ -19,8 +19,9 @@ from endmark.worker.engine.cuda.rooms import Rooms, SampledRows, Steering
 from endmark.worker.engine.cuda.slots import SlotState
 from endmark.worker.engine.cuda.staging import Download, Upload
 from endmark.worker.engine.layout import RESULT, STEP
+from endmark.worker.engine.logprobs import told_scores
 from endmark.worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket
-from endmark.worker.engine.scores import asked_scores, told_by_row
+from endmark.worker.engine.scores import asked_scores, best_scores, told_by_row
 
 _CHANGE = [STEP[name] for name in ("changed_slot", "changed_index", "changed_page")]
 # Batch sizes with a graph of their own. Between two of them at most a sixteenth of a step is for nothing.
@@ -75,12 +76,13 @@ class CudaRunner:
         self._history = torch.zeros(num_pages + 1, page_size, dtype=torch.int32, device=self._device)
         self._rooms: Rooms | None = None
         self._passes = Passes(prefill_tokens, least=page_size)
-        self._steps: dict[int, _DecodeStep] = {}
+        self._steps: dict[tuple[int, bool], _DecodeStep] = {}  # by rows, and whether log probabilities are told
+        self._logprobs: dict[int, int] = {}  # of the slots whose rows ask for them
         self._sizes = _bucket_sizes(max_rows)
         self._recorder = Recorder(self._device)
         with torch.inference_mode():
             for size in reversed(self._sizes):
-                self._steps[size] = _DecodeStep(self, size)
+                self._steps[size, False] = _DecodeStep(self, size)
 
     @torch.inference_mode()
     def launch(self, plan: PrefillPlan | DecodePlan) -> Ticket:
@@ -91,7 +93,12 @@ class CudaRunner:
         self._mask(plan.masks)
         rows = len(plan.slots)
         size = next(size for size in self._sizes if size >= rows)
-        return Ticket(rows, _Launched(self._steps[size].run(plan, self.max_rows)))
+        asked = self._asked(plan.slots)
+        key = size, bool(asked)
+        if key not in self._steps:  # few jobs ask for log probabilities: the graph is recorded when one does
+            self._steps[key] = _DecodeStep(self, size, tells=True)
+        drawn, told = self._steps[key].run(plan, self.max_rows)
+        return Ticket(rows, _Launched(drawn, told=[(asked, told)] if told is not None else ()))
 
     def read(self, ticket: Ticket) -> StepResult:
         """Wait for the step and return what it sampled."""
@@ -107,6 +114,11 @@ class CudaRunner:
                 row: told
                 for asked, scores in launched.scores
                 for row, told in told_by_row(scores.wait().view(np.float32).tolist(), asked).items()
+            },
+            told={
+                row: scores
+                for asked, block in launched.told
+                for row, scores in told_scores(block.wait(), asked).items()
             },
         )
 
@@ -153,23 +165,41 @@ class CudaRunner:
         assert self._rooms is not None, "made with the first graph"
         self._rooms.mask(masks)
 
+    def _asked(self, slots: Sequence[int]) -> dict[int, int]:
+        """Return how many best tokens rows are told, by their index, of those that ask."""
+        if not self._logprobs:
+            return {}
+        found = ((index, self._logprobs.get(slot)) for index, slot in enumerate(slots))
+        return {index: count for index, count in found if count is not None}
+
     def _prefill(self, plan: PrefillPlan) -> "_Launched":
         """Set the rows' slots and compute their tokens; return what was sampled."""
         self._slots.admit(plan.rows)
+        for row in plan.rows:
+            self._logprobs.pop(row.slot, None)
+            if row.logprobs is not None:
+                self._logprobs[row.slot] = row.logprobs
         result = torch.empty(RESULT.width, len(plan.rows), dtype=torch.int32, device=self._device)
         pieces = [Piece(row, row.cached, len(row.token_ids)) for row in plan.rows]
         scores: list[tuple[Asked, Download]] = []
-        self._passes.run(pieces, lambda group, done: self._compute(group, result, done, scores))
-        return _Launched(Download(result), scores)
+        told: list[tuple[dict[int, int], Download]] = []
+        self._passes.run(pieces, lambda group, done: self._compute(group, result, done, scores, told))
+        return _Launched(Download(result), scores, told)
 
     def _compute(
-        self, pieces: list[Piece], result: Tensor, done: int, scores: list[tuple[Asked, Download]]
+        self,
+        pieces: list[Piece],
+        result: Tensor,
+        done: int,
+        scores: list[tuple[Asked, Download]],
+        told: list[tuple[dict[int, int], Download]],
     ) -> int:
         """Run one forward pass; return how many rows it has sampled for, behind those `done`.
 
         Args:
             result: (RESULT.width, R) int32; filled in from column `done` on.
             scores: of the tokens that rows ask for; added to. Of a row that stands there twice the last is meant.
+            told: the best tokens of rows that ask for log probabilities; added to likewise.
         """
         inputs = PrefillInputs.of(pieces, self._device)
         self.note(inputs.tokens, inputs.slots, inputs.positions)
@@ -183,6 +213,11 @@ class CudaRunner:
             scores.append(({done + index: ids for index, ids in asked.items()}, Download(found)))
         if inputs.sampled:
             self.sample(logits, inputs.rows, result, done)
+        counts = self._asked([row.slot for row in ended])
+        if counts:
+            tokens = result[RESULT["token"], done : done + len(ended)]
+            shifted = {done + index: count for index, count in counts.items()}
+            told.append((shifted, Download(best_scores(logits, tokens))))
         return inputs.sampled
 
 
@@ -192,14 +227,17 @@ class _Launched:
 
     drawn: Download  # (RESULT.width, R) int32
     scores: Sequence[tuple[Asked, Download]] = ()  # the bits of fp32 numbers, as of `asked_scores`
+    told: Sequence[tuple[Mapping[int, int], Download]] = ()  # by row how many best tokens, as of `best_scores`
 
 
 class _DecodeStep:
     """A decode step of up to so many rows, captured."""
 
-    def __init__(self, runner: CudaRunner, size: int) -> None:
+    def __init__(self, runner: CudaRunner, size: int, *, tells: bool = False) -> None:
         device = runner._device
         self._size = size
+        self._tells = tells  # log probabilities
+        self._best: Tensor | None = None  # of `best_scores`; it lies in the graph's memory
         self._upload = Upload(STEP.width, size, device)
         self._result = torch.zeros(RESULT.width, size, dtype=torch.int32, device=device)
         self._tokens = torch.zeros(size, dtype=torch.int64, device=device)
@@ -221,9 +259,11 @@ class _DecodeStep:
         runner.note(self._tokens, slots, lengths)
         logits = runner.forward(self._tokens, self._positions, runner.batch(slots, lengths), 0)
         runner.sample(logits, SampledRows(slots, lengths, steps, positions), self._result)
+        if self._tells:
+            self._best = best_scores(logits, self._result[RESULT["token"]])
 
-    def run(self, plan: DecodePlan, spare_slot: int) -> Download:
-        """Start the step and the copy of its results."""
+    def run(self, plan: DecodePlan, spare_slot: int) -> tuple[Download, Download | None]:
+        """Start the step and the copies of what was sampled, and of the best tokens where they are told."""
         rows = len(plan.slots)
         block = self._upload.next()
         block[:] = self._idle(spare_slot)
@@ -236,7 +276,7 @@ class _DecodeStep:
             block[_CHANGE, index] = change
         self._upload.send()
         self._replay()
-        return Download(self._result)
+        return Download(self._result), Download(self._best) if self._best is not None else None
 
 
 def _bucket_sizes(max_rows: int) -> list[int]:
