@@ -32,7 +32,7 @@ def interpret(files, least):
 
 
 def test_every_kernel_gives_the_numbers_of_its_oracle():
-    names = ("kernels", "sampling", "adjusting", "steering", "packed")
+    names = ("kernels", "sampling", "adjusting", "steering", "packed", "vllm_drawing")
     interpret([f"tests/gpu/test_{name}.py" for name in names], least=50)
 
 

@@ -30,6 +30,7 @@ class Block:
         path: the file it stands in; `unlink` it once all have it.
         results: (slots, RING, ENTRY.width) int32; a row's step n stands at n % RING.
         asked: (slots, MOST_ASKED) fp32, log probabilities that a row has asked for.
+        epochs: (slots,) int32, of the slots' rows; another each time that a row begins there.
         launched: (slots, 2) int32: epoch of the row and its tokens that have been drawn or are about to be.
         resumed: (1,) int32, rows that vLLM has taken up again after it had sent them back.
         calls: (slots, 3) int32: a `steering.Call` for the slot's row, its epoch, and a number that grows.
@@ -50,6 +51,7 @@ class Block:
         shapes = {
             "results": (slots, RING, ENTRY.width),
             "asked": (slots, MOST_ASKED),
+            "epochs": (slots,),
             "launched": (slots, 2),
             "resumed": (1,),
             "calls": (slots, 3),
@@ -65,13 +67,14 @@ class Block:
             parts[name] = np.asarray(self.memory[begin:end]).reshape(shape)
             begin = end
         self.results, self.launched, self.resumed = parts["results"], parts["launched"], parts["resumed"]
+        self.epochs = parts["epochs"]
         self.asked: NDArray[np.float32] = parts["asked"].view(np.float32)
         self.calls, self.masks = parts["calls"], parts["masks"]
         self.sentences: NDArray[np.uint8] = parts["sentences"].view(np.uint8)[:, :vocabulary]
 
     @classmethod
     def make(cls, slots: int, vocabulary: int) -> "Block":
-        """Make the memory; no epoch of it is one that a row has."""
+        """Make the memory, with no result of any row's."""
         folder = _MEMORY if _MEMORY.is_dir() else None
         with tempfile.NamedTemporaryFile(prefix="endmark-", dir=folder, delete=False) as file:
             block = cls(Path(file.name), slots, vocabulary, fresh=True)
@@ -83,11 +86,11 @@ class Block:
         self.path.unlink(missing_ok=True)
 
     def found(
-        self, slots: NDArray[np.int64], steps: NDArray[np.int64], epochs: NDArray[np.int64]
+        self, slots: NDArray[np.int64], steps: NDArray[np.int64]
     ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Return the results (R, ENTRY.width) of some rows' steps, and which of them are there (R,)."""
+        """Return the results (R, ENTRY.width) of some slots' rows and steps, and which of them are there (R,)."""
         entries = self.results[slots, steps % RING]
-        there = (entries[:, ENTRY["step"]] == steps) & (entries[:, ENTRY["epoch"]] == epochs)
+        there = (entries[:, ENTRY["step"]] == steps) & (entries[:, ENTRY["epoch"]] == self.epochs[slots])
         with np.errstate(over="ignore"):
             sums = entries[:, _SUMMED].sum(1, dtype=np.int32)
         return entries, there & (sums == entries[:, ENTRY["sum"]])

@@ -66,7 +66,8 @@ class VllmCore:
             extra_args=extra_args(row, epoch),
         )
         name = str(self._count)
-        self._llm.add_request(name, {"prompt_token_ids": list(token_ids)}, params, lora_request=self._lora)
+        prompt = {"type": "token", "prompt_token_ids": list(token_ids)}
+        self._llm.add_request(name, prompt, params, lora_request=self._lora)
         return name
 
     def abort(self, names: Collection[str]) -> None:

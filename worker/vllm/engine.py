@@ -14,7 +14,7 @@ from endmark.worker.engine.waiting import WaitingRows
 from endmark.worker.vllm.block import MOST_ASKED, Block
 from endmark.worker.vllm.core import VllmCore
 from endmark.worker.vllm.hooks import ENGINES
-from endmark.worker.vllm.running import Running, told
+from endmark.worker.vllm.running import Running
 
 
 class VllmEngine:
@@ -164,10 +164,9 @@ class VllmEngine:
     def _read(self, rows: list[RowState]) -> bool:
         """Hand rows the tokens that have come for them, each one at the most; return whether any has come."""
         came = False
-        for row, entry in self._running.results(rows):
+        for row, token_id, prob, rank, flags in self._running.results(rows):
             came = True
             self.row_steps += 1
-            token_id, prob, rank, flags = told(entry)
             answer = row.answer
             first = not answer.generated
             row.launched = max(row.launched, answer.generated + 1)

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from endmark.worker.engine.layout import RESULT
 from endmark.worker.engine.row import RowState
 from endmark.worker.engine.steering import Call
 from endmark.worker.vllm.block import ENTRY, Block
@@ -30,7 +29,6 @@ class Running:
         self._rows: dict[int, RowState] = {}  # by slot
         self._names: dict[int, str] = {}  # what vLLM calls them
         self._reads = np.zeros(slots, np.int64)  # the step of each whose result comes next
-        self._epochs = np.full(slots, -1, np.int64)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -62,10 +60,10 @@ class Running:
         plan = row.plan([], 0)
         row.call = Call.NONE
         plan = replace(plan, pages=(slot,), mask=_FLAG if row.answer.mask is not None else None)
-        self._epochs[slot] += 1
+        self._block.epochs[slot] += 1
         self._reads[slot] = row.launched
         budget = row.answer.whole_budget - row.answer.generated
-        self._names[slot] = self._core.add(plan, int(self._epochs[slot]), token_ids, budget)
+        self._names[slot] = self._core.add(plan, int(self._block.epochs[slot]), token_ids, budget)
 
     def end(self, rows: Sequence[RowState]) -> None:
         """Take back the slots of rows, and let vLLM forget them."""
@@ -81,15 +79,18 @@ class Running:
         """Return the row that vLLM calls so; None if it is no row any more."""
         return next((self._rows[slot] for slot, own in self._names.items() if own == name), None)
 
-    def results(self, rows: Sequence[RowState]) -> Iterator[tuple[RowState, NDArray[np.int32]]]:
-        """Return those rows whose next result has come, each with it; see `told`."""
+    def results(self, rows: Sequence[RowState]) -> Iterator[tuple[RowState, int, float, int, int]]:
+        """Return those rows whose next result has come: each with its token, EOS probability, rank and flags."""
         if not rows:
             return
         slots = np.array([row.slot for row in rows], np.int64)
-        entries, there = self._block.found(slots, self._reads[slots], self._epochs[slots])
+        entries, there = self._block.found(slots, self._reads[slots])
         self._reads[slots] += there
-        for index in np.flatnonzero(there).tolist():
-            yield rows[index], entries[index]
+        entries = np.ascontiguousarray(entries[there].T)
+        probs = entries[ENTRY["eos_prob"]].view(np.float32)
+        told = (entries[ENTRY["token"]], probs, entries[ENTRY["rank"]], entries[ENTRY["flags"]])
+        came = (rows[index] for index in np.flatnonzero(there).tolist())
+        yield from zip(came, *(values.tolist() for values in told), strict=True)
 
     def asked(self, row: RowState) -> tuple[float, ...]:
         """Return the log probabilities that a row has asked for, whose first result has come."""
@@ -98,12 +99,12 @@ class Running:
     def call(self, row: RowState) -> None:
         """Let a row's insertion begin with the next token that is drawn."""
         epoch, launched = self._block.launched[row.slot]
-        if epoch == self._epochs[row.slot]:
+        if epoch == self._block.epochs[row.slot]:
             row.launched = max(row.launched, int(launched))
         row.insert()
         if row.call:
             number = self._block.calls[row.slot, 2] + 1
-            self._block.calls[row.slot] = (row.call, self._epochs[row.slot], number)
+            self._block.calls[row.slot] = (row.call, self._block.epochs[row.slot], number)
             row.call = Call.NONE
 
     def allow(self, row: RowState, words: NDArray[np.int32]) -> None:
@@ -111,10 +112,3 @@ class Running:
         there = self._block.masks[row.slot]
         there[:] = 0
         there[: len(words)] = words[: len(there)]
-
-
-def told(entry: NDArray[np.int32]) -> tuple[int, float, int, int]:
-    """Return token, EOS probability, rank and flags of a result."""
-    place = ENTRY[RESULT.real[0]]
-    prob = float(entry[place : place + 1].view(np.float32)[0])
-    return int(entry[ENTRY["token"]]), prob, int(entry[ENTRY["rank"]]), int(entry[ENTRY["flags"]])

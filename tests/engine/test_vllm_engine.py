@@ -1,0 +1,152 @@
+"""The engine over vLLM beside our own, on the demo model: same seeds, strategies and samplings, same answers."""
+
+from pathlib import Path
+
+import pytest
+
+from endmark.jobs.errors import MissingDependency, ModelError
+from endmark.jobs.sampling import Sampling
+from endmark.jobs.strategies import build_strategies
+from endmark.jobs.vocabulary import EosSource, FinishReason
+from endmark.worker.engine.choices import Choices
+from endmark.worker.engine.choosing import ChoosingEngine
+from endmark.worker.engine.request import Request
+from endmark.worker.models.loader import load_engine
+from endmark.worker.vllm.block import MOST_ASKED
+from endmark.worker.vllm.loading import chosen_weights, load_vllm_engine
+from tests.engine_contract import run, same
+
+pytestmark = pytest.mark.engine
+
+PACKAGE = Path(__file__).parents[1] / "fakes" / "vllm_package"
+STRATEGIES = [
+    [],
+    ["deadline"],
+    ["soft-landing", "trim"],
+    ["exp-decay", "no-loops"],
+    ["eos-reward"],
+    ["rewind"],
+    ['stop:text="a"'],
+    ["whole"],
+]
+SAMPLINGS = [
+    Sampling(),
+    Sampling(temperature=0.9, top_p=0.9, seed=3),
+    Sampling(repetition_penalty=1.3, dry_multiplier=0.8),
+    Sampling(temperature=1.0, top_k=40, min_p=0.02, presence_penalty=0.4, seed=5, min_new_tokens=3),
+]
+PROMPTS = ["Count to nine.", "Say hello.", "Name two colours.", "What is rain?", "Tell a story."]
+
+
+@pytest.fixture(scope="module")
+def both():
+    """Our engine and the one over vLLM, with the weights as the file has them."""
+    patch = pytest.MonkeyPatch()
+    patch.syspath_prepend(str(PACKAGE))
+    own = load_engine("demo", max_rows=8, four_bits=False)
+    other = load_vllm_engine("demo", device="cpu", weights="16bit", max_rows=8)
+    yield own, other
+    patch.undo()
+
+
+def requests_of(loaded):
+    """Rows of all kinds in one batch."""
+    encode = loaded.tokenizer
+    return [
+        Request(
+            key=key,
+            prompt_token_ids=encode(PROMPTS[key % 5])["input_ids"],
+            max_new_tokens=(12, 40, 24)[key % 3],
+            stream=key,
+            sampling=SAMPLINGS[(key // 8) % 4],
+            strategies=build_strategies(STRATEGIES[key % 8]),
+            trace=True,
+        )
+        for key in range(32)
+    ]
+
+
+def test_rows_of_all_kinds_end_as_they_do_with_our_engine(both):
+    """Token for token, with the same verdicts: the draw, its seeds and its arithmetic are the same."""
+    own, other = both
+    requests = requests_of(own)
+    want, got = (run(loaded.engine, requests) for loaded in both)
+    for key in want:
+        assert same(got[key], want[key]), key
+        assert (got[key].rewinds, got[key].lengths) == (want[key].rewinds, want[key].lengths)
+        assert got[key].trace.probs == pytest.approx(want[key].trace.probs, rel=1e-3, abs=1e-5)
+    sources = {finished.verdict.eos_source for finished in got.values()}
+    assert sources >= {EosSource.NATURAL, EosSource.BOOSTED, EosSource.FORCED}, "a weak example"
+    assert {finished.verdict.finish_reason for finished in got.values()} >= {FinishReason.STOP_SEQUENCE}
+    assert other.engine.pages[0] == 0
+
+
+def test_labels_are_scored_as_with_our_engine(both):
+    own, _ = both
+    labels = ("yes", "no", "maybe so")
+    ids = tuple(tuple(own.tokenizer(label, add_special_tokens=False)["input_ids"]) for label in labels)
+    choices = Choices(labels, ids, tuple(sorted(own.engine.eos_ids)))
+    requests = [
+        Request(key, own.tokenizer(prompt)["input_ids"], max_new_tokens=8, choices=choices)
+        for key, prompt in enumerate(PROMPTS)
+    ]
+    want, got = (run(ChoosingEngine(loaded.engine), requests) for loaded in both)
+    for key in want:
+        assert got[key].text == want[key].text
+        assert got[key].choice_probs == pytest.approx(want[key].choice_probs, rel=1e-3)
+
+
+def test_more_labels_than_can_be_told_are_refused(both):
+    _, other = both
+    request = Request(0, [5, 6], max_new_tokens=1, asked=[3] * (MOST_ASKED + 1))
+    with pytest.raises(ModelError, match="asks for the probabilities of 4,097 tokens"):
+        other.engine.add(request)
+    assert not other.engine.has_work
+
+
+def test_what_is_loaded_is_said(both):
+    _, other = both
+    assert other.description.weights == "fp32"
+    assert other.description.kv_tokens == other.engine.capacity.kv_tokens > 0
+
+
+def test_an_engine_that_dies_says_so(both, monkeypatch):
+    _, other = both
+    monkeypatch.setattr(other.engine._core._llm, "step", lambda: (_ for _ in ()).throw(KeyError("rank 1")))
+    other.engine.add(Request(0, [5, 6], max_new_tokens=4))
+    with pytest.raises(RuntimeError, match="vLLM's engine has died: 'rank 1'"):
+        other.engine.step()
+    other.engine.cancel([0])
+
+
+def test_vllm_that_is_missing_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setattr("endmark.worker.vllm.loading.find_spec", lambda name: None)
+    with pytest.raises(MissingDependency, match="needs the extra `vllm`"):
+        load_vllm_engine("demo", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("weights", "own", "found"),
+    [
+        ("auto", None, ("bitsandbytes", "nf4")),
+        ("auto", {"quant_method": "fp8"}, (None, "fp8")),
+        ("nf4", None, ("bitsandbytes", "nf4")),
+        ("checkpoint", {"quant_method": "awq"}, (None, "awq")),
+        ("16bit", None, (None, None)),
+    ],
+)
+def test_weights_are_those_of_the_file_or_quantised_as_they_are_loaded(weights, own, found):
+    assert chosen_weights(weights, own) == found
+
+
+@pytest.mark.parametrize(
+    ("weights", "own", "said"),
+    [
+        ("checkpoint", None, "is not quantised"),
+        ("nf4", {"quant_method": "gptq"}, "is quantised already: gptq"),
+        ("packed", None, "has no weights `packed`"),
+    ],
+)
+def test_weights_that_cannot_be_had_are_refused(weights, own, said):
+    with pytest.raises(ModelError, match=said):
+        chosen_weights(weights, own)
