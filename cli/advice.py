@@ -16,6 +16,11 @@ def worker_command(model: str, adapter: str | None, engine: Sequence[str] = ()) 
     return shlex.join([*words, *(["--adapter", adapter] if adapter is not None else []), *engine])
 
 
+def resume_command(job_id: str, output: str, engine: Sequence[str] = ()) -> str:
+    """Return the command that sees a job through and writes its results; `engine`: options that name one."""
+    return shlex.join(["endmark", "resume", job_id, "--run", *engine, "-o", output])
+
+
 def retry_command(job_id: str, spec: GenerationSpec, *, in_thought: bool = False) -> str:
     """Return the command that retries the rows that were cut: to end whole, or with more room if they were to.
 

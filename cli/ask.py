@@ -5,8 +5,10 @@ from typing import Any
 
 import click
 
+from endmark.cli.advice import resume_command
 from endmark.cli.beforehand import check_broker, check_folders
 from endmark.cli.completion import see_through
+from endmark.cli.engines import engine_options, take_engine
 from endmark.cli.options import answer_options, build_spec, with_defaults
 from endmark.cli.session import opened
 from endmark.cli.submission import submit_rows
@@ -32,6 +34,7 @@ Examples:
 )
 @click.argument("prompt")
 @answer_options
+@engine_options
 @click.option("--json", "json_wanted", is_flag=True, help="Print the answer and its verdict as a JSON object.")
 def ask(prompt: str, json_wanted: bool, **options: Any) -> int:  # noqa: ANN401
     """Answer PROMPT (`-` is standard input). Standard output has the text, standard error how it ended.
@@ -42,13 +45,15 @@ def ask(prompt: str, json_wanted: bool, **options: Any) -> int:  # noqa: ANN401
     text = sys.stdin.read() if prompt == "-" else prompt
     if not text.strip():
         raise UsageError("the prompt is empty", hint='give a text: `endmark ask "What can I do in Paris?"`')
+    engine = take_engine(options)
     spec = build_spec(with_defaults(submit, options))
     with opened() as (settings, store), ended_like_by_ctrl_c():
         check_broker(settings, needed=True)
         check_folders(spec)
         with RowsDataset([text]) as dataset:
             job = submit_rows(store, dataset, spec, name=one_line(text, 40))
-        status = see_through(settings, store, job, f"`endmark resume {job.job_id} --run -o -` goes on with it")
+        again = resume_command(job.job_id, "-", engine.words())
+        status = see_through(settings, store, job, f"`{again}` goes on with it", engine)
         if status.state is JobState.FAILED:
             raise EndmarkError(f"the prompt could not be run: {status.error}")
         (result,) = stream_results(store, job.job_id)

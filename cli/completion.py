@@ -2,11 +2,13 @@
 
 import shlex
 from contextlib import suppress
+from typing import Any
 
 import click
 
-from endmark.cli.advice import retry_command, worker_command
+from endmark.cli.advice import resume_command, retry_command, worker_command
 from endmark.cli.crew import Crew
+from endmark.cli.engines import engine_options, take_engine
 from endmark.cli.export import OUTPUT_HELP, check_output, write_results
 from endmark.cli.finishing import tell_now
 from endmark.cli.notifying import wake_workers
@@ -31,18 +33,27 @@ _FAILED_ROWS = 3  # exit code
 
 
 def run_options(command: Command) -> Command:
-    """Give a command the options `--run` and `-o` of one that may do the work itself."""
+    """Give a command the options of one that may do the work itself: `--run`, `-o`, and those of the engine."""
     named = click.option("-o", "--output", metavar="FILE", help=f"With `--run`: {OUTPUT_HELP}")
     return click.option("--run", is_flag=True, help="Run the rows here, wait, and write the results.")(
-        named(command)
+        named(engine_options(command))
     )
 
 
-def check_run(run: bool, output: str | None) -> None:
+def check_run(run: bool, output: str | None, options: dict[str, Any]) -> EngineChoice:
     """Refuse one of `--run` and `-o` without the other, and a file that could not be written in the end.
+
+    Args:
+        run: whether the rows are to be run here.
+        output: the file.
+        options: those of the engine.
+
+    Returns:
+        The engine that is to run them.
 
     Raises:
         UsageError: they do not go together.
+        MissingDependency: the engine is not installed here.
     """
     if run and output is None:
         raise UsageError("where are the results to go?", hint="name a file: `--run -o results.csv`")
@@ -50,6 +61,7 @@ def check_run(run: bool, output: str | None) -> None:
         if not run:
             raise UsageError("nothing is written without `--run`", hint="add `--run`, or leave out `-o`")
         check_output(output)
+    return take_engine(options, here=run)
 
 
 def complete(
@@ -159,7 +171,7 @@ def _to_go_on(job: Submission, output: str, engine: EngineChoice) -> str:
     worker = worker_command(job.spec.model, job.spec.adapter, engine.words())
     place = shlex.quote(output)
     return (
-        f"`endmark resume {job.job_id} --run -o {place}`, or the same command again, goes on with it;"
+        f"`{resume_command(job.job_id, output, engine.words())}`, or the same command again, goes on with it;"
         f" so do `endmark resume {job.job_id}` and `{worker}`;"
         f" `endmark export {job.job_id} -o {place}` writes what is done, `endmark cancel {job.job_id}` gives it up"
     )

@@ -1,5 +1,7 @@
 """`endmark cancel`, `pause` and `resume`: what a user may do to a job that is under way."""
 
+from typing import Any
+
 import click
 
 from endmark.cli.advice import worker_hint
@@ -59,24 +61,24 @@ Examples:
 )
 @click.argument("job")
 @run_options
-def resume(job: str, run: bool, output: str | None) -> int:
+def resume(job: str, run: bool, output: str | None, **options: Any) -> int:  # noqa: ANN401
     """Let a paused or interrupted job go on, with the rows that have no result yet.
 
     Workers run them, or with `--run` this command does as `endmark run` does.
 
     JOB is an id, the beginning of one, or `latest`.
     """
-    check_run(run, output)
+    engine = check_run(run, output, options)
     with opened() as (settings, store), ended_like_by_ctrl_c():
         job_id = resolve_job(store, job)
         if output is not None:
             check_broker(settings, needed=True)
-            return complete(settings, store, resumed(store, job_id), output)
+            return complete(settings, store, resumed(store, job_id), output, engine=engine)
         resume_job(store, job_id)
         found = load_job(store, job_id)
         wake_if_reachable(settings, store, *found.spec.queue)
         workers = job_status(store, job_id).workers
     note(f"job {job_id} goes on")
     if not workers:
-        hint(worker_hint(found.spec.model, found.spec.adapter))
+        hint(worker_hint(found.spec.model, found.spec.adapter, engine.words()))
     return 0

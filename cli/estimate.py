@@ -5,9 +5,11 @@ from typing import Any
 
 import click
 
+from endmark.cli.advice import resume_command
 from endmark.cli.beforehand import check_broker, check_folders
 from endmark.cli.completion import see_through
 from endmark.cli.drawing import draw, store_sample
+from endmark.cli.engines import engine_options, take_engine
 from endmark.cli.options import build_spec, spec_options
 from endmark.cli.pricing import price_option
 from endmark.cli.progress import counting
@@ -36,12 +38,14 @@ Examples:
 @price_option
 @click.option("--json", "json_wanted", is_flag=True, help="Print a JSON object.")
 @spec_options
+@engine_options
 def estimate(dataset: str, sample: int, price: float | None, json_wanted: bool, **options: Any) -> None:  # noqa: ANN401
     """Run a sample of DATASET as a job, and project tokens, time and cost of the whole, with 95 % intervals.
 
     Time is at the speed of the sample; with a thousand rows and more a card is fuller, and faster, than with a
     hundred. The job stays, like any other.
     """
+    engine = take_engine(options)
     spec = build_spec(options)
     with opened() as (settings, store), ended_like_by_ctrl_c():
         check_broker(settings, needed=True)
@@ -50,7 +54,8 @@ def estimate(dataset: str, sample: int, price: float | None, json_wanted: bool, 
             drawn = draw(dataset, spec, sample, options, on_progress)
         job = store_sample(store, drawn, spec, f"{options['name'] or dataset_name(dataset)}: estimate")
         note(f"job {job.job_id}: {counted(job.total, 'row')} of {drawn.whole:,}")
-        status = see_through(settings, store, job, f"`endmark resume {job.job_id} --run -o -` goes on with it")
+        again = resume_command(job.job_id, "-", engine.words())
+        status = see_through(settings, store, job, f"`{again}` goes on with it", engine)
         sums = token_sums(store, job.job_id)
         if not sums.completion_tokens:
             raise EndmarkError(

@@ -1,6 +1,7 @@
 """`endmark retry`: retry rows of an ended job, with other strategies or a larger budget."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -48,6 +49,7 @@ def retry(
     max_new_tokens: int | None,
     run: bool,
     output: str | None,
+    **options: Any,  # noqa: ANN401
 ) -> int:
     """Retry rows of an ended job. Workers run them, or with `--run` this command does as `endmark run` does.
 
@@ -58,7 +60,7 @@ def retry(
     """
     if not failed and not truncated:
         raise UsageError("which rows are to be retried?", hint="give `--truncated`, `--failed`, or both")
-    check_run(run, output)
+    engine = check_run(run, output, options)
     with opened() as (settings, store), ended_like_by_ctrl_c():
         check_broker(settings, needed=run)
         job_id = resolve_job(store, job)
@@ -69,7 +71,7 @@ def retry(
             note(f"job {job_id} has no such rows")
             return 0
         if output is not None:
-            return complete(settings, store, Submission(job_id, spec, before.total), output)
+            return complete(settings, store, Submission(job_id, spec, before.total), output, engine=engine)
         status = job_status(store, job_id)
         wake_if_reachable(settings, store, *spec.queue)
     # A worker that looked by itself may hold some of them already.
@@ -77,5 +79,5 @@ def retry(
     if status.workers:
         hint(f"`endmark status {job_id} --watch` shows how far it is")
     else:
-        hint(worker_hint(spec.model, spec.adapter))
+        hint(worker_hint(spec.model, spec.adapter, engine.words()))
     return 0

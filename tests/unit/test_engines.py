@@ -3,7 +3,10 @@
 import sys
 
 import pytest
+from click.testing import CliRunner
 
+from endmark.cli.advice import resume_command, worker_command
+from endmark.cli.main import endmark
 from endmark.jobs import engines
 from endmark.jobs.engines import ANY_ENGINE, EngineChoice
 from endmark.jobs.errors import MissingDependency, UsageError
@@ -70,6 +73,21 @@ def test_the_options_come_back_as_they_are_typed():
     assert ANY_ENGINE.words() == []
     words = EngineChoice("vllm", 2, 4).words()
     assert words == "--engine vllm --tensor-parallel 2 --pipeline-parallel 4".split()
+
+
+def test_a_command_that_goes_on_names_the_engine_again():
+    """`resume --run` of a model that one card cannot hold would have loaded it on one."""
+    words = EngineChoice("vllm", 2).words()
+    ends = "--engine vllm --tensor-parallel 2"
+    assert resume_command("3f2a", "my file.csv", words) == f"endmark resume 3f2a --run {ends} -o 'my file.csv'"
+    assert worker_command("m", None, words) == f"endmark worker --model m {ends}"
+
+
+@pytest.mark.parametrize("command", ["run x.csv -o -", "resume latest --run -o -", "ask Hi", "estimate x.csv"])
+def test_the_commands_that_run_rows_take_the_engine(command, monkeypatch):
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    result = CliRunner().invoke(endmark, [*command.split(), "--tensor-parallel", "2"])
+    assert isinstance(result.exception, MissingDependency), result.output
 
 
 def test_each_process_has_a_group_of_gpus():
