@@ -90,6 +90,11 @@ _SPEC = [
         metavar="K",
         help="Keep log probabilities of the answer's tokens and of the K best of each step, for JSONL.",
     ),
+    click.option(
+        "--dedupe",
+        is_flag=True,
+        help="Answer rows that ask the same once: greedy ones, and those with the same seed of their own.",
+    ),
     *SHAPE_OPTIONS,
     click.option("--system", metavar="TEXT", help="A system turn before every prompt."),
     click.option(
@@ -133,6 +138,7 @@ _SPEC = [
 _OF_DATASETS = (
     "samples",
     "logprobs",
+    "dedupe",
     "prompt_column",
     "template",
     "no_row_options",
@@ -211,6 +217,7 @@ def build_spec(options: dict[str, Any]) -> GenerationSpec:
         shape=chosen_shape(options),
         samples=options["samples"],
         logprobs=options["logprobs"],
+        dedupe=options["dedupe"],
     )
 
 

@@ -77,6 +77,7 @@ def one_job(status: JobStatus, details: Details | None = None) -> str:
         ("complete", f"{status.complete:,} ({percent(status.complete, status.succeeded + status.failed)})"),
         *([("valid", f"{status.valid:,} of {status.shaped:,}")] if status.shaped else []),
         ("tokens", f"{status.prompt_tokens:,} of prompts, {status.completion_tokens:,} of answers"),
+        *([("same as others", f"{status.deduplicated:,} rows")] if status.deduplicated else []),
         *([("thoughts", _thoughts(status))] if status.reasoning_tokens else []),
         *([("device time", _device_time(status, details))] if status.device_seconds else []),
         *([("size", _size(details.size))] if details is not None else []),

@@ -105,6 +105,7 @@ def count_outcomes(
         counts["completion_tokens"] += attempt.completion_tokens
         counts["in_reasoning"] += attempt.ended_in is Part.REASONING
         counts["reasoning_tokens"] += attempt.reasoning_tokens
+        counts["deduplicated"] += attempt.same_as is not None
     held = "job_id = :job AND shard = :shard" if fence is None else _HELD
     done = connection.execute(
         text(f"UPDATE shards SET updated_at = {store.now}, {_COUNTED} WHERE {held}"),
@@ -181,6 +182,7 @@ def _values(job_id: str, number: int, attempt: Attempt, *, final: bool) -> dict[
         "choice_probs": _probs(attempt.choice_probs),
         "weights": attempt.weights,
         "logprobs": attempt.logprobs,
+        "same_as": attempt.same_as,
     }
 
 

@@ -37,6 +37,7 @@ _SUMS = {
     "in_reasoning": f"a.ended_in = '{Part.REASONING}'",
     "shaped": "a.valid IS NOT NULL",
     "valid": "a.valid",
+    "deduplicated": "a.same_as IS NOT NULL",
 }
 _TOKENS = ("prompt_tokens", "completion_tokens", "reasoning_tokens")
 _SELECTED = [f"coalesce(sum(CASE WHEN {what} THEN 1 ELSE 0 END), 0)" for what in _SUMS.values()]

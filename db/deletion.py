@@ -154,5 +154,11 @@ def _delete_some(connection: Connection, job_id: str) -> bool:
     )
     if done.rowcount == _DELETED_AT_ONCE:
         return True
+    asked = "SELECT round, digest FROM askers WHERE job_id = :job LIMIT :most"
+    done = connection.execute(
+        text(f"DELETE FROM askers WHERE job_id = :job AND (round, digest) IN ({asked})"), values
+    )
+    if done.rowcount == _DELETED_AT_ONCE:
+        return True
     connection.execute(text("DELETE FROM jobs WHERE id = :job AND state = 'submitting'"), values)
     return False

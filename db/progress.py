@@ -153,6 +153,7 @@ def _status(
         device_seconds=float(item.device_seconds),
         ended_in_reasoning=counts["in_reasoning"],
         reasoning_tokens=counts["reasoning_tokens"],
+        deduplicated=counts["deduplicated"],
         silent_seconds=_silence(shares, by_name),
     )
 

@@ -52,12 +52,12 @@ def row_history(store: Store, job_id: str, row: int) -> RowHistory | None:
         made = connection.execute(
             text("SELECT * FROM attempts WHERE job_id = :job AND row = :row ORDER BY attempt"), values
         ).all()
-    attempts = tuple(StoredAttempt(item.round, bool(item.final), _attempt(item)) for item in made)
+    attempts = tuple(StoredAttempt(item.round, bool(item.final), stored_attempt(item)) for item in made)
     return RowHistory(row, json.loads(found.cells), found.round, attempts)
 
 
-def _attempt(item: Any) -> Attempt:  # noqa: ANN401 - a row of the table
-    """Return an attempt from its row of the table."""
+def stored_attempt(item: Any) -> Attempt:  # noqa: ANN401 - a row of the table
+    """Return an attempt from its row of the table `attempts`."""
     probs, source = item.eos_probs, item.eos_source
     return Attempt(
         row=item.row,
@@ -88,4 +88,5 @@ def _attempt(item: Any) -> Attempt:  # noqa: ANN401 - a row of the table
         choice_probs=json.loads(item.choice_probs) if item.choice_probs is not None else None,
         weights=item.weights,
         logprobs=item.logprobs,
+        same_as=item.same_as,
     )

@@ -70,6 +70,7 @@ COUNTERS = (
     "reasoning_tokens",
     "shaped",
     "valid",
+    "deduplicated",  # rows that have the answer of another
 )
 shards = Table(
     "shards",
@@ -124,7 +125,16 @@ attempts = Table(
     Column("choice_probs", Text),  # JSON object of labels; null in rows that were not chosen by scores
     Column("weights", String(64)),  # null in rows of before they were noted
     Column("logprobs", Text),  # as `jobs.logprobs` has them; null where they were not asked for
+    Column("same_as", BigInteger),  # the row whose answer it is; null of a row that was run itself
     ForeignKeyConstraint(["job_id", "row"], ["rows.job_id", "rows.row"], ondelete="CASCADE"),
+)
+askers = Table(
+    "askers",
+    metadata,
+    Column("job_id", String(16), primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("digest", String(32), primary_key=True),  # of what a row asks
+    Column("row", BigInteger, nullable=False),  # that asked it first
 )
 workers = Table(
     "workers",

@@ -46,6 +46,7 @@ class GenerationSpec:
     thinking_marks: str | None = None  # `OPEN,CLOSE` around a thought, or `none`; None: as the model shows them
     template_args: dict[str, Any] = field(default_factory=dict)  # that the chat template is given
     shape: Shape | None = None  # that every answer is kept to
+    dedupe: bool = False  # answer rows that ask the same once
     samples: int = 1  # answers of each prompt, each a row of the job
     logprobs: int | None = None  # best tokens kept of each step, beside the answer's own; None: neither
 

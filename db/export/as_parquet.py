@@ -22,6 +22,7 @@ _INTEGERS = frozenset(
         "rewound_tokens",
         "reasoning_tokens",
         "attempts",
+        "same_as",
     }
 )
 _LARGEST = 2**63

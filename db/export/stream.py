@@ -41,13 +41,14 @@ COLUMNS = (
     "attempts",
     "eos_prob_max",
     "weights",
+    "same_as",
     "error",
 )
 _QUERY = (
     "SELECT r.row, r.sample, r.cells, a.text, a.finish_reason, a.eos_source, a.stop_sequence, a.prompt_tokens,"
     " a.completion_tokens, a.attempt, a.eos_prob_max, a.error, a.ending, a.trimmed_tokens,"
     " a.rewinds, a.rewound_tokens, a.reasoning, a.reasoning_tokens, a.ended_in, a.thought_closed, a.valid,"
-    " a.choice_probs, a.weights, {told}"
+    " a.choice_probs, a.weights, a.same_as, {told}"
     " FROM rows r"
     " LEFT JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.final"
     " AND a.attempt ="
@@ -110,7 +111,7 @@ def _result(item: tuple[Any, ...], missing: str | None, only: Only | None) -> Re
         missing: how a row without a result has ended.
     """
     row, sample, cells, response, reason, source, stop, prompt, tokens, attempt, prob, error, at, *more = item
-    *cut, part, closed, valid, probs, weights, told = more
+    *cut, part, closed, valid, probs, weights, same_as, told = more
     end = _end(reason or missing, source)
     ending = _ending(response, end, at)
     part = part or (Part.ANSWER.value if end is not None and end.reason.has_answer else None)
@@ -136,6 +137,7 @@ def _result(item: tuple[Any, ...], missing: str | None, only: Only | None) -> Re
         attempt if attempt is not None else 0,
         prob,
         weights,
+        same_as,
         error,
     )
     return Result(row, json.loads(cells), values, told)

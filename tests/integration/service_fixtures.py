@@ -20,7 +20,7 @@ from endmark.worker.service.service import Pace, Service
 from tests.unit.byte_tokenizer import VOCABULARY_SIZE, ByteTokenizer
 
 VOCABULARY = Vocabulary([b"", *(bytes((byte,)) for byte in range(256)), b""][:VOCABULARY_SIZE])
-QUICKLY = Pace(heartbeat=0.05, report=0.05, reap=0.05, look=0.05, flush=5.0)
+QUICKLY = Pace(heartbeat=0.05, report=0.05, reap=0.05, look=0.05, twins=0.05, flush=5.0)
 NEVER = replace(QUICKLY, look=3600.0)  # but for the first look into the ledger
 ANSWER = b" is a fine place."
 

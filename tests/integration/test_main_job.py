@@ -44,6 +44,7 @@ VERDICT_COLUMNS = [
     "attempts",
     "eos_prob_max",
     "weights",
+    "same_as",
     "error",
 ]
 

@@ -16,6 +16,7 @@ from endmark.worker.service.feeder import Feeder
 from endmark.worker.service.in_flight import InFlight, ShardRun
 from endmark.worker.service.meter import Meter
 from endmark.worker.service.rows import RowRun
+from endmark.worker.service.twins import Twins
 from endmark.worker.service.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,21 @@ class Claims:
         self._lease_seconds = lease_seconds
         self._meter = meter
         self._life = life
+        # Patience: as long as it takes until another worker has the rows of one that has died.
+        self._twins = Twins(store, in_flight, patience=2 * lease_seconds, run=self.run, deliver=writer.hand_on)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether no more shards should be claimed: too many rows wait for others' answers."""
+        return self._twins.crowded
+
+    def settle(self) -> None:
+        """See to the rows that wait for others' answers.
+
+        Raises:
+            StoreError: the ledger cannot be reached.
+        """
+        self._twins.settle()
 
     def take(self) -> ShardRun | None:
         """Claim the fairest due shard and hand its rows to the engine; None if none is due.
@@ -95,13 +111,17 @@ class Claims:
             log.warning("%s: cannot release it, its lease will run out: %s", shard, error)
 
     def _feed(self, shard: ShardRun) -> None:
-        """Hand a shard's rows to the engine, and those that cannot be run to the writer."""
+        """Have a shard's rows run, but for those that wait for another's answer."""
         keyed = self._in_flight.open(shard, self._feeder.rows(shard.lease))
         log.debug("%s: claimed, %d rows", shard, len(keyed))
         if not keyed:
             shards.finish(self._store, shard.lease)
             self._in_flight.close(shard)
             return
+        self.run(self._twins.kept_apart(shard, keyed))
+
+    def run(self, keyed: Sequence[tuple[int, RowRun]]) -> None:
+        """Hand rows to the engine, and those that cannot be run to the writer."""
         requests, refused = _requests(keyed)
         if requests:
             self._life.reach(Stage.WORKING)

@@ -29,6 +29,7 @@ class RowRun:
     row: StoredRow
     prompt: Prompt  # under the strategies of the attempt that runs
     weights: str | None = None  # of the engine that runs it
+    stream: int | None = None  # of its random numbers; None: its own, by the row's number
     attempts: list[Attempt] = field(default_factory=list)  # of this claim, oldest first
     last: Finished | None = None  # what the engine returned for the last of them
 
@@ -116,7 +117,7 @@ class RowRun:
             max_new_tokens=spec.max_new_tokens,
             sampling=spec.sampling,
             strategies=spec.strategies,
-            stream=self.row.row,
+            stream=self.row.row if self.stream is None else self.stream,
             trace=spec.trace,
             bad_words=self.prompt.bad_words,
             thought=self.prompt.thought,

@@ -38,6 +38,7 @@ class Pace:
     report: float = 3.0
     reap: float = 15.0
     look: float = 5.0  # between looks into the ledger while nothing is due and no message comes
+    twins: float = 1.0  # between looks for answers that others wait for
     stall: float = 300.0  # for one step of the engine
     flush: float = 20.0  # for the last outcomes, when the process ends
 
@@ -128,6 +129,7 @@ class Service:
         return [
             Periodic("heartbeat", self._pace.heartbeat, self._heartbeat, broken=self.broken, vital=True),
             Periodic("report", self._pace.report, self._report, broken=self.broken),
+            Periodic("twins", self._pace.twins, self._claims.settle, broken=self.broken),
             Periodic("reaper", self._pace.reap, self._reap, broken=self.broken),
             self._looks,
         ]
@@ -178,7 +180,7 @@ class Service:
         while not self._engine.wait_hungry(self._rows_ahead, _TICK):
             if self._draining.is_set():
                 return None
-        if self._draining.is_set():
+        if self._draining.is_set() or self._claims.crowded:
             return None
         return self._claims.take()
 

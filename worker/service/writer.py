@@ -26,6 +26,7 @@ _BATCH_MOST = 64  # takes at most this many,
 _OLDEST = 0.5  # and does not let one wait for longer than this many seconds
 _RETRY_FIRST, _RETRY_MOST = 0.5, 10.0  # seconds between tries while the database is away
 
+_Keyed = tuple[int, Outcome]
 log = logging.getLogger(__name__)
 
 
@@ -61,8 +62,8 @@ class Writer:
         self._lost = lost
         self._meter = meter
         self._life = life
-        self._finished: queue.SimpleQueue[Sequence[Finished] | None] = queue.SimpleQueue()
-        self._buffers: dict[ShardRun, list[tuple[int, Outcome]]] = {}
+        self._finished: queue.SimpleQueue[Sequence[Finished | _Keyed] | None] = queue.SimpleQueue()
+        self._buffers: dict[ShardRun, list[_Keyed]] = {}
         self._oldest = 0.0  # when the oldest outcome in the buffers came
         self._gone = threading.Event()  # no time is left for a database that does not answer
         self.thread = Guarded("writer", self._run, broken)
@@ -74,6 +75,11 @@ class Writer:
     def deliver(self, finished: Sequence[Finished]) -> None:
         """Take attempts that have ended; never blocks."""
         self._finished.put(finished)
+
+    def hand_on(self, outcomes: Sequence[_Keyed]) -> None:
+        """Take outcomes of rows that were not run, by key; never blocks."""
+        if outcomes:
+            self._finished.put(outcomes)
 
     def stop(self, timeout: float) -> None:
         """Store what has been delivered and end, within `timeout` seconds; on this thread itself, end at once."""
@@ -97,18 +103,19 @@ class Writer:
             if batch is None:
                 self._flush(1)
                 return
-            for finished in batch:
-                self._take(finished)
+            for item in batch:
+                self._take(item)
             self._flush(1 if time.monotonic() - self._oldest > _OLDEST else _BATCH)
 
-    def _take(self, finished: Finished) -> None:
+    def _take(self, item: Finished | _Keyed) -> None:
         """Buffer a row's outcome, or send the row back to the engine for another attempt."""
-        found = self._in_flight.find(finished.key)
+        key = item.key if isinstance(item, Finished) else item[0]
+        found = self._in_flight.find(key)
         if found is None:
             return  # its lease was lost meanwhile
         shard, run = found
         try:
-            outcome = self._outcome(run, finished)
+            outcome = self._outcome(run, item) if isinstance(item, Finished) else item[1]
         except Exception as error:
             log.exception("%s: row %d cannot be judged", shard, run.row.row)
             said = f"the answer cannot be judged: {described(error)}"
@@ -117,7 +124,7 @@ class Writer:
             return
         if not self._buffers:
             self._oldest = time.monotonic()
-        self._buffers.setdefault(shard, []).append((finished.key, outcome))
+        self._buffers.setdefault(shard, []).append((key, outcome))
 
     def _outcome(self, run: RowRun, finished: Finished) -> Outcome | None:
         """Return what a row has come to; None if it goes back to the engine for another attempt."""
@@ -141,7 +148,7 @@ class Writer:
             if not buffer:
                 del self._buffers[shard]
 
-    def _store_part(self, shard: ShardRun, part: list[tuple[int, Outcome]]) -> bool:
+    def _store_part(self, shard: ShardRun, part: list[_Keyed]) -> bool:
         """Commit outcomes of one shard, finishing it with its last; return whether it is still held."""
         try:
             self._commit(shard, [outcome for _, outcome in part])
