@@ -69,15 +69,15 @@ def _claim(store: Store, worker: str, queue: Mapping[str, str | None], lease_sec
     return taken if isinstance(taken, Lease) else None
 
 
-def heartbeat(store: Store, leases: Sequence[Lease], *, lease_seconds: float = LEASE_SECONDS) -> set[ShardKey]:
-    """Prolong the leases; return the shards that are no longer held.
+def heartbeat(store: Store, leases: Sequence[Lease], *, lease_seconds: float = LEASE_SECONDS) -> set[Lease]:
+    """Prolong the leases; return those that are no longer good.
 
     Raises:
         StoreError: the database cannot be used.
     """
 
-    def work(connection: Connection) -> set[ShardKey]:
-        lost: set[ShardKey] = set()
+    def work(connection: Connection) -> set[Lease]:
+        lost: set[Lease] = set()
         for lease in sorted(leases, key=lambda lease: (lease.key.job_id, lease.key.shard)):
             done = connection.execute(
                 text(
@@ -87,7 +87,7 @@ def heartbeat(store: Store, leases: Sequence[Lease], *, lease_seconds: float = L
                 {"seconds": lease_seconds, **_named(lease)},
             )
             if done.rowcount != 1:
-                lost.add(lease.key)
+                lost.add(lease)
         return lost
 
     return write(store, work) if leases else set()

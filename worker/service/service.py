@@ -219,7 +219,7 @@ class Service:
             lost = shards.heartbeat(self._store, leases, lease_seconds=self._pace.lease)
             self._prolonged = time.monotonic()
             for shard in held:
-                if shard.lease.key in lost:
+                if shard.lease in lost:
                     self._lose(shard)
 
     def _report(self) -> None:

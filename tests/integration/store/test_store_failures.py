@@ -106,7 +106,7 @@ def test_what_a_dead_process_held_is_due_at_once(store):
     assert [item.worker for item in list_workers(store)] == ["host:2"]
     assert due_finetuning(store, "m") == finetuning
     assert [state for state, *_ in shards_of(store, job)] == ["queued", "running", "queued"]
-    assert heartbeat(store, [first, second]) == {first.key}
+    assert heartbeat(store, [first, second]) == {first}
     assert take(store, "host:3").attempts == 2  # the claim counts as one that died
 
 

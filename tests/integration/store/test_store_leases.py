@@ -61,7 +61,7 @@ def test_a_worker_that_comes_back_too_late_can_write_nothing(store):
         commit(store, zombie, [outcome(0), outcome(1)])
     finish(store, zombie)
     release(store, zombie)
-    assert heartbeat(store, [zombie]) == {zombie.key}
+    assert heartbeat(store, [zombie]) == {zombie}
     assert rows_of(store, "SELECT * FROM shards") == before
     assert rows_of(store, "SELECT * FROM attempts") == []
     answer(store, lease)
@@ -153,7 +153,7 @@ def test_paused_and_cancelled_jobs_keep_what_is_done(store):
     assert take(store) is None
     with pytest.raises(LeaseLost):
         commit(store, half, [outcome(6)])
-    assert heartbeat(store, [half]) == {half.key}
+    assert heartbeat(store, [half]) == {half}
     resume_job(store, job)
     again = take(store)
     assert (again.key, again.attempts) == (half.key, 1)  # a pause is not a death
@@ -182,3 +182,14 @@ def test_a_job_closes_with_its_last_shard_though_two_end_at_once(store):
 def test_a_job_without_rows_is_complete(store):
     assert load_job(store, submit(store, [])).state is JobState.COMPLETED
     assert answer_all(store) == []
+
+
+def test_a_shard_that_is_claimed_again_after_a_pause_is_kept(store):
+    """Paused and resumed between two heartbeats, the worker held both leases, and dropped both."""
+    job = submit(store, ["x"])
+    before = take(store)
+    pause_job(store, job)
+    resume_job(store, job)
+    again = take(store)
+    assert again.key == before.key
+    assert heartbeat(store, [before, again]) == {before}
