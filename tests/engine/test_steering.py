@@ -46,7 +46,7 @@ def draw(end, logits, slots, step):
 
 def test_a_phase_is_to_its_ends_what_an_answer_is_to_eos():
     """With the same numbers an open phase gives the tokens and sources that a model with those end ids gives."""
-    rng, rows = random.Random(5), 40
+    rng, rows = random.Random(5), 80
     phased = StepEnd(torch.tensor(EOS), rows, TABLE, torch.device("cpu"))
     twin = StepEnd(torch.tensor(CLOSE), rows, TABLE, torch.device("cpu"))
     for slot in range(rows):
@@ -69,6 +69,38 @@ def test_a_phase_is_to_its_ends_what_an_answer_is_to_eos():
                 sources.add(one & ~HIDDEN)
         running = [slot for slot, end in zip(running, ended, strict=True) if not end]
     assert sources == {NATURAL, 0, FORCED}
+
+
+def test_a_mark_of_several_tokens_is_raised_by_its_first_and_followed_on_the_device():
+    """Its first token comes where an end of one token would: the rest is put in, or said, and no step is late."""
+    mark, rows, rng = (CLOSE[0], 61, 62), 60, random.Random(8)
+    end = StepEnd(torch.tensor(EOS), rows, TABLE, torch.device("cpu"))
+    twin = StepEnd(torch.tensor(EOS), rows, TABLE, torch.device("cpu"))
+    for slot in range(rows):
+        seed, numbers = rng.randrange(10**6), numbers_of(slot, budget=5)
+        phase = Phase(mark[:1], numbers=numbers, restarts=True)
+        twin.admit(row_of(slot, random.Random(seed), phase=phase, phase_open=True))
+        phase, insertion = replace(phase, mark=mark), Insertion((60, *mark))
+        end.admit(row_of(slot, random.Random(seed), phase=phase, phase_open=True, insertion=insertion))
+    torch.manual_seed(4)
+    running, kinds = list(range(rows)), []
+    for step in range(5):
+        logits = torch.randn(rows, V)
+        logits[:, EOS] = -torch.inf
+        got, want = draw(end, logits[running], running, step), draw(twin, logits[running], running, step)
+        assert got.token_ids == want.token_ids
+        ended = [slot for slot, token in zip(running, got.token_ids, strict=True) if token == mark[0]]
+        for slot, flags in zip(running, got.flags, strict=True):
+            if slot in ended:
+                natural = bool(flags & NATURAL)
+                kinds.append(natural)
+                ahead = torch.zeros(1, V)
+                ahead[0, 100] = 30
+                said = [draw(end, ahead, [slot], step + 1 + index).token_ids[0] for index in range(3)]
+                assert said == ([100] * 3 if natural else [61, 62, 100])
+                assert SLOT.of(end.records[slot], "origin") == (0 if natural else step + 3)
+        running = [slot for slot in running if slot not in ended]
+    assert set(kinds) == {False, True}
 
 
 def test_behind_its_phase_a_row_is_as_one_that_had_none():
@@ -169,6 +201,15 @@ def test_a_mask_is_as_scores_of_minus_infinity_and_statistics_stay_those_of_the_
 def test_what_cannot_be_put_in_is_refused(count):
     with pytest.raises(ValueError, match="from 1 to 64"):
         Insertion((7,) * count)
+
+
+def test_an_end_of_several_tokens_is_found_in_what_was_said_before():
+    phase = Phase((7,), mark=(7, 8, 9))
+    assert phase.at((1, 7, 8, 2, 7, 7, 8, 9, 3)) == (False, 8)
+    assert phase.at((1, 7, 8)) == (True, 0)
+    assert [phase.matched(text) for text in ((1, 7, 8), (7, 7), (8, 9), ())] == [2, 1, 0, 0]
+    with pytest.raises(ValueError, match="the first of them"):
+        Phase((8,), mark=(7, 8))
 
 
 @pytest.mark.parametrize("count", [0, 5])

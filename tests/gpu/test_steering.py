@@ -2,6 +2,7 @@
 
 import os
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +47,11 @@ def random_row(slot, rng):
         restarts=rng.random() < 0.5,
     )
     undecided = phase.opens_with is not None and slot % 4 > 0
+    insertion = Insertion((60, CLOSE[0], 61), at=rng.choice([0, 2, 3, 2**30])) if rng.random() < 0.8 else None
+    if slot % 3 == 1:  # an end of several tokens, with which the insertion ends
+        mark = (CLOSE[0], *rng.choice([(61,), (61, CLOSE[1]), (CLOSE[0], 62)]))
+        phase = replace(phase, end_ids=mark[:1], mark=mark)
+        insertion = Insertion((60, *mark), at=rng.choice([1, 3, 2**30]))
     return row_of(
         slot,
         rng,
@@ -54,7 +60,7 @@ def random_row(slot, rng):
         phase_open=slot % 4 > 1 and not undecided,
         phase_undecided=undecided,
         mask=random_mask(rng) if slot % 3 == 0 else None,
-        insertion=Insertion((60, CLOSE[0], 61), at=rng.choice([0, 2, 3, 2**30])) if rng.random() < 0.8 else None,
+        insertion=insertion,
     )
 
 
@@ -71,7 +77,7 @@ def test_rows_are_steered_as_on_the_plain_path(seed):
     ids = torch.tensor(EOS, dtype=torch.int32, device=DEVICE)
     rooms = Rooms.build(slots.tables, slots.lists, torch.zeros(1, 16, dtype=torch.int32, device=DEVICE), V)
     tokens = torch.zeros(ROWS, dtype=torch.int64, device=DEVICE)
-    seen = set()
+    seen, ended = set(), 0
     for step in range(STEPS):
         logits = torch.randn(ROWS, V) * 2
         logits[:, [*EOS, *CLOSE]] += 1
@@ -103,8 +109,13 @@ def test_rows_are_steered_as_on_the_plain_path(seed):
             else:
                 assert found & ~NATURAL == flags & ~NATURAL
         assert SLOT.of(slots.records[:ROWS].cpu(), "origin").equal(SLOT.of(plain.records, "origin"))
+        marked = [slot for slot, row in enumerate(rows) if row.phase is not None and row.phase.mark]
+        matched = SLOT.of(slots.records.cpu(), "matched")[marked].tolist()
+        assert matched == [plain._steered[slot].matched for slot in marked]
+        ended += sum(plain._steered[slot].matched == rows[slot].phase.length for slot in marked)
         for name in ("last", "landing"):
             watched = slice(None) if name == "last" else SLOT.of(plain.records, "after_sentence") > 0
             there = SLOT.of(slots.records[:ROWS].cpu(), name)
             assert there[watched].tolist() == SLOT.of(plain.records, name)[watched].tolist(), name
     assert len(seen) >= 3
+    assert ended

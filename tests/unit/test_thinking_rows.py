@@ -58,12 +58,20 @@ def run_of(tokenizer, strategies=(), prompt="hi", **options):
 
 
 def answer_of(
-    text, *, tokenizer=None, strategies=(), vocabulary=VOCABULARY, overlaps=False, behind=None, **options
+    text,
+    *,
+    tokenizer=None,
+    strategies=(),
+    vocabulary=VOCABULARY,
+    overlaps=False,
+    behind=None,
+    opened=1,
+    **options,
 ):
     """Run one row whose model says this; return all its attempts, as they would be stored.
 
     Args:
-        behind: what it says behind a closing mark, wherever that came.
+        behind: what it says behind the `opened`-th closing mark, wherever that came.
     """
     tokenizer = tokenizer or ThinkingTokenizer()
     run, prompter = run_of(tokenizer, strategies, **options)
@@ -75,8 +83,8 @@ def answer_of(
         said, step = script, len(so_far) - length
         if behind is not None:
             ends = [n for n in range(length, len(so_far)) if tuple(so_far[: n + 1])[-len(mark) :] == mark]
-            if ends:
-                said, step = tokenizer.script(behind), len(so_far) - ends[0] - 1
+            if len(ends) >= opened:
+                said, step = tokenizer.script(behind), len(so_far) - ends[opened - 1] - 1
         return said[step] if step < len(said) else EOS
 
     runner = ScriptedRunner(say, overlaps=overlaps, eos_ids={EOS}, context=3000, num_pages=900, prefill_tokens=900)

@@ -10,7 +10,8 @@ from endmark.jobs.errors import SpecError
 from endmark.jobs.strategies import build_strategies, score_numbers
 from endmark.jobs.vocabulary import Ending, EosSource, FinishReason, Part
 from endmark.worker.engine.engine import Engine
-from endmark.worker.engine.scripted import ScriptedRunner
+from endmark.worker.engine.flags import NATURAL
+from endmark.worker.engine.scripted import Sampled, ScriptedRunner
 from tests.unit.test_thinking_rows import CLOSE, EOS, OPENS, VOCABULARY, ThinkingTokenizer, answer_of, run_of
 
 pytestmark = pytest.mark.unit
@@ -44,8 +45,7 @@ def test_a_thought_is_closed_at_its_budget_and_the_answer_has_its_own(kind, over
     assert attempt.verdict.finish_reason is FinishReason.LENGTH
     assert attempt.text == "Yes, it is"
     closing = len(run_of(tokenizer, ["think:message=Time is up."], thinking_marks=marks)[0].prompt.closing)
-    late = int(marks is not None and overlaps)  # the host tells of marks of several tokens, a step later
-    assert attempt.reasoning_tokens == 40 + closing + late
+    assert attempt.reasoning_tokens == 40 + closing, "no step late, whatever the marks are"
     assert attempt.completion_tokens == attempt.reasoning_tokens + 12
 
 
@@ -62,6 +62,66 @@ def test_a_thought_that_ends_by_itself_leaves_its_budget_unused(kind, overlaps):
     assert (attempt.reasoning, attempt.text) == ("Hm.", LONG[:9])
     (attempt,) = answer_of(begin + "Hm.</think>Yes.$", strategies=["think:budget=400"], **options)
     assert (attempt.text, attempt.verdict.finish_reason) == ("Yes.", FinishReason.EOS)
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("natural", [False, True])
+@pytest.mark.parametrize("opens", ["", "<think>\n"])
+def test_a_mark_of_several_tokens_goes_on_behind_its_first_where_that_was_raised(opens, natural, overlaps):
+    """The model, which has not chosen the first, would not go on with it; where it has, it goes on by itself."""
+    tokenizer = ThinkingTokenizer(marks=("<other>", "</other>"), opens=opens)
+    marks = {"thinking_marks": "<think>,</think>"}
+    run, _ = run_of(tokenizer, ["think:budget=90"], max_new_tokens=30, **marks)
+    begin = "" if opens else "<think>"
+    own = "</think>Yes.$" if natural else "< bYes.$"  # what it says from the place of the mark on
+    said = tokenizer.script(f"{begin}Hm. So.\n{own}")
+    first, length = len(f"{begin}Hm. So.\n"), len(run.prompt.token_ids)
+    mark = tuple(tokenizer.script("</think>"))
+
+    def say(so_far):
+        answer = tuple(so_far[length:])
+        if answer[-len(mark) :] == mark:
+            return tokenizer.script("Y")[0]
+        if len(answer) > first + len(mark) - 1:
+            return tokenizer.script("es.$$$")[len(answer) - first - len(mark) - 1]
+        token = said[len(answer)]
+        return Sampled(token, flags=NATURAL if natural or len(answer) != first else 0)
+
+    engine = Engine(ScriptedRunner(say, overlaps=overlaps, eos_ids={EOS}, context=300), VOCABULARY, {EOS})
+    engine.add(run.first_request(0))
+    (finished,) = [item for _ in range(200) if engine.has_work for item in engine.step()]
+    assert (finished.reasoning, finished.text) == ("Hm. So.", "Yes.")
+    assert finished.thought_closed is (EosSource.NATURAL if natural else EosSource.BOOSTED)
+    assert finished.phase_end.tokens == first + len(mark)
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("marks", [None, "<think>,</think>"])
+def test_a_second_thought_shares_the_budget_of_the_first(marks, overlaps):
+    """It had none: a later thought could take all that was left, and nothing stood behind it."""
+    tokenizer = ThinkingTokenizer(marks=("<other>", "</other>") if marks else ("<think>", "</think>"))
+    options = {"tokenizer": tokenizer, "thinking_marks": marks, "overlaps": overlaps, "max_new_tokens": 40}
+    begin = "<think>Hm. So.</think>One.\n<think>"
+    (attempt,) = answer_of(
+        begin + LONG, strategies=["think:budget=60,message=Now."], behind="Two.$", opened=2, **options
+    )
+    first = len(tokenizer.script("<think>Hm. So.</think>"))
+    closing = len(run_of(tokenizer, ["think:message=Now."], thinking_marks=marks)[0].prompt.closing)
+    assert (attempt.ended_in, attempt.thought_closed) == (Part.ANSWER, EosSource.FORCED)
+    assert attempt.reasoning.endswith("Now.")
+    assert attempt.text == "One.\nTwo."
+    assert first + 20 < attempt.reasoning_tokens <= 60 + closing + 1
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("said", ["Hm.$", "It is so. " * 60])
+@pytest.mark.parametrize("marks", [None, "<think>,</think>"])
+def test_an_eos_and_a_loop_in_a_second_thought_close_it(marks, said, overlaps):
+    tokenizer = ThinkingTokenizer(marks=("<other>", "</other>") if marks else ("<think>", "</think>"))
+    options = {"tokenizer": tokenizer, "thinking_marks": marks, "overlaps": overlaps, "max_new_tokens": 600}
+    begin = "<think>Hm.</think>One.\n<think>"
+    (attempt,) = answer_of(begin + said, strategies=["think:budget=900"], behind="Two.$", opened=2, **options)
+    assert (attempt.text, attempt.thought_closed) == ("One.\nTwo.", EosSource.FORCED)
 
 
 def test_an_answer_without_a_thought_has_its_own_budget_alone():

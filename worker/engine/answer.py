@@ -5,11 +5,12 @@ from dataclasses import replace
 
 from endmark.jobs.landing import START, advance
 from endmark.jobs.strategies.base import EndHere, TakeBack, Watcher
-from endmark.jobs.vocabulary import NOT_NUMBERS, EosSource, EosTrace, FinishReason, Verdict
-from endmark.worker.engine.flags import HIDDEN, INSERTED, NATURAL
+from endmark.jobs.vocabulary import NOT_NUMBERS, EosSource, FinishReason, Verdict
+from endmark.worker.engine.eos_record import EosRecord
+from endmark.worker.engine.flags import INSERTED, NATURAL
 from endmark.worker.engine.followed import FollowedSteering, source_of
+from endmark.worker.engine.masks import FreeMask, OpeningMask, TokenMask
 from endmark.worker.engine.request import Finished, Request
-from endmark.worker.engine.steering import FreeMask, OpeningMask, TokenMask
 from endmark.worker.engine.text import AnswerText, Vocabulary
 from endmark.worker.engine.thought import Parted, ThoughtSoFar
 
@@ -33,6 +34,7 @@ class Answer:
         self.rewinds = self.rewound_tokens = 0
         self.taken_back = False  # whether the last token had the row taken back; for the engine to clear
         self._thought = self._thought_so_far()
+        self._reasoned_before = self._reasoned()
         self._thought_closed: EosSource | None = None
         self.closes_thought = False  # whether the row's insertion is to begin; for the engine to clear
         self._thought_called = False  # whether it was called for in the present part
@@ -43,9 +45,7 @@ class Answer:
         if self._thought is not None and self._thought.is_first:
             self.steering.reopen(self.token_ids, 0)
         self.mask = self._fresh_mask()
-        self._prob_max, self._step_max, self._rank_max = -1.0, 0, 0
-        self._hidden_steps = 0
-        self._probs: list[float] = []
+        self._eos = EosRecord(curve=request.trace)
 
     @property
     def generated(self) -> int:
@@ -128,7 +128,8 @@ class Answer:
         if self._thought is not None and self._thought.see(token_id):
             if not self._thought.is_open:
                 put = EosSource.FORCED if flags & INSERTED else EosSource.NATURAL
-                self._thought_closed = source_of(flags) if phase_ends else put
+                end = self.steering.phase_end
+                self._thought_closed = end.source if phase_ends and end is not None else put
             self._watchers = self._fresh_watchers()
             self._text = self._view()
             self.budget = self._present_budget()
@@ -136,20 +137,31 @@ class Answer:
             self.taken_back = self._thought.is_first and self.steering.reopen(self.token_ids, self.generated)
         elif self._text is not None:
             self._text.append(token_id)
-        if self._in_thought and self.request.thought_budget is not None:
-            self._close_thought(when=self.generated >= self.request.thought_budget)
+        if self._in_thought and self.request.thought_budget is not None and not self.steering.phase_open:
+            self._close_thought(when=self._reasoned() - self._reasoned_before >= self.request.thought_budget)
         if self._is_thinking is not was_thinking:
             self.mask = self._fresh_mask()
 
-    def _close_thought(self, *, when: bool) -> None:
-        """Let the row's insertion close its thought, if it is time and nobody has called for it before."""
-        if when and not self._thought_called:
-            self.closes_thought = self._thought_called = True
+    def _reasoned(self) -> int:
+        """Return how many of the tokens are thought."""
+        return self._thought.reasoning_tokens(len(self.token_ids)) if self._thought is not None else 0
 
-    def _close_in_place_of_eos(self) -> None:
-        """Go on from before an EOS inside a thought, with the row's insertion as the next tokens."""
+    def _close_thought(self, *, when: bool) -> None:
+        """Let the row's insertion close its thought, if it is time and nobody has called for it before.
+
+        Behind its phase the device has dropped the insertion: the row is taken up anew there.
+        """
+        if not when or self._thought_called:
+            return
+        if self.request.phase is None or self.steering.phase_open:
+            self.closes_thought = self._thought_called = True
+        else:
+            self._close_here()
+
+    def _close_here(self) -> None:
+        """Take the row up anew behind its tokens, with its insertion as the next ones."""
         self._forget(len(self.token_ids))
-        self.steering.call(self.generated)
+        self.steering.put_in(self.generated)
         self._thought_called = True
 
     def see(self, token_id: int, eos_prob: float, eos_rank: int, flags: int, *, is_eos: bool) -> Finished | None:
@@ -157,14 +169,9 @@ class Answer:
         step = self.generated
         if math.isnan(eos_prob):
             return self._finished(Verdict(FinishReason.ERROR, error=f"{NOT_NUMBERS} (NaN) at token {step + 1}"))
-        if eos_prob > self._prob_max:
-            self._prob_max, self._step_max, self._rank_max = eos_prob, step, eos_rank
-        if flags & HIDDEN:
-            self._hidden_steps += 1
-        if self.request.trace:
-            self._probs.append(eos_prob)
+        self._eos.see(step, eos_prob, eos_rank, flags)
         if is_eos and self._in_thought and self.request.eos_closes and step + 1 < self.budget:
-            self._close_in_place_of_eos()
+            self._close_here()
             return None
         if not is_eos:
             self._take(token_id, step, flags)
@@ -219,7 +226,7 @@ class Answer:
     def _forget(self, kept: int) -> None:
         """Keep no more than the first tokens; watchers are as new, and the row goes on from there."""
         del self.token_ids[kept:]
-        del self._probs[self.generated :]
+        self._eos.forget(self.generated)
         self._thought = self._thought_so_far()
         self._watchers = self._fresh_watchers()
         self._text = self._view()
@@ -249,7 +256,6 @@ class Answer:
             text: of the part that watchers were shown, where they have cut it.
             token_ids: of the whole answer, cut so.
         """
-        seen = self._prob_max >= 0.0
         if token_ids is None:
             token_ids = self.token_ids
         may_trim = verdict.finish_reason.has_answer and not verdict.end.by_itself
@@ -262,13 +268,7 @@ class Answer:
             verdict=verdict,
             prompt_tokens=len(self.request.prompt_token_ids),
             completion_tokens=max(0, len(token_ids) - self._before),
-            trace=EosTrace(
-                prob_max=self._prob_max if seen else None,
-                step_max=self._step_max if seen else None,
-                rank_max=self._rank_max if seen else None,
-                hidden_steps=self._hidden_steps,
-                probs=tuple(self._probs) if self.request.trace else None,
-            ),
+            trace=self._eos.trace(),
             lengths=self._lengths(token_ids, parts) if trims else (),
             rewinds=self.rewinds,
             rewound_tokens=self.rewound_tokens,

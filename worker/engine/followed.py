@@ -5,7 +5,7 @@ from dataclasses import replace
 from endmark.jobs.vocabulary import EosSource
 from endmark.worker.engine.flags import FORCED, INSERTED, NATURAL, UNTOLD
 from endmark.worker.engine.request import Request
-from endmark.worker.engine.steering import Insertion, PhaseEnd
+from endmark.worker.engine.steering import OPENED_LATE, Insertion, Phase, PhaseEnd
 
 
 class FollowedSteering:
@@ -16,6 +16,7 @@ class FollowedSteering:
         phase_open: whether the answer is in its phase.
         phase_undecided: whether its next token says so.
         phase_end: where this attempt has ended it.
+        matched: tokens of its end that the answer ends with, while it is open.
         insertion: that may come, or goes on; None once its phase has ended without it.
         origin: the attempt's token from which the numbers of its strategies count.
     """
@@ -24,6 +25,8 @@ class FollowedSteering:
         self._request, self.phase = request, request.phase
         self.phase_open = self.phase_undecided = False
         self.phase_end: PhaseEnd | None = None
+        self.matched = 0
+        self._raised = False  # whether the first token of its end that has come was raised
         self.insertion: Insertion | None = None
         self.origin = 0
         self.enter(token_ids, 0)
@@ -32,7 +35,10 @@ class FollowedSteering:
         """Stand as an answer does that has come to these tokens, the last of them generated in this attempt."""
         phase, going = self.phase, self.insertion
         self.phase_open = phase is not None and phase.at(token_ids)[0]
-        self.phase_undecided = phase is not None and phase.opens_with is not None and not token_ids
+        opens_with = phase.opens_with if phase is not None else None
+        self.phase_undecided = opens_with is not None and opens_with != OPENED_LATE and not token_ids
+        self.matched = phase.matched(token_ids) if phase is not None and self.phase_open else 0
+        self._raised = self._raised and self.matched > 0
         may_come = phase is None or self.phase_open or self.phase_undecided
         self.insertion = self._request.insertion if may_come else None
         if going is not None and going.at < generated:
@@ -63,6 +69,11 @@ class FollowedSteering:
         self.insertion = replace(self.insertion, at=step)
         return True
 
+    def put_in(self, step: int) -> None:
+        """Let the request's insertion begin with the attempt's token `step`, also behind the phase."""
+        insertion = self._request.insertion
+        self.insertion = replace(insertion, at=step) if insertion is not None else None
+
     def take(self, token_id: int, count: int, step: int, flags: int) -> bool:
         """Follow what the device has done by itself with a token; return whether that has ended the phase.
 
@@ -79,13 +90,32 @@ class FollowedSteering:
             return False
         if self.phase_undecided:
             self.phase_undecided, self.phase_open = False, token_id == phase.opens_with
-        elif token_id in phase.end_ids:
-            self.phase_open = False
-            self.origin = step + 1 if phase.restarts else 0
-            self.phase_end = PhaseEnd(count, source_of(flags))
+        else:
+            self._follow_end(phase, token_id, count, step, flags)
+        insertion = self.insertion
         if not self.phase_open and insertion is not None and not insertion.covers(step):
             self.insertion = None
         return self.phase_end is not None and self.phase_end.tokens == count
+
+    def _follow_end(self, phase: Phase, token_id: int, count: int, step: int, flags: int) -> None:
+        """Follow a token of an open phase, which may be one of its end's; the arguments are those of `take`."""
+        self.matched = phase.follow(self.matched, token_id)
+        if self.matched == phase.length:
+            self.phase_open = False
+            self.origin = step + 1 if phase.restarts else 0
+            self.phase_end = PhaseEnd(count, self._source(phase, flags))
+        elif self.matched == 1 and not flags & (NATURAL | INSERTED) and self.insertion is not None:
+            self.insertion, self._raised = self.insertion.from_mark(phase, step), True
+        elif not self.matched:
+            self._raised = False
+
+    def _source(self, phase: Phase, flags: int) -> EosSource:
+        """Return who has ended the phase, from the flags of the last token."""
+        if not phase.mark:
+            return source_of(flags)
+        if self._raised:
+            return EosSource.BOOSTED
+        return EosSource.FORCED if flags & INSERTED else EosSource.NATURAL
 
 
 def source_of(flags: int) -> EosSource:

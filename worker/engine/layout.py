@@ -119,6 +119,8 @@ SLOT = Layout(
         "eos_inserts",  # whether the insertion takes the place of an EOS in the phase
         "insert_at",  # the attempt's token that is the first of the insertion; written by the step that begins it
         "insert_count",  # its tokens; 0 once it was dropped
+        "mark_begin",  # which of them begins the phase's end, where that takes several tokens; -1 where it is one
+        "matched",  # tokens of such an end that the text ends with; written by each step of an open phase
         *SAMPLING.whole,
     ],
     real=[*SCORES.real, *PHASE_SCORES, *SAMPLING.real],

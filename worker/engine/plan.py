@@ -35,6 +35,7 @@ class PrefillRow:
     phase: Phase | None = None
     phase_open: bool = False
     phase_undecided: bool = False  # whether the next token says if it is open
+    matched: int = 0  # tokens of the phase's end that `token_ids` end with
     origin: int = 0  # the attempt's token from which the score numbers count
     mask: NDArray[np.int32] | None = None  # of the tokens that may follow, see `TokenMask`
     asked: Sequence[int] = ()  # tokens whose log probabilities after `token_ids` are told
@@ -44,7 +45,11 @@ class PrefillRow:
 def steering_of(row: PrefillRow) -> RowSteering:
     """Return what steers a row that begins, for devices that run on the host."""
     return RowSteering(
-        row.phase, is_open=row.phase_open, insertion=row.insertion, is_undecided=row.phase_undecided
+        row.phase,
+        is_open=row.phase_open,
+        insertion=row.insertion,
+        is_undecided=row.phase_undecided,
+        matched=row.matched,
     )
 
 

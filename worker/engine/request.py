@@ -9,7 +9,8 @@ from endmark.jobs.strategies.base import TakeBack
 from endmark.jobs.vocabulary import EosSource, EosTrace, Verdict
 from endmark.worker.engine.choices import Choices
 from endmark.worker.engine.logprobs import LogProbs, TokenScores
-from endmark.worker.engine.steering import Insertion, Phase, PhaseEnd, TokenMask
+from endmark.worker.engine.masks import TokenMask
+from endmark.worker.engine.steering import Insertion, Phase, PhaseEnd
 from endmark.worker.engine.thought import Thought
 
 
@@ -34,10 +35,9 @@ class Request:
     phase: Phase | None = None  # that the answer begins with, and is in unless its end stands in the answer so far
     thought: Thought | None = None  # None for a model that does not think
     answer_budget: int | None = None  # new tokens of the answer alone; None: `max_new_tokens` is all there is
-    thought_budget: int | None = None  # after which the insertion is called for, where no phase brings it
-    eos_closes: bool = (
-        False  # whether the insertion takes the place of an EOS in a thought, where no phase does it
-    )
+    # tokens of all thoughts, after which the insertion closes one that is no phase, such as a second one
+    thought_budget: int | None = None
+    eos_closes: bool = False  # whether the insertion takes the place of an EOS in such a thought
     asked: Sequence[int] = ()  # tokens whose log probabilities behind the prompt are told; of one-token attempts
     logprobs: int | None = None  # best tokens of each step that are told; None: not the answer's own either
     answer_scores: Sequence[TokenScores] = ()  # of `answer_token_ids`, where they are told
@@ -59,15 +59,14 @@ class Request:
         if own is None or insertion is None or budget >= self.max_new_tokens:
             return self
         room = max(0, budget - own - len(insertion.token_ids))
-        if self.thought_budget is not None:
-            return replace(self, thought_budget=min(self.thought_budget, room))
+        thoughts = None if self.thought_budget is None else min(self.thought_budget, room)
         if room >= insertion.at or self.phase is None:
-            return self
+            return replace(self, thought_budget=thoughts)
         share = room / insertion.at
-        numbers = replace(
-            self.phase.numbers, start=self.phase.numbers.start * share, full=self.phase.numbers.full * share
-        )
-        return replace(self, insertion=replace(insertion, at=room), phase=replace(self.phase, numbers=numbers))
+        before = self.phase.numbers
+        numbers = replace(before, start=before.start * share, full=before.full * share)
+        phase = replace(self.phase, numbers=numbers)
+        return replace(self, insertion=replace(insertion, at=room), phase=phase, thought_budget=thoughts)
 
 
 @dataclass(frozen=True, slots=True)

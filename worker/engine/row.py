@@ -106,6 +106,7 @@ class RowState:
             phase=self.request.phase,
             phase_open=answer.steering.phase_open,
             phase_undecided=answer.steering.phase_undecided,
+            matched=answer.steering.matched,
             origin=answer.steering.origin,
             mask=answer.mask.words() if answer.mask is not None else None,
             asked=self.request.asked,

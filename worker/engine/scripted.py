@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from endmark.worker.engine.flags import NATURAL
 from endmark.worker.engine.logprobs import TokenScores
+from endmark.worker.engine.masks import allowed
 from endmark.worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket, steering_of
-from endmark.worker.engine.steering import RowSteering, allowed
+from endmark.worker.engine.steering import RowSteering
 
 _UNLIKELY = -9.0  # log probability of a token of which a script says none
 

@@ -32,6 +32,8 @@ def slot_record(row: PrefillRow) -> NDArray[np.int32]:
             "eos_inserts": phase is not None and phase.eos_inserts,
             "insert_at": insertion.at if insertion is not None else NEVER,
             "insert_count": len(insertion.token_ids) if insertion is not None else 0,
+            "mark_begin": len(insertion.token_ids) - phase.length if phase and phase.mark and insertion else -1,
+            "matched": row.matched,
             **dict(zip(PHASE_SCORES, values.values(), strict=True)),
             **sampling_values(row.sampling),
             **score_values(row.numbers),

@@ -6,10 +6,6 @@ Both are settled when the row is given its slot and then run on the device alone
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from endmark.jobs.strategies import ScoreNumbers
 from endmark.jobs.vocabulary import EosSource
@@ -18,6 +14,7 @@ from endmark.worker.engine.flags import FORCED, HIDDEN, INSERTED, NATURAL
 MOST_INSERTED = 64  # tokens of one insertion
 MOST_PHASE_ENDS = 4  # ids that end a phase
 NEVER = 2**30  # the step of an insertion that nothing has called for
+OPENED_LATE = -1  # no token: a phase that opens with several, and is begun by the host behind them
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +32,10 @@ class Insertion:
         if not 0 < len(self.token_ids) <= MOST_INSERTED:
             raise ValueError(f"{len(self.token_ids)} tokens cannot be inserted: from 1 to {MOST_INSERTED} can")
 
+    def from_mark(self, phase: "Phase", step: int) -> "Insertion":
+        """Return it as it goes on behind a first token of the phase's end that has come at this step."""
+        return replace(self, at=step - len(self.token_ids) + phase.length)
+
     def covers(self, step: int) -> bool:
         """Whether the attempt's token at this step is one of them."""
         return self.at <= step < self.at + len(self.token_ids)
@@ -48,8 +49,12 @@ class Phase:
     steps count from the attempt's begin all the same, unless it `restarts` them. An insertion that has not begun
     when it ends, or when it is known not to begin, is dropped.
 
+    Its end may take several tokens, the `mark`: then the row's insertion ends with them, and the one end id is the
+    first. Where that comes since the numbers have raised it, the others are put in; where the model says it by
+    itself, the phase ends once all have come.
+
     Raises:
-        ValueError: there are no end ids, or more than `MOST_PHASE_ENDS`.
+        ValueError: there are no end ids, or more than `MOST_PHASE_ENDS`; or the mark does not begin with them.
     """
 
     end_ids: tuple[int, ...]
@@ -57,16 +62,48 @@ class Phase:
     eos_inserts: bool = False  # whether the row's insertion takes the place of an EOS inside the phase
     opens_with: int | None = None  # the answer is in the phase only if this is its first token
     restarts: bool = False  # whether the steps of the strategies' numbers count anew behind it
+    mark: tuple[int, ...] = ()  # all tokens of its end, where they are several
 
     def at(self, token_ids: Sequence[int]) -> tuple[bool, int]:
         """Return whether an answer that begins so is in the phase, and where its present part begins."""
         if self.opens_with is not None and (not token_ids or token_ids[0] != self.opens_with):
             return False, 0
-        found = (index for index, token_id in enumerate(token_ids) if token_id in self.end_ids)
-        end = next(found, None)
-        return (True, int(self.opens_with is not None)) if end is None else (False, end + 1)
+        end = self._end(token_ids)
+        return (True, int(self.opens_with is not None)) if end is None else (False, end)
+
+    def _end(self, token_ids: Sequence[int]) -> int | None:
+        """Return behind how many of the tokens its first end stands; None without one."""
+        matched = 0
+        for index, token_id in enumerate(token_ids):
+            matched = self.follow(matched, token_id)
+            if matched == self.length:
+                return index + 1
+        return None
+
+    @property
+    def length(self) -> int:
+        """Tokens of its end."""
+        return max(1, len(self.mark))
+
+    def follow(self, matched: int, token_id: int) -> int:
+        """Return how many tokens of its end stand at the end of a text that has one token more.
+
+        Args:
+            matched: how many did before, fewer than all.
+            token_id: the next token.
+        """
+        if not self.mark or matched == 0:
+            return int(token_id in self.end_ids)
+        return matched + 1 if token_id == self.mark[matched] else int(token_id == self.mark[0])
+
+    def matched(self, token_ids: Sequence[int]) -> int:
+        """Return how many tokens of its end, but not all, stand at the end of these."""
+        ends = (count for count in range(self.length - 1, 0, -1) if tuple(token_ids[-count:]) == self.mark[:count])
+        return next(ends, 0)
 
     def __post_init__(self) -> None:
+        if self.mark and self.end_ids != self.mark[:1]:
+            raise ValueError("a phase whose end takes several tokens has the first of them as its one end id")
         if not 0 < len(self.end_ids) <= MOST_PHASE_ENDS:
             raise ValueError(
                 f"a phase cannot have {len(self.end_ids)} end ids: from 1 to {MOST_PHASE_ENDS} it can"
@@ -79,108 +116,6 @@ class PhaseEnd:
 
     tokens: int  # of the whole answer, up to its end id and with it
     source: EosSource
-
-
-class TokenMask(Protocol):
-    """Which tokens may follow an answer as it grows. `see` may start work elsewhere that `words` waits for."""
-
-    def see(self, token_id: int) -> None:
-        """Take the answer's next token, which is no end token."""
-
-    def words(self) -> NDArray[np.int32]:
-        """Return a bit for each token, (ceil(V / 32),): 1 where it may follow. Tokens beyond the last may not."""
-
-    def give_back(self) -> None:
-        """Go back by `surplus` tokens."""
-
-    @property
-    def surplus(self) -> int:
-        """How many of the last tokens are to be taken back before another is drawn; once `words` has returned."""
-
-    @property
-    def closes(self) -> bool:
-        """Whether it lets only one way to the end follow, as no more is left of the budget."""
-
-    @property
-    def refusal(self) -> str:
-        """Why no token may follow, where none may."""
-
-
-class FreeMask:
-    """A mask that lets every token follow, as before the part of an answer that has one begins.
-
-    Args:
-        vocabulary: tokens.
-    """
-
-    refusal, surplus, closes = "", 0, False
-
-    def __init__(self, vocabulary: int) -> None:
-        self._words = np.full(-(-vocabulary // 32), -1, np.int32)
-
-    def see(self, token_id: int) -> None:
-        """Take the answer's next token."""
-
-    def give_back(self) -> None:
-        """Go back by no token."""
-
-    def words(self) -> NDArray[np.int32]:
-        """Return ones."""
-        return self._words
-
-
-class OpeningMask:
-    """A mask that also lets the token follow which opens a phase, as the answer's first.
-
-    Args:
-        mask: of an answer that is in no phase.
-        token_id: that opens one.
-    """
-
-    def __init__(self, mask: TokenMask, token_id: int) -> None:
-        self._mask, self._token_id, self._begun = mask, token_id, False
-
-    @property
-    def refusal(self) -> str:
-        """Why no token may follow, where none may."""
-        return self._mask.refusal
-
-    @property
-    def surplus(self) -> int:
-        """How many of the last tokens are to be taken back."""
-        return self._mask.surplus
-
-    @property
-    def closes(self) -> bool:
-        """Whether it lets only one way to the end follow."""
-        return self._mask.closes
-
-    def give_back(self) -> None:
-        """Go back by `surplus` tokens."""
-        self._mask.give_back()
-
-    def see(self, token_id: int) -> None:
-        """Take the answer's next token; one that opens the phase is none of the mask's."""
-        if self._begun or token_id != self._token_id:
-            self._mask.see(token_id)
-        self._begun = True
-
-    def words(self) -> NDArray[np.int32]:
-        """Return a bit for each token, as `TokenMask` has them."""
-        words = self._mask.words()
-        if self._begun:
-            return words
-        width = max(len(words), self._token_id // 32 + 1)
-        opened = np.zeros(width, np.int32)
-        opened[: len(words)] = words
-        opened.view(np.uint32)[self._token_id // 32] |= np.uint32(1 << self._token_id % 32)
-        return opened
-
-
-def allowed(words: NDArray[np.int32], vocabulary: int) -> NDArray[np.bool_]:
-    """Return the bits of a mask, (vocabulary,)."""
-    bits = np.unpackbits(words.view(np.uint8), bitorder="little")[:vocabulary]
-    return np.pad(bits, (0, vocabulary - len(bits))).astype(bool)
 
 
 class Standing(IntEnum):
@@ -206,15 +141,23 @@ class RowSteering:
     Args:
         phase: of the row, whether it is still open, and the insertion that may still come or goes on.
         is_undecided: whether the next token says if the phase is open.
+        matched: tokens of the phase's end that the text ends with.
 
     Attributes:
         restarted: the attempt's token behind the phase from which numbers count anew; None before.
     """
 
     def __init__(
-        self, phase: Phase | None, *, is_open: bool, insertion: Insertion | None, is_undecided: bool = False
+        self,
+        phase: Phase | None,
+        *,
+        is_open: bool,
+        insertion: Insertion | None,
+        is_undecided: bool = False,
+        matched: int = 0,
     ) -> None:
         self.phase, self.is_open, self.insertion, self.is_undecided = phase, is_open, insertion, is_undecided
+        self.matched = matched
         self.restarted: int | None = None
 
     @property
@@ -247,12 +190,16 @@ class RowSteering:
             drawn, token_id = token_id, self.insertion.token_ids[step - self.insertion.at]
             alike = any(token_id in kind and drawn in kind for kind in (ends, eos_ids))
             flags = INSERTED | FORCED | (flags & HIDDEN) | (flags & NATURAL if alike else 0)
-        if token_id in ends:
-            self.is_open = False
-            if self.phase is not None and self.phase.restarts:
-                self.restarted = step + 1
-            if not inserted:
-                self.insertion = None
+        if ends and self.phase is not None:
+            self.matched = self.phase.follow(self.matched, token_id)
+            if self.matched == self.phase.length:
+                self.is_open = False
+                if self.phase.restarts:
+                    self.restarted = step + 1
+                if not inserted:
+                    self.insertion = None
+            elif self.matched == 1 and not inserted and not flags & NATURAL and self.insertion is not None:
+                self.insertion = self.insertion.from_mark(self.phase, step)
         elif self.is_undecided and self.phase is not None:
             self.is_undecided = False
             self.is_open = token_id == self.phase.opens_with

@@ -13,11 +13,12 @@ from torch import Tensor
 from endmark.jobs.landing import LANDED, START
 from endmark.worker.engine.flags import FORCED, HIDDEN, NATURAL
 from endmark.worker.engine.layout import PHASE_SCORES, SCORES, SLOT
+from endmark.worker.engine.masks import allowed
 from endmark.worker.engine.plan import PrefillRow, StepResult, steering_of
 from endmark.worker.engine.sampler import Draw, choose
 from endmark.worker.engine.scores import changed_rows, eos_statistics, forced_rows, shape_scores
 from endmark.worker.engine.slot_record import slot_record
-from endmark.worker.engine.steering import RowSteering, allowed
+from endmark.worker.engine.steering import RowSteering
 
 
 class StepEnd:

@@ -16,6 +16,7 @@ class Thought:
     opened: bool = False  # whether the prompt has opened one
     open_id: int | None = None  # of a mark that is one token; None where it is several
     close_id: int | None = None
+    close_ids: tuple[int, ...] = ()  # of a closing mark of several tokens, at the begin of a line; none: they vary
     shown: tuple[tuple[int, bytes], ...] = ()  # control tokens that the marks are made of, which have no text else
 
     def text_of(self, vocabulary: Vocabulary, token_ids: Sequence[int]) -> str:

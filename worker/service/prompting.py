@@ -13,7 +13,7 @@ from endmark.jobs.strategies import Strategy
 from endmark.jobs.strategies.baseline import Baseline
 from endmark.jobs.thinking import Marks, prefilled
 from endmark.worker.engine.choices import Choices
-from endmark.worker.engine.steering import TokenMask
+from endmark.worker.engine.masks import TokenMask
 from endmark.worker.engine.thought import Thought
 from endmark.worker.process.traces import described
 from endmark.worker.service.bad_words import BadWords

@@ -9,7 +9,7 @@ from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import Strategy, Think, thought_numbers
 from endmark.jobs.thinking import Marks, find_marks, is_opened, read_marks
 from endmark.worker.engine.request import Request
-from endmark.worker.engine.steering import MOST_INSERTED, Insertion, Phase
+from endmark.worker.engine.steering import MOST_INSERTED, OPENED_LATE, Insertion, Phase
 from endmark.worker.engine.thought import Thought
 
 _CACHED = 256  # messages
@@ -24,8 +24,8 @@ def think_of(strategies: Sequence[Strategy]) -> Think | None:
 def steered(request: Request, closing: tuple[int, ...]) -> Request:
     """Return an attempt with what its thought needs: its phase, its budgets, and what closes it.
 
-    Marks of one token are told by the device itself, and strategies leave the scores alone before the closing one;
-    of others the host tells, a step later.
+    The device itself tells the closing mark, and strategies leave the scores alone before it. Where its tokens are
+    not known beforehand the host tells, a step later.
 
     Args:
         request: with its thought; its budget is that of the answer where `think` is used, else of both.
@@ -35,15 +35,18 @@ def steered(request: Request, closing: tuple[int, ...]) -> Request:
     if thought is None:
         return request
     phase = None
-    if thought.close_id is not None and (thought.opened or thought.open_id is not None):
+    mark = thought.close_ids if thought.close_id is None else (thought.close_id,)
+    if mark:
         phase = Phase(
-            (thought.close_id,),
+            mark[:1],
             numbers=thought_numbers(request.strategies, request.max_new_tokens),
             eos_inserts=bool(think and think.parameters["strict"]),
-            opens_with=None if thought.opened else thought.open_id,
+            opens_with=None if thought.opened else OPENED_LATE if thought.open_id is None else thought.open_id,
             restarts=think is not None,
+            mark=mark if len(mark) > 1 else (),
         )
-    insertion = Insertion(closing) if closing else None
+    put_in = closing or (mark if len(mark) > 1 else ())
+    insertion = Insertion(put_in) if put_in else None
     if think is None:
         return replace(request, phase=phase, insertion=insertion)
     assert insertion is not None
@@ -53,8 +56,8 @@ def steered(request: Request, closing: tuple[int, ...]) -> Request:
         answer_budget=request.max_new_tokens,
         phase=phase,
         insertion=replace(insertion, at=think.budget) if phase else insertion,
-        thought_budget=None if phase else think.budget,
-        eos_closes=phase is None and bool(think.parameters["strict"]),
+        thought_budget=think.budget,
+        eos_closes=bool(think.parameters["strict"]),
     )
 
 
@@ -119,9 +122,8 @@ class Thinking:
 
     def _encoded(self, message: str, thought: Thought) -> tuple[int, ...]:
         """Return the tokens of what is put in: a message, and the closing mark on a line of its own."""
-        mark = [thought.close_id] if thought.close_id is not None else []
-        text = f"{message}\n" + ("" if mark else thought.marks.close)
-        token_ids = [*self._tokenizer([text], add_special_tokens=False, verbose=False)["input_ids"][0], *mark]
+        mark = thought.close_ids if thought.close_id is None else (thought.close_id,)
+        token_ids = [*self._tokens(f"{message}\n" + ("" if mark else thought.marks.close)), *mark]
         if len(token_ids) > MOST_INSERTED:
             raise SpecError(
                 f"strategy `think`: `message` and mark have {len(token_ids)} tokens: at most {MOST_INSERTED} fit"
@@ -135,9 +137,21 @@ class Thinking:
             for name, token_id in self._special.items()
             if name in marks.open or name in marks.close
         }
+        close_id = self._ids.get(marks.close)
         return Thought(
             marks,
             open_id=self._ids.get(marks.open),
-            close_id=self._ids.get(marks.close),
+            close_id=close_id,
+            close_ids=self._on_a_line(marks.close) if close_id is None else (),
             shown=tuple(shown.items()),
         )
+
+    def _on_a_line(self, mark: str) -> tuple[int, ...]:
+        """Return the tokens of a mark that begins a line; none where they merge with the line end before."""
+        before, whole = self._tokens("\n"), self._tokens(f"\n{mark}")
+        apart = len(whole) > len(before) and whole[: len(before)] == before
+        return tuple(whole[len(before) :]) if apart else ()
+
+    def _tokens(self, text: str) -> list[int]:
+        """Return the tokens of a text that are no control tokens around it."""
+        return list(self._tokenizer([text], add_special_tokens=False, verbose=False)["input_ids"][0])

@@ -15,7 +15,7 @@ from endmark.jobs.shapes import Shape, ShapeKind
 from endmark.jobs.shapes.grammar import grammar_of, library
 from endmark.jobs.shapes.matching import byte_matcher
 from endmark.worker.engine.choices import Choices
-from endmark.worker.engine.steering import TokenMask
+from endmark.worker.engine.masks import TokenMask
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.shapes.closing import Closer, Grammar
 from endmark.worker.shapes.mask import Compiled, ShapeMask

@@ -6,9 +6,9 @@ from dataclasses import replace
 from endmark.jobs.errors import ModelError
 from endmark.worker.engine.checking import Admission
 from endmark.worker.engine.contract import Capacity
+from endmark.worker.engine.masks import FreeMask
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.row import RowState
-from endmark.worker.engine.steering import FreeMask
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.engine.waiting import WaitingRows
 from endmark.worker.vllm.block import MOST_ASKED, Block

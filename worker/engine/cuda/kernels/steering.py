@@ -20,6 +20,7 @@ _OPENS_WITH, _RESTARTS, _ORIGIN = (tl.constexpr(SLOT[name]) for name in ("opens_
 _PHASE, _EOS_INSERTS, _INSERT_AT, _INSERT_COUNT, _LAST, _LANDING = (
     tl.constexpr(SLOT[name]) for name in ("phase", "eos_inserts", "insert_at", "insert_count", "last", "landing")
 )
+_MARK_BEGIN, _MATCHED = tl.constexpr(SLOT["mark_begin"]), tl.constexpr(SLOT["matched"])
 _CALL, _STEP = tl.constexpr(STEP["call"]), tl.constexpr(STEP["step"])
 _PHASE_SHIFT = tl.constexpr(SLOT[PHASE_SCORES[0]] - SLOT[SCORES.real[0]])
 
@@ -93,6 +94,15 @@ def steer(
     put = tl.load(inserts + tl.where(inserted, step - at, 0))
     token = tl.where(inserted, put, token)
     closes = opened & is_one_of(token, targets, T)
+    mark = tl.load(record + _MARK_BEGIN)
+    if opened & (mark >= 0):
+        before = tl.load(record + _MATCHED)
+        goes_on = token == tl.load(inserts + mark + before)
+        matched = tl.where(goes_on, before + 1, closes.to(tl.int32))
+        tl.store(record + _MATCHED, matched)
+        if (matched == 1) & (inserted == 0) & (natural == 0):
+            tl.store(record + _INSERT_AT, step - mark)
+        closes = matched == count - mark
     alike = (meant & is_one_of(token, targets, T)) | (eos & is_one_of(token, ids_ptr, E))
     put_flags = _INSERTED | _FORCED | tl.where(alike & natural, _NATURAL, 0)
     if closes:
