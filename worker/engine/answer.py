@@ -28,7 +28,7 @@ class Answer:
         self.request = request
         self.whole_budget = budget
         self.token_ids = list(request.answer_token_ids)  # of the whole answer, earlier attempts included
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
         self._before = len(request.answer_token_ids)
         self.sampling = request.sampling  # as it is now; a row that was taken back draws otherwise
         self.rewinds = self.rewound_tokens = 0
@@ -55,7 +55,7 @@ class Answer:
     def landing_state(self) -> int:
         """Return the state of the text in the automaton of landing spots, which begins anew behind a phase."""
         begin = self.steering.phase.at(self.token_ids)[1] if self.steering.phase is not None else 0
-        return advance(START, b"".join(map(self._vocabulary.bytes_of, self.token_ids[begin:])))
+        return advance(START, b"".join(map(self.vocabulary.bytes_of, self.token_ids[begin:])))
 
     def blocked(self) -> Finished | None:
         """Return the attempt as failed if its mask lets no token follow."""
@@ -77,7 +77,7 @@ class Answer:
         if self.request.mask is None:
             return None
         if self._is_thinking:
-            return FreeMask(len(self._vocabulary.token_bytes))
+            return FreeMask(len(self.vocabulary.token_bytes))
         phase = self.request.phase
         begin = phase.at(self.token_ids)[1] if phase is not None and self._thought is None else self._first
         mask = self.request.mask(self.token_ids[begin:], self.budget - self.generated)
@@ -110,13 +110,13 @@ class Answer:
     def _thought_so_far(self) -> ThoughtSoFar | None:
         """Return how the tokens so far stand to the model's thoughts; None for a model without any."""
         thought = self.request.thought
-        return ThoughtSoFar(thought, self._vocabulary, self.token_ids) if thought is not None else None
+        return ThoughtSoFar(thought, self.vocabulary, self.token_ids) if thought is not None else None
 
     def _view(self) -> AnswerText | None:
         """Return what watchers are shown: the text of the present part."""
         if not self._watchers:
             return None
-        return self._thought.view() if self._thought else AnswerText(self._vocabulary, self.token_ids)
+        return self._thought.view() if self._thought else AnswerText(self.vocabulary, self.token_ids)
 
     def _take(self, token_id: int, step: int, flags: int) -> None:
         """Add the next token to the answer, and follow what it opens or closes."""
@@ -283,12 +283,12 @@ class Answer:
         """Return the text of the answer and what goes with it; the arguments are those of `_finished`."""
         if self._thought is not None:
             return self._thought.parted(token_ids, text)
-        return Parted(self._vocabulary.text_of(token_ids) if text is None else text)
+        return Parted(self.vocabulary.text_of(token_ids) if text is None else text)
 
     def _lengths(self, token_ids: list[int], parts: Parted) -> tuple[int, ...]:
         """Return the characters of the answer's text after each of its tokens, those of thoughts left out."""
         if self._thought is None:
-            return tuple(AnswerText(self._vocabulary, token_ids).lengths)
+            return tuple(AnswerText(self.vocabulary, token_ids).lengths)
         if parts.in_thought:
             return ()
         found = self._thought.view().lengths[: len(token_ids) - self._first]

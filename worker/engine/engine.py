@@ -6,11 +6,9 @@ step whose result is dropped.
 """
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
 
 from endmark.worker.engine.checking import Admission
 from endmark.worker.engine.contract import Capacity, Runner
-from endmark.worker.engine.logprobs import LogProbs
 from endmark.worker.engine.plan import Ticket
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.row import RowState
@@ -153,7 +151,7 @@ class Engine:
             if row.scores is not None:
                 row.note(result.told[index], before)
             if finished is not None:
-                ended.append(self._told(finished, row, result.asked.get(index)))
+                ended.append(row.told(finished, result.asked.get(index)))
                 self._drop(row)
             elif row.answer.taken_back:
                 self._take_back(row)
@@ -161,15 +159,6 @@ class Engine:
                 row.answer.closes_thought = False
                 row.insert()
         return ended
-
-    def _told(self, finished: Finished, row: RowState, asked: tuple[float, ...] | None) -> Finished:
-        """Return a finished attempt with the log probabilities that its request asks for."""
-        if asked is not None:
-            finished = replace(finished, asked=asked)
-        if row.scores is not None:
-            told = row.scores[: len(finished.token_ids)]
-            finished = replace(finished, logprobs=LogProbs(self.vocabulary, told))
-        return finished
 
     def _take_back(self, row: RowState) -> None:
         """Let a row go on from where its answer was taken back to; what is in flight for it is of no use."""

@@ -1,10 +1,12 @@
 """Where one row stands on the device: its slot, its pages, and the tokens that have been asked for."""
 
+from dataclasses import replace
+
 from endmark.jobs.strategies import ScoreNumbers, score_numbers
 from endmark.worker.engine.answer import Answer
-from endmark.worker.engine.logprobs import TokenScores
+from endmark.worker.engine.logprobs import LogProbs, TokenScores
 from endmark.worker.engine.plan import PrefillRow
-from endmark.worker.engine.request import Request
+from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.steering import Call
 
 
@@ -24,6 +26,15 @@ class RowState:
         self.call = Call.NONE  # what its next decode step is to tell the device of its insertion
         # where this attempt's own tokens begin
         self.prompt_length = len(self.request.prompt_token_ids) + len(self.request.answer_token_ids)
+
+    def told(self, finished: Finished, asked: tuple[float, ...] | None) -> Finished:
+        """Return the finished attempt with the log probabilities that its request asks for."""
+        if asked is not None:
+            finished = replace(finished, asked=asked)
+        if self.scores is not None:
+            told = self.scores[: len(finished.token_ids)]
+            finished = replace(finished, logprobs=LogProbs(self.answer.vocabulary, told))
+        return finished
 
     def note(self, scores: TokenScores, before: int) -> None:
         """Note what is told of the token that the answer has just been shown, and forget what it has taken back.

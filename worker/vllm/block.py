@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endmark.jobs.landing import STATES
+from endmark.jobs.logprobs import MOST
 from endmark.worker.engine.layout import RESULT, Layout
 
 RING = 4  # results that are kept of a slot; vLLM has two steps under way at the most
@@ -29,6 +30,7 @@ class Block:
     Attributes:
         path: the file it stands in; `unlink` it once all have it.
         results: (slots, RING, ENTRY.width) int32; a row's step n stands at n % RING.
+        told: (slots, RING, 2, 1 + MOST) int32 of `best_scores`, of rows that are told log probabilities.
         asked: (slots, MOST_ASKED) fp32, log probabilities that a row has asked for.
         epochs: (slots,) int32, of the slots' rows; another each time that a row begins there.
         launched: (slots, 2) int32: epoch of the row and its tokens that have been drawn or are about to be.
@@ -50,6 +52,7 @@ class Block:
         self.path = path
         shapes = {
             "results": (slots, RING, ENTRY.width),
+            "told": (slots, RING, 2, 1 + min(MOST, vocabulary)),
             "asked": (slots, MOST_ASKED),
             "epochs": (slots,),
             "launched": (slots, 2),
@@ -67,7 +70,7 @@ class Block:
             parts[name] = np.asarray(self.memory[begin:end]).reshape(shape)
             begin = end
         self.results, self.launched, self.resumed = parts["results"], parts["launched"], parts["resumed"]
-        self.epochs = parts["epochs"]
+        self.epochs, self.told = parts["epochs"], parts["told"]
         self.asked: NDArray[np.float32] = parts["asked"].view(np.float32)
         self.calls, self.masks = parts["calls"], parts["masks"]
         self.sentences: NDArray[np.uint8] = parts["sentences"].view(np.uint8)[:, :vocabulary]

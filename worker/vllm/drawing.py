@@ -26,6 +26,7 @@ class Batch:
     calls: NDArray[np.int32]  # a `steering.Call` for each
     masks: Sequence[tuple[int, NDArray[np.int32]]]  # slots, and which tokens may follow there
     asked: Mapping[int, Sequence[int]]  # tokens whose log probabilities are told, by the row's index
+    logprobs: bool  # whether any row is told its tokens' log probabilities, and the best
     tokens: Callable[[int], Sequence[int]]  # all tokens of a row, by its index
 
 

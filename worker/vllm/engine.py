@@ -1,7 +1,6 @@
 """The engine over vLLM, which computes the rows; our processor in it draws them, and here their answers end."""
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
 
 from endmark.jobs.errors import ModelError
 from endmark.worker.engine.checking import Admission
@@ -168,12 +167,14 @@ class VllmEngine:
             came = True
             self.row_steps += 1
             answer = row.answer
-            first = not answer.generated
             row.launched = max(row.launched, answer.generated + 1)
+            step, before = answer.generated, len(answer.token_ids)
             finished = answer.see(token_id, prob, rank, flags, is_eos=token_id in self.eos_ids)
+            if row.scores is not None:
+                row.note(self._running.scores(row, step), before)
             if finished is not None:
-                asks = row.request.asked and first
-                self._end(row, replace(finished, asked=self._running.asked(row)) if asks else finished)
+                asks = row.request.asked and not step
+                self._end(row, row.told(finished, self._running.asked(row) if asks else None))
             elif answer.taken_back:
                 self._take_back(row)
             elif answer.closes_thought:

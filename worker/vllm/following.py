@@ -97,8 +97,9 @@ class Following:
             if self._order[index].row.mask is not None
         ]
         asked = {index: ids for index in drawn.tolist() if (ids := self._order[index].row.asked)}
+        logprobs = any(self._order[index].row.logprobs is not None for index in drawn.tolist())
         calls = self._calls(slots, epochs)
-        return Batch(slots, lengths, steps, positions, epochs, calls, masks, asked, self.tokens)
+        return Batch(slots, lengths, steps, positions, epochs, calls, masks, asked, logprobs, self.tokens)
 
     def tokens(self, index: int) -> Sequence[int]:
         """Return all tokens of a row."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from endmark.worker.engine.cuda.staging import to_device
 from endmark.worker.engine.layout import RESULT
-from endmark.worker.engine.scores import asked_scores
+from endmark.worker.engine.scores import asked_scores, best_scores
 from endmark.worker.vllm.block import ENTRY, RING, Block
 from endmark.worker.vllm.drawing import Batch
 
@@ -27,8 +27,11 @@ class Returns:
         self._device = device
         self._host = torch.from_numpy(block.results)
         self._asked = torch.from_numpy(block.asked)
+        self._host_told = torch.from_numpy(block.told)
         slots = len(block.results)
         self._entries = torch.full((slots + 1, RING, ENTRY.width), -1, dtype=torch.int32, device=device)
+        told = (slots + 1, *self._host_told.shape[1:])
+        self._told = torch.zeros(told, dtype=torch.int32, device=device)
         if device.type == "cuda":
             _pin(block)
 
@@ -41,17 +44,21 @@ class Returns:
             batch: of the rows.
         """
         if batch.asked:
-            self._tell(logits, batch)
+            self._tell_asked(logits, batch)
         rows = torch.stack([torch.from_numpy(values) for values in (batch.slots, batch.epochs, batch.steps)])
         slots, epochs, steps = to_device(rows.numpy(), self._device)
         entries = torch.zeros(ENTRY.width, len(batch.slots), dtype=torch.int32, device=self._device)
         entries[[ENTRY[name] for name in RESULT]] = result
         entries[ENTRY["epoch"]], entries[ENTRY["step"]] = epochs, steps
         entries[ENTRY["sum"]] = entries.sum(0, dtype=torch.int32)
-        self._entries[slots.long(), (steps % RING).long()] = entries.T
+        places = slots.long(), (steps % RING).long()
+        if batch.logprobs:
+            self._told[places] = best_scores(logits, result[RESULT["token"]]).transpose(0, 1)
+            self._host_told.copy_(self._told[:-1], non_blocking=True)
+        self._entries[places] = entries.T
         self._host.copy_(self._entries[:-1], non_blocking=True)
 
-    def _tell(self, logits: Tensor, batch: Batch) -> None:
+    def _tell_asked(self, logits: Tensor, batch: Batch) -> None:
         """Copy the log probabilities of the tokens that some rows ask for."""
         told, begin = asked_scores(logits, batch.asked), 0
         for index, ids in batch.asked.items():

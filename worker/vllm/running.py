@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from endmark.worker.engine.logprobs import TokenScores
 from endmark.worker.engine.row import RowState
 from endmark.worker.engine.steering import Call
-from endmark.worker.vllm.block import ENTRY, Block
+from endmark.worker.vllm.block import ENTRY, RING, Block
 from endmark.worker.vllm.core import VllmCore
 
 _FLAG = np.zeros(0, np.int32)  # in the place of a mask, which is handed over before each draw
@@ -91,6 +92,12 @@ class Running:
         told = (entries[ENTRY["token"]], probs, entries[ENTRY["rank"]], entries[ENTRY["flags"]])
         came = (rows[index] for index in np.flatnonzero(there).tolist())
         yield from zip(came, *(values.tolist() for values in told), strict=True)
+
+    def scores(self, row: RowState, step: int) -> TokenScores:
+        """Return what a row is told of its token of a step, whose result has come."""
+        count = 1 + (row.request.logprobs or 0)
+        ids, log_probs = self._block.told[row.slot, step % RING, :, :count].copy()
+        return TokenScores(ids, log_probs.view(np.float32))
 
     def asked(self, row: RowState) -> tuple[float, ...]:
         """Return the log probabilities that a row has asked for, whose first result has come."""
