@@ -130,6 +130,7 @@ class Bench:
             page_size=_PAGE,
             max_rows=_MAX_ROWS,
             prefill_tokens=8192,
+            piece_tokens=2048,
             context=1024,
             sentence_table=table,
             cache_type=cache_type,
@@ -192,7 +193,7 @@ class Bench:
         """Yield the milliseconds of one decode step of a full batch, and of its kernels, at rows of one length."""
         from torch.profiler import ProfilerActivity, profile
 
-        from endmark.worker.engine.plan import DecodePlan
+        from endmark.worker.engine.plan import DecodePlan, StepPlan
 
         runner = self._runner
         assert runner is not None
@@ -204,8 +205,8 @@ class Bench:
         ]
         for begin in range(pages):
             plan = DecodePlan(range(count), [length] * count, [1] * count, [1] * count, changes[begin::pages])
-            runner.read(runner.launch(plan))
-        plan = DecodePlan(range(count), [length] * count, [1] * count, [1] * count)
+            runner.read(runner.launch(StepPlan(plan)))
+        plan = StepPlan(DecodePlan(range(count), [length] * count, [1] * count, [1] * count))
         torch.cuda.synchronize()
         started = time.perf_counter()
         for _ in range(20):

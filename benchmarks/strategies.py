@@ -23,7 +23,7 @@ from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.strategies import build_strategies
 from endmark.worker.engine.contract import Runner
 from endmark.worker.engine.engine import Engine
-from endmark.worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket
+from endmark.worker.engine.plan import StepPlan, StepResult, Ticket
 from endmark.worker.engine.request import Request
 from endmark.worker.models.loader import LoadedEngine, load_engine
 
@@ -43,12 +43,16 @@ class EndlessRunner:
     def __init__(self, runner: Runner, words: Sequence[int], full_stop: int) -> None:
         self.page_size, self.num_pages, self.max_rows = runner.page_size, runner.num_pages, runner.max_rows
         self.prefill_tokens, self.context, self.overlaps = runner.prefill_tokens, runner.context, runner.overlaps
-        self.refill = runner.refill
+        self.refill, self.piece_tokens, self.weight_tokens = (
+            runner.refill,
+            runner.piece_tokens,
+            runner.weight_tokens,
+        )
         self._runner = runner
         self._words, self._full_stop = itertools.cycle(words), full_stop
         self._steps = 0
 
-    def launch(self, plan: PrefillPlan | DecodePlan) -> Ticket:
+    def launch(self, plan: StepPlan) -> Ticket:
         """Start the step."""
         return self._runner.launch(plan)
 

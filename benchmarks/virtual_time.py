@@ -14,14 +14,16 @@ from workload import Row, mixed_rows
 from endmark.jobs.shards import shard_size
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.flags import NATURAL
-from endmark.worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket
+from endmark.worker.engine.plan import StepPlan, StepResult, Ticket
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.service.app import rows_ahead
 
 _SLOTS = 256
-_PREFILL = (0.004, 0.00102)  # seconds of a prefill, and of each of its rows
-_DECODE = (0.0059, 0.0000532)  # the same of a decode step
+_STEP = 0.0059  # seconds that a step takes to read the weights
+_ROW = 0.0000532  # of each row that runs
+_TOKEN = 0.000021  # of each token of prompts, whose arithmetic hides the weights
+_LAUNCH = 0.018  # the least of a step with prompts: it is no captured graph
 _CLAIM = 0.012  # seconds of a claim
 
 
@@ -29,17 +31,18 @@ class VirtualRunner:
     """Samples the same token always, and adds up what its steps would take."""
 
     page_size, num_pages, max_rows = 1024, 4 * _SLOTS, _SLOTS
-    prefill_tokens, refill, context, overlaps = 8192, _SLOTS // 16, 1024, False
+    prefill_tokens, piece_tokens, weight_tokens = 8192, 2048, 256
+    refill, context, overlaps = _SLOTS // 16, 1024, False
 
     def __init__(self) -> None:
         self.now = 0.0  # seconds
 
-    def launch(self, plan: PrefillPlan | DecodePlan) -> Ticket:
+    def launch(self, plan: StepPlan) -> Ticket:
         """Let the time of a step pass."""
-        fixed, each = _PREFILL if isinstance(plan, PrefillPlan) else _DECODE
-        rows = len(plan.rows) if isinstance(plan, PrefillPlan) else len(plan.slots)
-        self.now += fixed + each * rows
-        return Ticket(rows)
+        prompts = sum(row.end - row.cached for row in plan.prefill)
+        seconds = max(_STEP, _TOKEN * prompts) + _ROW * len(plan.decode.slots)
+        self.now += max(seconds, _LAUNCH) if prompts else seconds
+        return Ticket(len(plan.slots))
 
     def read(self, ticket: Ticket) -> StepResult:
         """Return one token for each row."""

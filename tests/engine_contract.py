@@ -69,6 +69,24 @@ class EngineContract:
             )
         )
 
+    def test_prompts_in_pieces_beside_running_rows_end_as_they_would_alone(self):
+        """Prompts of more tokens than a step takes beside running rows, some of which begin alike."""
+        rng = random.Random(12)
+        front = [rng.randrange(3, TOKENS) for _ in range(33)]
+        requests = [
+            replace(
+                request,
+                prompt_token_ids=[*front[: 33 * (request.key % 2)], *request.prompt_token_ids, 5 + request.key],
+                max_new_tokens=min(8, request.max_new_tokens),
+            )
+            for request in self.requests(12)
+        ]
+        together = run(self.build(), requests)
+        for request in requests[:3]:
+            assert same(run(self.build(), [request])[request.key], together[request.key])
+        cramped = run(self.build(roomy=False), requests)
+        assert all(same(cramped[key], together[key]) for key in together)
+
     def test_an_attempt_is_whole_in_itself(self):
         """Its text is that of its tokens, its counts are theirs, and its trace is that of its steps."""
         engine = self.build()

@@ -29,4 +29,5 @@ class TestPlain(EngineContract):
             prefill_tokens=128,
             context=CONTEXT,
         )
+        runner.piece_tokens = 16  # fewer tokens than most prompts have
         return Engine(runner, VOCABULARY, ENDS, embeddings=SHAPE["vocab_size"])

@@ -67,6 +67,7 @@ class TestCuda(EngineContract):
             page_size=16,
             max_rows=ROWS,
             prefill_tokens=128,
+            piece_tokens=32,
             context=CONTEXT,
             fused=fused,
         )

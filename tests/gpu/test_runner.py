@@ -68,6 +68,8 @@ def build_model(name, attention):
 
 def build_engine(kind, model, eos=2, **options):
     defaults = {"num_pages": 96, "page_size": 16, "max_rows": 24, "prefill_tokens": 256, "context": 200}
+    if kind is CudaRunner:
+        defaults["piece_tokens"] = 64
     table = torch.zeros(STATES, model.config.vocab_size, dtype=torch.uint8)
     return Engine(kind(model, {eos}, sentence_table=table, **{**defaults, **options}), VOCABULARY, {eos})
 

@@ -91,7 +91,7 @@ def test_labels_share_the_pages_of_the_prompt():
     """The prompt's full page of four tokens is computed once, not once for each of the five places."""
     subject = engine()
     run(subject, labelled(0))
-    rows = [row for plan in subject._engine.runner.plans for row in plan.rows]
+    rows = [row for plan in subject._engine.runner.plans for row in plan.prefill]
     assert [row.cached for row in rows] == [0, 4, 4, 4, 4]
 
 

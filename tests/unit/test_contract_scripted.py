@@ -33,6 +33,7 @@ class TestScripted(EngineContract):
             page_size=4,
             max_rows=ROWS,
             context=CONTEXT,
+            piece_tokens=16,
             overlaps=self.overlaps,
             eos_ids={EOS},
         )

@@ -8,7 +8,7 @@ from endmark.jobs.errors import PromptTooLong, TokenUnknown
 from endmark.jobs.vocabulary import FinishReason
 from endmark.worker.engine.answer import Answer
 from endmark.worker.engine.engine import Engine
-from endmark.worker.engine.plan import DecodePlan, PrefillPlan
+from endmark.worker.engine.plan import StepPlan
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.row import RowState
 from endmark.worker.engine.scripted import ScriptedRunner
@@ -98,38 +98,111 @@ def test_a_common_prefix_is_computed_once():
     done, _, runner = run(requests, prefill_tokens=64, num_pages=100)
     for request in requests:
         assert list(done[request.key].token_ids) == alone(request)
-    computed = sum(
-        len(row.token_ids) - row.cached
-        for plan in runner.plans
-        if isinstance(plan, PrefillPlan)
-        for row in plan.rows
-    )
+    computed = sum(row.end - row.cached for plan in runner.plans for row in plan.prefill)
     assert computed == 41 + 5 * 1
 
 
-def prefills(runner) -> list[PrefillPlan]:
-    return [plan for plan in runner.plans if isinstance(plan, PrefillPlan)]
+def prefills(runner) -> list[StepPlan]:
+    return [plan for plan in runner.plans if plan.prefill]
 
 
 @pytest.mark.parametrize("num_pages", [20, 400])
-def test_a_prefill_computes_no_more_tokens_than_its_budget_unless_one_row_has_more(num_pages):
+def test_a_step_computes_no_more_tokens_than_its_budget(num_pages):
     """The budget was never used up: any number of prompts went into one prefill, whose memory was not there."""
     rng = random.Random(4)
+    lengths = [5, 40, 5, 20, 13, 33, 7, 32, 31, 1, 12, 50]
     requests = [
         Request(key=key, prompt_token_ids=[rng.randrange(1, 90) for _ in range(length)], max_new_tokens=8)
-        for key, length in enumerate([5, 40, 5, 20, 13, 33, 7, 32, 31, 1, 12, 50])
+        for key, length in enumerate(lengths)
     ]
-    _, _, runner = run(requests, prefill_tokens=32, num_pages=num_pages)
-    fresh = [[len(row.token_ids) - row.cached for row in plan.rows] for plan in prefills(runner)]
-    assert all(sum(rows) <= 32 or len(rows) == 1 for rows in fresh), fresh
-    assert any(len(rows) > 1 for rows in fresh)
-    assert any(sum(rows) > 32 for rows in fresh)
+    _, engine, runner = run(requests, prefill_tokens=32, num_pages=num_pages)
+    tokens = [
+        [len(plan.decode.slots), *(row.end - row.cached for row in plan.prefill)] for plan in prefills(runner)
+    ]
+    assert all(sum(rows) <= 32 for rows in tokens), tokens
+    assert any(len(rows) > 2 for rows in tokens)
+    assert any(plan.decode.slots and any(row.left for row in plan.prefill) for plan in runner.plans)
+    if not engine.preemptions:
+        assert sum(sum(rows[1:]) for rows in tokens) == sum(lengths)
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("num_pages", [12, 60])
+def test_prompts_in_pieces_give_the_tokens_of_prompts_at_once(overlaps, num_pages):
+    """Prompts that begin alike too: a page that a later piece computes is not shared before it is."""
+    rng = random.Random(6)
+    front = [rng.randrange(1, 90) for _ in range(24)]
+    requests = [
+        Request(
+            key=key,
+            prompt_token_ids=[
+                *front[: rng.randrange(25)],
+                *(rng.randrange(1, 90) for _ in range(rng.randrange(1, 16))),
+            ],
+            max_new_tokens=rng.randrange(1, 8),
+        )
+        for key in range(40)
+    ]
+    done, _, runner = run(requests, overlaps=overlaps, num_pages=num_pages, prefill_tokens=12)
+    assert all(list(done[request.key].token_ids) == alone(request) for request in requests)
+    pieces = [row for plan in runner.plans for row in plan.prefill if row.left]
+    assert len(pieces) > 20
+    assert all(row.end % runner.page_size == 0 for row in pieces)
+
+
+def test_running_rows_are_not_stopped_by_prompts():
+    """Prefill and decode took turns: every row waited for the prompt of every other."""
+    requests = [Request(key=key, prompt_token_ids=[key + 1] * 30, max_new_tokens=9) for key in range(12)]
+    _, _, runner = run(requests, script=lambda tokens: 7, max_rows=4, prefill_tokens=16, num_pages=200)
+    mixed = [plan for plan in prefills(runner) if plan.decode.slots]
+    assert len(mixed) > 5
+    running: dict[int, int] = {}  # by slot, tokens that are still to come
+    for plan in runner.plans:
+        assert set(plan.decode.slots) == {slot for slot, left in running.items() if left}
+        running.update((slot, running[slot] - 1) for slot in plan.decode.slots)
+        running.update((row.slot, 8) for row in plan.ending)
+
+
+def test_a_prompt_far_longer_than_others_is_given_a_share_of_their_time():
+    """It stopped all others for as long as it takes by itself, in one piece or in several one after the other."""
+    short = [Request(key=key, prompt_token_ids=[key % 90 + 1] * 12, max_new_tokens=30) for key in range(60)]
+    long = Request(key=99, prompt_token_ids=[95] * 3000, max_new_tokens=31)  # the first in the order of budgets
+    options = {
+        "script": lambda tokens: 7,
+        "max_rows": 16,
+        "num_pages": 2000,
+        "context": 4000,
+        "prefill_tokens": 256,
+        "piece_tokens": 64,
+    }
+
+    def cost(plan):
+        return sum(row.end - row.cached for row in plan.prefill) + len(plan.decode.slots) + 8
+
+    _, _, runner = run(short, **options)
+    before = sum(map(cost, runner.plans))
+    done, _, runner = run([long, *short], **options)
+    assert len(done[99].token_ids) == 31
+    last = max(index for index, plan in enumerate(runner.plans) if len(plan.decode.slots) > 1)
+    assert sum(map(cost, runner.plans[: last + 1])) < 1.1 * before
+    pieces = [(index, row) for index, plan in enumerate(runner.plans) for row in plan.prefill if row.left]
+    beside = [row.end - row.cached for index, row in pieces if index <= last and len(row.token_ids) == 3000]
+    assert len(beside) > 3, "a weak example"
+    assert {row.end - row.cached for index, row in pieces if index > last} == {256}, "alone it has whole steps"
+
+
+def test_where_all_prompts_are_long_none_waits():
+    requests = [Request(key=key, prompt_token_ids=[key + 1] * 600, max_new_tokens=5) for key in range(12)]
+    options = {"script": lambda tokens: 7, "max_rows": 4, "num_pages": 2000, "context": 700, "prefill_tokens": 64}
+    _, _, runner = run(requests, **options)
+    assert sum(len(plan.prefill) == 0 for plan in runner.plans) < 6
+    assert len(runner.plans) < 12 * 600 / 60 + 10
 
 
 def test_a_prefill_uses_its_budget_to_the_last_token():
     requests = [Request(key=key, prompt_token_ids=[key + 1] * 8, max_new_tokens=2) for key in range(5)]
     _, _, runner = run(requests, prefill_tokens=32)
-    assert [len(plan.rows) for plan in prefills(runner)] == [4, 1]
+    assert [len(plan.prefill) for plan in prefills(runner)] == [4, 1]
 
 
 @pytest.mark.parametrize("length", [4, 8, 12, 13])
@@ -138,7 +211,7 @@ def test_of_equal_prompts_a_token_is_left_to_compute(length):
     prompt = list(range(1, length + 1))
     requests = [Request(key=key, prompt_token_ids=prompt, max_new_tokens=3) for key in range(3)]
     done, _, runner = run(requests, page_size=4)
-    rows = [row for plan in prefills(runner) for row in plan.rows]
+    rows = [row for plan in prefills(runner) for row in plan.prefill]
     assert all(row.cached < len(row.token_ids) for row in rows)
     assert [row.cached for row in rows[1:]] == [(length - 1) // 4 * 4] * 2
     assert all(list(done[request.key].token_ids) == alone(request) for request in requests)
@@ -148,7 +221,7 @@ def test_no_prefill_begins_before_enough_slots_are_free():
     """A prefill of a row or two costs as much as one of many."""
     requests = [Request(key=key, prompt_token_ids=[key + 1] * 3, max_new_tokens=5 + key % 7) for key in range(20)]
     _, _, runner = run(requests, script=lambda tokens: 7, max_rows=8, refill=3, num_pages=400)
-    sizes = [len(plan.rows) for plan in prefills(runner)]
+    sizes = [len(plan.prefill) for plan in prefills(runner)]
     assert sum(sizes) == 20
     assert all(size >= 3 for size in sizes[:-1]), sizes
 
@@ -162,7 +235,7 @@ def test_a_row_that_waits_alone_is_not_kept_waiting_for_others():
     engine.step()
     engine.add(Request(key=2, prompt_token_ids=[3] * 3, max_new_tokens=30))
     engine.step()
-    assert [len(plan.rows) for plan in prefills(runner)] == [2, 1]
+    assert [len(plan.prefill) for plan in prefills(runner)] == [2, 1]
 
 
 @pytest.mark.parametrize("overlaps", [False, True])
@@ -185,9 +258,9 @@ def test_an_attempt_that_goes_on_counts_its_positions_from_the_answers_begin():
     """Else it repeats the random numbers of the attempt before it; its prompt is the prompt alone."""
     request = Request(key=0, prompt_token_ids=[1, 2], answer_token_ids=[7, 7, 7], max_new_tokens=3)
     done, _, runner = run([request], script=lambda tokens: 7)
-    (row,) = prefills(runner)[0].rows
+    (row,) = prefills(runner)[0].prefill
     assert (row.token_ids, row.step, row.position) == ((1, 2, 7, 7, 7), 0, 3)
-    decodes = [plan for plan in runner.plans if isinstance(plan, DecodePlan)]
+    decodes = [plan.decode for plan in runner.plans if plan.decode.slots]
     assert [(plan.steps, plan.positions) for plan in decodes] == [([1], [4]), ([2], [5])]
     assert (done[0].prompt_tokens, done[0].completion_tokens, len(done[0].token_ids)) == (2, 3, 6)
 
@@ -195,12 +268,11 @@ def test_an_attempt_that_goes_on_counts_its_positions_from_the_answers_begin():
 def test_a_newcomer_leaves_each_running_row_room_for_a_page():
     """Else it takes the last pages, and is preempted in the next step: computed twice, for nothing."""
     requests = [Request(key=key, prompt_token_ids=[key + 1] * 4, max_new_tokens=3) for key in range(2)]
-    for num_pages, together in ((2, False), (3, True)):
+    for num_pages, together in ((3, False), (4, True)):
         _, engine, runner = run(
             requests, script=lambda tokens: 7, page_size=4, num_pages=num_pages, context=12, prefill_tokens=4
         )
-        steps = [type(plan) for plan in runner.plans]
-        assert (steps[:2] == [PrefillPlan, PrefillPlan]) == together
+        assert (len(runner.plans[1].decode.slots), len(runner.plans[1].prefill)) == (1, int(together))
         assert together or engine.preemptions == 0
 
 
@@ -210,7 +282,7 @@ def test_a_row_comes_back_with_every_token_that_was_asked_for_it(overlaps):
     requests = make_requests(40, 2)
     _, engine, runner = run(requests, overlaps=overlaps, num_pages=16)
     assert engine.preemptions > 0
-    again = [row for plan in prefills(runner) for row in plan.rows if row.step > 0]
+    again = [row for plan in prefills(runner) for row in plan.prefill if row.step > 0]
     assert again
     lengths = {tuple(request.prompt_token_ids): len(request.prompt_token_ids) for request in requests}
     for row in again:
@@ -222,14 +294,14 @@ def test_a_row_comes_back_with_every_token_that_was_asked_for_it(overlaps):
 def test_a_decode_step_has_its_longest_rows_first():
     """On a GPU the rows' attention starts in this order: a long row that started last would run on alone."""
     _, _, runner = run(make_requests(30, 5), num_pages=20)
-    lengths = [list(plan.lengths) for plan in runner.plans if isinstance(plan, DecodePlan)]
+    lengths = [list(plan.decode.lengths) for plan in runner.plans]
     assert max(len(set(step)) for step in lengths) > 3
     assert all(step == sorted(step, reverse=True) for step in lengths)
 
 
 def admitted(runner) -> list[int]:
     """The first tokens of the prompts, in the order in which they got a slot."""
-    return [row.token_ids[0] for plan in runner.plans if isinstance(plan, PrefillPlan) for row in plan.rows]
+    return [row.token_ids[0] for plan in runner.plans for row in plan.ending]
 
 
 def test_the_largest_budgets_begin_first_and_equal_ones_in_their_order():

@@ -6,7 +6,6 @@ from endmark.jobs.strategies import build_strategies
 from endmark.jobs.vocabulary import FinishReason
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.flags import NATURAL
-from endmark.worker.engine.plan import PrefillPlan
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.scripted import Sampled, ScriptedRunner
 from endmark.worker.engine.steering import Insertion, Phase
@@ -66,7 +65,7 @@ def test_a_loop_is_taken_back_to_its_first_copy_and_the_row_ends_by_itself(overl
     assert finished.rewinds == 1
     assert finished.rewound_tokens == 48 - 16
     # What is kept is not computed again: all its whole pages are in their places.
-    (begun, again) = [plan.rows[0] for plan in runner.plans if isinstance(plan, PrefillPlan)]
+    (begun, again) = [row for plan in runner.plans for row in plan.prefill]
     assert again.cached == (len(prompt) + 16 - 1) // runner.page_size * runner.page_size
     assert (
         again.pages[: again.cached // runner.page_size]
@@ -80,11 +79,7 @@ def test_no_random_number_is_drawn_twice():
     """At the same place with the same number the row would fall into the same loop."""
     prompt = (1, 2, 3)
     _, _, runner = run(Model(prompt), [Request(0, prompt, 100, strategies=REWIND)])
-    positions = [
-        position
-        for plan in runner.plans
-        for position in ([row.position for row in plan.rows] if isinstance(plan, PrefillPlan) else plan.positions)
-    ]
+    positions = [position for plan in runner.plans for position in plan.positions]
     assert len(set(positions)) == len(positions)
 
 
@@ -235,7 +230,7 @@ def test_whole_draws_an_answer_again_that_is_whole_nowhere(attempts, retakes, re
     done = [finished for _ in range(1000) if engine.has_work for finished in engine.step()]
     assert [str(item.verdict.finish_reason) for item in done] == [reason]
     assert (done[0].rewinds, done[0].rewound_tokens) == (retakes, retakes * 60)
-    plans = [plan.rows[0] for plan in engine.runner.plans if isinstance(plan, PrefillPlan)]
+    plans = [row for plan in engine.runner.plans for row in plan.prefill]
     assert [plan.sampling.temperature for plan in plans] == [0.0, *[0.7] * retakes]
     assert {plan.sampling.dry_multiplier for plan in plans} == {0.0}
 

@@ -16,7 +16,6 @@ from endmark.jobs.sampling import Sampling
 from endmark.jobs.shards import shard_size
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import JobState
-from endmark.worker.engine.plan import PrefillPlan
 from endmark.worker.engine.request import Request
 from tests.unit.test_engine_scheduling import run
 
@@ -80,9 +79,22 @@ def test_sixteen_answers_compute_their_prompt_once():
     prompt = list(range(1, 43))  # ten pages of four, and two tokens
     requests = [Request(key, prompt, 4, stream=key) for key in range(16)]
     _, _, runner = run(requests, max_rows=16, num_pages=128, prefill_tokens=4096)
-    (plan,) = [plan for plan in runner.plans if isinstance(plan, PrefillPlan)]
-    assert [len(row.token_ids) - row.cached for row in plan.rows] == [42, *[2] * 15]
-    assert len({page for row in plan.rows for page in row.pages}) == 10 + 16
+    (plan,) = [plan for plan in runner.plans if plan.prefill]
+    assert [len(row.token_ids) - row.cached for row in plan.prefill] == [42, *[2] * 15]
+    assert len({page for row in plan.prefill for page in row.pages}) == 10 + 16
+
+
+@pytest.mark.parametrize("neighbours", [0, 6])
+def test_the_answers_of_a_long_prompt_compute_it_once(neighbours):
+    """It is computed in pieces, and the others have their slots before the last of them."""
+    prompt = [1 + index * index % 89 for index in range(402)]
+    requests = [Request(key, [key + 1] * 9, 60) for key in range(neighbours)]
+    requests += [Request(100 + key, prompt, 4, stream=key) for key in range(5)]
+    options = {"num_pages": 900, "context": 500, "prefill_tokens": 64, "piece_tokens": 16}
+    done, _, runner = run(requests, max_rows=16, **options)
+    pieces = [row for plan in runner.plans for row in plan.prefill if row.token_ids[:5] == tuple(prompt[:5])]
+    assert sum(row.end - row.cached for row in pieces) == 402 + 4 * 2
+    assert len({done[100 + key].token_ids for key in range(5)}) == 1
 
 
 def test_a_request_has_one_line_with_its_answers():

@@ -378,6 +378,6 @@ def test_whole_draws_an_empty_answer_again_and_holds_eos_back(retakes):
     assert done[0].reasoning == "Hm."
     assert (done[0].text, done[0].rewinds) == (("Yes.", 1) if retakes else ("", 0))
     if retakes:
-        (row,) = runner.plans[len(script)].rows
+        (row,) = runner.plans[len(script)].prefill
         assert row.sampling.min_new_tokens == len(script) - 1 + 4
         assert row.sampling.temperature == 0.7

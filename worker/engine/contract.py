@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-from endmark.worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket
+from endmark.worker.engine.plan import StepPlan, StepResult, Ticket
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.text import Vocabulary
 
@@ -87,19 +87,21 @@ class InferenceEngine(EngineNumbers, Protocol):
 class Runner(Protocol):
     """The model on its device, under our own engine: takes plans of integers, no tensor crosses this seam.
 
-    It keeps, for each slot, the row's page table, sampling settings, score numbers and last token, set when the
-    row is prefilled.
+    It keeps, for each slot, the row's page table, sampling settings, score numbers and last token, set with each
+    piece of its prompt.
     """
 
     page_size: int  # tokens a page
     num_pages: int
     max_rows: int  # slots, and the most rows in one step
-    prefill_tokens: int  # the most tokens in one prefill, a single longer row excepted
+    prefill_tokens: int  # the most tokens in a step that computes prompts, those of running rows included
+    piece_tokens: int  # of them beside a full batch: as few as take the device no less time than their launch
+    weight_tokens: int  # tokens whose products take as long as reading all weights, which a step does in any case
     refill: int  # slots that should be free before a prefill is worth its launch
     context: int  # the longest row, prompt and answer, that the model can hold
     overlaps: bool  # whether `launch` returns before the step has run
 
-    def launch(self, plan: PrefillPlan | DecodePlan) -> Ticket:
+    def launch(self, plan: StepPlan) -> Ticket:
         """Start the step."""
 
     def read(self, ticket: Ticket) -> StepResult:

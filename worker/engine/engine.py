@@ -1,8 +1,8 @@
 """The engine: `add(request)`, then `step()` until nothing is left; each step returns what finished.
 
-A step is: plan (admit waiting rows, or one decode of all running ones), launch, read, retire. On a device that
-runs on its own the host reads step t while the device runs step t+1, so a row that ends by its token costs one
-step whose result is dropped.
+A step is: plan (a token of each running row, and prompts of those that begin), launch, read, retire. On a device
+that runs on its own the host reads step t while the device runs step t+1, so a row that ends by its token costs
+one step whose result is dropped.
 """
 
 from collections.abc import Callable, Collection, Iterable

@@ -4,6 +4,7 @@ It runs where no kernels do, and each step has run when `launch` returns.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,13 +14,7 @@ from endmark.worker.engine.adjusting import Written, adjust
 from endmark.worker.engine.attention import PagedBatch, Span
 from endmark.worker.engine.layout import SLOT
 from endmark.worker.engine.logprobs import TokenScores, told_scores
-from endmark.worker.engine.plan import (
-    DecodePlan,
-    PrefillPlan,
-    PrefillRow,
-    StepResult,
-    Ticket,
-)
+from endmark.worker.engine.plan import DecodePlan, PrefillRow, StepPlan, StepResult, Ticket
 from endmark.worker.engine.scores import asked_scores, best_scores, told_by_row
 from endmark.worker.engine.step_end import StepEnd
 
@@ -32,6 +27,8 @@ class PlainRunner:
 
     overlaps = False
     refill = 1
+    piece_tokens = 256
+    weight_tokens = 16  # a CPU multiplies but a few times as many numbers as it reads in a time
 
     def __init__(
         self,
@@ -73,25 +70,24 @@ class PlainRunner:
         self._end = StepEnd(self._eos_ids, max_rows, table, self._device)
 
     @torch.inference_mode()
-    def launch(self, plan: PrefillPlan | DecodePlan) -> Ticket:
+    def launch(self, plan: StepPlan) -> Ticket:
         """Run the step."""
-        if isinstance(plan, PrefillPlan):
-            slots, logits = self._prefill(plan)
-            steps = self._ints([row.step for row in plan.rows])
-            positions = self._ints([row.position for row in plan.rows])
-            lengths: Sequence[int] = [len(row.token_ids) for row in plan.rows]
-        else:
-            slots, logits = self._decode(plan)
-            steps, positions = self._ints(plan.steps), self._ints(plan.positions)
-            lengths = [length + 1 for length in plan.lengths]
-            self._end.call(plan.slots, plan.steps, plan.calls)
-            self._end.mask(plan.masks)
-        raw = logits.float()
-        drawn = self._end.draw(raw, self._adjusted(raw, slots, lengths), slots, steps, positions)
-        if isinstance(plan, PrefillPlan):
-            asked = {index: row.asked for index, row in enumerate(plan.rows) if row.asked}
-            drawn.asked = told_by_row(asked_scores(raw, asked).tolist(), asked) if asked else {}
-        drawn.told = self._told(raw, slots.tolist(), drawn.token_ids)
+        batch = _Batch()
+        if plan.decode.slots:
+            self._decode(plan.decode, batch)
+        if plan.prefill:
+            self._prefill(plan.prefill, batch)
+        raw = self._forward(batch).float()
+        if not len(raw):
+            return Ticket(0, StepResult([], [], [], []))
+        self._end.call(plan.decode.slots, plan.decode.steps, plan.decode.calls)
+        self._end.mask(plan.masks)
+        slots, steps, positions = map(self._ints, (plan.slots, plan.steps, plan.positions))
+        adjusted = self._adjusted(raw, slots, [last + 1 for last in plan.lengths])
+        drawn = self._end.draw(raw, adjusted, slots, steps, positions)
+        if asked := plan.asked:
+            drawn.asked = told_by_row(asked_scores(raw, asked).tolist(), asked)
+        drawn.told = self._told(raw, plan.slots, drawn.token_ids)
         return Ticket(len(steps), drawn)
 
     def read(self, ticket: Ticket) -> StepResult:
@@ -105,28 +101,22 @@ class PlainRunner:
         asked = {index: count for index, count in told.items() if count is not None}
         return told_scores(best_scores(raw, self._ints(tokens)).cpu().numpy(), asked) if asked else {}
 
-    def _prefill(self, plan: PrefillPlan) -> tuple[Tensor, Tensor]:
-        """Set the rows' slots and compute their tokens; return the slots and the last tokens' logits."""
-        spans: list[Span] = []
-        inputs: list[int] = []
-        positions: list[int] = []
-        last: list[int] = []
-        for row in plan.rows:
+    def _prefill(self, rows: Sequence[PrefillRow], batch: "_Batch") -> None:
+        """Set the rows' slots and add their tokens, and the last one of each that has none left."""
+        self._clear([row.pages[-1] for row in rows])  # the last page is filled by the last piece alone
+        for row in rows:
             self._set_slot(row.slot, row)
-            fresh = range(row.cached, len(row.token_ids))
-            begin = len(inputs)
-            inputs += row.token_ids[row.cached :]
-            positions += fresh
-            last.append(len(inputs) - 1)
+            fresh = self._ints(range(row.cached, row.end))
             table = self._tables[row.slot : row.slot + 1]
-            spans.append(self._span(begin, table, self._ints([list(fresh)])))
-        self._clear([row.pages[-1] for row in plan.rows])
-        write = torch.cat([self._addresses(span.pages[0], span.positions[0]) for span in spans])
-        logits = self._forward(self._ints(inputs), self._ints(positions), write, spans, self._ints(last))
-        return self._ints([row.slot for row in plan.rows]), logits
+            span = self._span(batch.size, table, fresh.unsqueeze(0))
+            batch.add(
+                self._ints(row.token_ids[row.cached : row.end]), fresh, self._addresses(table[0], fresh), [span]
+            )
+            if not row.left:
+                batch.keep.append(self._ints([batch.size - 1]))
 
-    def _decode(self, plan: DecodePlan) -> tuple[Tensor, Tensor]:
-        """Compute one token a row; return the slots and the logits, in the plan's order."""
+    def _decode(self, plan: DecodePlan, batch: "_Batch") -> None:
+        """Add one token a row, all of which are kept, in the plan's order."""
         for slot, index, page in plan.new_pages:
             self._tables[slot, index] = page
         self._clear([page for _, _, page in plan.new_pages])
@@ -143,8 +133,8 @@ class PlainRunner:
         write = self._tables[slots, positions // self.page_size] * self.page_size + positions % self.page_size
         back = torch.empty_like(slots)
         back[self._ints(order)] = torch.arange(len(order), device=self._device)
-        logits = self._forward(SLOT.of(self._end.records, "last")[slots].long(), positions, write, spans, back)
-        return self._ints(plan.slots), logits
+        batch.add(SLOT.of(self._end.records, "last")[slots].long(), positions, write, spans)
+        batch.keep.append(back)
 
     def _span(self, begin: int, tables: Tensor, positions: Tensor) -> Span:
         """Return rows that attend together.
@@ -168,18 +158,16 @@ class PlainRunner:
         """Return where the tokens at these positions of one row stand in the pool."""
         return pages[positions // self.page_size] * self.page_size + positions % self.page_size
 
-    def _forward(
-        self, inputs: Tensor, positions: Tensor, write: Tensor, spans: list[Span], keep: Tensor
-    ) -> Tensor:
-        """Run the model over T packed tokens; return the logits (R, V) of the tokens at `keep`."""
+    def _forward(self, batch: "_Batch") -> Tensor:
+        """Run the model over a step's tokens; return the logits (R, V) of those that are kept."""
+        inputs, positions, write = (torch.cat(parts) for parts in (batch.inputs, batch.positions, batch.write))
         self._tokens[write] = inputs
-        batch = PagedBatch(self._pools, write, spans)
         output = self._model(
             input_ids=inputs.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
             use_cache=False,
-            logits_to_keep=keep,
-            paged=batch,
+            logits_to_keep=torch.cat(batch.keep) if batch.keep else self._ints([]),
+            paged=PagedBatch(self._pools, write, batch.spans),
         )
         logits: Tensor = output.logits[0]
         return logits
@@ -208,6 +196,26 @@ class PlainRunner:
     def _ints(self, values: Sequence[int] | Sequence[list[int]]) -> Tensor:
         """Return int64 on the device."""
         return torch.tensor(values, dtype=torch.int64, device=self._device)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A step's tokens as they are put together, part by part."""
+
+    size: int = 0
+    inputs: list[Tensor] = field(default_factory=list)  # (N,) int64 each, as the next two
+    positions: list[Tensor] = field(default_factory=list)
+    write: list[Tensor] = field(default_factory=list)  # where their keys and values go
+    spans: list[Span] = field(default_factory=list)
+    keep: list[Tensor] = field(default_factory=list)  # tokens whose logits are wanted
+
+    def add(self, inputs: Tensor, positions: Tensor, write: Tensor, spans: Sequence[Span]) -> None:
+        """Add tokens and the rows that they are of."""
+        self.size += len(inputs)
+        self.inputs.append(inputs)
+        self.positions.append(positions)
+        self.write.append(write)
+        self.spans += spans
 
 
 def _groups(pages: Sequence[int], most: int) -> Iterable[tuple[int, int]]:

@@ -17,7 +17,7 @@ from endmark.worker.engine.steering import Insertion, Phase, RowSteering
 
 @dataclass(frozen=True, slots=True)
 class PrefillRow:
-    """A row whose tokens are to be computed, after which its next token is sampled."""
+    """A row whose tokens are to be computed, all or the next of them; after the last its next token is sampled."""
 
     slot: int
     token_ids: Sequence[int]  # all of the row so far: prompt, then what has been generated
@@ -40,6 +40,12 @@ class PrefillRow:
     mask: NDArray[np.int32] | None = None  # of the tokens that may follow, see `TokenMask`
     asked: Sequence[int] = ()  # tokens whose log probabilities after `token_ids` are told
     logprobs: int | None = None  # best tokens of each step that are told; None: not its own either
+    left: int = 0  # tokens at the end that later steps compute; nothing is sampled before they have
+
+    @property
+    def end(self) -> int:
+        """Where the tokens end that this step computes; they begin at `cached`."""
+        return len(self.token_ids) - self.left
 
 
 def steering_of(row: PrefillRow) -> RowSteering:
@@ -54,13 +60,6 @@ def steering_of(row: PrefillRow) -> RowSteering:
 
 
 @dataclass(frozen=True, slots=True)
-class PrefillPlan:
-    """Rows admitted in this step, computed as one packed batch."""
-
-    rows: Sequence[PrefillRow]
-
-
-@dataclass(frozen=True, slots=True)
 class DecodePlan:
     """One more token for each of the running rows; all lists run over the same rows."""
 
@@ -71,6 +70,53 @@ class DecodePlan:
     new_pages: Sequence[tuple[int, int, int]] = ()  # (slot, index in its page table, page)
     masks: Sequence[tuple[int, NDArray[np.int32]]] = ()  # slots, and which tokens may follow there
     calls: Sequence[int] = ()  # a `Call` for each row, where any row has one
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One forward pass: a token for each running row, and beside them the prompts of others, or pieces of prompts.
+
+    Tokens are sampled for the rows of `decode`, then for those of `prefill` that have none left, in their order.
+    """
+
+    decode: DecodePlan = field(default_factory=lambda: DecodePlan([], [], [], []))
+    prefill: Sequence[PrefillRow] = ()
+
+    @property
+    def ending(self) -> list[PrefillRow]:
+        """The rows of `prefill` that a token is sampled for."""
+        return [row for row in self.prefill if not row.left]
+
+    @property
+    def slots(self) -> list[int]:
+        """The slots of all rows that a token is sampled for."""
+        return [*self.decode.slots, *(row.slot for row in self.ending)]
+
+    @property
+    def steps(self) -> list[int]:
+        """Their numbers of tokens, as `PrefillRow.step`."""
+        return [*self.decode.steps, *(row.step for row in self.ending)]
+
+    @property
+    def positions(self) -> list[int]:
+        """Their places in the random numbers, as `PrefillRow.position`."""
+        return [*self.decode.positions, *(row.position for row in self.ending)]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Their tokens before the last one that is computed, as `DecodePlan.lengths`."""
+        return [*self.decode.lengths, *(row.end - 1 for row in self.ending)]
+
+    @property
+    def masks(self) -> list[tuple[int, NDArray[np.int32]]]:
+        """Slots, and which tokens may follow there in this step."""
+        return [*self.decode.masks, *((row.slot, row.mask) for row in self.ending if row.mask is not None)]
+
+    @property
+    def asked(self) -> dict[int, Sequence[int]]:
+        """The tokens that rows ask for, by the row's index among those sampled for."""
+        before = len(self.decode.slots)
+        return {before + index: row.asked for index, row in enumerate(self.ending) if row.asked}
 
 
 @dataclass(slots=True)

@@ -19,6 +19,8 @@ class RowState:
         self.slot = -1
         self.done = False  # whether it has been returned or dropped
         self.pages: list[int] = []
+        self.front = 0  # tokens to be computed before its next one can be sampled, since it was given its slot
+        self.computed = 0  # how many of them stand in its pages when the steps that are planned have run
         self.launched = 0  # tokens of this attempt that have been asked of the device
         self.stale = 0  # steps in flight whose result for the row is of tokens that were taken back
         # of all the answer's tokens; None where they are not told
@@ -52,6 +54,16 @@ class RowState:
     def token_ids(self) -> list[int]:
         """All tokens, as the model sees them: the prompt's and those of the answer so far."""
         return [*self.request.prompt_token_ids, *self.answer.token_ids]
+
+    @property
+    def prefilling(self) -> bool:
+        """Whether tokens of its front are still to be computed."""
+        return self.computed < self.front
+
+    @property
+    def length(self) -> int:
+        """Tokens of it, those included that have been asked for."""
+        return self.prompt_length + self.launched
 
     @property
     def budget(self) -> int:
@@ -93,11 +105,11 @@ class RowState:
         return self.prompt_length + self.launched - 1
 
     def plan(self, token_ids: list[int], cached: int) -> PrefillRow:
-        """Return what the device is told of the row when it gets its slot.
+        """Return what the device is told of the row with each piece of its prompt.
 
         Args:
             token_ids: all of the row so far.
-            cached: how many of them stand in its pages already.
+            cached: how many of them stood in its pages before; those up to `computed` do with this step.
         """
         answer = self.answer
         return PrefillRow(
@@ -122,4 +134,5 @@ class RowState:
             mask=answer.mask.words() if answer.mask is not None else None,
             asked=self.request.asked,
             logprobs=self.request.logprobs,
+            left=self.front - self.computed,
         )

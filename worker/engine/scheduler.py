@@ -2,6 +2,9 @@
 
 Rows wait for a slot in the order of `worker.engine.waiting`, the largest budgets first.
 
+A step takes one token of each row that runs, and beside them prompts of rows that begin, up to a number of tokens:
+a prompt that does not fit is computed in pieces, so that no row waits for another's prompt.
+
 Pages are taken as rows grow. When none is left, the youngest row goes back to be the next that is admitted,
 and is computed again; its tokens are kept. It may be preempted with a step in flight: that step is read before the
 next one is planned, so a row that waits knows all its tokens.
@@ -10,11 +13,14 @@ next one is planned, so a row that waits knows all its tokens.
 from collections.abc import Iterator
 
 from endmark.worker.engine.contract import Runner
+from endmark.worker.engine.long_prompts import LongPrompts
 from endmark.worker.engine.pages import PagePool
-from endmark.worker.engine.plan import DecodePlan, PrefillPlan, PrefillRow
+from endmark.worker.engine.plan import DecodePlan, PrefillRow, StepPlan
 from endmark.worker.engine.row import RowState
 from endmark.worker.engine.steering import Call
 from endmark.worker.engine.waiting import WaitingRows
+
+_LEAST = 16  # of a piece: so many fewer tokens are left over rather than a prompt cut for them
 
 
 class Scheduler:
@@ -28,6 +34,9 @@ class Scheduler:
         self._slots = list(range(runner.max_rows - 1, -1, -1))
         self._prefill_tokens = runner.prefill_tokens
         self._refill = runner.refill
+        self._piece_tokens = runner.piece_tokens
+        self._least = max(runner.page_size, runner.piece_tokens // _LEAST)  # tokens that a prompt is cut for
+        self._long = LongPrompts(runner)
 
     @property
     def waiting(self) -> int:
@@ -54,45 +63,109 @@ class Scheduler:
         self._pool.release(row.pages)
         row.pages = []
 
-    def schedule(self) -> tuple[PrefillPlan | DecodePlan, list[RowState]] | None:
-        """Return the next step and its rows in the plan's order; None if there is nothing to run."""
-        admitted = list(self._admit())
-        plan: PrefillPlan | DecodePlan
-        if admitted:
-            plan = PrefillPlan([item for item, _ in admitted])
-            rows = [row for _, row in admitted]
-        else:
-            rows, new_pages = self._grow()
-            if not rows:
-                return None
-            rows.sort(key=lambda row: -row.input_position)  # or the card ends with one alone
-            plan = DecodePlan(
-                slots=[row.slot for row in rows],
-                lengths=[row.input_position for row in rows],
-                steps=[row.launched for row in rows],
-                positions=[row.position for row in rows],
-                new_pages=new_pages,
-                masks=[(row.slot, row.answer.mask.words()) for row in rows if row.answer.mask is not None],
-                calls=[row.call for row in rows] if any(row.call for row in rows) else (),
-            )
+    def schedule(self) -> tuple[StepPlan, list[RowState]] | None:
+        """Return the next step and the rows that it samples for, in order; None if there is nothing to run."""
+        preempted = self.preemptions
+        rows, new_pages = self._grow()
+        # A row that was preempted just now may have a token in flight: none is admitted before that has been read.
+        prompts = self._prompts(len(rows), admits=preempted == self.preemptions)
+        if not rows and not prompts:
+            return None
+        rows.sort(key=lambda row: -row.input_position)  # or the card ends with one alone
+        decode = DecodePlan(
+            slots=[row.slot for row in rows],
+            lengths=[row.input_position for row in rows],
+            steps=[row.launched for row in rows],
+            positions=[row.position for row in rows],
+            new_pages=new_pages,
+            masks=[(row.slot, row.answer.mask.words()) for row in rows if row.answer.mask is not None],
+            calls=[row.call for row in rows] if any(row.call for row in rows) else (),
+        )
+        plan = StepPlan(decode, [item for item, _ in prompts])
+        rows += [row for _, row in prompts if not row.prefilling]
         for row in rows:
             row.launched += 1
             row.call = Call.NONE
         return plan, rows
 
-    def _admit(self) -> Iterator[tuple[PrefillRow, RowState]]:
-        """Move waiting rows to slots while pages and the prefill budget allow, in order."""
-        budget = self._prefill_tokens
-        if self.running and len(self._slots) < min(self._refill, self.waiting):
-            return  # a prefill of a row or two costs as much as one of many
+    def _prompts(self, decoding: int, *, admits: bool) -> list[tuple[PrefillRow, RowState]]:
+        """Share out what running rows leave of a step: to prompts that have begun, then to rows that wait.
+
+        Args:
+            decoding: running rows that have a token in the step.
+            admits: whether rows may get a slot.
+        """
+        budget = max(self._step_tokens(decoding) - decoding, self._pool.page_size)
+        begun = [row for row in self.running if row.prefilling]
+        long = [row for row in begun if self._is_long(row)]
+        taken: list[tuple[PrefillRow, RowState]] = []
+        for row in begun:
+            self._share_more(row)
+            if row not in long and budget >= min(row.front - row.computed, self._least):
+                budget -= self._take(row, budget, taken)
+        while admits and (admitted := self._admit(budget, at_once=bool(taken))) is not None:
+            if self._is_long(admitted):
+                long.append(admitted)
+            else:
+                budget -= self._take(admitted, budget, taken)
+        if long:
+            row, alone = long[0], not decoding and not taken
+            left = row.front - row.computed
+            used = self._step_tokens(decoding) - budget
+            self._take(row, budget if alone else min(budget, self._long.due(left, row.computed, used)), taken)
+        return taken
+
+    def _step_tokens(self, decoding: int) -> int:
+        """Return the most tokens of a step in which so many rows run.
+
+        Prompts are spread over the steps of those rows: each reads the weights in any case, and few tokens more
+        cost it little. At least half a piece is for prompts, and whole pieces fill the tiles of a card's products.
+        """
+        if not decoding:
+            return self._prefill_tokens
+        pieces = -(-(decoding + self._piece_tokens // 2) // self._piece_tokens)
+        return min(pieces * self._piece_tokens, self._prefill_tokens)
+
+    def _is_long(self, row: RowState) -> bool:
+        """Whether others should not wait for what is left of a row's prompt."""
+        others = [other for other in self.running if other is not row]
+        return self._long.is_long(row.front - row.computed, others, self.waiting, self._waiting.tokens)
+
+    def _share_more(self, row: RowState) -> None:
+        """Let a row take over what others that begin alike have computed since it was given its slot."""
+        shared = self._pool.share_prefix(row.token_ids)
+        own, row.pages[: len(shared)] = row.pages[: len(shared)], shared
+        self._pool.release(own)
+        row.computed = max(row.computed, len(shared) * self._pool.page_size)
+
+    def _take(self, row: RowState, most: int, taken: list[tuple[PrefillRow, RowState]]) -> int:
+        """Let a step compute up to so many of a row's tokens, whole pages but for the last; return how many."""
+        size = row.front - row.computed
+        if size > most:
+            size = most // self._pool.page_size * self._pool.page_size
+        if size > 0:
+            begin, row.computed = row.computed, row.computed + size
+            self._pool.publish_prefix(row.request.prompt_token_ids[: row.computed], row.pages)
+            taken.append((row.plan(row.token_ids, begin), row))
+        return size
+
+    def _admit(self, budget: int, *, at_once: bool) -> RowState | None:
+        """Move the first row that waits to a slot, if there are one, pages and tokens for it.
+
+        Args:
+            budget: tokens that the step has left.
+            at_once: whether the step computes prompts anyway; else one or two rows wait for more: a step with
+                prompts is no captured graph.
+        """
+        if self.running and not at_once and len(self._slots) < min(self._refill, self.waiting):
+            return None
         while self._slots and self._waiting:
             row = self._waiting.first
             token_ids = row.token_ids
             shared = row.pages or self._pool.share_prefix(token_ids)
             cached = len(shared) * self._pool.page_size
-            fresh = len(token_ids) - cached
             wanted = self._pool.pages_for(len(token_ids)) - len(shared)
-            fits = budget == self._prefill_tokens or fresh <= budget
+            fits = budget >= min(len(token_ids) - cached, self._least)
             # One page of room for each running row keeps a newcomer from being preempted at once.
             roomy = self._pool.free >= wanted + len(self.running)
             pages = self._pool.take(wanted) if fits and roomy else None
@@ -100,23 +173,23 @@ class Scheduler:
                 if not row.pages:
                     self._pool.release(shared)
                 if self.running or not self._let_go():
-                    return
+                    return None
                 continue
-            budget -= fresh
             self._waiting.admit()
             row.pages = shared + pages
             row.slot = self._slots.pop()
-            self._pool.publish_prefix(row.request.prompt_token_ids, row.pages)
+            row.front, row.computed = len(token_ids), cached
             self.running.append(row)
-            yield row.plan(token_ids, cached), row
+            return row
+        return None
 
     def _grow(self) -> tuple[list[RowState], list[tuple[int, int, int]]]:
         """Give every row that has tokens left room for one more; preempt the youngest where there is none."""
         new_pages: list[tuple[int, int, int]] = []
         rows: list[RowState] = []
         for row in list(self.running):
-            if row.slot < 0 or row.launched >= row.budget or row.waits_for_token:
-                continue  # preempted just now, or its last token is in flight
+            if row.slot < 0 or row.prefilling or row.launched >= row.budget or row.waits_for_token:
+                continue  # preempted just now, or it does not run yet, or its last token is in flight
             if row.input_position // self._pool.page_size < len(row.pages):
                 rows.append(row)
                 continue
@@ -142,7 +215,8 @@ class Scheduler:
 
     def take_back(self, row: RowState) -> None:
         """Let a running row, whose last tokens were taken back, be the next that is admitted; its pages stay."""
-        whole = max(0, len(row.token_ids) - 1) // self._pool.page_size
+        known = len(row.token_ids) - 1
+        whole = max(0, min(known, row.computed) if row.prefilling else known) // self._pool.page_size
         kept, row.pages = row.pages[:whole], row.pages[whole:]
         self.retire(row)
         row.pages = kept
@@ -163,3 +237,4 @@ class Scheduler:
         self._pool.release(row.pages)
         self._slots.append(row.slot)
         row.pages, row.slot = [], -1
+        row.front = row.computed = 0

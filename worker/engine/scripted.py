@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from endmark.worker.engine.flags import NATURAL
 from endmark.worker.engine.logprobs import TokenScores
 from endmark.worker.engine.masks import allowed
-from endmark.worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket, steering_of
+from endmark.worker.engine.plan import StepPlan, StepResult, Ticket, steering_of
 from endmark.worker.engine.steering import RowSteering
 
 _UNLIKELY = -9.0  # log probability of a token of which a script says none
@@ -43,12 +43,15 @@ class ScriptedRunner:
         prefill_tokens: int = 64,
         overlaps: bool = False,
         refill: int = 1,
+        piece_tokens: int | None = None,
+        weight_tokens: int = 8,
         eos_ids: Collection[int] = (),
     ) -> None:
         self.num_pages, self.page_size, self.max_rows = num_pages, page_size, max_rows
         self.context, self.prefill_tokens, self.overlaps = context, prefill_tokens, overlaps
-        self.refill = refill
-        self.plans: list[PrefillPlan | DecodePlan] = []
+        self.refill, self.weight_tokens = refill, weight_tokens
+        self.piece_tokens = piece_tokens or prefill_tokens
+        self.plans: list[StepPlan] = []
         self._script = script
         self._eos_ids = eos_ids
         self._masks: dict[int, NDArray[np.int32] | None] = {}
@@ -58,41 +61,37 @@ class ScriptedRunner:
         self._tables: dict[int, list[int]] = {}
         self._last: dict[int, int] = {}
 
-    def launch(self, plan: PrefillPlan | DecodePlan) -> Ticket:
+    def launch(self, plan: StepPlan) -> Ticket:
         """Write the step's tokens to the pages and sample from what stands there."""
         self.plans.append(plan)
-        slots = [row.slot for row in plan.rows] if isinstance(plan, PrefillPlan) else list(plan.slots)
-        if isinstance(plan, PrefillPlan):
-            for row in plan.rows:
-                self._tables[row.slot] = list(row.pages)
-                self._masks[row.slot] = row.mask
-                self._logprobs[row.slot] = row.logprobs
-                self._steering[row.slot] = steering_of(row)
-                for index in range(row.cached, len(row.token_ids)):
-                    self._memory[self._address(row.slot, index)] = row.token_ids[index]
-            lengths, steps = [len(row.token_ids) for row in plan.rows], [row.step for row in plan.rows]
-        else:
-            for slot, index, page in plan.new_pages:
-                assert index == len(self._tables[slot])
-                self._tables[slot].append(page)
-            for slot, length in zip(slots, plan.lengths, strict=True):
-                self._memory[self._address(slot, length)] = self._last[slot]
-            lengths, steps = [length + 1 for length in plan.lengths], list(plan.steps)
-            self._masks.update(plan.masks)
-            for slot, step, call in zip(slots, steps, plan.calls, strict=False):
-                self._steering[slot].call(call, step)
+        for row in plan.prefill:
+            self._tables[row.slot] = list(row.pages)
+            self._masks[row.slot] = row.mask
+            self._logprobs[row.slot] = row.logprobs
+            self._steering[row.slot] = steering_of(row)
+            for index in range(row.cached, row.end):
+                self._memory[self._address(row.slot, index)] = row.token_ids[index]
+        decode = plan.decode
+        for slot, index, page in decode.new_pages:
+            assert index == len(self._tables[slot])
+            self._tables[slot].append(page)
+        for slot, length in zip(decode.slots, decode.lengths, strict=True):
+            self._memory[self._address(slot, length)] = self._last[slot]
+        self._masks.update(decode.masks)
+        for slot, step, call in zip(decode.slots, decode.steps, decode.calls, strict=False):
+            self._steering[slot].call(call, step)
         sampled = [
-            self._steered(slot, step, self._script([self._memory[self._address(slot, i)] for i in range(length)]))
-            for slot, step, length in zip(slots, steps, lengths, strict=True)
+            self._steered(
+                slot, step, self._script([self._memory[self._address(slot, i)] for i in range(last + 1)])
+            )
+            for slot, step, last in zip(plan.slots, plan.steps, plan.lengths, strict=True)
         ]
-        self._last.update((slot, item.token_id) for slot, item in zip(slots, sampled, strict=True))
-        rows = plan.rows if isinstance(plan, PrefillPlan) else ()
+        self._last.update((slot, item.token_id) for slot, item in zip(plan.slots, sampled, strict=True))
         asked = {
-            index: tuple(item.log_probs.get(token_id, _UNLIKELY) for token_id in row.asked)
-            for index, (row, item) in enumerate(zip(rows, sampled, strict=False))
-            if row.asked
+            index: tuple(sampled[index].log_probs.get(token_id, _UNLIKELY) for token_id in token_ids)
+            for index, token_ids in plan.asked.items()
         }
-        return Ticket(len(slots), (sampled, asked, self._told(slots, sampled)))
+        return Ticket(len(sampled), (sampled, asked, self._told(plan.slots, sampled)))
 
     def read(self, ticket: Ticket) -> StepResult:
         """Return what the step sampled."""

@@ -26,6 +26,7 @@ class WaitingRows:
     def __init__(self, batch: int) -> None:
         self._heap: list[tuple[float, int, RowState]] = []
         self._rows: dict[RowState, None] = {}  # those that wait; the heap may hold dropped ones too
+        self.tokens = 0  # of their prompts
         self._order = itertools.count()
         self._admitted = 0
         self._per_row = _TOKENS_PER_BATCH / batch
@@ -52,13 +53,13 @@ class WaitingRows:
 
     def admit(self) -> None:
         """Take out the first row."""
-        del self._rows[self.first]
+        self._take_out(self.first)
         self._admitted += 1
         self._pop_dropped()
 
     def drop(self, row: RowState) -> None:
         """Forget a row. Its entry leaves the heap when it comes to the front, or with many others at once."""
-        del self._rows[row]
+        self._take_out(row)
         if len(self._heap) > 2 * len(self._rows) + _FEW:
             self._heap = [entry for entry in self._heap if entry[2] in self._rows]
             heapq.heapify(self._heap)
@@ -68,6 +69,12 @@ class WaitingRows:
         """Take in a row; the lowest place is the first, of equal ones the lowest order."""
         heapq.heappush(self._heap, (place, order, row))
         self._rows[row] = None
+        self.tokens += row.prompt_length
+
+    def _take_out(self, row: RowState) -> None:
+        """Count a row no more."""
+        del self._rows[row]
+        self.tokens -= row.prompt_length
 
     def _pop_dropped(self) -> None:
         """Take entries that no row waits for from the front."""

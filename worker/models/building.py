@@ -1,6 +1,7 @@
 """Building the runner that suits the device: how many rows and pages, and by which path."""
 
 import logging
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -26,6 +27,10 @@ _MOST_ROWS, _ROW_STEP = 1024, 64  # rows at once where nobody says how many: bey
 _TYPICAL_ROW = 512  # tokens a row for which the cache has room when rows are counted by it
 _CPU_CACHE_BYTES = 1 << 30
 _PREFILL_TOKENS = 8192
+_CPU_PREFILL_TOKENS = 1024
+# Beside running rows: the least that products take at full speed, and numbers of a layer times tokens that take a
+# card (at 600 TFLOP/s) as long as the launch of a layer takes its host (half a millisecond)
+_LEAST_PIECE, _HIDING = 2048, 1.65e11
 _USEFUL_ROW = 1024  # tokens a row for which room is kept before weights are expanded
 _SPARE = 0.94  # of the free memory that is taken
 _GRAPH_BYTES = 1 << 30  # for captured graphs, kernels and libraries
@@ -100,6 +105,12 @@ class Shape:
             return self.work_bytes + min(useful, total / 3)
         return useful + 0.5 * free_memory(self.device)
 
+    @property
+    def piece_tokens(self) -> int:
+        """Tokens of a step that computes prompts beside running rows: so many that its launch takes no longer."""
+        layer = self.hidden * (3 * self.widest + 2 * self.hidden + 2 * self.kv_heads * self.head_size)
+        return min(_PREFILL_TOKENS, max(_LEAST_PIECE, 1 << math.ceil(math.log2(_HIDING / layer))))
+
     def pages(self) -> int:
         """Return how many KV pages there is room for, no more than all rows can use.
 
@@ -167,6 +178,7 @@ def build_runner(
             page_size=PAGE_SIZE,
             max_rows=shape.rows,
             prefill_tokens=_PREFILL_TOKENS,
+            piece_tokens=shape.piece_tokens,
             context=shape.context,
             sentence_table=table,
             cache_type=torch.float8_e4m3fn if kv_cache == "fp8" else None,
@@ -182,7 +194,7 @@ def build_runner(
         num_pages=pages,
         page_size=PAGE_SIZE,
         max_rows=shape.rows,
-        prefill_tokens=_PREFILL_TOKENS if shape.device.type == "cuda" else 4 * shape.context,
+        prefill_tokens=_PREFILL_TOKENS if shape.device.type == "cuda" else _CPU_PREFILL_TOKENS,
         context=shape.context,
         sentence_table=table,
     )

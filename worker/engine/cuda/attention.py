@@ -24,7 +24,8 @@ class DeviceBatch:
     tables: Tensor  # (slots, W) int32
     slots: Tensor  # (T,) int32, of each token's row
     positions: Tensor  # (T,) int32, of each token in its row
-    tiles: Tiles | None  # of a prefill; None in a decode step, whose tokens are one a row
+    tiles: Tiles | None  # of prompts; None in a step without any
+    decoding: int  # tokens at the front that are one a row; all where there are no tiles
     rotary: tuple[Tensor, Tensor] | None = field(default=None)  # left by a rotary function that was put off
 
 
@@ -70,23 +71,47 @@ def paged_attention(
         paged.positions,
     )
     scale = scaling if scaling is not None else asked.shape[-1] ** -0.5
-    if paged.tiles is None:
-        out = decode_attention(
-            asked,
+    out = attend(asked, keys, values, paged, scale, sliding_window, softcap)
+    return out.unsqueeze(0), None
+
+
+def attend(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    paged: DeviceBatch,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Return what each of a step's tokens reads: those that are one a row by one kernel, prompts by another.
+
+    Args:
+        query: (T, heads, D), contiguous; the result likewise.
+        keys: of the layer, (pages, KV heads, page size, D), as `values`; the step's own have been written.
+        scale: of scores.
+        window: tokens that are seen; all by default.
+        softcap: bound of the scores, as Gemma 2 has it.
+    """
+    out = torch.empty_like(query)
+    if count := paged.decoding:
+        decode_attention(
+            query[:count],
             keys,
             values,
             paged.tables,
-            paged.slots,
-            paged.positions,
+            paged.slots[:count],
+            paged.positions[:count],
             scale=scale,
-            window=sliding_window,
+            window=window,
             softcap=softcap,
+            out=out[:count],
         )
-    else:
-        out = prefill_attention(
-            asked, keys, values, paged.tables, paged.tiles, scale=scale, window=sliding_window, softcap=softcap
+    if paged.tiles is not None:
+        prefill_attention(
+            query, keys, values, paged.tables, paged.tiles, scale=scale, window=window, softcap=softcap, out=out
         )
-    return out.unsqueeze(0), None
+    return out
 
 
 class RotaryDelay:

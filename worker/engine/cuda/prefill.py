@@ -1,14 +1,15 @@
-"""Cutting a prefill into forward passes that the memory suffices for, and a pass into the kernels' tiles."""
+"""Cutting a step's prompts into forward passes for which there is memory, and a pass into the kernels' tiles."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from endmark.worker.engine.cuda.decode import DecodeInputs
 from endmark.worker.engine.cuda.kernels.prefill_attention import TILE, Tiles
 from endmark.worker.engine.cuda.rooms import SampledRows
 from endmark.worker.engine.cuda.staging import to_device
@@ -76,23 +77,26 @@ def _split(pieces: Sequence[Piece], limit: int) -> tuple[list[Piece], list[Piece
 
 
 @dataclass(frozen=True, slots=True)
-class PrefillInputs:
-    """One forward pass of T tokens on the device, which ends R rows."""
+class PassInputs:
+    """One forward pass of T tokens on the device, after which a token is sampled for R rows."""
 
     tokens: Tensor  # (T,) int64
     positions64: Tensor  # (T,) int64, for the model
     positions: Tensor  # (T,) int32, for the kernels
     slots: Tensor  # (T,) int32
-    tiles: Tiles
+    decoding: int  # tokens at the front that are one a row: those of rows that run
+    tiles: Tiles  # of the others
     keep: Tensor  # (R,) int64: the rows' last tokens in the batch; one of no meaning where R is 0
     rows: SampledRows
     sampled: int  # R
+    on_host: Sequence[int]  # their slots
+    asked: dict[int, Sequence[int]]  # the tokens that rows ask for, by the row's index
 
     @classmethod
-    def of(cls, pieces: Sequence[Piece], device: torch.device) -> "PrefillInputs":
-        """Lay the pieces out side by side, in one copy to the device."""
+    def of(cls, pieces: Sequence[Piece], running: DecodeInputs | None, device: torch.device) -> "PassInputs":
+        """Lay rows that run and pieces of prompts out side by side, the pieces in one copy to the device."""
         lengths = [piece.end - piece.begin for piece in pieces]
-        total = sum(lengths)
+        total, decoding = sum(lengths), len(running.tokens) if running is not None else 0
         packed = np.empty((3, total), np.int32)
         tiles: list[tuple[int, int, int, int]] = []
         ends: list[tuple[int, int, int, int, int]] = []
@@ -103,21 +107,42 @@ class PrefillInputs:
             packed[1, at : at + length] = np.arange(piece.begin, piece.end)
             packed[2, at : at + length] = row.slot
             for offset in range(0, length, TILE):
-                tiles.append((row.slot, at + offset, min(TILE, length - offset), piece.begin + offset))
+                place = decoding + at + offset
+                tiles.append((row.slot, place, min(TILE, length - offset), piece.begin + offset))
             at += length
             if piece.is_last:
-                ends.append((at - 1, row.slot, piece.end - 1, row.step, row.position))
+                ends.append((decoding + at - 1, row.slot, piece.end - 1, row.step, row.position))
         sent = _send([packed, np.array(tiles, np.int32).T, np.array(ends or [(0,) * 5], np.int32).T], device)
         (tokens, positions, slots), tile_rows, (last, *rows) = sent
-        return cls(
+        ended = [piece.row for piece in pieces if piece.is_last]
+        alone = cls(
             tokens=tokens.long(),
             positions64=positions.long(),
             positions=positions,
             slots=slots,
+            decoding=decoding,
             tiles=Tiles(*tile_rows),
             keep=last.long(),
             rows=SampledRows(*rows),
-            sampled=len(ends),
+            sampled=decoding + len(ended),
+            on_host=[*(running.on_host if running is not None else ()), *(row.slot for row in ended)],
+            asked={decoding + index: row.asked for index, row in enumerate(ended) if row.asked},
+        )
+        return alone._behind(running, len(ended)) if running is not None else alone
+
+    def _behind(self, running: DecodeInputs, ended: int) -> "PassInputs":
+        """Return the pass with the rows that run before the pieces, of which so many rows end."""
+        front = torch.arange(self.decoding, device=self.keep.device)
+        return replace(
+            self,
+            tokens=torch.cat([running.tokens, self.tokens]),
+            positions64=torch.cat([running.positions64, self.positions64]),
+            positions=torch.cat([running.rows.lengths, self.positions]),
+            slots=torch.cat([running.rows.slots, self.slots]),
+            keep=torch.cat([front, self.keep[:ended]]),
+            rows=SampledRows(
+                *(torch.cat([one, other[:ended]]) for one, other in zip(running.rows, self.rows, strict=True))
+            ),
         )
 
 

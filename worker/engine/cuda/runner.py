@@ -1,31 +1,28 @@
-"""The fast device path: packed prefill, decode steps as captured CUDA graphs, the host one step behind."""
+"""The fast device path: decode steps as captured graphs, prompts packed beside them, the host one step behind."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from endmark.worker.engine.cuda.attention import PAGED, DeviceBatch
+from endmark.worker.engine.cuda.decode import DecodeInputs, DecodeStep, bucket_sizes
 from endmark.worker.engine.cuda.fusion import Fused, fuse
-from endmark.worker.engine.cuda.kernels.inputs import begin_step, note_tokens
+from endmark.worker.engine.cuda.kernels.inputs import note_tokens
+from endmark.worker.engine.cuda.kernels.prefill_attention import Tiles
 from endmark.worker.engine.cuda.kernels.sampling import finish_step
-from endmark.worker.engine.cuda.prefill import Passes, Piece, PrefillInputs
+from endmark.worker.engine.cuda.prefill import Passes, PassInputs, Piece
 from endmark.worker.engine.cuda.replay import Recorder
 from endmark.worker.engine.cuda.rooms import Rooms, SampledRows, Steering
 from endmark.worker.engine.cuda.slots import SlotState
-from endmark.worker.engine.cuda.staging import Download, Upload
-from endmark.worker.engine.layout import RESULT, STEP
+from endmark.worker.engine.cuda.staging import Download
+from endmark.worker.engine.layout import RESULT
 from endmark.worker.engine.logprobs import told_scores
-from endmark.worker.engine.plan import DecodePlan, PrefillPlan, StepResult, Ticket
+from endmark.worker.engine.plan import StepPlan, StepResult, Ticket
 from endmark.worker.engine.scores import asked_scores, best_scores, told_by_row
-
-_CHANGE = [STEP[name] for name in ("changed_slot", "changed_index", "changed_page")]
-# Batch sizes with a graph of their own. Between two of them at most a sixteenth of a step is for nothing.
-_BATCHES = (1, 2, 4, 8, 16, 24, *range(32, 256, 16), *range(256, 512, 32), *range(512, 4096, 64))
 
 Asked = Mapping[int, Sequence[int]]  # the tokens that rows ask for, by the row's index
 
@@ -34,6 +31,7 @@ class CudaRunner:
     """Runs plans on one model; see `worker.engine.contract.Runner`. One thread owns it."""
 
     overlaps = True
+    weight_tokens = 256  # a card multiplies some 250 times as many 16-bit numbers as it reads in a time
 
     def __init__(
         self,
@@ -44,6 +42,7 @@ class CudaRunner:
         page_size: int,
         max_rows: int,
         prefill_tokens: int,
+        piece_tokens: int,
         context: int,
         sentence_table: Tensor | None = None,
         cache_type: torch.dtype | None = None,
@@ -60,7 +59,7 @@ class CudaRunner:
             fused: what `fuse` has done to the network already.
         """
         self.num_pages, self.page_size, self.max_rows = num_pages, page_size, max_rows
-        self.prefill_tokens, self.context = prefill_tokens, context
+        self.prefill_tokens, self.piece_tokens, self.context = prefill_tokens, piece_tokens, context
         self.refill = max(1, max_rows // 16)
         self._network = network
         self._device = network.device
@@ -76,29 +75,35 @@ class CudaRunner:
         self._history = torch.zeros(num_pages + 1, page_size, dtype=torch.int32, device=self._device)
         self._rooms: Rooms | None = None
         self._passes = Passes(prefill_tokens, least=page_size)
-        self._steps: dict[tuple[int, bool], _DecodeStep] = {}  # by rows, and whether log probabilities are told
+        self._steps: dict[tuple[int, bool], DecodeStep] = {}  # by rows, and whether log probabilities are told
         self._logprobs: dict[int, int] = {}  # of the slots whose rows ask for them
-        self._sizes = _bucket_sizes(max_rows)
+        self._sizes = bucket_sizes(max_rows)
         self._recorder = Recorder(self._device)
         with torch.inference_mode():
             for size in reversed(self._sizes):
-                self._steps[size, False] = _DecodeStep(self, size)
+                self._record(size, tells=False)
 
     @torch.inference_mode()
-    def launch(self, plan: PrefillPlan | DecodePlan) -> Ticket:
+    def launch(self, plan: StepPlan) -> Ticket:
         """Start the step; it runs behind those started before."""
-        if isinstance(plan, PrefillPlan):
-            self._mask([(row.slot, row.mask) for row in plan.rows if row.mask is not None])
-            return Ticket(len(plan.rows), self._prefill(plan))
-        self._mask(plan.masks)
+        assert self._rooms is not None, "made with the first graph"
+        if plan.prefill:
+            self._slots.admit(plan.prefill)
+        for row in plan.prefill:
+            self._logprobs.pop(row.slot, None)
+            if row.logprobs is not None:
+                self._logprobs[row.slot] = row.logprobs
+        self._rooms.mask(plan.masks)
         rows = len(plan.slots)
+        if plan.prefill:
+            return Ticket(rows, self._mixed(plan, rows))
         size = next(size for size in self._sizes if size >= rows)
         asked = self._asked(plan.slots)
         key = size, bool(asked)
         if key not in self._steps:  # few jobs ask for log probabilities: the graph is recorded when one does
-            self._steps[key] = _DecodeStep(self, size, tells=True)
-        drawn, told = self._steps[key].run(plan, self.max_rows)
-        return Ticket(rows, _Launched(drawn, told=[(asked, told)] if told is not None else ()))
+            self._record(size, tells=True)
+        drawn, told = self._steps[key].run(plan.decode)
+        return Ticket(rows, _Launched(drawn, told=[(asked, told)] if told is not None else []))
 
     def read(self, ticket: Ticket) -> StepResult:
         """Wait for the step and return what it sampled."""
@@ -141,10 +146,11 @@ class CudaRunner:
         logits: Tensor = output.logits[0]
         return logits
 
-    def batch(self, slots: Tensor, positions: Tensor, inputs: PrefillInputs | None = None) -> DeviceBatch:
-        """Return the step's batch over the runner's cache."""
-        tiles = inputs.tiles if inputs is not None else None
-        return DeviceBatch(self._keys, self._values, self._slots.tables, slots, positions, tiles)
+    def batch(
+        self, slots: Tensor, positions: Tensor, tiles: Tiles | None = None, decoding: int = 0
+    ) -> DeviceBatch:
+        """Return a step's batch over the runner's cache; see `DeviceBatch`."""
+        return DeviceBatch(self._keys, self._values, self._slots.tables, slots, positions, tiles, decoding)
 
     def note(self, tokens: Tensor, slots: Tensor, positions: Tensor) -> None:
         """Keep the step's input tokens, of which penalties are made; see `note_tokens`."""
@@ -160,11 +166,6 @@ class CudaRunner:
             logits, self._eos_ids, rows, slots.records, self._table, steering, self._rooms, result, first_column
         )
 
-    def _mask(self, masks: Sequence[tuple[int, NDArray[np.int32]]]) -> None:
-        """Set which tokens may follow in the step that is launched next, where only some may."""
-        assert self._rooms is not None, "made with the first graph"
-        self._rooms.mask(masks)
-
     def _asked(self, slots: Sequence[int]) -> dict[int, int]:
         """Return how many best tokens rows are told, by their index, of those that ask."""
         if not self._logprobs:
@@ -172,53 +173,48 @@ class CudaRunner:
         found = ((index, self._logprobs.get(slot)) for index, slot in enumerate(slots))
         return {index: count for index, count in found if count is not None}
 
-    def _prefill(self, plan: PrefillPlan) -> "_Launched":
-        """Set the rows' slots and compute their tokens; return what was sampled."""
-        self._slots.admit(plan.rows)
-        for row in plan.rows:
-            self._logprobs.pop(row.slot, None)
-            if row.logprobs is not None:
-                self._logprobs[row.slot] = row.logprobs
-        result = torch.empty(RESULT.width, len(plan.rows), dtype=torch.int32, device=self._device)
-        pieces = [Piece(row, row.cached, len(row.token_ids)) for row in plan.rows]
+    def _record(self, size: int, *, tells: bool) -> None:
+        """Capture a decode step of so many rows; `tells`: with log probabilities."""
+
+        def step(inputs: DecodeInputs, result: Tensor) -> Tensor | None:
+            rows = inputs.rows
+            self.note(inputs.tokens, rows.slots, rows.lengths)
+            batch = self.batch(rows.slots, rows.lengths, decoding=size)
+            logits = self.forward(inputs.tokens, inputs.positions64, batch, 0)
+            self.sample(logits, rows, result)
+            return best_scores(logits, result[RESULT["token"]]) if tells else None
+
+        self._steps[size, tells] = DecodeStep(size, self._slots, self._recorder, step)
+
+    def _mixed(self, plan: StepPlan, rows: int) -> "_Launched":
+        """Compute prompts or pieces of them beside the rows that run; return what was sampled for `rows` rows."""
+        result = torch.empty(RESULT.width, rows, dtype=torch.int32, device=self._device)
+        pieces = [Piece(row, row.cached, row.end) for row in plan.prefill]
         scores: list[tuple[Asked, Download]] = []
-        told: list[tuple[dict[int, int], Download]] = []
-        self._passes.run(pieces, lambda group, done: self._compute(group, result, done, scores, told))
+        told: list[tuple[Mapping[int, int], Download]] = []
+
+        def compute(group: list[Piece], done: int) -> int:
+            running = DecodeInputs.sent(plan.decode, self._slots) if plan.decode.slots and not done else None
+            inputs = PassInputs.of(group, running, self._device)
+            logits = self._logits(inputs)
+            if inputs.asked:  # before the draw, which may change the logits
+                found = asked_scores(logits, inputs.asked).view(torch.int32)
+                scores.append(({done + index: ids for index, ids in inputs.asked.items()}, Download(found)))
+            if inputs.sampled:
+                self.sample(logits, inputs.rows, result, done)
+            if counts := self._asked(inputs.on_host):
+                best = best_scores(logits, result[RESULT["token"], done : done + inputs.sampled])
+                told.append(({done + index: count for index, count in counts.items()}, Download(best)))
+            return inputs.sampled
+
+        self._passes.run(pieces, compute)
         return _Launched(Download(result), scores, told)
 
-    def _compute(
-        self,
-        pieces: list[Piece],
-        result: Tensor,
-        done: int,
-        scores: list[tuple[Asked, Download]],
-        told: list[tuple[dict[int, int], Download]],
-    ) -> int:
-        """Run one forward pass; return how many rows it has sampled for, behind those `done`.
-
-        Args:
-            result: (RESULT.width, R) int32; filled in from column `done` on.
-            scores: of the tokens that rows ask for; added to. Of a row that stands there twice the last is meant.
-            told: the best tokens of rows that ask for log probabilities; added to likewise.
-        """
-        inputs = PrefillInputs.of(pieces, self._device)
+    def _logits(self, inputs: PassInputs) -> Tensor:
+        """Run one forward pass; return the logits (R, V) of the rows that a token is sampled for."""
         self.note(inputs.tokens, inputs.slots, inputs.positions)
-        logits = self.forward(
-            inputs.tokens, inputs.positions64, self.batch(inputs.slots, inputs.positions, inputs), inputs.keep
-        )
-        ended = [piece.row for piece in pieces if piece.is_last]
-        asked = {index: row.asked for index, row in enumerate(ended) if row.asked}
-        if asked:  # before the draw, which may change the logits
-            found = asked_scores(logits, asked).view(torch.int32)
-            scores.append(({done + index: ids for index, ids in asked.items()}, Download(found)))
-        if inputs.sampled:
-            self.sample(logits, inputs.rows, result, done)
-        counts = self._asked([row.slot for row in ended])
-        if counts:
-            tokens = result[RESULT["token"], done : done + len(ended)]
-            shifted = {done + index: count for index, count in counts.items()}
-            told.append((shifted, Download(best_scores(logits, tokens))))
-        return inputs.sampled
+        batch = self.batch(inputs.slots, inputs.positions, inputs.tiles, inputs.decoding)
+        return self.forward(inputs.tokens, inputs.positions64, batch, inputs.keep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,62 +222,9 @@ class _Launched:
     """What a step that was started brings back."""
 
     drawn: Download  # (RESULT.width, R) int32
-    scores: Sequence[tuple[Asked, Download]] = ()  # the bits of fp32 numbers, as of `asked_scores`
+    # the bits of fp32 numbers, as of `asked_scores`; of a row that stands there twice the last is meant
+    scores: Sequence[tuple[Asked, Download]] = ()
     told: Sequence[tuple[Mapping[int, int], Download]] = ()  # by row how many best tokens, as of `best_scores`
-
-
-class _DecodeStep:
-    """A decode step of up to so many rows, captured."""
-
-    def __init__(self, runner: CudaRunner, size: int, *, tells: bool = False) -> None:
-        device = runner._device
-        self._size = size
-        self._tells = tells  # log probabilities
-        self._best: Tensor | None = None  # of `best_scores`; it lies in the graph's memory
-        self._upload = Upload(STEP.width, size, device)
-        self._result = torch.zeros(RESULT.width, size, dtype=torch.int32, device=device)
-        self._tokens = torch.zeros(size, dtype=torch.int64, device=device)
-        self._positions = torch.zeros(size, dtype=torch.int64, device=device)
-        self._spare = runner.num_pages
-        self._upload.next()[:] = self._idle(runner.max_rows)
-        self._upload.send()
-        self._replay = runner._recorder.record(lambda: self._step(runner))
-
-    def _idle(self, spare_slot: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.int32]]":
-        """Return inputs of rows that nobody asked for: they run in the spare slot and its spare page."""
-        column = STEP.pack({"slot": spare_slot, "changed_slot": spare_slot, "changed_page": self._spare})
-        return np.repeat(column[:, None], self._size, 1)
-
-    def _step(self, runner: CudaRunner) -> None:
-        inputs = self._upload.device_block
-        slots, lengths, steps, positions = (inputs[STEP[name]] for name in ("slot", "length", "step", "position"))
-        begin_step(inputs, runner._slots.tables, runner._slots.records, self._tokens, self._positions)
-        runner.note(self._tokens, slots, lengths)
-        logits = runner.forward(self._tokens, self._positions, runner.batch(slots, lengths), 0)
-        runner.sample(logits, SampledRows(slots, lengths, steps, positions), self._result)
-        if self._tells:
-            self._best = best_scores(logits, self._result[RESULT["token"]])
-
-    def run(self, plan: DecodePlan, spare_slot: int) -> tuple[Download, Download | None]:
-        """Start the step and the copies of what was sampled, and of the best tokens where they are told."""
-        rows = len(plan.slots)
-        block = self._upload.next()
-        block[:] = self._idle(spare_slot)
-        columns = {"slot": plan.slots, "length": plan.lengths, "step": plan.steps, "position": plan.positions}
-        for name, values in columns.items():
-            block[STEP[name], :rows] = values
-        if plan.calls:
-            block[STEP["call"], :rows] = plan.calls
-        for index, change in enumerate(plan.new_pages):
-            block[_CHANGE, index] = change
-        self._upload.send()
-        self._replay()
-        return Download(self._result), Download(self._best) if self._best is not None else None
-
-
-def _bucket_sizes(max_rows: int) -> list[int]:
-    """Return the batch sizes that get a graph, the largest being `max_rows`."""
-    return [*(size for size in _BATCHES if size < max_rows), max_rows]
 
 
 def _cache(

@@ -26,6 +26,7 @@ class SlotState:
         targets: (S + 2, T) int32, the ids that end each row's phase, and in the last row those of EOS; the first
             stands in places that are left.
         inserts: (S + 1, MOST_INSERTED) int32, the tokens to be put in.
+        spare: the slot that no row is given, and `spare_page` its page.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class SlotState:
             spare_page: a page that no row owns, for the spare slot.
         """
         self._device = device
+        self.spare, self.spare_page = slots, spare_page
         self.tables = torch.zeros(slots + 1, width, dtype=torch.int32, device=device)
         self.tables[slots] = spare_page
         self.records = torch.zeros(slots + 1, SLOT.width, dtype=torch.int32, device=device)

@@ -163,6 +163,7 @@ def decode_attention(
     window: int | None = None,
     softcap: float | None = None,
     splits: int | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Return the attention of one new token a row over its cached ones, its own included.
 
@@ -175,6 +176,7 @@ def decode_attention(
         window: tokens that are seen, the new one included; all by default.
         softcap: bound of the scores, as Gemma 2 has it.
         splits: see `splits_for`.
+        out: where the result is to be written, contiguous.
 
     Returns:
         (R, heads, D) of the query's type.
@@ -183,7 +185,7 @@ def decode_attention(
     kv_heads, page = keys.shape[1], keys.shape[2]
     group = heads // kv_heads
     splits = splits or splits_for(rows, kv_heads)
-    out = torch.empty_like(query)
+    out = torch.empty_like(query) if out is None else out
     parts = query.new_empty((rows, heads, splits, size), dtype=torch.float32) if splits > 1 else out
     lse = query.new_empty((rows, heads, splits) if splits > 1 else (1,), dtype=torch.float32)
     block = triton.next_power_of_2(size)

@@ -81,11 +81,13 @@ def prefill_attention(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Return each new token's attention over the tokens of its row up to itself.
 
     Args:
         query: (T, heads, D), contiguous; the others as in `decode_attention`.
+        tiles: of the tokens that are meant; those in none are left out.
 
     Returns:
         (T, heads, D) of the query's type.
@@ -93,7 +95,7 @@ def prefill_attention(
     _, heads, size = query.shape
     kv_heads, page = keys.shape[1], keys.shape[2]
     block = triton.next_power_of_2(size)
-    out = torch.empty_like(query)
+    out = torch.empty_like(query) if out is None else out
     wide = query.dtype == torch.float32 or block > 128
     _attend_tile[(len(tiles.slots), heads)](
         query, keys, values, tables, *tiles, out,

@@ -1,0 +1,122 @@
+"""One token for each of many rows: as a captured step, or at the front of a pass that computes prompts too."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from endmark.worker.engine.cuda.kernels.inputs import begin_step
+from endmark.worker.engine.cuda.replay import Recorder
+from endmark.worker.engine.cuda.rooms import SampledRows
+from endmark.worker.engine.cuda.slots import SlotState
+from endmark.worker.engine.cuda.staging import Download, Upload, to_device
+from endmark.worker.engine.layout import RESULT, STEP
+from endmark.worker.engine.plan import DecodePlan
+
+_CHANGE = [STEP[name] for name in ("changed_slot", "changed_index", "changed_page")]
+# Batch sizes with a graph of their own. Between two of them at most a sixteenth of a step is for nothing.
+_BATCHES = (1, 2, 4, 8, 16, 24, *range(32, 256, 16), *range(256, 512, 32), *range(512, 4096, 64))
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeInputs:
+    """R rows that run, on the device."""
+
+    tokens: Tensor  # (R,) int64: the last one of each
+    positions64: Tensor  # (R,) int64, for the model
+    rows: SampledRows  # whose `lengths` are the tokens' places
+    on_host: Sequence[int] = ()  # their slots
+
+    @classmethod
+    def of(cls, block: Tensor, slots: SlotState, tokens: Tensor, positions64: Tensor) -> Self:
+        """Fill in tokens and places, both (R,) int64, from a block (STEP.width, R) int32 on the device."""
+        begin_step(block, slots.tables, slots.records, tokens, positions64)
+        return cls(
+            tokens,
+            positions64,
+            SampledRows(*(block[STEP[name]] for name in ("slot", "length", "step", "position"))),
+        )
+
+    @classmethod
+    def sent(cls, plan: DecodePlan, slots: SlotState) -> Self:
+        """Send the rows of a plan, of which there are some, in one copy behind what the device is doing."""
+        device, count = slots.tables.device, len(plan.slots)
+        width = -(-count // 4) * 4  # Triton would compile its kernels anew for numbers that begin elsewhere
+        block = _idle(width, slots.spare, slots.spare_page)
+        _fill(block, plan)
+        sent = to_device(block, device)
+        places = torch.empty(2, width, dtype=torch.int64, device=device)
+        whole = cls.of(sent, slots, *places)
+        rows = SampledRows(*(row[:count] for row in whole.rows))
+        return cls(whole.tokens[:count], whole.positions64[:count], rows, plan.slots)
+
+
+class DecodeStep:
+    """A step of up to so many rows, captured."""
+
+    def __init__(
+        self,
+        size: int,
+        slots: SlotState,
+        recorder: Recorder,
+        step: Callable[[DecodeInputs, Tensor], Tensor | None],
+    ) -> None:
+        """Record it.
+
+        Args:
+            size: rows.
+            slots: of the runner.
+            recorder: of its graphs.
+            step: computes and draws; the result (RESULT.width, size) int32 is written. It returns `best_scores`
+                where log probabilities are told.
+        """
+        device = slots.tables.device
+        self._idle = _idle(size, slots.spare, slots.spare_page)
+        self._upload = Upload(STEP.width, size, device)
+        self._result = torch.zeros(RESULT.width, size, dtype=torch.int32, device=device)
+        tokens, positions = (torch.zeros(size, dtype=torch.int64, device=device) for _ in range(2))
+        block = self._upload.device_block
+        self._upload.next()[:] = self._idle
+        self._upload.send()
+        self._best: Tensor | None = None  # it lies in the graph's memory
+
+        def run() -> None:
+            self._best = step(DecodeInputs.of(block, slots, tokens, positions), self._result)
+
+        self._replay = recorder.record(run)
+
+    def run(self, plan: DecodePlan) -> tuple[Download, Download | None]:
+        """Start the step and the copies of what was sampled, and of the best tokens where they are told."""
+        block = self._upload.next()
+        block[:] = self._idle
+        _fill(block, plan)
+        self._upload.send()
+        self._replay()
+        return Download(self._result), Download(self._best) if self._best is not None else None
+
+
+def bucket_sizes(max_rows: int) -> list[int]:
+    """Return the batch sizes that get a graph, the largest being `max_rows`."""
+    return [*(size for size in _BATCHES if size < max_rows), max_rows]
+
+
+def _idle(size: int, spare_slot: int, spare_page: int) -> NDArray[np.int32]:
+    """Return the inputs of rows that nobody asked for: they run in the spare slot and its spare page."""
+    column = STEP.pack({"slot": spare_slot, "changed_slot": spare_slot, "changed_page": spare_page})
+    return np.repeat(column[:, None], size, 1)
+
+
+def _fill(block: NDArray[np.int32], plan: DecodePlan) -> None:
+    """Write the rows of a plan into the first columns of a step's inputs."""
+    rows = len(plan.slots)
+    columns = {"slot": plan.slots, "length": plan.lengths, "step": plan.steps, "position": plan.positions}
+    for name, values in columns.items():
+        block[STEP[name], :rows] = values
+    if plan.calls:
+        block[STEP["call"], :rows] = plan.calls
+    for index, change in enumerate(plan.new_pages):
+        block[_CHANGE, index] = change
