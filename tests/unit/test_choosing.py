@@ -120,7 +120,7 @@ def test_a_cancelled_row_is_never_returned():
 
 def test_a_label_that_the_model_does_not_know_fails_its_row_alone():
     subject = engine()
-    subject._engine._embeddings = 70
+    subject._engine._admission = replace(subject._engine._admission, embeddings=70)
     unknown = Choices(("a", "b"), ((GOOD,), (BAD, 80)), (END,))
     done = run(subject, Request(0, [60], 8, choices=unknown), labelled(1))
     assert done[0].verdict.finish_reason is FinishReason.ERROR
