@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from endmark.cli.pages.intervals import Interval, mean_of, wilson
+from endmark.cli.pages.labels import Labels
 from endmark.jobs.sentences import ends_sentence
 from endmark.jobs.vocabulary import ENDS, End, Ending, FinishReason, Part
 
@@ -88,6 +89,7 @@ class Arm:
     in_thought: int = 0
     shaped: int = 0  # answers that have a shape
     valid_rows: int = 0  # of these, whole values of it
+    labels: Labels = field(default_factory=Labels)  # of the answers that are one of some
     weights: Counter[str] = field(default_factory=Counter)  # answers by those with which they were computed
 
     def count(self, answer: Answer) -> None:

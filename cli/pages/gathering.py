@@ -2,7 +2,9 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,16 +17,18 @@ from endmark.cli.pages.table import Cell, tabled
 from endmark.cli.terminal import one_line, printable
 from endmark.db.connection import Store
 from endmark.db.export import stream_results
-from endmark.db.export.stream import COLUMNS
+from endmark.db.export.stream import COLUMNS, read_probs
 from endmark.db.jobs import Job, load_job
 from endmark.db.progress import job_status
 from endmark.db.summaries import load_traces
 from endmark.jobs.errors import SpecError, UsageError
 from endmark.jobs.outputs import check_writable, is_regular, written
 from endmark.jobs.prompts import PromptPlan
+from endmark.jobs.shapes import ShapeKind
 from endmark.jobs.strategies import write_strategies
 
 SHOWN = 500  # rows that a page holds
+_LABELS = 20  # that a terminal is shown
 
 
 def build_report(
@@ -95,12 +99,18 @@ def _read_arm(
     command = _command(job, dataset)
     arm = Arm(label, job.id, spec.model, spec.adapter, spec.max_new_tokens, speed, options, command)
     plan = PromptPlan(job.columns, spec)
+    has_labels = spec.shape is not None and spec.shape.kind is ShapeKind.CHOICES
     prompts: dict[int, str] = {}
     answers: dict[int, Answer] = {}
     for result in stream_results(store, job.id):
-        answer = Answer.of(result.row, dict(zip(COLUMNS, result.values, strict=True)))
+        values = dict(zip(COLUMNS, result.values, strict=True))
+        answer = Answer.of(result.row, values)
         if answer is not None:
             arm.count(answer)
+        named = values["choice"] or (answer.text if answer is not None and answer.valid and has_labels else None)
+        if named is not None:
+            prompt = partial(_prompt, plan, result.cells)
+            arm.labels.count(result.row, named, read_probs(values["choice_probs"]), prompt)
         if result.row in kept:
             prompts[result.row] = _prompt(plan, result.cells)
             if answer is not None:
@@ -160,12 +170,54 @@ def table(report: Report) -> str:
     ]
     if made.folded:
         lines.append(f"none: {', '.join(made.folded)}")
+    lines += _label_lines(report)
     advice = recommend(report.arms)
     if advice is not None:
         lines += ["", f"take `{one_line(advice.arm.label)}`:", *(f"  {one_line(text)}" for text in advice.reasons)]
         time = whole_time(report, advice)
         lines += ([f"  {time}"] if time else []) + ["", f"  {printable(advice.arm.command)}"]
     return "\n".join(lines)
+
+
+def figures(report: Report) -> dict[str, Any]:
+    """Return what a report tells as JSON values, its single answers left out."""
+    return {
+        "title": report.title,
+        "rows": report.total,
+        "jobs": [
+            {
+                "job": arm.job_id,
+                "label": arm.label,
+                "model": arm.model,
+                "rows": arm.total,
+                "ends": {end.name: count for end, count in arm.ends.items()},
+                "complete": asdict(arm.complete),
+                "truncated": asdict(arm.truncated),
+                "valid": asdict(arm.valid) if arm.shaped else None,
+                "completion_tokens": arm.token_sum,
+                "tokens_per_second": arm.tokens_per_second,
+                "labels": [asdict(item) for item in arm.labels.counts],
+                "least_certain": [
+                    {"row": item.row, "prompt": item.prompt, "choice_probs": dict(item.ranked)}
+                    for item in arm.labels.unsure
+                ],
+            }
+            for arm in report.arms
+        ],
+    }
+
+
+def _label_lines(report: Report) -> list[str]:
+    """Return the most frequent labels of each arm, for a terminal."""
+    lines: list[str] = []
+    for arm in report.arms:
+        counts = arm.labels.counts
+        lines += ["", f"labels of `{one_line(arm.label)}`:"] if counts else []
+        for item in counts[:_LABELS]:
+            expected = f", {item.expected:,.1f} expected" if item.expected is not None else ""
+            lines.append(f"  {one_line(item.label, 40)}: {item.rows:,} ({item.share.value:.1%}){expected}")
+        lines += [f"  and {len(counts) - _LABELS:,} more labels"] if len(counts) > _LABELS else []
+    return lines
 
 
 def _cell(cell: Cell) -> str:
