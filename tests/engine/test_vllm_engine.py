@@ -120,7 +120,7 @@ def test_an_engine_that_dies_says_so(both, monkeypatch):
 
 
 def test_vllm_that_is_missing_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setattr("endmark.worker.vllm.loading.find_spec", lambda name: None)
+    monkeypatch.setattr("endmark.worker.vllm.loading.has_vllm", lambda: False)
     with pytest.raises(MissingDependency, match="needs the extra `vllm`"):
         load_vllm_engine("demo", device="cpu")
 

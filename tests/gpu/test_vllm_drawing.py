@@ -67,7 +67,7 @@ def batch_of(rows, tokens, step, rng):
     calls = np.array([rng.choice([Call.NONE] * 5 + [Call.NOW]) for _ in rows], np.int32)
     lengths = np.array([len(item) - 1 for item in tokens], np.int32)
     return Batch(
-        slots, lengths, steps, steps, np.full(count, EPOCH, np.int32), calls, masks, {}, tokens.__getitem__
+        slots, lengths, steps, steps, np.full(count, EPOCH, np.int32), calls, masks, {}, False, tokens.__getitem__
     )
 
 

@@ -5,6 +5,7 @@ vLLM's own tokens have come. The way back holds what the next draw of a row is t
 is locked: a field has one writer, and a result names its row, its step and its sum.
 """
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -47,7 +48,10 @@ class Block:
             path: of the file.
             slots: rows that run at once.
             vocabulary: tokens that have scores.
-            fresh: whether the file is made, of zeros.
+            fresh: whether it is to be filled with zeros first.
+
+        Raises:
+            OSError: there is no room for it.
         """
         self.path = path
         shapes = {
@@ -62,7 +66,12 @@ class Block:
             "sentences": (STATES, -(-vocabulary // 4)),
         }
         size = sum(int(np.prod(shape)) for shape in shapes.values())
-        self.memory = np.memmap(path, np.int32, mode="w+" if fresh else "r+", shape=(size,))
+        if fresh:
+            with path.open("r+b") as file:
+                os.posix_fallocate(
+                    file.fileno(), 0, size * 4
+                )  # or writing would end the process where there is no room
+        self.memory = np.memmap(path, np.int32, mode="r+", shape=(size,))
         parts: dict[str, NDArray[np.int32]] = {}
         begin = 0
         for name, shape in shapes.items():
