@@ -200,6 +200,7 @@ def _chosen(choice: _Choice) -> Finished:
             step_max=at,
             probs=tuple(item.trace.prob_max or 0.0 for item in on_the_way) if request.trace else None,
         ),
+        cached_tokens=on_the_way[0].cached_tokens,
         choice_probs=dict(zip(choices.labels, probs, strict=True)),
     )
 
