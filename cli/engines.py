@@ -31,8 +31,15 @@ _OPTIONS = (
         metavar="N",
         help="GPUs that take its layers one after the other, under vLLM.  [default: 1]",
     ),
+    click.option(
+        "--max-adapters",
+        type=click.IntRange(0, 64),
+        default=0,
+        metavar="N",
+        help="Adapters that rows may name in a column `adapter`, N of them at once, under vLLM.  [default: 0]",
+    ),
 )
-NAMES = ("engine", "tensor_parallel", "pipeline_parallel")
+NAMES = ("engine", "tensor_parallel", "pipeline_parallel", "max_adapters")
 
 
 def engine_options(command: Command) -> Command:

@@ -29,6 +29,7 @@ class Engine:
         engine: str = AUTO,
         tensor_parallel: int = 1,
         pipeline_parallel: int = 1,
+        max_adapters: int = 0,
         **loading: Any,  # noqa: ANN401
     ) -> None:
         """Load a model, which imports torch.
@@ -39,6 +40,7 @@ class Engine:
             engine: `endmark`, `vllm`, or `auto`: vLLM's where Endmark's own refuses the model.
             tensor_parallel: GPUs that share each layer, under vLLM.
             pipeline_parallel: GPUs that take the layers one after the other, under vLLM.
+            max_adapters: that rows may name in their column `adapter`, so many at once, under vLLM.
             loading: `device` (`cpu` or `cuda`), `weights` (`auto`, `packed`, `expanded`, `fp8`, `fp8-original`;
                 under vLLM `nf4`, `checkpoint`, `16bit`), `max_rows` in one batch, `kv_cache` (`auto`, `fp8`),
                 `trust_remote_code`.
@@ -55,10 +57,11 @@ class Engine:
         from endmark.worker.service.prompting import Prompter
         from endmark.worker.shapes.compiled import Shapes
 
-        choice = EngineChoice(engine, tensor_parallel, pipeline_parallel)
+        choice = EngineChoice(engine, tensor_parallel, pipeline_parallel, max_adapters)
         loaded = load_chosen(choice, self._spec.model, adapter=self._spec.adapter, **loading)
         self._engine = ChoosingEngine(loaded.engine)
-        self._prompter = Prompter(loaded.tokenizer, Shapes(loaded.engine.vocabulary, loaded.engine.eos_ids))
+        shapes, adapters = Shapes(loaded.engine.vocabulary, loaded.engine.eos_ids), loaded.engine.capacity.adapters
+        self._prompter = Prompter(loaded.tokenizer, shapes, adapters)
         self._busy = False
         self.description = loaded.description
         self._weights = computed_with(loaded.description.engine, loaded.description.weights)

@@ -29,6 +29,7 @@ class EngineChoice:
     wanted: str = AUTO  # one of ENGINES
     tensor_parallel: int = 1  # GPUs that share each layer
     pipeline_parallel: int = 1  # GPUs, or groups of them, that take the layers one after the other
+    max_adapters: int = 0  # adapters that rows may name in one batch, beside the one of all rows
 
     @property
     def gpus(self) -> int:
@@ -39,14 +40,14 @@ class EngineChoice:
         """Return the engine that the other options leave; `auto` where both can serve."""
         if self.wanted != AUTO:
             return self.wanted
-        if self.gpus > 1 or weights not in OWN_WEIGHTS:
+        if self.gpus > 1 or self.max_adapters or weights not in OWN_WEIGHTS:
             return VLLM
         return AUTO if weights in VLLM_WEIGHTS else OWN
 
     def words(self) -> list[str]:
         """Return the options that ask for it, as they are typed; none where nothing was asked for."""
         words = [] if self.wanted == ANY_ENGINE.wanted else ["--engine", self.wanted]
-        for option in ("tensor_parallel", "pipeline_parallel"):
+        for option in ("tensor_parallel", "pipeline_parallel", "max_adapters"):
             value = getattr(self, option)
             words += [] if value == getattr(ANY_ENGINE, option) else [f"--{option.replace('_', '-')}", str(value)]
         return words
@@ -72,6 +73,11 @@ class EngineChoice:
             raise UsageError(
                 f"`{asked}`: Endmark's own engine holds a model on one GPU",
                 hint="`--engine vllm` spreads one over several",
+            )
+        if name == OWN and self.max_adapters:
+            raise UsageError(
+                f"`{asked}`: Endmark's own engine takes one adapter, for all rows: `--adapter FOLDER`",
+                hint="`--engine vllm` takes several at once, which rows name in their column `adapter`",
             )
         known = {OWN: OWN_WEIGHTS, VLLM: VLLM_WEIGHTS}.get(name, (weights,))
         if weights not in known:

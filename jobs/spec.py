@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from endmark.jobs.errors import SpecError
@@ -16,6 +17,7 @@ from endmark.jobs.template_args import TEMPLATE_ARGS, check_template_args
 from endmark.jobs.thinking import read_marks
 
 _WHOLE = {"max_new_tokens": (1, 2**20), "samples": (1, 128), "logprobs": (0, MOST)}  # numbers and their bounds
+ADAPTER = "adapter"  # the column of rows' own adapters
 SPEC_VERSION = 1  # of the JSON form in the database
 # The fields that every program knows. A later one is written only where it differs from its default, which
 # therefore never changes: so workers that are not upgraded yet run what they can, and refuse the rest by name.
@@ -146,6 +148,7 @@ _OTHERS = (
     "strategies",
     "system",
     "shape",
+    ADAPTER,
 )  # fields that a row may override, sampling apart
 
 
@@ -156,6 +159,16 @@ def _read_args(text: str) -> dict[str, Any]:
         return check_template_args(json.loads(text), where)
     except (ValueError, RecursionError) as error:
         raise SpecError(f"{where} is not JSON: {error}") from error
+
+
+def _read_adapter(text: str) -> str:
+    """Read a row's own adapter, whose folder is looked into where the row runs."""
+    if not Path(text.strip()).is_absolute():
+        raise SpecError(
+            f"column `{ADAPTER}`: `{text}` is no whole path of a folder",
+            hint="workers run in folders of their own; where the column is data, give `--no-row-options`",
+        )
+    return text.strip()
 
 
 def parse_override(column: str, text: str, base: Sequence[Strategy] = ()) -> tuple[str, Any]:
@@ -179,6 +192,8 @@ def parse_override(column: str, text: str, base: Sequence[Strategy] = ()) -> tup
         return column, _SAMPLING[column].read(f"column `{column}`", text)
     if column == TEMPLATE_ARGS:
         return column, _read_args(text)
+    if column == ADAPTER:
+        return column, _read_adapter(text)
     if column in SHAPE_COLUMNS:
         return "shape", read_shape(ShapeKind(column), text, f"column `{column}`")
     try:
@@ -194,6 +209,7 @@ OVERRIDES = (
     *_WHOLE,
     "strategy",
     TEMPLATE_ARGS,
+    ADAPTER,
     *SHAPE_COLUMNS,
 )  # columns of a dataset that override the spec
 STRUCTURED = frozenset(  # those that a JSON value may set

@@ -112,7 +112,7 @@ os.kill(os.getpid(), 9)
 
 def test_a_launch_crosses_to_another_process_as_one_line(tmp_path):
     """Each option stood in three places, and one that was forgotten was silently the default."""
-    engine = EngineChoice("vllm", 2, 4)
+    engine = EngineChoice("vllm", 2, 4, 3)
     options = WorkerOptions("my model", "/a b", "0,1", "packed", "fp8", True, 1.5, 2.5, 9100, "::1", 3.5, engine)
     assert all(value != field.default for value, field in zip(astuple(options), fields(options), strict=True))
     for launch in (Launch(options, True, tmp_path / "r", tmp_path / "l", "cuda"), Launch(WorkerOptions("m"))):

@@ -33,6 +33,7 @@ def with_vllm(tmp_path, monkeypatch):
         (EngineChoice("vllm"), "auto", "vllm"),
         (EngineChoice(tensor_parallel=2), "auto", "vllm"),
         (EngineChoice(pipeline_parallel=2), "auto", "vllm"),
+        (EngineChoice(max_adapters=1), "auto", "vllm"),
         (ANY_ENGINE, "nf4", "vllm"),
         (ANY_ENGINE, "packed", "endmark"),
         (ANY_ENGINE, "16bit", "vllm"),
@@ -58,6 +59,7 @@ def test_an_engine_that_is_not_installed_is_refused_with_the_line_that_installs_
     ("choice", "weights", "said"),
     [
         (EngineChoice("endmark", tensor_parallel=2), "auto", "`--tensor-parallel 2`: Endmark's own engine holds"),
+        (EngineChoice("endmark", max_adapters=2), "auto", "Endmark's own engine takes one adapter"),
         (EngineChoice("endmark"), "nf4", "the engine `endmark` has no `--weights nf4`"),
         (EngineChoice("vllm"), "packed", "the engine `vllm` has no `--weights packed`"),
         (EngineChoice("vlm"), "auto", "there is no engine `vlm`"),
@@ -71,8 +73,8 @@ def test_options_that_do_not_go_together_are_refused(choice, weights, said, with
 
 def test_the_options_come_back_as_they_are_typed():
     assert ANY_ENGINE.words() == []
-    words = EngineChoice("vllm", 2, 4).words()
-    assert words == "--engine vllm --tensor-parallel 2 --pipeline-parallel 4".split()
+    words = EngineChoice("vllm", 2, 4, 3).words()
+    assert words == "--engine vllm --tensor-parallel 2 --pipeline-parallel 4 --max-adapters 3".split()
 
 
 def test_a_command_that_goes_on_names_the_engine_again():

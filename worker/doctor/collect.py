@@ -111,14 +111,14 @@ def _ends_in_both(
 
 
 def _encoded(loaded: LoadedEngine, spec: GenerationSpec, requests: Sequence[RowRequest]) -> list[Prompt]:
-    """Return the prompts under the job's options and the rows' own, all but strategies.
+    """Return the prompts under the job's options and the rows' own, all but strategies and adapters.
 
     Raises:
         ModelError: a prompt cannot be used.
     """
     prompts = []
     for request in requests:
-        own = {name: value for name, value in request.overrides.items() if name != "strategies"}
+        own = {name: value for name, value in request.overrides.items() if name not in ("strategies", "adapter")}
         prompts.append(Prompt(spec.with_overrides(own), request))
     prompts = Prompter(loaded.tokenizer).encode(prompts)
     bad = next((prompt for prompt in prompts if prompt.error is not None), None)

@@ -169,6 +169,7 @@ def _attempt(request: Request, key: int, place: _Place, asked: tuple[int, ...]) 
         max_new_tokens=1,
         sampling=Sampling(),
         stream=request.stream,
+        adapter=request.adapter,
         asked=asked,
     )
 
@@ -200,7 +201,6 @@ def _chosen(choice: _Choice) -> Finished:
             step_max=at,
             probs=tuple(item.trace.prob_max or 0.0 for item in on_the_way) if request.trace else None,
         ),
-        cached_tokens=on_the_way[0].cached_tokens,
         choice_probs=dict(zip(choices.labels, probs, strict=True)),
     )
 

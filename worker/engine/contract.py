@@ -22,6 +22,7 @@ class Capacity:
     rows: int  # that run together
     context: int  # tokens of the longest row, prompt and answer
     kv_tokens: int  # tokens of all rows together; 0 where there is no such cache
+    adapters: int = 0  # that rows may name in one batch; 0: all have the one that it was loaded with, if any
 
 
 class EngineNumbers(Protocol):

@@ -41,6 +41,7 @@ class Request:
     asked: Sequence[int] = ()  # tokens whose log probabilities behind the prompt are told; of one-token attempts
     logprobs: int | None = None  # best tokens of each step that are told; None: not the answer's own either
     answer_scores: Sequence[TokenScores] = ()  # of `answer_token_ids`, where they are told
+    adapter: str | None = None  # LoRA folder; None: the one that the engine was loaded with, if any
     choices: Choices | None = None  # that are scored instead of drawing an answer; see `ChoosingEngine`
 
     def livened(self, place: TakeBack, kept: int) -> Sampling:
@@ -85,7 +86,6 @@ class Finished:
     rewound_tokens: int = 0  # tokens that were dropped then
     end_token_id: int | None = None  # that was sampled; None where the answer did not end with one
     phase_end: PhaseEnd | None = None  # None where the request has no phase, or this attempt has not ended it
-    cached_tokens: int = 0  # of the prompt, that had been computed for others; 0 where the engine does not tell
     reasoning: str | None = None  # its thoughts; None where it has none
     reasoning_tokens: int = 0  # of `token_ids`, marks included
     in_thought: bool = False  # whether it ended inside one

@@ -20,7 +20,6 @@ class RowState:
         self.done = False  # whether it has been returned or dropped
         self.pages: list[int] = []
         self.front = 0  # tokens to be computed before its next one can be sampled, since it was given its slot
-        self.spent: int | None = None  # tokens that were computed for its front, again ones too; None: not told
         self.computed = 0  # how many of them stand in its pages when the steps that are planned have run
         self.launched = 0  # tokens of this attempt that have been asked of the device
         self.stale = 0  # steps in flight whose result for the row is of tokens that were taken back
@@ -31,10 +30,7 @@ class RowState:
         self.prompt_length = len(self.request.prompt_token_ids) + len(self.request.answer_token_ids)
 
     def told(self, finished: Finished, asked: tuple[float, ...] | None) -> Finished:
-        """Return the finished attempt with what its request asks for, and what its prompt has cost."""
-        if self.spent is not None:
-            cached = max(0, self.prompt_length - self.spent)
-            finished = replace(finished, cached_tokens=min(cached, finished.prompt_tokens))
+        """Return the finished attempt with the log probabilities that its request asks for."""
         if asked is not None:
             finished = replace(finished, asked=asked)
         if self.scores is not None:

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import Celery
 from celery.exceptions import Ignore
@@ -42,6 +42,9 @@ from endmark.worker.service.handover import HANDOVER
 from endmark.worker.service.prompting import Prompter
 from endmark.worker.service.service import Pace, Service
 from endmark.worker.shapes.compiled import Shapes
+
+if TYPE_CHECKING:
+    from endmark.worker.models.loader import LoadedEngine
 
 _LOOK = 5.0  # seconds between looks for a fine-tuning that is due
 _SERVER_PAUSE = 3.0  # seconds between looks for a database or broker that is away at the start
@@ -138,7 +141,7 @@ def _load_service(launch: Launch, name: str, store: Store, life: LifeFile) -> Se
         HANDOVER.withdraw()
     service = Service(
         ChoosingEngine(loaded.engine),
-        Prompter(loaded.tokenizer, Shapes(loaded.engine.vocabulary, loaded.engine.eos_ids)),
+        _prompter(loaded),
         store,
         identity,
         rows_ahead=rows_ahead(rows, about.device),
@@ -153,6 +156,12 @@ def _load_service(launch: Launch, name: str, store: Store, life: LifeFile) -> Se
         serve_metrics(metrics, options.metrics_host, options.metrics_port)
         log.info("metrics on %s, port %d", options.metrics_host, options.metrics_port)
     return service
+
+
+def _prompter(loaded: "LoadedEngine") -> Prompter:
+    """Return what makes the prompts of an engine's rows."""
+    engine = loaded.engine
+    return Prompter(loaded.tokenizer, Shapes(engine.vocabulary, engine.eos_ids), engine.capacity.adapters)
 
 
 def _pass_on(launch: Launch, word: str) -> None:

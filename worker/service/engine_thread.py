@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
-from endmark.jobs.errors import PromptTooLong, TokenUnknown
+from endmark.jobs.errors import EndmarkError
 from endmark.jobs.vocabulary import EosTrace, FinishReason, Verdict
 from endmark.worker.engine.contract import InferenceEngine
 from endmark.worker.engine.request import Finished, Request
@@ -120,8 +120,9 @@ class EngineThread:
                 continue
             try:
                 self._engine.add(item)
-            except (PromptTooLong, TokenUnknown) as error:
-                refused.append(failed(item.key, f"{error}: {error.hint}", len(item.prompt_token_ids)))
+            except EndmarkError as error:
+                said = ": ".join(filter(None, (str(error), error.hint)))
+                refused.append(failed(item.key, said, len(item.prompt_token_ids)))
             except Exception as error:
                 log.exception("the engine does not take a row")
                 said = f"the engine does not take the row: {described(error)}"

@@ -74,11 +74,13 @@ class Prompter:
     Args:
         tokenizer: the model's.
         shapes: makes the masks of rows with a shape; without it they are refused.
+        adapters: that rows may name at once, as `Capacity.adapters` says.
     """
 
-    def __init__(self, tokenizer: Tokenizer, shapes: Masks | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, shapes: Masks | None = None, adapters: int = 0) -> None:
         self._tokenizer = tokenizer
         self._shapes = shapes
+        self._adapters = adapters
         self._control = ControlTokens(tokenizer)
         self._words = BadWords(tokenizer)
         self._thinking = Thinking(tokenizer)
@@ -89,7 +91,7 @@ class Prompter:
         for cells in rows:
             try:
                 request = plan.read(cells)
-                prompts.append(Prompt(spec.with_overrides(request.overrides), request))
+                prompts.append(Prompt(self._overridden(spec, request), request))
             except EndmarkError as error:
                 prompts.append(Prompt(spec, RowRequest(None, None, {}), error=str(error)))
             except Exception as error:
@@ -106,6 +108,20 @@ class Prompter:
                 "become control tokens" if spec.allow_control_tokens else "are taken as text",
             )
         return encoded
+
+    def _overridden(self, spec: GenerationSpec, request: RowRequest) -> GenerationSpec:
+        """Return a row's spec.
+
+        Raises:
+            SpecError: it names an adapter of its own where the engine takes none.
+        """
+        own = spec.with_overrides(request.overrides)
+        if own.adapter != spec.adapter and not self._adapters:
+            raise SpecError(
+                "the row names an adapter of its own, and this worker's engine has one for all its rows: "
+                "`--engine vllm --max-adapters N` takes several"
+            )
+        return own
 
     def again(self, prompt: Prompt, strategies: tuple[Strategy, ...]) -> Prompt:
         """Return a row's prompt as other strategies make it."""

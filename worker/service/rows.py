@@ -52,7 +52,6 @@ class RowRun:
             verdict=finished.verdict,
             prompt_tokens=finished.prompt_tokens,
             completion_tokens=len(finished.token_ids),
-            cached_tokens=finished.cached_tokens,
             trace=finished.trace,
             strategies=write_strategies(self.strategies),
             rewinds=finished.rewinds,
@@ -124,6 +123,7 @@ class RowRun:
             thought=self.prompt.thought,
             mask=self.prompt.mask,
             choices=self.prompt.choices,
+            adapter=spec.adapter,
             logprobs=spec.logprobs,
         )
         return steered(request, self.prompt.closing)

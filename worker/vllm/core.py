@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from endmark.worker.engine.plan import PrefillRow
+from endmark.worker.vllm.adapters import Adapters
 from endmark.worker.vllm.following import extra_args
 
 
@@ -13,7 +14,7 @@ class VllmCore:
     Args:
         llm: the engine.
         eos_ids: all end tokens; vLLM stops at them by itself, which frees a row's room at once.
-        adapter: a LoRA folder for all rows.
+        adapters: of its rows; None: they have none.
 
     Attributes:
         rows: that run at once.
@@ -21,10 +22,10 @@ class VllmCore:
         elsewhere: whether the model is computed in other processes: what they read must be there before a step.
     """
 
-    def __init__(self, llm: Any, eos_ids: Collection[int], *, adapter: str | None = None) -> None:  # noqa: ANN401
+    def __init__(self, llm: Any, eos_ids: Collection[int], adapters: Adapters | None = None) -> None:  # noqa: ANN401
         self._llm = llm
         self._eos_ids = sorted(eos_ids)
-        self._lora = _lora(adapter) if adapter is not None else None
+        self.adapters = adapters or Adapters()
         config = llm.vllm_config
         self.rows: int = config.scheduler_config.max_num_seqs
         self.context: int = config.model_config.max_model_len
@@ -50,8 +51,8 @@ class VllmCore:
         whole = pool.num_gpu_blocks - 1  # one that vLLM keeps for itself
         return whole - pool.get_num_free_blocks(), whole
 
-    def add(self, row: PrefillRow, epoch: int, token_ids: Sequence[int], budget: int) -> str:
-        """Let it compute a row; return what it calls the row."""
+    def add(self, row: PrefillRow, epoch: int, token_ids: Sequence[int], budget: int, adapter: str | None) -> str:
+        """Let it compute a row, under an adapter that was checked; return what it calls the row."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -67,7 +68,7 @@ class VllmCore:
         )
         name = str(self._count)
         prompt = {"type": "token", "prompt_token_ids": list(token_ids)}
-        self._llm.add_request(name, prompt, params, lora_request=self._lora)
+        self._llm.add_request(name, prompt, params, lora_request=self.adapters.request(adapter))
         return name
 
     def abort(self, names: Collection[str]) -> None:
@@ -86,10 +87,3 @@ class VllmCore:
             raise RuntimeError(f"vLLM's engine has died: {error or type(error).__name__}") from error
         ended = (item for item in outputs if item.finished and item.outputs)
         return [(item.request_id, str(item.outputs[0].finish_reason)) for item in ended]
-
-
-def _lora(folder: str) -> Any:  # noqa: ANN401
-    """Return vLLM's name for an adapter."""
-    from vllm.lora.request import LoRARequest
-
-    return LoRARequest("adapter", 1, folder)

@@ -44,7 +44,7 @@ class VllmEngine:
         self.vocabulary = vocabulary
         self.eos_ids = frozenset(eos_ids)
         self.row_steps = 0
-        self.capacity = Capacity(core.rows, core.context, core.pages[1] * core.page_size)
+        self.capacity = Capacity(core.rows, core.context, core.pages[1] * core.page_size, core.adapters.most)
         self._core, self._block = core, block
         self._admission = Admission(vocabulary, core.context, embeddings, token_name)
         self._everything = FreeMask(embeddings).words()
@@ -87,7 +87,8 @@ class VllmEngine:
         Raises:
             PromptTooLong: the prompt leaves no room for a single new token.
             TokenUnknown: it holds a token that the model has no embedding for.
-            ModelError: it asks for the probabilities of more tokens than can be told.
+            SpecError: its adapter was trained on another model.
+            ModelError: its adapter cannot run, or it asks for the probabilities of more tokens than can be told.
         """
         if len(request.asked) > MOST_ASKED:
             raise ModelError(
@@ -95,6 +96,7 @@ class VllmEngine:
                 f"engine tells {MOST_ASKED:,}",
                 hint="give fewer labels, or labels that begin alike",
             )
+        self._core.adapters.check(request.adapter)
         self._waiting.add(self._admission.row(request))
 
     def cancel(self, keys: Collection[int]) -> None:

@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from transformers import AutoConfig, GenerationConfig
 
 from endmark.jobs.engines import VLLM, has_vllm
 from endmark.jobs.errors import MissingDependency, ModelError
-from endmark.jobs.finetuning.adapters import read_config
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.models.building import sentence_table
 from endmark.worker.models.loader import (
@@ -22,6 +20,7 @@ from endmark.worker.models.loader import (
     model_path,
     tokenizer_folder,
 )
+from endmark.worker.vllm.adapters import Adapters
 from endmark.worker.vllm.block import Block
 from endmark.worker.vllm.core import VllmCore
 from endmark.worker.vllm.engine import VllmEngine
@@ -51,6 +50,7 @@ def load_vllm_engine(
     trust_remote_code: bool = False,
     tensor_parallel: int = 1,
     pipeline_parallel: int = 1,
+    max_adapters: int = 0,
 ) -> LoadedEngine:
     """Load a model into vLLM.
 
@@ -64,15 +64,18 @@ def load_vllm_engine(
         kv_cache: `auto`: the model's type, or `fp8`.
         tensor_parallel: cards that share each layer.
         pipeline_parallel: groups of cards that share the layers.
+        max_adapters: that rows may name, so many at once.
 
     Raises:
         MissingDependency: vLLM is not installed.
-        ModelError: the model is not there, or vLLM cannot load it so.
+        SpecError: the adapter was trained on another model.
+        ModelError: the model is not there, vLLM cannot load it so, or the adapter is of a kind that cannot run.
     """
     if not has_vllm():
         raise MissingDependency("vLLM's engine", VLLM)
     os.environ.update(_ENVIRONMENT)
     path = model_path(model)
+    adapters = Adapters(model, path, own=adapter, most=max_adapters)
     tokenizer = load_tokenizer(tokenizer_folder(path, adapter), trust_remote_code=trust_remote_code)
     config = _config(path, trust_remote_code=trust_remote_code)
     size = int(config.get_text_config().vocab_size)
@@ -84,18 +87,17 @@ def load_vllm_engine(
     options = engine_options(block, eos_ids, kv_cache=kv_cache, cards=tensor_parallel * pipeline_parallel)
     options |= {"tensor_parallel_size": tensor_parallel, "pipeline_parallel_size": pipeline_parallel}
     options |= {"model": path, "quantization": method, "trust_remote_code": trust_remote_code}
-    options |= _adapter_options(adapter)
     try:
-        llm, weight_bytes = build_llm(options)
+        llm, weight_bytes = build_llm(options | adapters.options())
     except Exception as error:
         raise ModelError(f"vLLM cannot load `{model}`: {error}", hint=_hint(weights)) from error
     finally:
         block.unlink()
     name = tokenizer.convert_ids_to_tokens
-    core = VllmCore(llm, eos_ids, adapter=adapter)
+    core = VllmCore(llm, eos_ids, adapters)
     engine = VllmEngine(core, block, vocabulary, eos_ids, embeddings=size, token_name=name)
     kind, kv_tokens = said or _short(llm.model_config.dtype), engine.capacity.kv_tokens
-    about = Description(model, adapter, device, kind, weight_bytes, kv_tokens, engine=VLLM)
+    about = Description(model, adapter, device, kind, weight_bytes, kv_tokens, VLLM)
     return LoadedEngine(engine, tokenizer, about)
 
 
@@ -120,7 +122,6 @@ def engine_options(
     said = {"block": str(block.path), "slots": slots, "vocabulary": size, "eos_ids": sorted(eos_ids)}
     options: dict[str, Any] = {
         "skip_tokenizer_init": True,
-        "language_model_only": True,  # of a model that also sees: prompts are text
         "max_num_seqs": slots,
         "kv_cache_dtype": kv_cache,
         "disable_log_stats": True,
@@ -170,14 +171,6 @@ def chosen_weights(weights: str, own: Any) -> tuple[str | None, str | None]:  # 
     if found is not None:
         raise ModelError(f"the checkpoint is quantised already: {found}", hint="leave `--weights` out")
     return ("bitsandbytes", "nf4") if weights == "nf4" else (None, None)
-
-
-def _adapter_options(adapter: str | None) -> dict[str, Any]:
-    """Return vLLM's options for an adapter."""
-    if adapter is None:
-        return {}
-    rank = int(read_config(Path(adapter)).get("r", 16))
-    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": max(8, 1 << (rank - 1).bit_length())}
 
 
 def _config(path: str, *, trust_remote_code: bool) -> Any:  # noqa: ANN401

@@ -64,7 +64,8 @@ class Running:
         self._block.epochs[slot] += 1
         self._reads[slot] = row.launched
         budget = row.answer.whole_budget - row.answer.generated
-        self._names[slot] = self._core.add(plan, int(self._block.epochs[slot]), token_ids, budget)
+        epoch, adapter = int(self._block.epochs[slot]), row.request.adapter
+        self._names[slot] = self._core.add(plan, epoch, token_ids, budget, adapter)
 
     def end(self, rows: Sequence[RowState]) -> None:
         """Take back the slots of rows, and let vLLM forget them."""

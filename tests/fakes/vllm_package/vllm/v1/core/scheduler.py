@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 
 class Request:
-    def __init__(self, request_id, prompt, params):
-        self.request_id, self.prompt, self.params = request_id, prompt, params
+    def __init__(self, request_id, prompt, params, lora=None):
+        self.request_id, self.prompt, self.params, self.lora = request_id, prompt, params, lora
         self.output = []
         self.computed = self.placeholders = self.blocks = 0
         self.finish_reason = None
@@ -62,6 +62,12 @@ class Scheduler:
         request.blocks += wanted
         return True
 
+    def _next(self):
+        """Return the first that waits for nothing but room; an adapter beyond those that fit waits for them."""
+        loras = {item.lora for item in self.running} - {None}
+        most = self.config.scheduler_config.max_loras
+        return next((item for item in self.waiting if not item.lora or len(loras | {item.lora}) <= most), None)
+
     def schedule(self):
         """Return {id: new tokens}, those that are new or come again, and those that have left."""
         budget = self.config.scheduler_config.max_num_batched_tokens
@@ -89,14 +95,14 @@ class Scheduler:
                 scheduled[request.request_id] = tokens
                 budget -= tokens
                 index += 1
-        while self.waiting and budget and not preempted:
-            request = self.waiting[0]
+        while budget and not preempted and (request := self._next()):
             if len(self.running) == self.config.scheduler_config.max_num_seqs:
                 break
             tokens = min(request.num_tokens - request.computed, budget)
             if not self._allocate(request, request.computed + tokens):
                 break
-            self.running.append(self.waiting.pop(0))
+            self.waiting.remove(request)
+            self.running.append(request)
             came.append(request)
             scheduled[request.request_id] = tokens
             budget -= tokens

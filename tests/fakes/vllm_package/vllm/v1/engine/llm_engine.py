@@ -39,6 +39,9 @@ class EngineArgs:
     limit_mm_per_prompt: dict[str, int] = field(default_factory=dict)
     language_model_only: bool = False
     gpu_memory_utilization: float = 0.9
+    enable_lora: bool = False
+    max_loras: int = 1
+    max_lora_rank: int = 16
     logits_processors: list[str] = field(default_factory=list)
     additional_config: dict[str, Any] = field(default_factory=dict)
 
@@ -53,6 +56,7 @@ class EngineArgs:
             scheduler_config=SimpleNamespace(
                 max_num_seqs=self.max_num_seqs,
                 max_num_batched_tokens=self.max_num_batched_tokens,
+                max_loras=self.max_loras,
                 async_scheduling=self.async_scheduling is not False,
             ),
             parallel_config=SimpleNamespace(
@@ -69,6 +73,7 @@ class LLMEngine:
     def __init__(self, args):
         self.vllm_config = config = args.create_engine_config()
         self.model_config = config.model_config
+        self._args, self._loras = args, {}
         processors = []
         for name in args.logits_processors:
             module, _, qualname = name.partition(":")
@@ -102,8 +107,16 @@ class LLMEngine:
             raise ValueError("the prompt does not fit")
         assert request_id not in self._names
         self._names.add(request_id)
-        self._scheduler.add(Request(request_id, ids, params))
+        self._scheduler.add(Request(request_id, ids, params, self._path_of(lora_request)))
         return request_id
+
+    def _path_of(self, lora):
+        """Return the folder of an adapter, which has its number to itself."""
+        if lora is None:
+            return None
+        assert self._args.enable_lora
+        assert self._loras.setdefault(lora.lora_int_id, lora.lora_path) == lora.lora_path
+        return lora.lora_path
 
     def abort_request(self, request_ids, internal=False):
         for name in request_ids:

@@ -1,5 +1,6 @@
 """The model's runner: a batch whose rows are kept together, and a step of it."""
 
+from copy import deepcopy
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,12 +13,14 @@ from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 class Row:
     def __init__(self, request):
         self.request_id, self.prompt, self.params = request.request_id, list(request.prompt), request.params
+        self.lora = request.lora
         self.output = []
 
 
 class Runner:
     def __init__(self, config, args, processors):
         self.model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+        self.args, self.adapted = args, {}  # the model under each adapter, by its folder
         self.config = config
         self.input_batch = SimpleNamespace(logitsprocs=SimpleNamespace(all=processors))
         self.discard_request_mask = SimpleNamespace(np=np.zeros(config.scheduler_config.max_num_seqs, bool))
@@ -76,7 +79,7 @@ class Runner:
             end = plan.starts[row.request_id] + plan.tokens[row.request_id]
             rows.append(held[:end])
             self.discard_request_mask.np[len(rows) - 1] = end < len(held)
-        logits = self._logits(rows)
+        logits = self._all_logits(rows)
         for row in self.batch:  # what vLLM repairs just before a processor looks at it
             if row.output and row.output[-1] == -1:
                 row.output[-1] = self.last[row.request_id]
@@ -93,10 +96,30 @@ class Runner:
                 row.output.append(-1 if behind else token)
         return dict(self.last)
 
-    def _logits(self, rows):
+    def _all_logits(self, rows):
+        """Return (R, V) fp32 behind the last token of each row, each under its adapter."""
+        loras = [row.lora for row in self.batch]
+        assert len(set(loras) - {None}) <= self.args.max_loras
+        logits = torch.zeros(len(rows), self.model.config.vocab_size)
+        for lora in set(loras):
+            places = [index for index, own in enumerate(loras) if own == lora]
+            logits[places] = self._logits([rows[index] for index in places], self._under(lora))
+        return logits
+
+    def _under(self, lora):
+        """Return the model under an adapter; None: as it is."""
+        if lora is None:
+            return self.model
+        if lora not in self.adapted:
+            from peft import PeftModel
+
+            self.adapted[lora] = PeftModel.from_pretrained(deepcopy(self.model), lora).eval()
+        return self.adapted[lora]
+
+    def _logits(self, rows, model):
         """Return (R, V) fp32 behind the last token of each row."""
         longest = max(map(len, rows))
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
         seen = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-        logits = self.model(input_ids=ids, attention_mask=seen, use_cache=False).logits
+        logits = model(input_ids=ids, attention_mask=seen, use_cache=False).logits
         return logits[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])].float()
