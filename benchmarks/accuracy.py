@@ -27,7 +27,7 @@ from endmark.jobs.strategies import ScoreNumbers
 from endmark.jobs.vocabulary import StoredRow
 from endmark.worker.engine.plan import PrefillRow
 from endmark.worker.models.loader import LoadedEngine, load_engine, load_model, load_tokenizer, model_path
-from endmark.worker.models.weights import apply_weights_mode
+from endmark.worker.models.weights import BF16, apply_weights_mode
 from endmark.worker.service.rows import RowRun
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -46,10 +46,9 @@ class System:
     kv_cache: str = "auto"
     four_bits: bool = True
 
-    @property
-    def on_cpu(self) -> bool:
-        """Whether it can be tried there: the cache in fp8 is the kernels'."""
-        return self.kv_cache == "auto"
+    def runs_on(self, device: str) -> bool:
+        """Whether it can be tried there: the cache in fp8 is the kernels', and bf16 products are a CPU's."""
+        return self.kv_cache == "auto" if device == "cpu" else self.weights != BF16
 
 
 SYSTEMS = (
@@ -63,6 +62,7 @@ SYSTEMS = (
     System("fp8, fp8 cache", "fp8", "fp8"),
     System("fp8-original", "fp8-original"),
     System("fp8-original, fp8 cache", "fp8-original", "fp8"),
+    System("bf16", BF16),
 )
 
 
@@ -187,7 +187,7 @@ def measure(options: argparse.Namespace) -> Iterator[list[str]]:
     usual: Answers | None = None
     for system in SYSTEMS:
         asked = not wanted or options.forms is None or system.name in options.forms.split(";")
-        if not asked or (options.device == "cpu" and not system.on_cpu):
+        if not asked or not system.runs_on(options.device):
             continue
         if options.device == "cpu":
             score, cells = cpu_scorer(options.model, system), []

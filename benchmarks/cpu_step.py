@@ -23,9 +23,9 @@ from endmark.worker.models.loader import load_engine, load_model, model_path
 from endmark.worker.models.weights import expand
 
 
-def decoding(model: str, rows: int, context: int, steps: int) -> Engine:
+def decoding(model: str, weights: str, rows: int, context: int, steps: int) -> Engine:
     """Return an engine whose rows are all behind their prompts, with `steps` more tokens to make."""
-    loaded = load_engine(model, device="cpu", weights="expanded", max_rows=rows)
+    loaded = load_engine(model, device="cpu", weights=weights, max_rows=rows)
     engine = Engine(loaded.engine.runner, loaded.engine.vocabulary, ())  # no token ends a row
     chosen = random.Random(7)
     known = len(loaded.tokenizer)
@@ -59,13 +59,14 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEMO_MODEL)
+    parser.add_argument("--weights", default="expanded", help="of the engine")
     parser.add_argument("--rows", type=int, default=18)
     parser.add_argument("--context", type=int, default=200, help="tokens of a row, about")
     parser.add_argument("--steps", type=int, default=40, help="that are measured")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    engine = decoding(options.model, options.rows, options.context, options.steps + 1)
+    engine = decoding(options.model, options.weights, options.rows, options.context, options.steps + 1)
     plain, packed = products_of(options.model, options.rows)
     parts: dict[str, Callable[[], object]] = {
         "step": engine.step,
@@ -80,7 +81,7 @@ def main() -> None:
             times[name].append(timed(run))
     print(
         f"{options.rows} rows of {options.context} tokens, model `{options.model}`,"
-        f" {options.threads} threads, fp32"
+        f" {options.weights} weights, {options.threads} threads"
     )
     print(f"{'':<32} {'ms':>8} {'step is':>8} {'CPU ms':>8} {'step is':>8}")
     step = [median(column) for column in zip(*times["step"], strict=True)]

@@ -41,8 +41,8 @@ Examples:
     default=_DEFAULT.weights,
     show_default=True,
     help="Keep the 4-bit weights packed, expand them to 16 bits, or as many as fit; or multiply in fp8, which is "
-    "faster and changes answers a little: from the 4-bit weights, or from the model's own files. Under vLLM: "
-    "quantise to NF4, take what the checkpoint has, or 16 bits.",
+    "faster and changes answers a little: from the 4-bit weights, or from the model's own files; bf16 is the same "
+    "for a CPU that multiplies it. Under vLLM: quantise to NF4, take what the checkpoint has, or 16 bits.",
 )
 @click.option(
     "--kv-cache",

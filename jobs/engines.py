@@ -8,7 +8,7 @@ from endmark.jobs.spelling import nearest
 
 OWN, VLLM, AUTO = "endmark", "vllm", "auto"
 ENGINES = (AUTO, OWN, VLLM)
-OWN_WEIGHTS = ("auto", "packed", "expanded", "fp8", "fp8-original")
+OWN_WEIGHTS = ("auto", "packed", "expanded", "fp8", "fp8-original", "bf16")
 VLLM_WEIGHTS = ("auto", "nf4", "checkpoint", "16bit")  # in flight, as the files have them, not quantised
 
 

@@ -15,7 +15,7 @@ class WorkerReport:
     device: str
     model: str
     adapter: str | None
-    weights: str  # packed, expanded, fp8, fp8-original, or how many layers are
+    weights: str  # packed, expanded, fp8, fp8-original, bf16, or how many layers are
     tokens_per_second: float
     weight_bytes: int = field(default=0, kw_only=True)
     kv_tokens: int = field(default=0, kw_only=True)  # that the KV cache holds; 0 where there is none

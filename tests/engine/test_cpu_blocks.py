@@ -13,14 +13,20 @@ from transformers import (
     SmolLM3Config,
 )
 
+from endmark.jobs.errors import ModelError
 from endmark.worker.engine.attention import PLAIN
 from endmark.worker.engine.cpu.blocks import speed_up
-from endmark.worker.engine.cpu.products import PackedLinear, can_pack, packed_together
-from endmark.worker.models.loader import load_engine
+from endmark.worker.engine.cpu.products import PackedLinear, RoundedLinear, can_pack, packed_together
+from endmark.worker.models.adapters import apply_adapter
+from endmark.worker.models.loader import load_engine, load_model
+from endmark.worker.models.weights import check_bf16, expand, round_to_bf16
 from tests.engine.conftest import SHAPE, build_model
+from tests.engine.test_adapters import make_adapter
 from tests.engine.test_plain_runner import build_engine, make_requests, run
+from tests.integration.tiny_model import save_tiny_model
 
-pytestmark = pytest.mark.engine
+# transformers itself still sets an option that it calls deprecated
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::FutureWarning")]
 
 OTHERS = {
     "gemma, whose norms add 1 to their weights": (GemmaConfig(**SHAPE, head_dim=32), 2),
@@ -90,6 +96,45 @@ def test_products_are_those_of_the_layers(rows):
         assert isinstance(product, PackedLinear)
         assert torch.allclose(product(x), expected, atol=1e-5)
         assert torch.allclose(product.add(x, residual), expected + residual, atol=1e-5)
+
+
+def test_bf16_rounds_the_weights_an_adapter_included_but_not_the_output_layer(tmp_path):
+    base = save_tiny_model(tmp_path / "base")
+    network = load_model(str(base), device="cpu")
+    make_adapter(base, tmp_path / "adapter")
+    apply_adapter(network, str(tmp_path / "adapter"), model=str(base), path=str(base))
+    wanted = load_model(str(base), device="cpu")
+    expand(wanted)
+    apply_adapter(wanted, str(tmp_path / "adapter"), model=str(base), path=str(base))
+    round_to_bf16(network)
+    for name, module in wanted.named_modules():
+        if isinstance(module, nn.Linear):
+            got = network.get_submodule(name)
+            is_head = module is wanted.get_output_embeddings()
+            assert type(got) is (nn.Linear if is_head else RoundedLinear)
+            assert torch.allclose(got.weight.float(), module.weight, rtol=2**-8)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
+def test_blocks_in_bf16_compute_what_their_modules_do(name):
+    """Nothing is rounded but the inputs of products and their outputs: the rest of a block stays in fp32."""
+    networks = [build_model(name) for _ in range(2)]
+    for network in networks:
+        round_to_bf16(network)
+    assert speed_up(networks[1]) == (2, 2)
+    plain, fast = (run(build_engine(network), make_requests(8, trace=True)) for network in networks)
+    for key, item in plain.items():
+        assert fast[key].trace.probs[0] == pytest.approx(item.trace.probs[0], rel=0.02)
+
+
+def test_bf16_is_refused_on_a_card_and_where_the_processor_has_no_products_of_it(monkeypatch):
+    with pytest.raises(ModelError, match="is for a CPU"):
+        check_bf16("cuda")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    with pytest.raises(ModelError, match="would make it slower"):
+        check_bf16("cpu")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    check_bf16("cpu")
 
 
 def test_what_cannot_be_packed_stays():

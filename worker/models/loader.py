@@ -26,10 +26,10 @@ from endmark.worker.models.building import Shape, build_runner
 from endmark.worker.models.reading import read_network
 from endmark.worker.models.support import check_attention
 from endmark.worker.models.weights import (
-    FP8_MODES,
     FP8_ORIGINAL,
+    ROUNDED_MODES,
     apply_weights_mode,
-    check_fp8,
+    check_mode,
     check_original,
 )
 
@@ -46,7 +46,9 @@ class Description:
     model: str
     adapter: str | None
     device: str
-    weights: str  # packed, expanded, fp8, fp8-original, or how many layers are; and whether the cache is in fp8
+    weights: (
+        str  # packed, expanded, fp8, fp8-original, bf16, or how many layers are; and whether the cache is in fp8
+    )
     weight_bytes: int
     kv_tokens: int  # tokens that the KV cache holds
     engine: str = OWN  # one of `jobs.engines.ENGINES`
@@ -83,7 +85,8 @@ def load_engine(
         model: a hub id, a folder, or `demo`.
         adapter: a folder with a PEFT adapter.
         device: `cpu` or `cuda`.
-        weights: `packed`, `expanded`, `auto`, `fp8`, or `fp8-original`: from the files' weights and not from NF4.
+        weights: `packed`, `expanded`, `auto`, `fp8`, or `fp8-original`: from the files' weights and not from NF4;
+            `bf16` on a CPU.
         max_rows: rows in one batch; by default what suits the device.
         kv_cache: `auto`: the model's type, or `fp8`, which takes half the room and changes results a little.
         four_bits: whether it is quantised; only to compare with, the weights are left as the files have them.
@@ -96,8 +99,7 @@ def load_engine(
     path = model_path(model)
     if adapter is not None:
         _check_adapter_files(adapter, model, path)  # before gigabytes of weights are read
-    if weights in FP8_MODES:
-        check_fp8(device)
+    check_mode(weights, device)
     tokenizer = load_tokenizer(tokenizer_folder(path, adapter), trust_remote_code=trust_remote_code)
     four_bits = four_bits and weights != FP8_ORIGINAL
     network = load_model(path, device=device, trust_remote_code=trust_remote_code, four_bits=four_bits)
@@ -159,7 +161,7 @@ def _set_weights(network: PreTrainedModel, mode: str, reserve: float, adapter: s
     """
     if mode == FP8_ORIGINAL:
         check_original(network, model)
-    early = mode in FP8_MODES  # there an adapter is rounded with the weights that it is added to
+    early = mode in ROUNDED_MODES  # there an adapter is rounded with the weights that it is added to
     if adapter is not None and early:
         apply_adapter(network, adapter, model=model, path=model_path(model))
     chosen = apply_weights_mode(network, mode, reserve)

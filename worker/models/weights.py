@@ -1,4 +1,4 @@
-"""How a model's weights are kept: NF4 packed, expanded once to 16 bits (on a CPU fp32), or scaled to fp8."""
+"""How a model's weights are kept: NF4 packed, expanded to 16 bits (on a CPU fp32), in fp8, or on a CPU in bf16."""
 
 import os
 
@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from endmark.jobs.errors import ModelError
+from endmark.worker.engine.cpu.products import RoundedLinear
 from endmark.worker.engine.fp8 import CAPABILITY, Fp8Linear, scaled_rows
 from endmark.worker.models.adapters import LowRankLinear
 
 FP8, FP8_ORIGINAL = "fp8", "fp8-original"  # of the NF4 values, and of the weights in the model's own files
 FP8_MODES = (FP8, FP8_ORIGINAL)
+BF16 = "bf16"  # on a CPU, of the NF4 values
+ROUNDED_MODES = (*FP8_MODES, BF16)  # in which weights are rounded: an adapter must have been added before
 
 
 def expand(network: nn.Module, room: float = float("inf")) -> tuple[int, int]:
@@ -53,12 +56,7 @@ def scale_to_fp8(network: PreTrainedModel) -> tuple[int, int]:
     Returns:
         Layers in fp8, and all.
     """
-    head = network.get_output_embeddings()
-    kept = (nn.Linear, LowRankLinear)
-    layers = {name: item for name, item in network.named_modules() if isinstance(item, kept) and item is not head}
-    layers = {
-        name: item for name, item in layers.items() if name.rpartition(".")[0] not in layers
-    }  # no adapter's base
+    layers = _inner_layers(network)
     done = 0
     for name, module in layers.items():
         weight = _numbers(module)
@@ -73,6 +71,27 @@ def scale_to_fp8(network: PreTrainedModel) -> tuple[int, int]:
     return done, len(layers)
 
 
+def round_to_bf16(network: PreTrainedModel) -> None:
+    """Replace all linear layers but the output layer by such as multiply in bf16 on a CPU.
+
+    An adapter must have been put into the network already.
+
+    Args:
+        network: changed in place, a layer at a time.
+    """
+    for name, module in _inner_layers(network).items():
+        base = module.packed if isinstance(module, LowRankLinear) else module
+        network.set_submodule(name, RoundedLinear(_numbers(module), base.bias))
+
+
+def _inner_layers(network: PreTrainedModel) -> dict[str, nn.Linear | LowRankLinear]:
+    """Return all linear layers but the output layer by name; those that an adapter holds are not apart from it."""
+    head = network.get_output_embeddings()
+    kept = (nn.Linear, LowRankLinear)
+    layers = {name: item for name, item in network.named_modules() if isinstance(item, kept) and item is not head}
+    return {name: item for name, item in layers.items() if name.rpartition(".")[0] not in layers}
+
+
 def _numbers(module: nn.Module) -> Tensor:
     """Return what a layer multiplies by, (out, in), an adapter's product included."""
     if isinstance(module, LowRankLinear):
@@ -85,8 +104,20 @@ def _numbers(module: nn.Module) -> Tensor:
     return weight.data
 
 
+def check_mode(mode: str, device: str) -> None:
+    """Refuse rounded weights where nothing multiplies them, before gigabytes are read.
+
+    Raises:
+        ModelError: naming the reason.
+    """
+    if mode in FP8_MODES:
+        check_fp8(device)
+    elif mode == BF16:
+        check_bf16(device)
+
+
 def check_fp8(device: str) -> None:
-    """Refuse fp8 weights where nothing multiplies them, before gigabytes are read.
+    """Refuse fp8 weights where nothing multiplies them.
 
     Raises:
         ModelError: naming the reason.
@@ -101,6 +132,23 @@ def check_fp8(device: str) -> None:
         f"weights in fp8 need a GPU that multiplies in that type, and {reason}",
         hint="leave `--weights` out: as many weights as fit are then expanded to 16 bits",
     )
+
+
+def check_bf16(device: str) -> None:
+    """Refuse bf16 weights where they gain nothing.
+
+    Raises:
+        ModelError: naming the reason.
+    """
+    if device != "cpu":
+        raise ModelError(
+            "`--weights bf16` is for a CPU: a GPU multiplies in 16 bits by itself", hint="leave `--weights` out"
+        )
+    if not torch.cpu._is_avx512_bf16_supported():
+        raise ModelError(
+            "this processor has no products of bf16 (AVX512-BF16 or AMX), so bf16 weights would make it slower",
+            hint="leave `--weights` out: products are then in fp32",
+        )
 
 
 def check_original(network: PreTrainedModel, model: str) -> None:
@@ -121,7 +169,7 @@ def apply_weights_mode(network: PreTrainedModel, mode: str, reserve: float) -> s
 
     Args:
         network: freshly loaded, changed in place.
-        mode: `packed`, `expanded`, `fp8`, `fp8-original`, or `auto`: expands as many layers as fit.
+        mode: `packed`, `expanded`, `fp8`, `fp8-original`, `bf16`, or `auto`: expands as many layers as fit.
         reserve: bytes of free memory that `auto` leaves for the KV cache and the work.
     """
     if mode == "packed":
@@ -129,6 +177,9 @@ def apply_weights_mode(network: PreTrainedModel, mode: str, reserve: float) -> s
     if mode in FP8_MODES:
         done, total = scale_to_fp8(network)
         return mode if done == total else f"{mode}, {done} of {total} layers"
+    if mode == BF16:
+        round_to_bf16(network)
+        return mode
     done, total = expand(network, free_memory(network.device) - reserve if mode == "auto" else float("inf"))
     if done == total:
         return "expanded"

@@ -4,8 +4,24 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 _TYPICAL_ROWS = 64  # for which oneDNN picks the layout; it computes any number of rows in it
+
+
+class RoundedLinear(nn.Linear):
+    """A linear layer in bf16 between fp32 numbers: its input is rounded to bf16, as its weight has been."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Round a weight of shape (out, in)."""
+        super().__init__(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+        self.weight = nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
+        if bias is not None:
+            self.bias = nn.Parameter(bias.to(torch.bfloat16), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the product (…, out_features), in the type of x."""
+        return linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)
 
 
 class PackedLinear(nn.Module):
@@ -21,25 +37,32 @@ class PackedLinear(nn.Module):
             none = [weight.new_zeros(part.out_features) for part in parts]
             biases = [part.bias.data if part.bias is not None else none[at] for at, part in enumerate(parts)]
             self._bias = torch.cat(biases)
+        self._kind = weight.dtype  # that is multiplied in
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the product (…, out_features) of (…, in_features) in fp32."""
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
-        return product
+        """Return the product (…, out_features) of (…, in_features), in the type of x."""
+        rounded = x.to(self._kind)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(rounded, self._weight, self._bias, "none", [], "")
+        return product.to(x.dtype)
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Return the product plus a residual of its shape, in one pass."""
+        """Return the product plus a residual of its shape, in one pass where their types are the same."""
+        if self._kind != residual.dtype:
+            return self.forward(x).add_(residual)
         total: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._weight, self._bias, "add")
         return total
 
 
+_PACKED_KINDS = {(nn.Linear, torch.float32), (RoundedLinear, torch.bfloat16)}
+
+
 def can_pack(module: object) -> bool:
-    """Whether a module is a plain product in fp32 on a CPU whose weight oneDNN may lay out."""
+    """Whether a module is a product in fp32 on a CPU, or one rounded to bf16, whose weight oneDNN may lay out."""
     return (
-        type(module) is nn.Linear
+        isinstance(module, nn.Linear)
         and module.weight.device.type == "cpu"
-        and module.weight.dtype == torch.float32
+        and (type(module), module.weight.dtype) in _PACKED_KINDS
         and torch.backends.mkldnn.is_available()
     )
 
@@ -55,7 +78,8 @@ def packed(module: nn.Module) -> nn.Module:
 def packed_together(modules: Sequence[nn.Module]) -> list[nn.Module]:
     """Return products of one input as a single one, or as they are where one of them cannot be packed."""
     plain = [module for module in modules if isinstance(module, nn.Linear) and can_pack(module)]
-    return [PackedLinear(plain)] if len(plain) == len(modules) else list(modules)
+    alike = len(plain) == len(modules) and len({module.weight.dtype for module in plain}) == 1
+    return [PackedLinear(plain)] if alike else list(modules)
 
 
 def pack_products(network: nn.Module) -> int:
