@@ -146,7 +146,7 @@ class Closer:
         allowed = _set_bits(matcher.compute_bitmask())
         for begin in range(len(known), -1, -1):
             rest = known[begin:]
-            if (not rest or rest[0] in allowed) and _closes(matcher, rest):
+            if (not rest or rest[0] in allowed) and closes(matcher, rest):
                 return self._written(rest)
         return None
 
@@ -156,7 +156,7 @@ class Closer:
         return None if token_ids is None else Way(data, token_ids)
 
 
-def _closes(matcher: Any, way: bytes) -> bool:  # noqa: ANN401 - llguidance's
+def closes(matcher: Any, way: bytes) -> bool:  # noqa: ANN401 - llguidance's
     """Whether the bytes lead to a whole value."""
     if not way:
         return bool(matcher.is_accepting())
@@ -197,7 +197,7 @@ class _Search:
             if len(way) >= _MOST_BYTES or self._is_behind(stands, way[-1:]):
                 continue
             if way[-1:] in _SIGNS and not stands.in_string:
-                ends = [way + hint for hint in self._hints if _closes(at, hint)]
+                ends = [way + hint for hint in self._hints if closes(at, hint)]
                 if ends:
                     found += _FOUND
                     yield min(ends, key=len)

@@ -1,9 +1,7 @@
 """Compiled shapes: for one model's tokens, each compiled once, and the masks of answers made from them."""
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cached_property, partial
 from threading import Lock
 from typing import Any
@@ -18,10 +16,10 @@ from endmark.worker.engine.choices import Choices
 from endmark.worker.engine.masks import TokenMask
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.shapes.closing import Closer, Grammar
+from endmark.worker.shapes.making import MaskMaker
 from endmark.worker.shapes.mask import Compiled, ShapeMask
 
 _KEPT = 256  # compiled shapes
-_MOST_THREADS = 8
 
 
 class Shapes:
@@ -40,6 +38,7 @@ class Shapes:
         self._eos_ids = sorted(eos_ids)
         self._compiled: OrderedDict[Shape, Compiled] = OrderedDict()
         self._lock = Lock()
+        self._maker = MaskMaker()
 
     def maker(self, shape: Shape) -> Callable[[Sequence[int], int], TokenMask]:
         """Return what makes the mask of an answer from its first tokens and the budget that is left.
@@ -47,7 +46,7 @@ class Shapes:
         Raises:
             MissingDependency: the extra `shapes` is not installed.
         """
-        return partial(ShapeMask, self._of(shape), self._pool)
+        return partial(ShapeMask, self._of(shape), self._maker)
 
     def choices(self, shape: Shape, encode: Callable[[Sequence[str]], Sequence[Sequence[int]]]) -> Choices | None:
         """Return the labels of a shape as they are scored; None where it has none, or one cannot be written.
@@ -108,12 +107,6 @@ class Shapes:
     def _closer(self) -> Closer:
         """What finds ways to close, in the model's tokens."""
         return Closer(self._vocabulary, self._eos_ids)
-
-    @cached_property
-    def _pool(self) -> Executor:
-        """The threads that make masks, begun with the first shape; llguidance lets other threads run meanwhile."""
-        count = min(_MOST_THREADS, max(1, (os.cpu_count() or 1) - 1))
-        return ThreadPoolExecutor(count, "shapes")
 
     @cached_property
     def _tokenizer(self) -> Any:  # noqa: ANN401 - llguidance has no types

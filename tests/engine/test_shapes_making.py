@@ -1,0 +1,84 @@
+"""Masks that are made together are those that each answer would get alone, and fail alone."""
+
+import numpy as np
+import pytest
+
+from endmark.jobs.shapes import ShapeKind, read_shape
+from endmark.worker.engine.text import Vocabulary
+from endmark.worker.shapes.compiled import Shapes
+from endmark.worker.shapes.mask import ShapeMask
+
+pytestmark = pytest.mark.engine
+
+BYTES = Vocabulary([*(bytes([value]) for value in range(256)), b""])
+END = 256
+
+
+def made(*patterns, budget=40):
+    shapes = Shapes(BYTES, {END})
+    return [shapes.maker(read_shape(ShapeKind.REGEX, pattern, "shape"))((), budget) for pattern in patterns]
+
+
+def allowed(mask):
+    bits = np.unpackbits(mask.words().view(np.uint8), bitorder="little")
+    return bytes(token for token in np.flatnonzero(bits) if token < 256), bool(bits[END])
+
+
+def test_a_batch_gives_each_answer_its_own_mask():
+    """Twenty answers of three shapes, told their tokens in one go, so that they stand in one batch."""
+    masks = made(*["[ab]c*d", "x[0-9]{2}", "(yes|no)"] * 7)
+    for mask in masks:
+        mask.words()
+    for at, mask in enumerate(masks):
+        mask.see(b"ax"[at % 3] if at % 3 < 2 else b"yn"[at % 2])
+    for at, mask in enumerate(masks):
+        want = [(b"cd", False), (b"0123456789", False), (b"e" if at % 2 == 0 else b"o", False)][at % 3]
+        assert allowed(mask) == want, at
+
+
+def test_an_answer_ends_where_its_shape_is_whole():
+    (mask,) = made("ab?")
+    mask.words()
+    mask.see(ord("a"))
+    assert allowed(mask) == (b"b", True)
+
+
+def test_what_one_answer_raises_fails_that_row_alone(monkeypatch):
+    """A bug that shows in one answer took the masks of all others with it."""
+    broken, sound = made("a*b", "a*b")
+    broken.words(), sound.words()
+    follow = ShapeMask.follow
+
+    def raises(mask, token_id, taken):
+        if mask is broken:
+            raise ZeroDivisionError("a bug")
+        return follow(mask, token_id, taken)
+
+    monkeypatch.setattr(ShapeMask, "follow", raises)
+    broken.see(ord("a")), sound.see(ord("a"))
+    assert allowed(sound) == (b"ab", False)
+    assert allowed(broken) == (b"", False)
+    assert broken.refusal == "the mask of the answer's shape cannot be made: ZeroDivisionError: a bug"
+
+
+def test_a_token_outside_the_shape_is_the_rows_reason():
+    (mask,) = made("ab")
+    mask.words()
+    mask.see(ord("z"))
+    assert allowed(mask) == (b"", False)
+    assert "has left its shape" in mask.refusal
+
+
+def test_the_thread_ends_with_the_shapes_that_it_serves():
+    """A worker loads one model, a test hundreds: no thread may outlive its masks."""
+    import gc
+    import threading
+
+    shapes = Shapes(BYTES, {END})
+    before = set(threading.enumerate())
+    shapes.maker(read_shape(ShapeKind.REGEX, "a", "shape"))((), 9).words()
+    (thread,) = set(threading.enumerate()) - before
+    del shapes
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()

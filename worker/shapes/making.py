@@ -1,0 +1,170 @@
+"""Masks of all answers together: what the engine has drawn in a step is worked out in one batch, on one thread.
+
+llguidance shares a batch out to threads that do not hold Python's lock; what is left for Python is done by one
+thread, so that the engine's own waits for no more than one other.
+"""
+
+import logging
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from threading import Condition, Event, Thread
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from endmark.jobs.shapes.grammar import library
+
+log = logging.getLogger(__name__)
+_MOST_THREADS = 16
+
+
+class Maskable(Protocol):
+    """An answer whose mask is made."""
+
+    matcher: Any  # llguidance's, over tokens
+    refusal: str
+    closes: bool
+
+    def begin(self, token_ids: Sequence[int]) -> bool:
+        """Take the tokens with which the answer begins; return whether what may follow is to be worked out."""
+
+    def follow(self, token_id: int, taken: bool) -> bool:
+        """Go on with a token that the matcher was given; return whether what may follow is to be worked out."""
+
+    def show(self, words: NDArray[np.int32]) -> None:
+        """Let those tokens follow whose bits are set."""
+
+    def refuse(self, reason: str) -> None:
+        """Let no token follow."""
+
+    @property
+    def end_bits(self) -> NDArray[np.int32]:
+        """The bits of all end tokens."""
+
+
+class Batch:
+    """Answers whose masks are made together."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[Maskable, tuple[int, ...]]] = []
+        self.followed: list[tuple[Maskable, int]] = []
+        self.done = Event()
+
+    def wait(self) -> None:
+        """Wait until the masks are made."""
+        if not self.done.is_set():
+            self.done.wait()
+
+
+class _Queue:
+    """What waits for the thread."""
+
+    def __init__(self) -> None:
+        self.changed = Condition()
+        self.next = Batch()
+        self.closed = False
+
+    def close(self) -> None:
+        """Let the thread end once nothing waits for it."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify()
+
+    def take(self) -> Batch | None:
+        """Wait for a batch and return it; None once it is closed."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.next.begun or self.next.followed or self.closed)
+            batch, self.next = self.next, Batch()
+        return batch if batch.begun or batch.followed else None
+
+
+class MaskMaker:
+    """Takes what has been drawn, and makes masks on its thread until nobody holds it any more."""
+
+    def __init__(self) -> None:
+        self._queue = _Queue()
+        self._thread = Thread(target=_work, args=(self._queue,), name="shapes", daemon=True)
+        self._end = weakref.finalize(self, self._queue.close)
+
+    def begin(self, mask: Maskable, token_ids: tuple[int, ...]) -> Batch:
+        """Make the first mask of an answer; return the batch in which that is done."""
+        queue = self._queue
+        with queue.changed:
+            if self._thread.ident is None:  # the first answer of all
+                self._thread.start()
+            queue.next.begun.append((mask, token_ids))
+            queue.changed.notify()
+            return queue.next
+
+    def follow(self, mask: Maskable, token_id: int) -> Batch:
+        """Make the mask behind one token more; return the batch in which that is done."""
+        queue = self._queue
+        with queue.changed:
+            queue.next.followed.append((mask, token_id))
+            queue.changed.notify()
+            return queue.next
+
+
+def _work(queue: _Queue) -> None:
+    """Make batches until the queue is closed."""
+    executor = library("llguidance").LLExecutor(max(1, min(_MOST_THREADS, (os.cpu_count() or 2) - 1)))
+    while (batch := queue.take()) is not None:
+        _make(executor, batch)
+        batch.done.set()
+        del batch  # its answers hold the maker, which is to end with them
+
+
+def _make(executor: Any, batch: Batch) -> None:  # noqa: ANN401 - llguidance has no types
+    """Make the masks of a batch."""
+    try:
+        free = [mask for mask, token_ids in batch.begun if _guarded(mask, mask.begin, token_ids)]
+        free += _followed(executor, [item for item in batch.followed if not item[0].refusal])
+        _draw_freely(executor, free)
+    except Exception as error:
+        log.exception("masks cannot be made")
+        for mask, _ in (*batch.begun, *batch.followed):
+            _refuse(mask, error)
+
+
+def _guarded(mask: Maskable, work: Callable[..., bool], *given: Any) -> bool:  # noqa: ANN401
+    """Do some work for an answer and return its result; where it raises, that row fails alone with the reason."""
+    try:
+        return work(*given)
+    except Exception as error:
+        log.exception("a mask cannot be made")
+        _refuse(mask, error)
+        return False
+
+
+def _refuse(mask: Maskable, error: Exception) -> None:
+    """Let a row fail for what was raised."""
+    mask.refuse(f"the mask of the answer's shape cannot be made: {type(error).__name__}: {error}")
+
+
+def _followed(executor: Any, drawn: Sequence[tuple[Maskable, int]]) -> list[Maskable]:  # noqa: ANN401
+    """Take a token more for each of some answers; return those whose next tokens are to be worked out."""
+    if not drawn:
+        return []
+    taken = executor.consume_token_par([(mask.matcher, token_id) for mask, token_id in drawn])
+    return [
+        mask
+        for (mask, token_id), was_taken in zip(drawn, taken, strict=True)
+        if _guarded(mask, mask.follow, token_id, was_taken)
+    ]
+
+
+def _draw_freely(executor: Any, masks: Sequence[Maskable]) -> None:  # noqa: ANN401
+    """Let all follow that the shapes allow."""
+    if not masks:
+        return
+    end_bits = masks[0].end_bits
+    words = np.zeros((len(masks), len(end_bits)), np.int32)
+    going = [(mask.matcher, at) for at, mask in enumerate(masks) if not mask.matcher.is_stopped()]
+    if going:
+        executor.unsafe_compute_mask_ptr(going, words.ctypes.data, words.shape[1] * words.itemsize, len(words))
+    words &= ~end_bits
+    words[[mask.matcher.is_accepting() for mask in masks]] |= end_bits
+    for mask, row in zip(masks, words, strict=True):
+        mask.show(row.copy())  # or each would keep the whole batch
