@@ -174,7 +174,7 @@ def _heartbeats(events, lease, faults):
             spans[tuple(event["lease"])] = [event["worker"].partition(":")[0], process, event["at"]]
         elif what == "heartbeat" and phase == "done":
             for held in event["leases"]:
-                yield from _prolonged(spans, tuple(held), event, held[:2] in event["lost"], lease, faults)
+                yield from _prolonged(spans, tuple(held), event, held in event["lost"], lease, faults)
         elif (what in ("finish", "release") and phase == "asked") or (what == "commit" and phase == "refused"):
             yield from _prolonged(spans, tuple(event["lease"]), event, phase == "refused", lease, faults)
             spans.pop(tuple(event["lease"]), None)

@@ -84,8 +84,8 @@ def _claimed(lease):
     return {"lease": None if lease is None else _lease(lease)}
 
 
-def _lost(keys):
-    return {"lost": [[key.job_id, key.shard] for key in keys]}
+def _lost(leases):
+    return {"lost": [_lease(item) for item in leases]}
 
 
 def _committed(store, lease, outcomes):
