@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, select, text
 
 from endmark.db.connection import Store
-from endmark.db.job_states import row_lock
+from endmark.db.job_states import HELD, named, row_lock
 from endmark.db.schema import COUNTERS
 from endmark.db.schema import attempts as attempts_table
 from endmark.db.transactions import write
@@ -29,7 +29,6 @@ _ANEW = " ON CONFLICT (job_id, row, attempt) DO UPDATE SET " + ", ".join(
     f"{name} = excluded.{name}" for name in _NAMES[3:]
 )
 _COUNTED = ", ".join(f"{name} = {name} + :{name}" for name in COUNTERS)
-_HELD = "job_id = :job AND shard = :shard AND fence = :fence AND state = 'running'"
 
 
 class _Stored(Exception):
@@ -45,7 +44,7 @@ def commit(store: Store, lease: Lease, outcomes: Sequence[Outcome]) -> None:
     """
 
     def work(connection: Connection) -> None:
-        count_outcomes(store, connection, lease.key, outcomes, fence=lease.fence)
+        count_outcomes(store, connection, lease.key, outcomes, lease=lease)
         stored = insert_outcomes(store, connection, lease.key.job_id, outcomes)
         if stored < sum(len(item.attempts) for item in outcomes):
             raise _Stored
@@ -67,10 +66,7 @@ def commit(store: Store, lease: Lease, outcomes: Sequence[Outcome]) -> None:
 def _hold(store: Store, connection: Connection, lease: Lease) -> None:
     """Lock the shard's row for the rest of the transaction, if the lease is still good."""
     key = lease.key
-    held = connection.execute(
-        text(f"SELECT 1 FROM shards WHERE {_HELD}{row_lock(store)}"),
-        {"job": key.job_id, "shard": key.shard, "fence": lease.fence},
-    )
+    held = connection.execute(text(f"SELECT 1 FROM shards WHERE {HELD}{row_lock(store)}"), named(lease))
     if held.scalar() is None:
         raise _lost(key)
 
@@ -81,12 +77,12 @@ def _lost(key: ShardKey) -> LeaseLost:
 
 
 def count_outcomes(
-    store: Store, connection: Connection, key: ShardKey, outcomes: Sequence[Outcome], *, fence: int | None = None
+    store: Store, connection: Connection, key: ShardKey, outcomes: Sequence[Outcome], *, lease: Lease | None = None
 ) -> None:
     """Add outcomes to their shard's counters, which locks the shard for the rest of the transaction.
 
     Args:
-        fence: of the lease under which that is done; None if the caller holds the shard already.
+        lease: under which that is done; None if the caller holds the shard already.
 
     Raises:
         LeaseLost: the lease is good no longer.
@@ -106,12 +102,12 @@ def count_outcomes(
         counts["in_reasoning"] += attempt.ended_in is Part.REASONING
         counts["reasoning_tokens"] += attempt.reasoning_tokens
         counts["deduplicated"] += attempt.same_as is not None
-    held = "job_id = :job AND shard = :shard" if fence is None else _HELD
+    held = "job_id = :job AND shard = :shard" if lease is None else HELD
     done = connection.execute(
         text(f"UPDATE shards SET updated_at = {store.now}, {_COUNTED} WHERE {held}"),
-        {**counts, "job": key.job_id, "shard": key.shard, "fence": fence},
+        {**counts, **({"job": key.job_id, "shard": key.shard} if lease is None else named(lease))},
     )
-    if fence is not None and done.rowcount != 1:
+    if lease is not None and done.rowcount != 1:
         raise _lost(key)
 
 
@@ -128,6 +124,8 @@ def insert_outcomes(
         for outcome in outcomes
         for attempt in outcome.attempts
     ]
+    if not values:
+        return 0
     statement = text(_INSERT[store.dialect] + (_ANEW if anew else _ONCE))
     if store.dialect == "sqlite":
         return connection.execute(statement, values).rowcount

@@ -8,9 +8,11 @@ from sqlalchemy import Connection, text
 
 from endmark.db.connection import Store
 from endmark.jobs.errors import JobNotFound
-from endmark.jobs.vocabulary import JobState
+from endmark.jobs.vocabulary import JobState, Lease
 
 LEASE_SECONDS = 90.0
+# Of the shard of a lease that is still good; see `named`.
+HELD = "job_id = :job AND shard = :shard AND fence = :fence AND worker = :worker AND state = 'running'"
 _CLOCK_SLACK = 5.0  # seconds by which a clock may be corrected
 _OPEN = "SELECT 1 FROM shards WHERE job_id = :job AND state IN ('queued', 'running') LIMIT 1"
 
@@ -32,6 +34,11 @@ def lock_job_if_any(store: Store, connection: Connection, job_id: str) -> JobSta
     statement = "SELECT state FROM jobs WHERE id = :job AND state <> 'submitting'" + row_lock(store)
     found = connection.execute(text(statement), {"job": job_id}).scalar()
     return None if found is None else JobState(found)
+
+
+def named(lease: Lease) -> dict[str, object]:
+    """Return what names a lease in a statement with `HELD`."""
+    return {"job": lease.key.job_id, "shard": lease.key.shard, "fence": lease.fence, "worker": lease.worker}
 
 
 def row_lock(store: Store, *, of: str | None = None, skip: bool = False) -> str:

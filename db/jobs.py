@@ -8,7 +8,7 @@ from sqlalchemy import Connection, text
 
 from endmark.db.connection import Store
 from endmark.db.deletion import delete_job, discard_submission
-from endmark.db.job_states import lock_job, row_lock, set_state
+from endmark.db.job_states import HELD, lock_job, named, row_lock, set_state
 from endmark.db.retry import restore_answers, retry_rows
 from endmark.db.submission import add_rows, begin_job, finish_submission
 from endmark.db.transactions import reading, write
@@ -147,13 +147,7 @@ def fail_job(store: Store, lease: Lease, reason: str) -> None:
 
     def work(connection: Connection) -> None:
         state = lock_job(store, connection, key.job_id)
-        held = connection.execute(
-            text(
-                "SELECT 1 FROM shards WHERE job_id = :job AND shard = :shard AND fence = :fence"
-                " AND state = 'running'"
-            ),
-            {"job": key.job_id, "shard": key.shard, "fence": lease.fence},
-        )
+        held = connection.execute(text(f"SELECT 1 FROM shards WHERE {HELD}"), named(lease))
         if state.is_final or held.scalar() is None:
             return
         set_state(store, connection, key.job_id, JobState.FAILED, error=reason)

@@ -10,15 +10,28 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Connection, text
 
 from endmark.db.connection import Store
-from endmark.db.job_states import LEASE_SECONDS, close_if_done, expired, lock_job, lock_job_if_any, row_lock
+from endmark.db.job_states import (
+    HELD,
+    LEASE_SECONDS,
+    close_if_done,
+    expired,
+    lock_job,
+    lock_job_if_any,
+    named,
+    row_lock,
+)
 from endmark.db.reaper import SUSPECT_AFTER, reap, requeue_expired
+from endmark.db.rows import UNFINISHED
 from endmark.db.transactions import write
 from endmark.jobs.vocabulary import Lease, ShardKey
 
 __all__ = ["LEASE_SECONDS", "claim", "finish", "heartbeat", "reap", "release"]
+_GIVEN_BACK = text(
+    "UPDATE shards SET state = 'queued', fence = fence + 1, attempts = attempts - 1, lease_until = NULL"
+    f" WHERE {HELD}"
+)
 # Of a job `j`: the condition of the index `jobs_in_turn`.
 _IN_TURN = "j.queued_shards > 0 AND j.state IN ('queued', 'running') AND j.model = :model AND j.adapter"
-_MINE = "job_id = :job AND shard = :shard AND fence = :fence AND state = 'running'"
 
 
 def claim(
@@ -82,9 +95,9 @@ def heartbeat(store: Store, leases: Sequence[Lease], *, lease_seconds: float = L
             done = connection.execute(
                 text(
                     f"UPDATE shards SET lease_until = {store.now} + :seconds, lease_seconds = :seconds"
-                    f" WHERE {_MINE}"
+                    f" WHERE {HELD}"
                 ),
-                {"seconds": lease_seconds, **_named(lease)},
+                {"seconds": lease_seconds, **named(lease)},
             )
             if done.rowcount != 1:
                 lost.add(lease)
@@ -102,33 +115,46 @@ def release(store: Store, lease: Lease) -> None:
 
     def work(connection: Connection) -> None:
         lock_job_if_any(store, connection, lease.key.job_id)  # first, as all do that change a shard's state
-        connection.execute(
-            text(
-                "UPDATE shards SET state = 'queued', fence = fence + 1, attempts = attempts - 1,"
-                f" lease_until = NULL WHERE {_MINE}"
-            ),
-            _named(lease),
-        )
+        connection.execute(_GIVEN_BACK, named(lease))
 
     write(store, work)
 
 
-def finish(store: Store, lease: Lease) -> None:
+def finish(store: Store, lease: Lease) -> bool:
     """Close a shard all of whose rows have a result; close the job with its last shard.
+
+    Returns:
+        False if rows have no result after all, as in a database that has lost its last second: the shard is given
+        back then.
 
     Raises:
         StoreError: the database cannot be used.
     """
 
-    def work(connection: Connection) -> None:
+    def work(connection: Connection) -> bool:
         state = lock_job(store, connection, lease.key.job_id)
+        if _lacks_results(connection, lease):
+            connection.execute(_GIVEN_BACK, named(lease))
+            return False
         done = connection.execute(
-            text(f"UPDATE shards SET state = 'done', lease_until = NULL WHERE {_MINE}"), _named(lease)
+            text(f"UPDATE shards SET state = 'done', lease_until = NULL WHERE {HELD}"), named(lease)
         )
         if done.rowcount == 1 and not state.is_final:
             close_if_done(store, connection, lease.key.job_id)
+        return True
 
-    write(store, work)
+    return write(store, work)
+
+
+def _lacks_results(connection: Connection, lease: Lease) -> bool:
+    """Whether rows of a shard have no result; they are looked at only where its counters do not say it already."""
+    lacks = connection.execute(
+        text(f"SELECT succeeded + failed < end_row - first_row FROM shards WHERE {HELD}"), named(lease)
+    ).scalar()
+    if not lacks:
+        return False
+    left = {"job": lease.key.job_id, "first": lease.first_row, "end": lease.end_row}
+    return connection.execute(text(f"{UNFINISHED} LIMIT 1"), left).first() is not None
 
 
 def _held_by(store: Store, connection: Connection, worker: str) -> tuple[int, int]:
@@ -213,9 +239,4 @@ def _take(store: Store, connection: Connection, key: ShardKey, worker: str, seco
         ),
         {"job": key.job_id},
     )
-    return Lease(key, found.fence, found.first_row, found.end_row, found.attempts)
-
-
-def _named(lease: Lease) -> dict[str, object]:
-    """Return what names a lease in a statement."""
-    return {"job": lease.key.job_id, "shard": lease.key.shard, "fence": lease.fence}
+    return Lease(key, found.fence, found.first_row, found.end_row, found.attempts, worker)

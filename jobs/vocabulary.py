@@ -261,13 +261,17 @@ class ShardKey:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A claimed shard. Every write under it names `fence`, so that a late one is refused."""
+    """A claimed shard. Every write under it names fence and worker, so that a late one is refused.
+
+    The worker, since a database that has lost its last second gives the same fence once more.
+    """
 
     key: ShardKey
     fence: int
     first_row: int
     end_row: int  # one past the last row
     attempts: int  # how often the shard has been claimed, this claim counted
+    worker: str  # who holds it
 
 
 @dataclass(frozen=True, slots=True)

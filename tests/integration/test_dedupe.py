@@ -142,7 +142,7 @@ def test_rows_whose_twin_has_failed_are_run_themselves(store, start):
     job = submit(store, ["place"] * 3, shard_size=1, dedupe=True)
     start(script=script)
     wait_until(lambda: [state for state, *_ in shards_of(store, job)] == ["running"] * 3)
-    commit(store, Lease(ShardKey(job, 0), 1, 0, 1, 1), [outcome(0, "error")])
+    commit(store, Lease(ShardKey(job, 0), 1, 0, 1, 1, "host:1"), [outcome(0, "error")])
     gate.set()
     status = ended(store, job)
     assert (status.failed, status.succeeded, status.deduplicated) == (1, 2, 0)

@@ -28,7 +28,7 @@ def test_a_lease_outlives_three_missed_heartbeats(lease):
 
 
 def shard():
-    return ShardRun(Lease(ShardKey("job", 0), 1, 0, 2, 1))
+    return ShardRun(Lease(ShardKey("job", 0), 1, 0, 2, 1, "host:1"))
 
 
 def test_rows_of_a_shard_that_is_held_no_longer_are_forgotten():

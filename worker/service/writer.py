@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from endmark.db.attempts import commit
 from endmark.db.connection import Store
@@ -27,6 +28,7 @@ _OLDEST = 0.5  # and does not let one wait for longer than this many seconds
 _RETRY_FIRST, _RETRY_MOST = 0.5, 10.0  # seconds between tries while the database is away
 
 _Keyed = tuple[int, Outcome]
+Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
@@ -153,13 +155,19 @@ class Writer:
         try:
             self._commit(shard, [outcome for _, outcome in part])
             if self._in_flight.settle(shard, [key for key, _ in part]):
-                self._persist(shard, lambda: finish(self._store, shard.lease))
-                self._in_flight.close(shard)
-                log.info("%s: done in %.1f s", shard, time.monotonic() - shard.began)
+                self._finish(shard)
         except LeaseLost:
             self._lost(shard)
             return False
         return True
+
+    def _finish(self, shard: ShardRun) -> None:
+        """Close a shard whose last row is stored."""
+        if self._persist(shard, lambda: finish(self._store, shard.lease)):
+            log.info("%s: done in %.1f s", shard, time.monotonic() - shard.began)
+        else:
+            log.warning("%s: the database has lost rows that it had stored; they are run again", shard)
+        self._in_flight.close(shard)
 
     def _commit(self, shard: ShardRun, outcomes: Sequence[Outcome]) -> None:
         """Store outcomes of one shard; one that the ledger does not take fails its row, and no other."""
@@ -180,7 +188,7 @@ class Writer:
         self._meter.stored(outcomes)
         self._life.reach(Stage.PROVEN)
 
-    def _persist(self, shard: ShardRun, write: Callable[[], None]) -> None:
+    def _persist(self, shard: ShardRun, write: Callable[[], Result]) -> Result:
         """Write to the ledger, again and again while it cannot be reached.
 
         Raises:
