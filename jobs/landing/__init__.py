@@ -13,6 +13,7 @@ are landing spots have the highest numbers, and one look-up moves a token.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from itertools import accumulate
 
 from endmark.jobs.landing import blocks, lines, words
 from endmark.jobs.landing.words import BULLET, ENDED, NEW, SIGNS, State
@@ -121,8 +122,13 @@ def spots(text: str, lengths: Sequence[int]) -> list[int]:
         lengths: characters of the text after each of its tokens.
     """
     state, begin, found = START, 0, []
+    data = text.encode(errors="replace")
+    if len(data) > len(text):  # lengths are those of characters
+        ends = list(accumulate((len(sign.encode(errors="replace")) for sign in text), initial=0))
+        lengths = [ends[length] for length in lengths]
     for count, end in enumerate(lengths, 1):
-        state = advance(state, text[begin:end].encode(errors="replace"))
+        for byte in data[begin:end]:
+            state = _TABLES[state][byte]
         if end > begin and state >= LANDED:
             found.append(count)
         begin = end

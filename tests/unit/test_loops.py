@@ -70,6 +70,22 @@ def test_two_copies_or_less_than_the_span_are_no_loop():
     assert loop_of("Ha! " * 12) is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "To make a simple chocolate cake without eggs, you'll need a microwave and a microwave. \n\n"
+        + "To make a chocolate cake without eggs, you'll need a microwave and a microwave. \n\n" * 2,
+        "The plan for a food truck can be broken down into several key components, including the business plan, "
+        "marketing, operations, finances, and operations.\n\n"
+        + "The business plan for a food truck involves several key components, including the business plan, "
+        "marketing, operations, finances, and operations. " * 2,
+    ],
+)
+def test_three_copies_are_a_loop_though_the_first_begins_in_other_words(text):
+    """Answers of SmolLM2 that were complete: what stands in the first copy alone was taken off its length."""
+    assert loop_of(text.rstrip()) is not None
+
+
 @pytest.mark.parametrize(("words", "is_loop"), [(107, False), (108, True)])
 def test_a_loop_spans_its_copies_whatever_stands_before_it(words, is_loop):
     """2.7 copies of 40 words are enough, and a word less is not, however long the answer was before."""

@@ -287,9 +287,10 @@ class Answer:
 
     def _lengths(self, token_ids: list[int], parts: Parted) -> tuple[int, ...]:
         """Return the characters of the answer's text after each of its tokens, those of thoughts left out."""
-        if self._thought is None:
-            return tuple(AnswerText(self.vocabulary, token_ids).lengths)
         if parts.in_thought:
             return ()
-        found = self._thought.view().lengths[: len(token_ids) - self._first]
+        if self._thought is None:
+            text = self._text or AnswerText(self.vocabulary, token_ids)
+            return tuple(text.lengths[: len(token_ids)])
+        found = (self._text or self._thought.view()).lengths[: len(token_ids) - self._first]
         return tuple(max(0, parts.shift + length) for length in found)
