@@ -30,6 +30,7 @@ _EXTRAS: Mapping[str, tuple[str, str]] = {
     "metrics": ("prometheus_client", "metrics for Prometheus"),
     "serve": ("starlette", "`endmark serve`"),
     "finetune": ("trl", "`endmark finetune`"),
+    "vllm": ("vllm", "models that Endmark's own engine refuses, and models over several GPUs"),
 }
 _SIZES = (1, 3, 8, 14, 32, 70, 120)  # billions of parameters
 _PACKED, _GPU_EXPANDED, _CPU_EXPANDED = 0.6, 2.1, 4.2  # bytes a parameter, embeddings in 16 bits included

@@ -9,6 +9,7 @@ from endmark.jobs.spelling import nearest
 OWN, VLLM, AUTO = "endmark", "vllm", "auto"
 ENGINES = (AUTO, OWN, VLLM)
 OWN_WEIGHTS = ("auto", "packed", "expanded", "fp8", "fp8-original", "bf16")
+SEVERAL_CARDS = "spread it over two: `--tensor-parallel 2`, with the extra `vllm`"  # as the end of a hint
 VLLM_WEIGHTS = ("auto", "nf4", "checkpoint", "16bit")  # in flight, as the files have them, not quantised
 
 

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from transformers import GptOssConfig
+import torch
+from transformers import AutoModelForCausalLM, GptOssConfig
 
 from endmark.jobs import engines
 from endmark.jobs.engines import ANY_ENGINE, EngineChoice
@@ -53,6 +54,18 @@ def test_a_refusal_names_the_engine_that_may_run_the_model_and_how_it_is_install
     with pytest.raises(Refusal, match="takes `s_aux`") as caught:
         load_chosen(choice, str(tmp_path))
     assert "pip install 'endmark[vllm]'" in caught.value.hint
+
+
+def test_a_model_larger_than_the_card_is_told_what_spreads_it(tmp_path, monkeypatch):
+    """It said that a folder with safetensors weights was wanted."""
+
+    def full(*_args, **_named):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 448.00 MiB.")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)  # no card here is ever full
+    with pytest.raises(ModelError, match="does not fit on the card: CUDA out of memory") as caught:
+        load_engine(save(RUN["llama"], tmp_path))
+    assert "--tensor-parallel 2" in caught.value.hint
 
 
 def test_a_damaged_model_is_no_refusal(tmp_path):

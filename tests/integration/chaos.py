@@ -14,6 +14,7 @@ from endmark.db.jobs import load_job
 from endmark.db.workers import list_workers
 from endmark.jobs.broker.access import ensure_broker
 from endmark.jobs.broker.address import client, parse_address
+from endmark.jobs.engines import ANY_ENGINE, EngineChoice
 from endmark.jobs.errors import StoreError
 from endmark.jobs.launch.workers import WorkerOptions, start_worker
 from endmark.jobs.queue import wake
@@ -33,6 +34,7 @@ class Chaos:
         database_url: the ledger; by default a SQLite file.
         restart_database: restarts its server, where it has one.
         lease: seconds of the workers' leases.
+        engine: of the workers.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Chaos:
         database_url: str | None = None,
         restart_database: Callable[[], None] | None = None,
         lease: float = LEASE,
+        engine: EngineChoice = ANY_ENGINE,
     ) -> None:
         self.lease = lease
         self.random = random.Random(seed)
@@ -51,7 +54,7 @@ class Chaos:
         self.settings = Settings(home, database_url or f"sqlite:///{home / 'ledger.db'}", None)
         self.store = open_store(self.settings.database_url, upgrade=True)
         self.broker = ensure_broker(self.settings)
-        options = WorkerOptions(model, gpus="cpu", lease=lease, grace=5.0)
+        options = WorkerOptions(model, gpus="cpu", lease=lease, grace=5.0, engine=engine)
         self.workers = [start_worker(self.settings, options) for _ in range(2)]
         self.faults = [self.kill_worker, self.stop_worker, self.lose_messages, self.kill_broker]
         if restart_database is not None:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from endmark.jobs.engines import EngineChoice
 from tests.integration.chaos import LEASE, Chaos
+from tests.integration.test_engine_vllm import FAKES
 from tests.integration.tiny_model import save_tiny_model
 
 pytestmark = pytest.mark.integration
@@ -33,13 +35,13 @@ def undisturbed(tmp_path_factory, model):
         chaos.close()
 
 
-def check(folder, model, undisturbed, seed, **database):
-    chaos = Chaos(folder, model, seed, **database)
+def check(folder, model, undisturbed, seed, *, rows=ROWS, **options):
+    chaos = Chaos(folder, model, seed, **options)
     try:
         chaos.wait_for_workers()
-        job = chaos.submit(ROWS, **OPTIONS)
+        job = chaos.submit(rows, **OPTIONS)
         found = chaos.run(job, FAULTS)
-        assert [row for row, *_ in found] == list(range(ROWS)), chaos.done
+        assert [row for row, *_ in found] == list(range(rows)), chaos.done
         assert found == undisturbed, chaos.done
         with chaos.store.reader.connect() as connection:
             finals, most = connection.execute(
@@ -48,8 +50,8 @@ def check(folder, model, undisturbed, seed, **database):
                 )
             ).one()
             counted = connection.execute(text("SELECT sum(succeeded), sum(failed) FROM shards")).one()
-        assert (finals, most) == (ROWS, 1)
-        assert tuple(counted) == (ROWS, 0)
+        assert (finals, most) == (rows, 1)
+        assert tuple(counted) == (rows, 0)
     finally:
         chaos.close()
 
@@ -89,6 +91,22 @@ def test_no_row_is_lost_or_done_twice_in_many_runs(tmp_path, model, undisturbed,
 def test_no_row_is_lost_on_postgres_in_many_runs(tmp_path, model, undisturbed, server, seed):
     database, _ = server
     check(tmp_path, model, undisturbed, seed, **database)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [51, 52])
+def test_no_row_is_lost_or_done_twice_under_vllms_engine(tmp_path, model, monkeypatch, seed):
+    """With the stand-in for vLLM, which computes each row anew at every step."""
+    monkeypatch.setenv("PYTHONPATH", str(FAKES))
+    monkeypatch.syspath_prepend(FAKES)
+    engine, rows = EngineChoice("vllm"), 600
+    calm = Chaos(tmp_path / "calm", model, seed=0, engine=engine)
+    try:
+        calm.wait_for_workers()
+        undisturbed = calm.run(calm.submit(rows, **OPTIONS), count=0)
+    finally:
+        calm.close()
+    check(tmp_path / "chaos", model, undisturbed, seed, rows=rows, engine=engine)
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["its-process", "with-its-supervisor"])

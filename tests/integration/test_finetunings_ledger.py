@@ -1,6 +1,7 @@
 """Fine-tunings in the ledger on both databases: one holder at a time, taken up again when it dies."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -15,8 +16,11 @@ from endmark.db.finetunings import (
     release_finetuning,
     report_finetuning,
 )
+from endmark.jobs.engines import EngineChoice
 from endmark.jobs.errors import EndmarkError, JobNotFound, LeaseLost
 from endmark.jobs.finetuning.request import FinetuneProgress, FinetuneSpec
+from endmark.jobs.launch.workers import WorkerOptions
+from endmark.worker.service.handover import Handover
 
 pytestmark = pytest.mark.integration
 SPEC = FinetuneSpec(dataset="/d.jsonl", output="/o", model="m")
@@ -65,6 +69,23 @@ def test_what_a_dead_worker_held_is_taken_up_and_its_late_word_is_refused(store)
     assert status.state == "failed"
     assert status.is_final
     assert status.error == {"message": "no", "hint": None, "code": 2}
+
+
+def test_a_worker_of_another_engine_or_with_an_adapter_takes_none(store):
+    """vLLM's processes keep the memory of their cards, where this one becomes another for the training."""
+    finetuning = add_finetuning(store, SPEC)
+    assert not Handover().offer(store, WorkerOptions("m", engine=EngineChoice("vllm")))
+    assert not Handover().offer(store, WorkerOptions("m", engine=EngineChoice(tensor_parallel=2)))
+    assert not Handover().offer(store, WorkerOptions("m", "/adapter"))
+    fallen_back = Handover()
+    assert not fallen_back.offer(store, WorkerOptions("other"))
+    fallen_back.withdraw()
+    add_finetuning(store, replace(SPEC, model="other"))
+    fallen_back.look()
+    assert fallen_back.finetuning is None
+    own = Handover()
+    assert own.offer(store, WorkerOptions("m"))
+    assert own.finetuning == finetuning
 
 
 def test_one_that_is_cancelled_is_nobodys(store):

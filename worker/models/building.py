@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from endmark.jobs.engines import SEVERAL_CARDS
 from endmark.jobs.errors import ModelError
 from endmark.jobs.landing import tabulate
 from endmark.worker.engine.adjusting import ROOM_BYTES, ROOMS
@@ -127,7 +128,7 @@ class Shape:
                 f"the model leaves {free / 2**30:.1f} GiB of the card for the KV cache, "
                 f"and one row of {min(self.context, _USEFUL_ROW)} tokens needs "
                 f"{min(self.context, _USEFUL_ROW) * self.token_bytes / 2**30:.1f}",
-                hint="take `--weights packed`, a smaller model or a larger card",
+                hint=f"take `--weights packed`, a smaller model or a larger card, or {SEVERAL_CARDS}",
             )
         return pages
 

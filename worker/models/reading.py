@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from endmark.jobs.engines import SEVERAL_CARDS
 from endmark.jobs.errors import ModelError, Refusal
 from endmark.jobs.finetuning.adapters import ADAPTER_CONFIG
 from endmark.jobs.finetuning.tensors import read_headers
@@ -100,6 +101,11 @@ def _read(
     except SafetensorError as error:
         raise ModelError(
             f"a file of the model `{path}` is damaged: {error}", hint="copy or download the model again"
+        ) from error
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"the model `{path}` does not fit on the card: {error}",
+            hint=f"take a smaller model or a larger card, or {SEVERAL_CARDS}",
         ) from error
     except Exception as error:  # a library's reader of files that anybody may have written: it may raise anything
         _check_files(path)  # where a part of a packed weight is missing it says so, and transformers does not
