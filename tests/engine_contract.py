@@ -322,6 +322,31 @@ class EngineContract:
                 assert list(scores.log_probs[1:]) == sorted(scores.log_probs[1:], reverse=True)
                 assert scores.log_probs[0] == pytest.approx(max(scores.log_probs), abs=1e-5)
 
+    def test_what_is_asked_along_a_prompt_is_as_behind_shorter_ones(self):
+        """Also where the prompt's pages are known already, and where it is computed in pieces."""
+        engine = self.build(roomy=False)
+        if not engine.asks_before:
+            pytest.skip("it tells what is asked behind whole prompts alone")
+        rng = random.Random(5)
+        prompts = [[rng.randrange(3, TOKENS) for _ in range(length)] for length in (4, 9, 21, 40, 61)]
+        prompts += [[*prompts[-1][:50], 7, 8, 9], prompts[-1]]
+        asked = [[5], [7, 6, 8], [9], [5, 6]]
+        along = [
+            Request(key, prompt, 1, asked=asked[-1], asked_before=asked[:-1]) for key, prompt in enumerate(prompts)
+        ]
+        behind = [
+            Request(4 * key + at, prompt[: len(prompt) - 3 + at], 1, asked=asked[at])
+            for key, prompt in enumerate(prompts)
+            for at in range(4)
+        ]
+        expected = run(self.build(), behind)
+        for requests in (along, along[::-1]):
+            for key, found in run(engine, requests).items():
+                told = [*found.asked_before, found.asked]
+                assert len(told) == 4
+                for at, numbers in enumerate(told):
+                    assert numbers == pytest.approx(expected[4 * key + at].asked, abs=1e-3)
+
     def test_its_numbers_tell_how_far_it_is(self):
         engine = self.build()
         capacity = engine.capacity

@@ -98,5 +98,6 @@ def test_a_label_that_is_a_control_token_is_written_as_text():
 
 def test_equal_labels_scores_take_the_first():
     same = replace(LABELS, labels=("x", "y"), token_ids=((5,), (6,)))
-    told = {(): [-1.0, -1.0], (5,): [-2.0] * len(plain.ENDS), (6,): [-2.0] * len(plain.ENDS)}
+    ends = [-2.0] * len(plain.ENDS)
+    told = {(): [*ends, -1.0, -1.0], (5,): ends, (6,): ends}
     assert same.probabilities(told) == [0.5, 0.5]

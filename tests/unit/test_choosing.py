@@ -76,7 +76,7 @@ def test_the_most_probable_label_is_the_answer_and_all_are_told(overlaps):
     assert (found.text, found.token_ids, found.completion_tokens, found.prompt_tokens) == ("bad", (BAD,), 1, 5)
     assert found.verdict.finish_reason is FinishReason.EOS
     assert found.verdict.eos_source is EosSource.FORCED, "the model would have gone on behind `bad`"
-    assert (found.trace.probs, found.trace.step_max) == ((0.0, 0.4), 1)
+    assert (found.trace.probs, found.trace.step_max) == (pytest.approx((0.0, 0.4), abs=1e-3), 1)
     assert done[2].choice_probs == found.choice_probs
     assert (done[1].token_ids, done[1].choice_probs) == ((61, 62, 63), None)
     assert subject.pages[0] == 0
@@ -88,11 +88,11 @@ def test_an_end_that_the_model_prefers_is_its_own():
 
 
 def test_labels_share_the_pages_of_the_prompt():
-    """The prompt's full page of four tokens is computed once, not once for each of the five places."""
+    """The prompt's full page of four tokens is computed once, not once for each of the three labels."""
     subject = engine()
     run(subject, labelled(0))
     rows = [row for plan in subject._engine.runner.plans for row in plan.prefill]
-    assert [row.cached for row in rows] == [0, 4, 4, 4, 4]
+    assert [row.cached for row in rows] == [0, 4, 4]
 
 
 def test_labels_that_do_not_fit_are_drawn():

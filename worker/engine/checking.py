@@ -39,8 +39,8 @@ class Admission:
         if self.embeddings is None:
             return
         for where, token_ids in (
+            ("a label", [token for ids in (*request.asked_before, request.asked) for token in ids]),
             ("the prompt", (*request.prompt_token_ids, *request.answer_token_ids)),
-            ("a label", request.asked),
             ("`logit_bias`", [token for token, _ in request.sampling.logit_bias]),
             ("`bad_words`", [token for word in request.bad_words for token in word]),
         ):

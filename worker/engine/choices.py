@@ -1,7 +1,7 @@
 """Labels among which an answer is chosen: the places at which the model is asked, and what its scores come to."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,13 +25,29 @@ class Choices:
 
     @cached_property
     def places(self) -> dict[tuple[int, ...], tuple[int, ...]]:
-        """The tokens that are scored at each place, shorter places before those that go on from them."""
+        """The tokens that are scored at each place, end tokens included; shorter places before longer ones."""
         found: dict[tuple[int, ...], dict[int, None]] = {}
         for tokens in self.token_ids:
             for at, token_id in enumerate(tokens):
-                found.setdefault(tokens[:at], {})[token_id] = None
-            found.setdefault(tokens, {}).update(dict.fromkeys(self.eos_ids))
+                found.setdefault(tokens[:at], dict.fromkeys(self.eos_ids))[token_id] = None
+            found.setdefault(tokens, dict.fromkeys(self.eos_ids))
         return {place: tuple(asked) for place, asked in found.items()}
+
+    def attempts(self, along: int) -> Iterator[tuple[tuple[int, ...], int]]:
+        """Return places at which an attempt stands, each with how many places right before it are scored with it.
+
+        Every place is scored once. Each label's last place has an attempt: what the model prefers is known there.
+
+        Args:
+            along: the most places that an attempt can score before its own.
+        """
+        known: set[tuple[int, ...]] = set()
+        for tokens in sorted(self.token_ids, key=len):
+            seen = next((at for at in range(len(tokens), -1, -1) if tokens[:at] in known), -1)
+            known.update(tokens[:at] for at in range(seen + 1, len(tokens) + 1))
+            for begin in range(seen + 1, len(tokens) + 1, along + 1):
+                end = min(begin + along, len(tokens))
+                yield tokens[:end], end - begin
 
     def probabilities(self, log_probs: Mapping[tuple[int, ...], Sequence[float]]) -> list[float]:
         """Return each label's probability among the labels, which add up to 1.

@@ -1,14 +1,16 @@
 """An engine that also answers with the most probable of given labels, made of any that scores tokens.
 
-Every place of the labels becomes an attempt of one token in the engine beneath, behind the row's prompt: its
-pages are shared, so the prompt is computed once and each place costs what stands behind the last full page. Of
-thousands of labels no more places wait in the engine beneath than it has slots.
+Every label becomes an attempt of one token in the engine beneath, behind the row's prompt and the label, which
+also tells what the model gives along the label; of an engine that cannot, every place of the labels becomes one.
+Pages are shared, so the prompt is computed once and each attempt costs what stands behind the last full page. Of
+thousands of labels no more attempts wait in the engine beneath than it has slots.
 """
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from endmark.jobs.errors import EndmarkError
 from endmark.jobs.sampling import Sampling
@@ -19,6 +21,7 @@ from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.text import Vocabulary
 
 _Place = tuple[int, ...]
+_ALONG = 12  # places before its own that an attempt asks about: fewer than the tokens of the smallest pass
 
 
 @dataclass(slots=True)
@@ -27,9 +30,19 @@ class _Choice:
 
     request: Request
     choices: Choices
-    rest: Iterator[tuple[_Place, tuple[int, ...]]]  # places that the engine beneath has not been given
-    keys: dict[int, _Place] = field(default_factory=dict)  # of the attempts that have not ended
-    found: dict[_Place, Finished] = field(default_factory=dict)
+    rest: Iterator[tuple[_Place, int]]  # attempts that the engine beneath has not been given, as of `Choices`
+    keys: dict[int, tuple[_Place, int]] = field(default_factory=dict)  # of the attempts that have not ended
+    found: dict[_Place, "_Seen"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the model gives at one place."""
+
+    log_probs: tuple[float, ...]  # of the tokens that are scored there
+    eos_prob: float
+    eos_rank: int | None = None  # known where an attempt stands, as is whether the model would end there
+    ends: bool = False
 
 
 class ChoosingEngine:
@@ -44,6 +57,8 @@ class ChoosingEngine:
         self._keys = itertools.count(-1, -1)
         self._open: dict[int, _Choice] = {}  # by the row's key
         self._queue: deque[_Choice] = deque()  # with places left, oldest first; cancelled ones too
+        self._along = _ALONG if engine.asks_before else 0
+        self.asks_before = engine.asks_before
         self._row_of: dict[int, int] = {}  # the row's key, by that of an attempt for it
         self.vocabulary: Vocabulary = engine.vocabulary
         self.eos_ids: frozenset[int] = engine.eos_ids
@@ -97,7 +112,7 @@ class ChoosingEngine:
         if choices is None or request.answer_token_ids or room <= choices.longest:
             self._engine.add(request)
             return
-        choice = _Choice(request, choices, iter(choices.places.items()))
+        choice = _Choice(request, choices, choices.attempts(self._along))
         self._open[request.key] = choice
         self._queue.append(choice)
 
@@ -125,19 +140,19 @@ class ChoosingEngine:
         while self._queue and self._engine.waiting < self.capacity.rows:
             choice = self._queue[0]
             key = choice.request.key
-            place, asked = next(choice.rest, (None, ()))
+            place, along = next(choice.rest, (None, 0))
             if place is None or self._open.get(key) is not choice:
                 self._queue.popleft()
                 continue
             made = next(self._keys)
             try:
-                self._engine.add(_attempt(choice.request, made, place, asked))
+                self._engine.add(_attempt(choice, made, place, along))
             except EndmarkError as error:
                 self._engine.cancel(self._close(key))
                 said = f"{error}: {error.hint}" if error.hint else str(error)
                 refused.append(_failed(choice.request, Verdict(FinishReason.ERROR, error=said)))
             else:
-                choice.keys[made] = place
+                choice.keys[made] = place, along
                 self._row_of[made] = key
         return refused
 
@@ -145,9 +160,11 @@ class ChoosingEngine:
         """Take what was found at one place; return the row if that was the last, or failed."""
         key = self._row_of[finished.key]
         choice = self._open[key]
-        choice.found[choice.keys.pop(finished.key)] = finished
+        place, along = choice.keys.pop(finished.key)
         del self._row_of[finished.key]
         failed = finished.verdict.finish_reason is FinishReason.ERROR
+        if not failed:
+            _see(choice, place, along, finished)
         if not failed and len(choice.found) < len(choice.choices.places):
             return []
         self._engine.cancel(self._close(key))
@@ -161,8 +178,13 @@ class ChoosingEngine:
         return made
 
 
-def _attempt(request: Request, key: int, place: _Place, asked: tuple[int, ...]) -> Request:
-    """Return the attempt that scores tokens behind a place: greedy, so its token is what the model prefers."""
+def _attempt(choice: _Choice, key: int, place: _Place, along: int) -> Request:
+    """Return the attempt that scores tokens behind a place: greedy, so its token is what the model prefers.
+
+    Args:
+        along: how many places right before it are scored with it.
+    """
+    request, places = choice.request, choice.choices.places
     return Request(
         key=key,
         prompt_token_ids=(*request.prompt_token_ids, *place),
@@ -170,8 +192,19 @@ def _attempt(request: Request, key: int, place: _Place, asked: tuple[int, ...]) 
         sampling=Sampling(),
         stream=request.stream,
         adapter=request.adapter,
-        asked=asked,
+        asked=places[place],
+        asked_before=[places[place[:at]] for at in range(len(place) - along, len(place))],
     )
+
+
+def _see(choice: _Choice, place: _Place, along: int, finished: Finished) -> None:
+    """Note what an attempt has found at its place, and at those along the way to it."""
+    ends = finished.verdict.finish_reason is FinishReason.EOS
+    trace = finished.trace
+    choice.found[place] = _Seen(finished.asked, trace.prob_max or 0.0, trace.rank_max, ends)
+    count = len(choice.choices.eos_ids)  # which are the first that are asked about at each place
+    for at, log_probs in enumerate(finished.asked_before, len(place) - along):
+        choice.found[place[:at]] = _Seen(log_probs, sum(map(math.exp, log_probs[:count])))
 
 
 def _chosen(choice: _Choice) -> Finished:
@@ -181,25 +214,25 @@ def _chosen(choice: _Choice) -> Finished:
     """
     request, choices = choice.request, choice.choices
     try:
-        probs = choices.probabilities({place: item.asked for place, item in choice.found.items()})
+        probs = choices.probabilities({place: item.log_probs for place, item in choice.found.items()})
     except ValueError as error:
         return _failed(request, Verdict(FinishReason.ERROR, error=str(error)))
     best = max(range(len(probs)), key=probs.__getitem__)
     tokens = choices.token_ids[best]
     on_the_way = [choice.found[tokens[:at]] for at in range(len(tokens) + 1)]
-    ends_itself = on_the_way[-1].verdict.finish_reason is FinishReason.EOS
-    at = max(range(len(on_the_way)), key=lambda step: on_the_way[step].trace.prob_max or 0.0)
+    at = max(range(len(on_the_way)), key=lambda step: on_the_way[step].eos_prob)
     return Finished(
         key=request.key,
         token_ids=tokens,
         text=choices.labels[best],
-        verdict=Verdict(FinishReason.EOS, EosSource.NATURAL if ends_itself else EosSource.FORCED),
+        verdict=Verdict(FinishReason.EOS, EosSource.NATURAL if on_the_way[-1].ends else EosSource.FORCED),
         prompt_tokens=len(request.prompt_token_ids),
         completion_tokens=len(tokens),
-        trace=replace(
-            on_the_way[at].trace,
+        trace=EosTrace(
+            prob_max=on_the_way[at].eos_prob,
             step_max=at,
-            probs=tuple(item.trace.prob_max or 0.0 for item in on_the_way) if request.trace else None,
+            rank_max=on_the_way[at].eos_rank,
+            probs=tuple(item.eos_prob for item in on_the_way) if request.trace else None,
         ),
         choice_probs=dict(zip(choices.labels, probs, strict=True)),
     )

@@ -54,6 +54,7 @@ class InferenceEngine(EngineNumbers, Protocol):
 
     vocabulary: Vocabulary  # of the model's tokeniser
     eos_ids: frozenset[int]  # all end tokens
+    asks_before: bool  # whether it tells what `Request.asked_before` asks for; else requests have none
 
     @property
     def capacity(self) -> Capacity:

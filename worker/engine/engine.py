@@ -20,6 +20,8 @@ from endmark.worker.engine.text import Vocabulary
 class Engine:
     """Continuous batching over one runner; an `InferenceEngine` of `worker.engine.contract`."""
 
+    asks_before = True
+
     def __init__(
         self,
         runner: Runner,
@@ -151,7 +153,7 @@ class Engine:
             if row.scores is not None:
                 row.note(result.told[index], before)
             if finished is not None:
-                ended.append(row.told(finished, result.asked.get(index)))
+                ended.append(row.told(finished, result.asked.get(index), result.asked_before.get(index, ())))
                 self._drop(row)
             elif row.answer.taken_back:
                 self._take_back(row)

@@ -15,7 +15,7 @@ from endmark.worker.engine.attention import PagedBatch, Span
 from endmark.worker.engine.layout import SLOT
 from endmark.worker.engine.logprobs import TokenScores, told_scores
 from endmark.worker.engine.plan import DecodePlan, PrefillRow, StepPlan, StepResult, Ticket
-from endmark.worker.engine.scores import asked_scores, best_scores, told_by_row
+from endmark.worker.engine.scores import Questions, asked_scores, best_scores
 from endmark.worker.engine.step_end import StepEnd
 
 _LENGTH_SPREAD = 1.5  # decode rows are grouped so that no row's cache is padded beyond this
@@ -76,8 +76,9 @@ class PlainRunner:
         if plan.decode.slots:
             self._decode(plan.decode, batch)
         if plan.prefill:
-            self._prefill(plan.prefill, batch)
-        raw = self._forward(batch).float()
+            self._prefill(plan.prefill, batch, len(plan.decode.slots))
+        whole = self._forward(batch).float()
+        raw = whole[: len(plan.slots)]
         if not len(raw):
             return Ticket(0, StepResult([], [], [], []))
         self._end.call(plan.decode.slots, plan.decode.steps, plan.decode.calls)
@@ -86,7 +87,10 @@ class PlainRunner:
         adjusted = self._adjusted(raw, slots, [last + 1 for last in plan.lengths])
         drawn = self._end.draw(raw, adjusted, slots, steps, positions)
         if asked := plan.asked:
-            drawn.asked = told_by_row(asked_scores(raw, asked).tolist(), asked)
+            others = {len(raw) + index: ids for index, (_, _, ids) in enumerate(batch.others)}
+            questions = Questions({**asked, **others}, [row for row, _, _ in batch.others])
+            told = asked_scores(whole, questions.asked).tolist()
+            drawn.asked, drawn.asked_before = questions.answered(told, len(raw))
         drawn.told = self._told(raw, plan.slots, drawn.token_ids)
         return Ticket(len(steps), drawn)
 
@@ -101,8 +105,12 @@ class PlainRunner:
         asked = {index: count for index, count in told.items() if count is not None}
         return told_scores(best_scores(raw, self._ints(tokens)).cpu().numpy(), asked) if asked else {}
 
-    def _prefill(self, rows: Sequence[PrefillRow], batch: "_Batch") -> None:
-        """Set the rows' slots and add their tokens, and the last one of each that has none left."""
+    def _prefill(self, rows: Sequence[PrefillRow], batch: "_Batch", ended: int) -> None:
+        """Set the rows' slots and add their tokens, and the last one of each that has none left.
+
+        Args:
+            ended: rows that are sampled before them.
+        """
         self._clear([row.pages[-1] for row in rows])  # the last page is filled by the last piece alone
         for row in rows:
             self._set_slot(row.slot, row)
@@ -113,7 +121,10 @@ class PlainRunner:
                 self._ints(row.token_ids[row.cached : row.end]), fresh, self._addresses(table[0], fresh), [span]
             )
             if not row.left:
+                first = batch.size - 1 - len(row.asked_before)
+                batch.others += [(ended, first + index, ids) for index, ids in enumerate(row.asked_before)]
                 batch.keep.append(self._ints([batch.size - 1]))
+                ended += 1
 
     def _decode(self, plan: DecodePlan, batch: "_Batch") -> None:
         """Add one token a row, all of which are kept, in the plan's order."""
@@ -166,7 +177,7 @@ class PlainRunner:
             input_ids=inputs.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
             use_cache=False,
-            logits_to_keep=torch.cat(batch.keep) if batch.keep else self._ints([]),
+            logits_to_keep=torch.cat([*batch.keep, self._ints([place for _, place, _ in batch.others])]),
             paged=PagedBatch(self._pools, write, batch.spans),
         )
         logits: Tensor = output.logits[0]
@@ -207,7 +218,9 @@ class _Batch:
     positions: list[Tensor] = field(default_factory=list)
     write: list[Tensor] = field(default_factory=list)  # where their keys and values go
     spans: list[Span] = field(default_factory=list)
-    keep: list[Tensor] = field(default_factory=list)  # tokens whose logits are wanted
+    keep: list[Tensor] = field(default_factory=list)  # tokens that rows are sampled behind
+    # others that rows ask about: the row, in the order in which they are sampled, the token, and what is asked
+    others: list[tuple[int, int, Sequence[int]]] = field(default_factory=list)
 
     def add(self, inputs: Tensor, positions: Tensor, write: Tensor, spans: Sequence[Span]) -> None:
         """Add tokens and the rows that they are of."""

@@ -39,6 +39,7 @@ class PrefillRow:
     origin: int = 0  # the attempt's token from which the score numbers count
     mask: NDArray[np.int32] | None = None  # of the tokens that may follow, see `TokenMask`
     asked: Sequence[int] = ()  # tokens whose log probabilities after `token_ids` are told
+    asked_before: Sequence[Sequence[int]] = ()  # the same behind the last tokens but one, all of the last piece
     logprobs: int | None = None  # best tokens of each step that are told; None: not its own either
     left: int = 0  # tokens at the end that later steps compute; nothing is sampled before they have
 
@@ -129,6 +130,7 @@ class StepResult:
     flags: list[int]  # NATURAL | FORCED | HIDDEN | INSERTED
     # by index of the rows that ask: log probabilities in the softmax of the raw fp32 logits
     asked: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    asked_before: dict[int, tuple[tuple[float, ...], ...]] = field(default_factory=dict)  # as of `PrefillRow`
     told: dict[int, TokenScores] = field(default_factory=dict)  # by index of the rows with `logprobs`
 
 

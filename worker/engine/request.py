@@ -39,6 +39,8 @@ class Request:
     thought_budget: int | None = None
     eos_closes: bool = False  # whether the insertion takes the place of an EOS in such a thought
     asked: Sequence[int] = ()  # tokens whose log probabilities behind the prompt are told; of one-token attempts
+    # the same behind the prompt's last tokens but one, of as many as there are here; see `asks_before` of engines
+    asked_before: Sequence[Sequence[int]] = ()
     logprobs: int | None = None  # best tokens of each step that are told; None: not the answer's own either
     answer_scores: Sequence[TokenScores] = ()  # of `answer_token_ids`, where they are told
     adapter: str | None = None  # LoRA folder; None: the one that the engine was loaded with, if any
@@ -91,5 +93,6 @@ class Finished:
     in_thought: bool = False  # whether it ended inside one
     thought_closed: EosSource | None = None  # who closed the last that was closed in this attempt
     asked: tuple[float, ...] = ()  # log probabilities of the tokens that the request asks for
+    asked_before: tuple[tuple[float, ...], ...] = ()
     logprobs: LogProbs | None = None  # of `token_ids`, where the request asks for them
     choice_probs: Mapping[str, float] | None = None  # of each label, where the answer was chosen by its score

@@ -29,10 +29,12 @@ class RowState:
         # where this attempt's own tokens begin
         self.prompt_length = len(self.request.prompt_token_ids) + len(self.request.answer_token_ids)
 
-    def told(self, finished: Finished, asked: tuple[float, ...] | None) -> Finished:
+    def told(
+        self, finished: Finished, asked: tuple[float, ...] | None, before: tuple[tuple[float, ...], ...] = ()
+    ) -> Finished:
         """Return the finished attempt with the log probabilities that its request asks for."""
         if asked is not None:
-            finished = replace(finished, asked=asked)
+            finished = replace(finished, asked=asked, asked_before=before)
         if self.scores is not None:
             told = self.scores[: len(finished.token_ids)]
             finished = replace(finished, logprobs=LogProbs(self.answer.vocabulary, told))
@@ -54,6 +56,11 @@ class RowState:
     def token_ids(self) -> list[int]:
         """All tokens, as the model sees them: the prompt's and those of the answer so far."""
         return [*self.request.prompt_token_ids, *self.answer.token_ids]
+
+    @property
+    def sharable(self) -> list[int]:
+        """Its first tokens that may stand in others' pages: not those behind which something is asked."""
+        return self.token_ids[: len(self.token_ids) - len(self.request.asked_before)]
 
     @property
     def prefilling(self) -> bool:
@@ -133,6 +140,7 @@ class RowState:
             origin=answer.steering.origin,
             mask=answer.mask.words() if answer.mask is not None else None,
             asked=self.request.asked,
+            asked_before=self.request.asked_before,
             logprobs=self.request.logprobs,
             left=self.front - self.computed,
         )

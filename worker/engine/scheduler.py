@@ -133,7 +133,7 @@ class Scheduler:
 
     def _share_more(self, row: RowState) -> None:
         """Let a row take over what others that begin alike have computed since it was given its slot."""
-        shared = self._pool.share_prefix(row.token_ids)
+        shared = self._pool.share_prefix(row.sharable)
         own, row.pages[: len(shared)] = row.pages[: len(shared)], shared
         self._pool.release(own)
         row.computed = max(row.computed, len(shared) * self._pool.page_size)
@@ -141,8 +141,9 @@ class Scheduler:
     def _take(self, row: RowState, most: int, taken: list[tuple[PrefillRow, RowState]]) -> int:
         """Let a step compute up to so many of a row's tokens, whole pages but for the last; return how many."""
         size = row.front - row.computed
-        if size > most:
-            size = most // self._pool.page_size * self._pool.page_size
+        if size > most:  # what is asked about is in the last piece
+            size = min(most, size - len(row.request.asked_before) - 1)
+            size = size // self._pool.page_size * self._pool.page_size
         if size > 0:
             begin, row.computed = row.computed, row.computed + size
             self._pool.publish_prefix(row.request.prompt_token_ids[: row.computed], row.pages)
@@ -162,7 +163,7 @@ class Scheduler:
         while self._slots and self._waiting:
             row = self._waiting.first
             token_ids = row.token_ids
-            shared = row.pages or self._pool.share_prefix(token_ids)
+            shared = row.pages or self._pool.share_prefix(row.sharable)
             cached = len(shared) * self._pool.page_size
             wanted = self._pool.pages_for(len(token_ids)) - len(shared)
             fits = budget >= min(len(token_ids) - cached, self._least)

@@ -5,6 +5,7 @@ Every function takes raw fp32 logits of shape (R, V) and the rows' records of sh
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ def eos_statistics(logits: Tensor, eos_ids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def asked_scores(logits: Tensor, asked: Mapping[int, Sequence[int]]) -> Tensor:
-    """Return the log probabilities of the tokens that some rows ask for, as `told_by_row` reads them: (N,) fp32.
+    """Return the log probabilities of the tokens that some rows ask for, as `Questions` reads them: (N,) fp32.
 
     Args:
         logits: (R, V), as the model gave them.
@@ -63,10 +64,27 @@ def best_scores(logits: Tensor, tokens: Tensor) -> Tensor:
     return torch.stack([torch.cat([own, ids], -1).int(), log_probs.view(torch.int32)])
 
 
-def told_by_row(told: Sequence[float], asked: Mapping[int, Sequence[int]]) -> dict[int, tuple[float, ...]]:
-    """Return what `asked_scores` found, by the row's index."""
-    values = iter(told)
-    return {row: tuple(next(values) for _ in ids) for row, ids in asked.items()}
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What the rows of a step ask about, by row of its logits: those sampled from come first, then others."""
+
+    asked: Mapping[int, Sequence[int]]  # tokens, by row of the logits
+    before: Sequence[int] = ()  # the row of the step that each of the other logits is of
+
+    def answered(
+        self, told: Sequence[float], sampled: int
+    ) -> tuple[dict[int, tuple[float, ...]], dict[int, tuple[tuple[float, ...], ...]]]:
+        """Return what `asked_scores` found, as `StepResult` has `asked` and `asked_before`.
+
+        Args:
+            sampled: rows that are sampled from.
+        """
+        values = iter(told)
+        found = {row: tuple(next(values) for _ in ids) for row, ids in self.asked.items()}
+        before: dict[int, tuple[tuple[float, ...], ...]] = {}
+        for index, row in enumerate(self.before, sampled):
+            before[row] = (*before.get(row, ()), found.pop(index))
+        return found, before
 
 
 def shape_scores(logits: Tensor, eos_ids: Tensor, records: Tensor, steps: Tensor, ended: Tensor) -> Tensor:

@@ -91,20 +91,34 @@ class ScriptedRunner:
             index: tuple(sampled[index].log_probs.get(token_id, _UNLIKELY) for token_id in token_ids)
             for index, token_ids in plan.asked.items()
         }
-        return Ticket(len(sampled), (sampled, asked, self._told(plan.slots, sampled)))
+        return Ticket(len(sampled), (sampled, asked, self._told(plan.slots, sampled), self._before(plan)))
 
     def read(self, ticket: Ticket) -> StepResult:
         """Return what the step sampled."""
         assert isinstance(ticket.payload, tuple)
-        sampled, asked, told = ticket.payload
+        sampled, asked, told, before = ticket.payload
         return StepResult(
             [item.token_id for item in sampled],
             [item.eos_prob for item in sampled],
             [item.eos_rank for item in sampled],
             [item.flags for item in sampled],
             asked,
-            told,
+            told=told,
+            asked_before=before,
         )
+
+    def _before(self, plan: StepPlan) -> dict[int, tuple[tuple[float, ...], ...]]:
+        """Return what rows ask about their last tokens but one, by the row's index."""
+        found: dict[int, tuple[tuple[float, ...], ...]] = {}
+        for index, row in enumerate(plan.ending, len(plan.decode.slots)):
+            first = row.end - len(row.asked_before)
+            for last, ids in enumerate(row.asked_before, first):
+                assert last > row.cached, "what is asked about is computed with the last piece"
+                given = self._script([self._memory[self._address(row.slot, place)] for place in range(last)])
+                known = given.log_probs if isinstance(given, Sampled) else {}
+                told = tuple(known.get(token_id, _UNLIKELY) for token_id in ids)
+                found[index] = (*found.get(index, ()), told)
+        return found
 
     def _told(self, slots: Sequence[int], sampled: Sequence[Sampled]) -> dict[int, TokenScores]:
         """Return what the rows that ask for it are told of their tokens, by the row's index."""

@@ -43,6 +43,7 @@ class VllmEngine:
     ) -> None:
         self.vocabulary = vocabulary
         self.eos_ids = frozenset(eos_ids)
+        self.asks_before = False
         self.row_steps = 0
         self.capacity = Capacity(core.rows, core.context, core.pages[1] * core.page_size, core.adapters.most)
         self._core, self._block = core, block

@@ -14,6 +14,7 @@ from endmark.worker.engine.cuda.kernels.prefill_attention import TILE, Tiles
 from endmark.worker.engine.cuda.rooms import SampledRows
 from endmark.worker.engine.cuda.staging import to_device
 from endmark.worker.engine.plan import PrefillRow
+from endmark.worker.engine.scores import Questions
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +70,11 @@ def _split(pieces: Sequence[Piece], limit: int) -> tuple[list[Piece], list[Piece
     for index, piece in enumerate(pieces):
         size = piece.end - piece.begin
         if size > limit:
-            middle = piece.begin + limit
-            first = [Piece(piece.row, piece.begin, middle)] if limit else []
-            return [*pieces[:index], *first], [Piece(piece.row, middle, piece.end), *pieces[index + 1 :]]
+            middle = min(piece.begin + limit, piece.end - len(piece.row.asked_before) - 1)
+            if middle <= piece.begin:
+                return list(pieces[:index]), list(pieces[index:])
+            first = Piece(piece.row, piece.begin, middle)
+            return [*pieces[:index], first], [Piece(piece.row, middle, piece.end), *pieces[index + 1 :]]
         limit -= size
     return list(pieces), []
 
@@ -90,7 +93,8 @@ class PassInputs:
     rows: SampledRows
     sampled: int  # R
     on_host: Sequence[int]  # their slots
-    asked: dict[int, Sequence[int]]  # the tokens that rows ask for, by the row's index
+    others: Tensor  # (O,) int64: other tokens whose logits are wanted
+    questions: Questions  # what rows ask about, by row of all logits
 
     @classmethod
     def of(cls, pieces: Sequence[Piece], running: DecodeInputs | None, device: torch.device) -> "PassInputs":
@@ -100,6 +104,7 @@ class PassInputs:
         packed = np.empty((3, total), np.int32)
         tiles: list[tuple[int, int, int, int]] = []
         ends: list[tuple[int, int, int, int, int]] = []
+        others: list[int] = []
         at = 0
         for piece, length in zip(pieces, lengths, strict=True):
             row = piece.row
@@ -112,6 +117,7 @@ class PassInputs:
             at += length
             if piece.is_last:
                 ends.append((decoding + at - 1, row.slot, piece.end - 1, row.step, row.position))
+                others += range(decoding + at - 1 - len(row.asked_before), decoding + at - 1)
         sent = _send([packed, np.array(tiles, np.int32).T, np.array(ends or [(0,) * 5], np.int32).T], device)
         (tokens, positions, slots), tile_rows, (last, *rows) = sent
         ended = [piece.row for piece in pieces if piece.is_last]
@@ -126,7 +132,8 @@ class PassInputs:
             rows=SampledRows(*rows),
             sampled=decoding + len(ended),
             on_host=[*(running.on_host if running is not None else ()), *(row.slot for row in ended)],
-            asked={decoding + index: row.asked for index, row in enumerate(ended) if row.asked},
+            others=torch.tensor(others, dtype=torch.int64).to(device, non_blocking=True),
+            questions=_questions(ended, decoding),
         )
         return alone._behind(running, len(ended)) if running is not None else alone
 
@@ -144,6 +151,15 @@ class PassInputs:
                 *(torch.cat([one, other[:ended]]) for one, other in zip(running.rows, self.rows, strict=True))
             ),
         )
+
+
+def _questions(ended: Sequence[PrefillRow], decoding: int) -> Questions:
+    """Return what the rows that end ask about; `decoding` rows are sampled before them."""
+    asked = {index: row.asked for index, row in enumerate(ended, decoding) if row.asked}
+    others = [(index, ids) for index, row in enumerate(ended, decoding) for ids in row.asked_before]
+    sampled = decoding + len(ended)
+    asked |= {at: ids for at, (_, ids) in enumerate(others, sampled)}
+    return Questions(asked, [row for row, _ in others])
 
 
 def _send(blocks: Sequence[NDArray[np.int32]], device: torch.device) -> list[list[Tensor]]:

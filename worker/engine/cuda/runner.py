@@ -22,9 +22,7 @@ from endmark.worker.engine.cuda.staging import Download
 from endmark.worker.engine.layout import RESULT
 from endmark.worker.engine.logprobs import told_scores
 from endmark.worker.engine.plan import StepPlan, StepResult, Ticket
-from endmark.worker.engine.scores import asked_scores, best_scores, told_by_row
-
-Asked = Mapping[int, Sequence[int]]  # the tokens that rows ask for, by the row's index
+from endmark.worker.engine.scores import Questions, asked_scores, best_scores
 
 
 class CudaRunner:
@@ -110,16 +108,19 @@ class CudaRunner:
         launched = ticket.payload
         assert isinstance(launched, _Launched)
         got = launched.drawn.wait()[:, : ticket.rows]
+        asked: dict[int, tuple[float, ...]] = {}
+        before: dict[int, tuple[tuple[float, ...], ...]] = {}
+        for answered in launched.scores:
+            own, others = answered.read()
+            asked |= own
+            before |= others
         return StepResult(
             token_ids=got[RESULT["token"]].tolist(),
             eos_probs=np.ascontiguousarray(got[RESULT["eos_prob"]]).view(np.float32).tolist(),
             eos_ranks=got[RESULT["rank"]].tolist(),
             flags=got[RESULT["flags"]].tolist(),
-            asked={
-                row: told
-                for asked, scores in launched.scores
-                for row, told in told_by_row(scores.wait().view(np.float32).tolist(), asked).items()
-            },
+            asked=asked,
+            asked_before=before,
             told={
                 row: scores
                 for asked, block in launched.told
@@ -190,16 +191,17 @@ class CudaRunner:
         """Compute prompts or pieces of them beside the rows that run; return what was sampled for `rows` rows."""
         result = torch.empty(RESULT.width, rows, dtype=torch.int32, device=self._device)
         pieces = [Piece(row, row.cached, row.end) for row in plan.prefill]
-        scores: list[tuple[Asked, Download]] = []
+        scores: list[_Answered] = []
         told: list[tuple[Mapping[int, int], Download]] = []
 
         def compute(group: list[Piece], done: int) -> int:
             running = DecodeInputs.sent(plan.decode, self._slots) if plan.decode.slots and not done else None
             inputs = PassInputs.of(group, running, self._device)
-            logits = self._logits(inputs)
-            if inputs.asked:  # before the draw, which may change the logits
-                found = asked_scores(logits, inputs.asked).view(torch.int32)
-                scores.append(({done + index: ids for index, ids in inputs.asked.items()}, Download(found)))
+            whole = self._logits(inputs)
+            logits, questions = whole[: len(inputs.keep)], inputs.questions
+            if questions.asked:
+                found = Download(asked_scores(whole, questions.asked).view(torch.int32))
+                scores.append(_Answered(done, inputs.sampled, questions, found))
             if inputs.sampled:
                 self.sample(logits, inputs.rows, result, done)
             if counts := self._asked(inputs.on_host):
@@ -211,10 +213,10 @@ class CudaRunner:
         return _Launched(Download(result), scores, told)
 
     def _logits(self, inputs: PassInputs) -> Tensor:
-        """Run one forward pass; return the logits (R, V) of the rows that a token is sampled for."""
+        """Run one forward pass; return the logits (R + O, V) of the rows' last tokens, then of others."""
         self.note(inputs.tokens, inputs.slots, inputs.positions)
         batch = self.batch(inputs.slots, inputs.positions, inputs.tiles, inputs.decoding)
-        return self.forward(inputs.tokens, inputs.positions64, batch, inputs.keep)
+        return self.forward(inputs.tokens, inputs.positions64, batch, torch.cat([inputs.keep, inputs.others]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,9 +224,25 @@ class _Launched:
     """What a step that was started brings back."""
 
     drawn: Download  # (RESULT.width, R) int32
-    # the bits of fp32 numbers, as of `asked_scores`; of a row that stands there twice the last is meant
-    scores: Sequence[tuple[Asked, Download]] = ()
+    scores: Sequence["_Answered"] = ()  # of a row that stands there twice the last is meant
     told: Sequence[tuple[Mapping[int, int], Download]] = ()  # by row how many best tokens, as of `best_scores`
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """What rows of one pass have asked about."""
+
+    done: int  # rows sampled in passes before
+    sampled: int
+    questions: Questions
+    found: Download  # the bits of what `asked_scores` returns
+
+    def read(self) -> tuple[dict[int, tuple[float, ...]], dict[int, tuple[tuple[float, ...], ...]]]:
+        """Return it as `StepResult` has it, once it is there."""
+        told = self.found.wait().view(np.float32).tolist()
+        own, before = self.questions.answered(told, self.sampled)
+        shift = self.done
+        return {shift + row: it for row, it in own.items()}, {shift + row: it for row, it in before.items()}
 
 
 def _cache(
