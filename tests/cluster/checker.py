@@ -18,7 +18,7 @@ _CLOCK_SLACK = 5.0  # seconds, as in db/job_states.py
 DEATHS = "the worker died on this row"  # what the reaper says of a row that it fails
 
 
-def check(store, events, expected, *, lease, faults=()):
+def check(store, events, expected, *, lease, faults=(), lost=()):
     """Return what is wrong, a line each.
 
     Args:
@@ -26,6 +26,7 @@ def check(store, events, expected, *, lease, faults=()):
         expected: maps a job and a row's number to the text of its answer.
         lease: seconds of the workers' leases.
         faults: (begin, end, host) by the monotonic clock; host `*` is all of them.
+        lost: (begin, end) in which the database stored what it has lost since.
     """
     with store.reader.connect() as connection:
         audit = connection.execute(text("SELECT * FROM audit ORDER BY seq")).all()
@@ -42,7 +43,7 @@ def check(store, events, expected, *, lease, faults=()):
     wrong = [f"job {job.id} is {job.state}" for job in open_jobs]
     wrong += _each_row_once(rows, finals, expected)
     wrong += _no_verdict_from_nowhere(audit, finals, events)
-    wrong += _no_stale_commit(events)
+    wrong += _no_stale_commit(events, lost)
     wrong += _leases(audit, events)
     wrong += _counters(store)
     wrong += _heartbeats(events, lease, faults)
@@ -91,8 +92,8 @@ def _no_verdict_from_nowhere(audit, finals, events):
             yield f"{words} is not what its worker asked to be stored"
 
 
-def _no_stale_commit(events):
-    """No commit is acknowledged that was asked for after another had claimed the shard."""
+def _no_stale_commit(events, lost):
+    """No commit is acknowledged that was asked for after another had claimed the shard; lost ones do not count."""
     fences = {}  # a shard: the highest fence that somebody was told he holds
     asked = {}  # a call: the highest fence of its shard when it was made
     for event in events:
@@ -101,6 +102,8 @@ def _no_stale_commit(events):
         *shard, fence = event["lease"]
         call = event["host"], event["pid"], event["call"]
         if event["what"] == "claim":
+            if any(begin <= event["at"] <= end + 1 for begin, end in lost):
+                continue
             fences[tuple(shard)] = max(fence, fences.get(tuple(shard), 0))
         elif event["phase"] == "asked":
             asked[call] = fences.get(tuple(shard), 0)

@@ -1,7 +1,8 @@
 /* A clock of one's own for a process: what asks for the time of day gets it with the seconds that stand in a file added.
  *
- * Preloaded (LD_PRELOAD) with ENDMARK_CLOCK naming a file of one 64-bit integer, which is mapped: a test that writes
- * there puts the clocks of all these processes on or back at once. Monotonic clocks and sleeps are left alone, as
+ * Preloaded (LD_PRELOAD) with ENDMARK_CLOCK naming a file of three 64-bit integers, which is mapped: seconds, how many
+ * parts in a million the clock gains, and since when by the monotonic clock, in nanoseconds. A test that writes there
+ * puts the clocks of all these processes on or back at once, or lets them drift. Monotonic clocks and sleeps are left alone, as
  * they are by a real clock that is set. libfaketime 0.9.10, told to leave the monotonic clock alone, lets every
  * absolute sleep on it fail with EINVAL, and that is what Python's time.sleep does. */
 #define _GNU_SOURCE
@@ -22,7 +23,7 @@ __attribute__((constructor)) static void open_clock(void)
     int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     if (file < 0)
         return;
-    void *found = mmap(NULL, sizeof *ahead, PROT_READ, MAP_SHARED, file, 0);
+    void *found = mmap(NULL, 3 * sizeof *ahead, PROT_READ, MAP_SHARED, file, 0);
     if (found != MAP_FAILED)
         ahead = found;
     close(file);
@@ -31,8 +32,21 @@ __attribute__((constructor)) static void open_clock(void)
 int clock_gettime(clockid_t id, struct timespec *now)
 {
     int failed = syscall(SYS_clock_gettime, id, now);
-    if (!failed && ahead && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE))
-        now->tv_sec += *ahead;
+    if (!failed && ahead && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) {
+        now->tv_sec += ahead[0];
+        if (ahead[1]) {
+            struct timespec passed;
+            syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &passed);
+            int64_t gone = passed.tv_sec * 1000000000LL + passed.tv_nsec - ahead[2];
+            int64_t gained = now->tv_nsec + gone / 1000 * ahead[1] / 1000;
+            now->tv_sec += gained / 1000000000LL;
+            now->tv_nsec = gained % 1000000000LL;
+            if (now->tv_nsec < 0) {
+                now->tv_nsec += 1000000000LL;
+                now->tv_sec -= 1;
+            }
+        }
+    }
     return failed;
 }
 

@@ -38,7 +38,7 @@ class Cluster:
 
     Args:
         folder: of homes and histories.
-        seed: of the faults and of what the network loses.
+        seed: of the faults and of what the network loses; with an odd one the broker has TLS and a password.
         data: a stopped Postgres server's data, see `data_folder`; without it the ledger is a SQLite file, which
             the two workers share as processes of one host do.
         models: of each a worker runs on each workers' host.
@@ -56,6 +56,7 @@ class Cluster:
         self._workers = {}  # by host and model
         self._all = []  # every worker process ever started
         self.faults = []  # (begin, end, host, name)
+        self._lost = []  # from when to when the database stored what it lost then
         self.hosts = {}
         self._undo = contextlib.ExitStack()
         try:
@@ -73,7 +74,7 @@ class Cluster:
             self._undo.callback(self.hosts[name].remove)
         self._undo.callback(self.wire.close)
         self.wire.start()
-        self.broker = Valkey(self.hosts["servers"])
+        self.broker = Valkey(self.hosts["servers"], secured=self._seed % 2 == 1)
         self._undo.callback(self.broker.remove)
         self.broker.start()
         self.postgres = self._disk = None
@@ -92,7 +93,7 @@ class Cluster:
             self._workers_url = f"sqlite:///{self._disk / 'ledger.db'}"
             return self._workers_url
         self.postgres = Postgres(data, self.hosts["servers"])
-        self._undo.callback(self.postgres.crash)
+        self._undo.callback(self.postgres.remove)
         self.postgres.start()
         name = f"cluster_{secrets.token_hex(6)}"
         engine = create_engine(
@@ -146,6 +147,10 @@ class Cluster:
             )
         self._all.append(process)
         return process
+
+    def fail_over(self):
+        """Let a second database take over that lacks the last second."""
+        self._lost.append(self.postgres.fail_over())
 
     def signal(self, host, number):
         """Send a signal to the host's workers."""
@@ -242,7 +247,15 @@ class Cluster:
     def wrong(self):
         """What the checker says."""
         events = read_events((self.folder / "history").iterdir())
-        return check(self.store, events, self._expected, lease=LEASE, faults=[item[:3] for item in self.faults])
+        faults = [item[:3] for item in self.faults]
+        self.store.writer.dispose()  # its connections may have ended with a server
+        return check(self.store, events, self._expected, lease=LEASE, faults=faults, lost=self._lost)
+
+    def stored_in_vain(self):
+        """How many commits were acknowledged whose rows the database has lost."""
+        events = read_events((self.folder / "history").iterdir())
+        done = [item["at"] for item in events if item["what"] == "commit" and item["phase"] == "done"]
+        return sum(begin < at < end for at in done for begin, end in self._lost)
 
     def log(self):
         """The workers' last lines."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 HOUR = 3600
+DRIFT = 200_000  # parts in a million that a clock gains or loses: a fifth
 
 
 @dataclass
@@ -54,11 +55,14 @@ def faults_of(cluster):
         every["database killed"] = lambda _: Fault(
             "database killed", "*", cluster.postgres.crash, cluster.postgres.start
         )
+        every["database fails over"] = lambda _: Fault("database fails over", "*", cluster.fail_over)
     else:
         every["disk full"] = lambda _: Fault("disk full", "*", cluster.fill_disk, cluster.free_disk)
     if cluster.has_clocks:
         every["clock an hour on"] = lambda host: _clock(cluster, host, HOUR)
         every["clock an hour back"] = lambda host: _clock(cluster, host, -HOUR)
+        every["clock drifts"] = lambda host: _clock(cluster, host, 0, gains=DRIFT)
+        every["ledger's clock drifts"] = lambda _: _ledger_clock(cluster, 0, gains=-DRIFT)
         every["ledger's clock an hour on"] = lambda _: _ledger_clock(cluster, HOUR)
         every["ledger's clock an hour back"] = lambda _: _ledger_clock(cluster, -HOUR)
     return every
@@ -99,20 +103,20 @@ def _full_broker(cluster, policy):
     return Fault(f"broker full, {policy}", "", begin, lambda: cluster.broker.configure("maxmemory", "0"))
 
 
-def _clock(cluster, host, seconds):
+def _clock(cluster, host, seconds, *, gains=0):
     """A worker's clock is wrong; a SQLite ledger has no other."""
     if cluster.postgres is None:
-        return _ledger_clock(cluster, seconds)
+        return _ledger_clock(cluster, seconds, gains=gains)
     set_clock = cluster.hosts[host].set_clock
-    return Fault("clock", host, lambda: set_clock(seconds), lambda: set_clock(0))
+    return Fault("clock", host, lambda: set_clock(seconds, gains), lambda: set_clock(0))
 
 
-def _ledger_clock(cluster, seconds):
+def _ledger_clock(cluster, seconds, *, gains=0):
     """The clock of leases is wrong: the database's host, or with SQLite all workers' at once."""
     names = ["servers"] if cluster.postgres is not None else cluster.worker_hosts
 
-    def set_clocks(value):
+    def set_clocks(value, gains=0):
         for name in names:
-            cluster.hosts[name].set_clock(value)
+            cluster.hosts[name].set_clock(value, gains)
 
-    return Fault("ledger's clock", "*", lambda: set_clocks(seconds), lambda: set_clocks(0))
+    return Fault("ledger's clock", "*", lambda: set_clocks(seconds, gains), lambda: set_clocks(0))

@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from tests.cluster.wire import DEVICE
@@ -96,10 +97,14 @@ class Host:
         ]
         return subprocess.Popen([*before, *words], start_new_session=True, **options)
 
-    def set_clock(self, seconds):
-        """Put the clock that many seconds ahead, for all its processes at once; negative puts it back."""
+    def set_clock(self, seconds, gains=0):
+        """Put the clock that many seconds ahead, for all its processes at once; negative puts it back.
+
+        Args:
+            gains: parts in a million by which it goes faster from now on; negative lets it go slower.
+        """
         file = os.open(self._clock, os.O_WRONLY | os.O_CREAT, 0o644)
-        os.pwrite(file, struct.pack("=q", seconds), 0)
+        os.pwrite(file, struct.pack("=qqq", seconds, gains, time.monotonic_ns()), 0)
         os.close(file)
 
     def remove(self):

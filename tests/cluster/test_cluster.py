@@ -1,10 +1,13 @@
 """Whatever happens to hosts, networks, clocks and servers: each row has one result, and the checker is content."""
 
+import time
+
 import pytest
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.host import why_no_hosts
 from tests.cluster.servers import data_folder
+from tests.integration.service_fixtures import wait_until
 
 REASON = why_no_hosts()
 pytestmark = [
@@ -29,6 +32,7 @@ def go_through(folder, seed, data=None):
             cluster.start_worker(host)
         cluster.wait_for_claims()
         assert cluster.connections() <= 5 * len(cluster.worker_hosts)
+        wait_until(lambda: cluster.broker.listeners() >= len(cluster.worker_hosts))
         cluster.run(FAULTS)
         assert len(cluster.faults) == FAULTS
         cluster.wait(jobs)
@@ -44,6 +48,24 @@ def test_the_checker_finds_a_bug_that_is_planted_into_the_processes(tmp_path, da
         cluster.start_worker("one")
         cluster.wait(jobs)
         assert any("its rows say" in line for line in cluster.wrong())
+    finally:
+        cluster.close()
+
+
+def test_a_second_database_takes_over_without_the_last_second(tmp_path, data):
+    """What was stored in it is run again; of two leases under one fence one alone is good."""
+    cluster = Cluster(tmp_path, 0, data)
+    try:
+        jobs = [cluster.submit(80) for _ in range(2)]
+        for host in cluster.worker_hosts:
+            cluster.start_worker(host)
+        cluster.wait_for_claims()
+        begin = time.monotonic()
+        cluster.fail_over()
+        cluster.faults.append((begin, time.monotonic(), "*", "database fails over"))
+        cluster.wait(jobs)
+        assert cluster.wrong() == [], cluster.log()
+        assert cluster.stored_in_vain() > 0
     finally:
         cluster.close()
 

@@ -126,6 +126,13 @@ def test_a_clock_is_put_on_and_back_while_sleeps_stay_as_they_are(tmp_path):
             host.set_clock(ahead)
             process.stdin.write("\n")
             assert abs(float(process.stdout.readline()) - time.time() - ahead) < 60
+        host.set_clock(0, gains=3_600_000_000)  # an hour a second
+        began = time.monotonic()
+        drifted = 0.0
+        while drifted < 3600:  # a second, on any machine
+            process.stdin.write("\n")
+            drifted = float(process.stdout.readline()) - time.time()
+        assert 0.9 < time.monotonic() - began < 60
     finally:
         process.communicate()
         wire.close()
