@@ -8,9 +8,11 @@ from endmark.jobs.errors import PromptTooLong, TokenUnknown
 from endmark.jobs.vocabulary import FinishReason
 from endmark.worker.engine.answer import Answer
 from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.flags import NATURAL
 from endmark.worker.engine.plan import StepPlan
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.row import RowState
+from endmark.worker.engine.scheduler import Scheduler
 from endmark.worker.engine.scripted import ScriptedRunner
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.engine.waiting import WaitingRows
@@ -274,6 +276,42 @@ def test_a_newcomer_leaves_each_running_row_room_for_a_page():
         )
         assert (len(runner.plans[1].decode.slots), len(runner.plans[1].prefill)) == (1, int(together))
         assert together or engine.preemptions == 0
+
+
+def rows_of(*lengths):
+    """Return rows with prompts of so many tokens, none of which begin alike."""
+    requests = [Request(key, [key + 1] * length, 30) for key, length in enumerate(lengths)]
+    return [RowState(Answer(request, VOCABULARY, request.max_new_tokens)) for request in requests]
+
+
+def test_a_row_that_preempts_itself_is_not_admitted_in_the_same_step():
+    """Its last token is in flight: it would have been computed again without it."""
+    scheduler = Scheduler(ScriptedRunner(lambda tokens: 7, page_size=4, num_pages=4, context=16, overlaps=True))
+    running, waiting = rows_of(7, 8)
+    scheduler.add(running)
+    scheduler.add(waiting)
+    waiting.pages = scheduler._pool.take(2)  # as one that was taken back
+    for _ in range(2):  # its prompt, and the token that fills its second page
+        assert scheduler.schedule()[1] == [running]
+    assert scheduler.schedule() is None, "there is no page for the next one"
+    assert running.slot < 0
+    running.answer.see(7, 0.0, 0, NATURAL, is_eos=False)
+    running.answer.see(7, 0.0, 0, NATURAL, is_eos=False)
+    plan, _ = scheduler.schedule()
+    assert len(plan.prefill[0].token_ids) == 9, "the one that waits has let its pages go"
+
+
+def test_a_row_that_is_taken_back_in_its_prompt_keeps_what_was_computed():
+    scheduler = Scheduler(ScriptedRunner(lambda tokens: 7, page_size=4, prefill_tokens=8))
+    (row,) = rows_of(24)
+    scheduler.add(row)
+    plan, rows = scheduler.schedule()
+    assert (rows, plan.prefill[0].end, plan.prefill[0].left) == ([], 8, 16)
+    first = row.pages[:2]
+    scheduler.take_back(row)
+    assert row.pages == first
+    plan, _ = scheduler.schedule()
+    assert (plan.prefill[0].cached, plan.prefill[0].end) == (8, 16)
 
 
 @pytest.mark.parametrize("overlaps", [False, True])
