@@ -76,7 +76,7 @@ def one_job(status: JobStatus, details: Details | None = None) -> str:
         ("finish reasons", reasons or "none yet"),
         ("complete", f"{status.complete:,} ({percent(status.complete, status.succeeded + status.failed)})"),
         *([("valid", f"{status.valid:,} of {status.shaped:,}")] if status.shaped else []),
-        ("tokens", f"{status.prompt_tokens:,} of prompts, {status.completion_tokens:,} of answers"),
+        ("tokens", tokens_of(status)),
         *([("same as others", f"{status.deduplicated:,} rows")] if status.deduplicated else []),
         *([("thoughts", _thoughts(status))] if status.reasoning_tokens else []),
         *([("device time", _device_time(status, details))] if status.device_seconds else []),
@@ -90,6 +90,12 @@ def one_job(status: JobStatus, details: Details | None = None) -> str:
     if not status.workers or status.state.is_final:
         return text
     return f"{text}\n\n{table(_WORKER_HEADINGS, [_worker_cells(item) for item in status.workers])}"
+
+
+def tokens_of(status: JobStatus) -> str:
+    """Return how many tokens the rows have had, in words."""
+    cached = f" ({status.cached_tokens:,} cached)" if status.cached_tokens else ""
+    return f"{status.prompt_tokens:,} of prompts{cached}, {status.completion_tokens:,} of answers"
 
 
 def _thoughts(status: JobStatus) -> str:

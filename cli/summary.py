@@ -2,6 +2,7 @@
 
 from endmark.cli.export import named
 from endmark.cli.progress import percent
+from endmark.cli.status_view import tokens_of
 from endmark.cli.terminal import one_line, printable
 from endmark.jobs.progress import JobStatus
 from endmark.jobs.spelling import counted
@@ -21,8 +22,7 @@ def summary(status: JobStatus, output: str, error: tuple[str, int] | None = None
         ("finish reasons", reasons or "none"),
         (
             "tokens",
-            f"{status.prompt_tokens:,} of prompts, {status.completion_tokens:,} of answers,"
-            f" {status.tokens_per_second:,.0f} tokens/s",
+            f"{tokens_of(status)}, {status.tokens_per_second:,.0f} tokens/s",
         ),
         ("model", f"{one_line(status.model)}, strategies {one_line('; '.join(status.strategies))}"),
         ("results", printable(named(output))),

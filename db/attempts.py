@@ -101,6 +101,7 @@ def count_outcomes(
         counts["completion_tokens"] += attempt.completion_tokens
         counts["in_reasoning"] += attempt.ended_in is Part.REASONING
         counts["reasoning_tokens"] += attempt.reasoning_tokens
+        counts["cached_tokens"] += attempt.cached_tokens
         counts["deduplicated"] += attempt.same_as is not None
     held = "job_id = :job AND shard = :shard" if lease is None else HELD
     done = connection.execute(
@@ -181,6 +182,7 @@ def _values(job_id: str, number: int, attempt: Attempt, *, final: bool) -> dict[
         "weights": attempt.weights,
         "logprobs": attempt.logprobs,
         "same_as": attempt.same_as,
+        "cached_tokens": attempt.cached_tokens,
     }
 
 

@@ -39,7 +39,7 @@ _SUMS = {
     "valid": "a.valid",
     "deduplicated": "a.same_as IS NOT NULL",
 }
-_TOKENS = ("prompt_tokens", "completion_tokens", "reasoning_tokens")
+_TOKENS = ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens")
 _SELECTED = [f"coalesce(sum(CASE WHEN {what} THEN 1 ELSE 0 END), 0)" for what in _SUMS.values()]
 _SELECTED += [f"coalesce(sum(a.{name}), 0)" for name in _TOKENS]
 _RECOUNT = text(

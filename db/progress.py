@@ -154,6 +154,7 @@ def _status(
         ended_in_reasoning=counts["in_reasoning"],
         reasoning_tokens=counts["reasoning_tokens"],
         deduplicated=counts["deduplicated"],
+        cached_tokens=counts["cached_tokens"],
         silent_seconds=_silence(shares, by_name),
     )
 

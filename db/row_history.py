@@ -89,4 +89,5 @@ def stored_attempt(item: Any) -> Attempt:  # noqa: ANN401 - a row of the table
         weights=item.weights,
         logprobs=item.logprobs,
         same_as=item.same_as,
+        cached_tokens=item.cached_tokens,
     )

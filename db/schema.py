@@ -70,6 +70,7 @@ COUNTERS = (
     "reasoning_tokens",
     "shaped",
     "valid",
+    "cached_tokens",  # of prompts, that had been computed for other rows
     "deduplicated",  # rows that have the answer of another
 )
 shards = Table(
@@ -125,6 +126,7 @@ attempts = Table(
     Column("choice_probs", Text),  # JSON object of labels; null in rows that were not chosen by scores
     Column("weights", String(64)),  # null in rows of before they were noted
     Column("logprobs", Text),  # as `jobs.logprobs` has them; null where they were not asked for
+    Column("cached_tokens", Integer, nullable=False, server_default="0"),  # of the prompt
     Column("same_as", BigInteger),  # the row whose answer it is; null of a row that was run itself
     ForeignKeyConstraint(["job_id", "row"], ["rows.job_id", "rows.row"], ondelete="CASCADE"),
 )

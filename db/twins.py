@@ -72,4 +72,4 @@ def handed_on(answer: Attempt, row: int, number: int) -> Attempt:
     Args:
         number: of the attempt, in the row that is given the answer.
     """
-    return replace(answer, row=row, attempt=number, same_as=answer.row)
+    return replace(answer, row=row, attempt=number, same_as=answer.row, cached_tokens=answer.prompt_tokens)

@@ -66,6 +66,7 @@ class JobStatus:
     reasoning_tokens: int = 0  # of the completion tokens
     silent_seconds: float | None = None  # since a worker that holds its rows was heard of; None if one was lately
     shaped: int = 0  # rows whose answers have a shape
+    cached_tokens: int = 0  # of the prompt tokens, that had been computed for other rows
     deduplicated: int = 0  # rows that have the answer of another row, which asked the same
     valid: int = 0  # of these, rows whose answer is a whole value of it
 

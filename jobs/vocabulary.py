@@ -232,6 +232,9 @@ class Attempt:
     valid: bool | None = None  # whether the text is a whole value of the row's shape; None where it has none
     logprobs: str | None = None  # of its tokens, as `jobs.logprobs` has them
     choice_probs: Mapping[str, float] | None = None  # of each label, where the answer was chosen by its score
+    cached_tokens: int = (
+        0  # of the prompt, that had been computed for other rows; 0 where the engine does not tell
+    )
     same_as: int | None = None  # the row whose answer it is; None of a row that was run itself
     weights: str | None = None  # with which it was computed, as `status` names those of its worker
 

@@ -38,7 +38,7 @@ _DETAILS = (
 )
 
 
-_Values = Mapping[str, Any]  # of a result, by the names of COLUMNS, and `logprobs`
+_Values = Mapping[str, Any]  # of a result, by the names of COLUMNS, `cached_tokens` and `logprobs`
 
 
 def write(handle: IO[str], export: Export) -> None:
@@ -51,7 +51,12 @@ def write(handle: IO[str], export: Export) -> None:
     created = int(time.time())
     for request in _requests(export.rows()):
         values = [
-            {**dict(zip(COLUMNS, result.values, strict=True)), "logprobs": result.logprobs} for result in request
+            {
+                **dict(zip(COLUMNS, result.values, strict=True)),
+                "cached_tokens": result.cached_tokens,
+                "logprobs": result.logprobs,
+            }
+            for result in request
         ]
         ended = [item for item in values if item["finish_reason"] is not None]
         if not ended and export.unanswered is None:
@@ -93,6 +98,7 @@ def _answer(export: Export, result: Result, answers: Sequence[_Values], created:
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": answers[0]["cached_tokens"]},
             "completion_tokens_details": {"reasoning_tokens": reasoning},
         },
     }

@@ -48,7 +48,7 @@ _QUERY = (
     "SELECT r.row, r.sample, r.cells, a.text, a.finish_reason, a.eos_source, a.stop_sequence, a.prompt_tokens,"
     " a.completion_tokens, a.attempt, a.eos_prob_max, a.error, a.ending, a.trimmed_tokens,"
     " a.rewinds, a.rewound_tokens, a.reasoning, a.reasoning_tokens, a.ended_in, a.thought_closed, a.valid,"
-    " a.choice_probs, a.weights, a.same_as, {told}"
+    " a.choice_probs, a.weights, a.same_as, a.cached_tokens, {told}"
     " FROM rows r"
     " LEFT JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.final"
     " AND a.attempt ="
@@ -65,6 +65,7 @@ class Result:
     cells: list[Any]
     values: tuple[Any, ...]  # in the order of COLUMNS
     logprobs: str | None = None  # of its tokens, as stored; read on request alone, for there may be much of it
+    cached_tokens: int = 0  # of the prompt; no column, for it hangs on what ran before
 
     def as_dict(self, columns: Sequence[str]) -> dict[str, Any]:
         """Return all by name.
@@ -111,7 +112,7 @@ def _result(item: tuple[Any, ...], missing: str | None, only: Only | None) -> Re
         missing: how a row without a result has ended.
     """
     row, sample, cells, response, reason, source, stop, prompt, tokens, attempt, prob, error, at, *more = item
-    *cut, part, closed, valid, probs, weights, same_as, told = more
+    *cut, part, closed, valid, probs, weights, same_as, cached, told = more
     end = _end(reason or missing, source)
     ending = _ending(response, end, at)
     part = part or (Part.ANSWER.value if end is not None and end.reason.has_answer else None)
@@ -140,7 +141,7 @@ def _result(item: tuple[Any, ...], missing: str | None, only: Only | None) -> Re
         same_as,
         error,
     )
-    return Result(row, json.loads(cells), values, told)
+    return Result(row, json.loads(cells), values, told, cached or 0)
 
 
 def read_probs(stored: str | None) -> dict[str, float] | None:

@@ -59,6 +59,7 @@ def word_of(status: JobStatus, when: float) -> str:
         "truncated": status.truncated,
         "ended_with_eos": status.ended_with_eos,
         "prompt_tokens": status.prompt_tokens,
+        "cached_tokens": status.cached_tokens,
         "completion_tokens": status.completion_tokens,
     }
     timestamp = datetime.fromtimestamp(when, UTC).isoformat().replace("+00:00", "Z")

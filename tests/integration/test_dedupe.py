@@ -80,6 +80,7 @@ def test_each_prompt_is_run_once_by_all_workers_together(store, start):
     status = ended(store, job)
     assert list(begun.values()) == [1] * 4
     assert (status.state, status.succeeded, status.deduplicated) == (JobState.COMPLETED, 40, 36)
+    assert status.cached_tokens >= status.prompt_tokens * 36 / 40  # those run share the pages of their begin
     found = [result.as_dict(("prompt",)) for result in stream_results(store, job)]
     assert {item["response"] for item in found} == {ANSWER.decode()}
     first = {item["prompt"]: item["row"] for item in found if item["same_as"] is None}
@@ -120,19 +121,11 @@ def test_what_is_not_determined_is_run_each_time(store, start):
 
 def test_drawn_rows_with_the_same_seed_hang_on_it_alone(store, start):
     """A row's draw hangs on its number too; under `--dedupe` with a seed of its own it does not."""
-    seen = []
-
-    def run(job):
-        worker = start()
-        submit_to, engine = worker.service._engine.submit, worker.service._engine
-        engine.submit = lambda requests: (seen.extend(requests), submit_to(requests))
-        ended(store, job)
-
-    run(
-        submit_rows(
-            store, [["a", "5"], ["b", "5"], ["c", ""]], ("prompt", "seed"), sampling=Sampling(temperature=0.7)
-        )
-    )
+    engine, seen = start().service._engine, []
+    real = engine.submit
+    engine.submit = lambda requests: (seen.extend(requests), real(requests))
+    rows = [["a", "5"], ["b", "5"], ["c", ""]]
+    ended(store, submit_rows(store, rows, ("prompt", "seed"), sampling=Sampling(temperature=0.7)))
     assert [request.stream for request in seen] == [0, 0, 2]
 
 

@@ -85,7 +85,11 @@ def test_a_thought_stands_beside_the_answer_where_the_client_looks_for_it(store,
     lease = claim(store, worker="w", model="some/model", adapter=None)
     verdict = Verdict(FinishReason.EOS, EosSource.NATURAL)
     thinking = Attempt(0, 1, "Yes.", verdict, 3, 9, reasoning="Hm.", reasoning_tokens=4, ended_in=Part.ANSWER)
-    commit(store, lease, [Outcome(0, (item,)) for item in (thinking, Attempt(1, 1, "Yes.", verdict, 3, 5))])
+    commit(
+        store,
+        lease,
+        [Outcome(0, (item,)) for item in (thinking, Attempt(1, 1, "Yes.", verdict, 3, 5, cached_tokens=2))],
+    )
     export_job(store, job, tmp_path / "out.jsonl", format="openai")
     bodies = [json.loads(line)["response"]["body"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     first, second = (ChatCompletion.model_validate(body, strict=True) for body in bodies)
@@ -93,6 +97,7 @@ def test_a_thought_stands_beside_the_answer_where_the_client_looks_for_it(store,
     assert (first.usage.completion_tokens, first.usage.completion_tokens_details.reasoning_tokens) == (9, 4)
     assert "reasoning_content" not in bodies[1]["choices"][0]["message"]
     assert second.usage.completion_tokens_details.reasoning_tokens == 0
+    assert [item.usage.prompt_tokens_details.cached_tokens for item in (first, second)] == [0, 2]
     assert (bodies[0]["endmark"]["ended_in"], bodies[1]["endmark"]["ended_in"]) == ("answer", "answer")
 
 

@@ -102,6 +102,7 @@ def test_a_common_prefix_is_computed_once():
         assert list(done[request.key].token_ids) == alone(request)
     computed = sum(row.end - row.cached for plan in runner.plans for row in plan.prefill)
     assert computed == 41 + 5 * 1
+    assert sorted(item.cached_tokens for item in done.values()) == [0, *[40] * 5]
 
 
 def prefills(runner) -> list[StepPlan]:

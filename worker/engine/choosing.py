@@ -234,6 +234,7 @@ def _chosen(choice: _Choice) -> Finished:
             rank_max=on_the_way[at].eos_rank,
             probs=tuple(item.eos_prob for item in on_the_way) if request.trace else None,
         ),
+        cached_tokens=on_the_way[0].cached_tokens,
         choice_probs=dict(zip(choices.labels, probs, strict=True)),
     )
 

@@ -88,6 +88,7 @@ class Finished:
     rewound_tokens: int = 0  # tokens that were dropped then
     end_token_id: int | None = None  # that was sampled; None where the answer did not end with one
     phase_end: PhaseEnd | None = None  # None where the request has no phase, or this attempt has not ended it
+    cached_tokens: int = 0  # of the prompt, that had been computed for others; 0 where the engine does not tell
     reasoning: str | None = None  # its thoughts; None where it has none
     reasoning_tokens: int = 0  # of `token_ids`, marks included
     in_thought: bool = False  # whether it ended inside one

@@ -20,6 +20,7 @@ class RowState:
         self.done = False  # whether it has been returned or dropped
         self.pages: list[int] = []
         self.front = 0  # tokens to be computed before its next one can be sampled, since it was given its slot
+        self.spent: int | None = None  # tokens that were computed for its front, again ones too; None: not told
         self.computed = 0  # how many of them stand in its pages when the steps that are planned have run
         self.launched = 0  # tokens of this attempt that have been asked of the device
         self.stale = 0  # steps in flight whose result for the row is of tokens that were taken back
@@ -32,7 +33,10 @@ class RowState:
     def told(
         self, finished: Finished, asked: tuple[float, ...] | None, before: tuple[tuple[float, ...], ...] = ()
     ) -> Finished:
-        """Return the finished attempt with the log probabilities that its request asks for."""
+        """Return the finished attempt with what its request asks for, and what its prompt has cost."""
+        if self.spent is not None:
+            cached = max(0, self.prompt_length - self.spent)
+            finished = replace(finished, cached_tokens=min(cached, finished.prompt_tokens))
         if asked is not None:
             finished = replace(finished, asked=asked, asked_before=before)
         if self.scores is not None:

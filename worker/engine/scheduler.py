@@ -146,6 +146,7 @@ class Scheduler:
             size = size // self._pool.page_size * self._pool.page_size
         if size > 0:
             begin, row.computed = row.computed, row.computed + size
+            row.spent = (row.spent or 0) + size
             self._pool.publish_prefix(row.request.prompt_token_ids[: row.computed], row.pages)
             taken.append((row.plan(row.token_ids, begin), row))
         return size

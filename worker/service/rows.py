@@ -52,6 +52,7 @@ class RowRun:
             verdict=finished.verdict,
             prompt_tokens=finished.prompt_tokens,
             completion_tokens=len(finished.token_ids),
+            cached_tokens=finished.cached_tokens,
             trace=finished.trace,
             strategies=write_strategies(self.strategies),
             rewinds=finished.rewinds,

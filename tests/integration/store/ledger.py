@@ -83,12 +83,12 @@ def recounted(store, job):
     attempts = rows_of(
         store,
         "SELECT row, round, finish_reason, eos_source, ending, prompt_tokens, completion_tokens, ended_in,"
-        " reasoning_tokens, same_as FROM attempts WHERE job_id = :job ORDER BY row, round, attempt",
+        " reasoning_tokens, same_as, cached_tokens FROM attempts WHERE job_id = :job ORDER BY row, round, attempt",
         job=job,
     )
     found = {row: values for row, round, *values in attempts if rounds[row] == round}.values()
     counts = dict.fromkeys(COUNTERS, 0)
-    for reason, source, ending, prompt, completion, part, reasoning, same_as in found:
+    for reason, source, ending, prompt, completion, part, reasoning, same_as, cached in found:
         counts["failed" if reason == "error" else "succeeded"] += 1
         if reason != "error":
             counts[f"eos_{source}" if reason == "eos" else reason] += 1
@@ -98,6 +98,7 @@ def recounted(store, job):
         counts["completion_tokens"] += completion
         counts["in_reasoning"] += part == "reasoning"
         counts["reasoning_tokens"] += reasoning
+        counts["cached_tokens"] += cached
         counts["deduplicated"] += same_as is not None
     return counts
 

@@ -206,6 +206,7 @@ def test_an_attempt_is_read_as_it_was_stored(store):
         "thought_closed": EosSource.FORCED,
         "weights": "vllm: nf4",
         "same_as": 1,
+        "cached_tokens": 2,
     }
     made = attempt(0, "stop_sequence", text="so ##", ending=Ending.PHRASE, **about)
     object.__setattr__(made, "trace", EosTrace(0.5, 1, 2, 3, (0.25, 0.5)))
