@@ -57,12 +57,6 @@ class TestVllm(EngineContract):
         check_told_probabilities(self.build(), SHAPE["vocab_size"])
 
 
-class TestVllmInStep(TestVllm):
-    """vLLM without steps that overlap."""
-
-    options: ClassVar[dict] = {"async_scheduling": False}
-
-
 class TestVllmElsewhere(TestVllm):
     """A model in processes of its own: what a draw is to know stands in the block before the step."""
 

@@ -1,19 +1,22 @@
 """The engine over vLLM beside our own, on the demo model: same seeds, strategies and samplings, same answers."""
 
+import random
 from pathlib import Path
 
 import pytest
 
+from endmark.client.engine import Engine as Client
 from endmark.jobs.errors import MissingDependency, ModelError
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import build_strategies
-from endmark.jobs.vocabulary import EosSource, FinishReason
+from endmark.jobs.vocabulary import EosSource, FinishReason, Part
 from endmark.worker.engine.choices import Choices
 from endmark.worker.engine.choosing import ChoosingEngine
 from endmark.worker.engine.request import Request
 from endmark.worker.models.loader import load_engine
 from endmark.worker.vllm.block import MOST_ASKED
 from endmark.worker.vllm.loading import chosen_weights, load_vllm_engine
+from examples.demo_model.corpus import answer
 from tests.engine_contract import run, same
 
 pytestmark = pytest.mark.engine
@@ -150,3 +153,27 @@ def test_weights_are_those_of_the_file_or_quantised_as_they_are_loaded(weights, 
 def test_weights_that_cannot_be_had_are_refused(weights, own, said):
     with pytest.raises(ModelError, match=said):
         chosen_weights(weights, own)
+
+
+def test_shapes_are_kept_and_rows_beside_them_are_as_they_were(both):
+    """With steps that overlap: a mask is asked for when the row's last token is known."""
+    engine = Client("demo", engine="vllm", device="cpu", weights="16bit", max_rows=8)
+    prompts = [*PROMPTS[:3], *PROMPTS[:3]]
+    shapes = ['{"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 3}', None]
+    rows = [{"prompt": prompt, "json_schema": shapes[at % 2]} for at, prompt in enumerate(prompts)]
+    options = {"max_new_tokens": 60, "temperature": 1.0, "seed": 1}
+    plain, mixed = engine.generate(prompts, **options), engine.generate(rows, **options)
+    assert [answer.valid for answer in mixed] == [True, None] * 3, [answer.text for answer in mixed]
+    assert [answer.text for answer in mixed[1::2]] == [answer.text for answer in plain[1::2]]
+
+
+@pytest.mark.slow
+def test_thoughts_are_closed_by_all_that_may_close_them(both):
+    folder = Path(__file__).parents[2] / "examples" / "thinking_model" / "model"
+    engine = Client(str(folder), engine="vllm", device="cpu", weights="16bit", max_rows=16)
+    rng = random.Random(2026)
+    prompts = [answer(rng, closed=True)[0] for _ in range(16)]
+    found = engine.generate(prompts, strategy=["think:budget=64;whole"], max_new_tokens=96, temperature=0)
+    assert all(item.ended_in is Part.ANSWER for item in found)
+    assert sum(item.complete for item in found) >= 15
+    assert {item.thought_closed for item in found} == {EosSource.NATURAL, EosSource.BOOSTED, EosSource.FORCED}

@@ -122,6 +122,7 @@ def engine_options(
     said = {"block": str(block.path), "slots": slots, "vocabulary": size, "eos_ids": sorted(eos_ids)}
     options: dict[str, Any] = {
         "skip_tokenizer_init": True,
+        "language_model_only": True,  # of a model that also sees: prompts are text
         "max_num_seqs": slots,
         "kv_cache_dtype": kv_cache,
         "disable_log_stats": True,
