@@ -43,6 +43,7 @@ class _Seen:
     eos_prob: float
     eos_rank: int | None = None  # known where an attempt stands, as is whether the model would end there
     ends: bool = False
+    cached_tokens: int = 0  # of the row's prompt, for the attempt that has found it
 
 
 class ChoosingEngine:
@@ -201,10 +202,11 @@ def _see(choice: _Choice, place: _Place, along: int, finished: Finished) -> None
     """Note what an attempt has found at its place, and at those along the way to it."""
     ends = finished.verdict.finish_reason is FinishReason.EOS
     trace = finished.trace
-    choice.found[place] = _Seen(finished.asked, trace.prob_max or 0.0, trace.rank_max, ends)
+    cached = min(finished.cached_tokens, len(choice.request.prompt_token_ids))
+    choice.found[place] = _Seen(finished.asked, trace.prob_max or 0.0, trace.rank_max, ends, cached)
     count = len(choice.choices.eos_ids)  # which are the first that are asked about at each place
     for at, log_probs in enumerate(finished.asked_before, len(place) - along):
-        choice.found[place[:at]] = _Seen(log_probs, sum(map(math.exp, log_probs[:count])))
+        choice.found[place[:at]] = _Seen(log_probs, sum(map(math.exp, log_probs[:count])), cached_tokens=cached)
 
 
 def _chosen(choice: _Choice) -> Finished:
