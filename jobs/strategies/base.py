@@ -112,7 +112,7 @@ class ScoreNumbers:
     3. ramp: an EOS score e becomes ``e + w * max(0, m + margin - e)``, where w rises from 0 at `start` to 1
        at `full` as ``x ** power`` with ``x = (n - start) / (full - start)``, and is 0 where `after_sentence` is
        set and no landing spot has just been reached. With a `bar`, in nats, w is 1 instead where the probability
-       of the EOS ids is at least ``exp(-bar * sqrt(x))``, and from `full` on, and 0 elsewhere;
+       of the EOS ids is at least ``exp(-bar * x ** 0.25)``, and from `full` on, and 0 elsewhere;
     4. force: at ``n == force_at`` every other token is excluded.
     """
 

@@ -116,9 +116,9 @@ def barred(scores, eos, n, budget, ended, start=0.6, firm=0.8, bar=6.0):
     highest = max(scores)
     masses = [math.exp(score - highest) for score in scores]
     log_prob = math.log(sum(masses[token] for token in eos) / sum(masses) or 1e-300)
-    if abs(log_prob + bar * math.sqrt(x)) < 1e-3 and x < 1:
+    if abs(log_prob + bar * x**0.25) < 1e-3 and x < 1:
         return None  # as near as fp32 tells
-    return ramped(scores, eos, 1.0, 20.0) if x >= 1 or log_prob >= -bar * math.sqrt(x) else scores
+    return ramped(scores, eos, 1.0, 20.0) if x >= 1 or log_prob >= -bar * x**0.25 else scores
 
 
 @settings(max_examples=200, deadline=None)
@@ -134,7 +134,7 @@ def test_soft_landing_takes_what_passes_its_bar(scores, eos, budget, start, ende
 
 @pytest.mark.parametrize(
     ("n", "eos_score", "taken"),
-    [(62, 0.5, False), (62, 4.0, True), (79, -2.0, True), (79, -3.0, False), (80, -9.0, True)],
+    [(62, -1.0, False), (62, 4.0, True), (79, -2.5, True), (79, -3.1, False), (80, -9.0, True)],
 )
 def test_the_bar_falls_from_certainty_to_nothing(n, eos_score, taken):
     """The rise alone took the first spot that it reached: a nat below the best on average, three on the demo."""

@@ -123,7 +123,7 @@ def shape_scores(logits: Tensor, eos_ids: Tensor, records: Tensor, steps: Tensor
         bar = SLOT.of(records, "bar")
         if bool((bar > 0).any()):
             share, _ = eos_statistics(logits, eos_ids)
-            passes = (rise >= 1.0) | ((rise > 0) & (share >= torch.exp(-bar * rise.sqrt())))
+            passes = (rise >= 1.0) | ((rise > 0) & (share >= torch.exp(-bar * rise.sqrt().sqrt())))
             ramp = torch.where(bar > 0, passes.to(ramp.dtype), ramp)
         ramp = torch.where((span > 0) & (ended | (SLOT.of(records, "after_sentence") == 0)), ramp, 0.0)
         lift = ((best_other + SLOT.of(records, "margin")).unsqueeze(-1) - eos).clamp(min=0.0)

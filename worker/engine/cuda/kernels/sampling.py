@@ -53,7 +53,7 @@ def _strength(record, n, after_sentence, state, share):
     rise = tl.minimum(tl.maximum((n - start) / tl.maximum(span, 1e-9), 0.0), 1.0)
     ramp = tl.where(rise > 0, tl.exp2(tl.log2(tl.where(rise > 0, rise, 1.0)) * power), 0.0)
     bar = real(record, _BAR)
-    passes = (rise >= 1.0) | ((rise > 0) & (share >= tl.exp(-bar * tl.sqrt(rise))))
+    passes = (rise >= 1.0) | ((rise > 0) & (share >= tl.exp(-bar * tl.sqrt(tl.sqrt(rise)))))
     ramp = tl.where(bar > 0, passes.to(tl.float32), ramp)
     return growth, tl.where((span > 0) & ((state >= _LANDED) | (after_sentence == 0.0)), ramp, 0.0)
 
