@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -140,6 +141,17 @@ def test_vllm_that_is_missing_is_named_with_its_extra(monkeypatch):
 )
 def test_weights_are_those_of_the_file_or_quantised_as_they_are_loaded(weights, own, found):
     assert chosen_weights(weights, own) == found
+
+
+def test_another_thread_than_the_one_that_loaded_may_step(both):
+    """vLLM gives a thread its stream when it first asks, amid its first step; the stand-in refuses that."""
+    _, other = both
+    found = []
+    request = Request(key=0, prompt_token_ids=[5, 6, 7], max_new_tokens=4)
+    thread = Thread(target=lambda: found.append(run(other.engine, [request])))
+    thread.start()
+    thread.join()
+    assert [len(item) for item in found] == [1]
 
 
 @pytest.mark.parametrize(

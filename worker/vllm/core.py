@@ -81,9 +81,21 @@ class VllmCore:
         Raises:
             RuntimeError: the engine, or one of its processes, has died.
         """
+        if not self.elsewhere:
+            _take_stream()
         try:
             outputs = self._llm.step()
         except Exception as error:
             raise RuntimeError(f"vLLM's engine has died: {error or type(error).__name__}") from error
         ended = (item for item in outputs if item.finished and item.outputs)
         return [(item.request_id, str(item.outputs[0].finish_reason)) for item in ended]
+
+
+def _take_stream() -> None:
+    """Have vLLM give this thread its stream, if it has none: given amid a step, half of that would be on another.
+
+    The thread that steps is not the one that has loaded the model.
+    """
+    from vllm.utils.torch_utils import current_stream
+
+    current_stream()

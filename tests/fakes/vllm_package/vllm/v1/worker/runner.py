@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
+from vllm.utils.torch_utils import has_stream
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
 
@@ -66,6 +67,8 @@ class Runner:
     @torch.inference_mode()
     def step(self, plan):
         """Compute a step; return {id: token} of the rows that were computed to their end."""
+        elsewhere = self.config.parallel_config.world_size > 1  # whose processes have threads of their own
+        assert elsewhere or has_stream(), "it would be given amid the step"
         update = self._update(plan)
         for processor in self.input_batch.logitsprocs.all:
             processor.update_state(update)
