@@ -2,7 +2,8 @@
 
 An 8B shape (8 KV heads, a vocabulary of 128,256), random weights, EOS ignored, greedy. Four sets:
 `mixed`, `long` prompts, `label` (8 tokens out) and `think` (1,000 to 2,000 out). Both engines take the rows in the
-order of the file; `--systems` also has Endmark with all budgets known at once (`endmark:0:auto:lengths`).
+order of the file; `--systems` also has Endmark with all budgets known at once (`endmark:0:auto:lengths`), and
+Endmark's engine over vLLM with strategies on every row (`drawn:16bit:256`, beside `vllm:none:256`).
 Every system runs in a process of its own, over the same files, and its figures are printed as they come.
 """
 
@@ -102,7 +103,7 @@ def run_all(options: argparse.Namespace) -> int:
     failed = 0
     for system in options.systems.split(","):
         environment = dict(os.environ)
-        if system.startswith("vllm") and options.vllm_path:
+        if system.startswith(("vllm", "drawn")) and options.vllm_path:
             environment["PYTHONPATH"] = os.pathsep.join([options.vllm_path, environment.get("PYTHONPATH", "")])
         process = subprocess.Popen(
             [*command, "--part", system], stdout=subprocess.PIPE, text=True, env=environment
@@ -129,7 +130,7 @@ def _line(result: Result) -> str:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Return output tokens a second of every system on every set, and under each Endmark line its ratios."""
+    """Return output tokens a second of every system on every set, and under each of ours its ratios to vLLM."""
     names = list(dict.fromkeys(item.work for item in results))
     speeds: dict[str, dict[str, float]] = {}
     for item in results:
@@ -137,7 +138,7 @@ def table(results: Sequence[Result]) -> str:
     lines = ["| output tokens/s | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(names)]
     for system, cells in speeds.items():
         lines.append(_row(system, [f"{cells[name]:,.0f}" if name in cells else "" for name in names]))
-        if not system.startswith("endmark"):
+        if system.startswith("vllm"):
             continue
         for peer, others in speeds.items():
             if peer.startswith("vllm"):

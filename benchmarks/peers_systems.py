@@ -1,4 +1,4 @@
-"""The systems of `benchmarks/peers.py`, each run in a process of its own: Endmark's engine and vLLM's."""
+"""The systems of `benchmarks/peers.py`, each in a process of its own: Endmark's engine, vLLM's, ours over vLLM."""
 
 import json
 import os
@@ -123,6 +123,44 @@ def run_vllm(model: Path, work: dict[str, list[Row]], options: Sequence[str]) ->
         yield _result("vllm " + " ".join(options), name, some, *measure(some))
 
 
+def run_drawn(model: Path, work: dict[str, list[Row]], options: Sequence[str]) -> Iterator[Result]:
+    """Yield what Endmark's engine over vLLM does with each set, loaded as a worker would load it.
+
+    Every row has strategies: one on its scores, one on its text and one behind its end. None of them acts on words
+    without a sentence, so rows come to their lengths.
+
+    Args:
+        model: the folder.
+        work: rows by the name of their set.
+        options: the weights (`16bit`, `nf4`), and rows in one batch.
+    """
+    import torch
+
+    from endmark.jobs.strategies import build_strategies
+    from endmark.worker.engine.request import Request
+    from endmark.worker.vllm.loading import load_vllm_engine
+
+    engine: Any = load_vllm_engine(str(model), weights=options[0], max_rows=int(options[1])).engine
+    engine.eos_ids, engine.core.eos_ids = frozenset(), []  # as in `run_endmark`
+    strategies = build_strategies(["soft-landing", "trim", 'stop:text="zzzz"'])
+
+    def measure(some: Sequence[Row]) -> tuple[int, float]:
+        torch.cuda.synchronize()
+        tokens, started = 0, time.perf_counter()
+        for key, row in enumerate(some):
+            engine.add(
+                Request(key, row.prompt_token_ids, row.max_tokens, stream=key, strategies=strategies),
+            )
+        while engine.has_work:
+            tokens += sum(item.completion_tokens for item in engine.step())
+        torch.cuda.synchronize()
+        return tokens, time.perf_counter() - started
+
+    measure([Row(row.prompt_token_ids[:32], 8) for row in next(iter(work.values()))[:4]])
+    for name, some in work.items():
+        yield _result("drawn " + " ".join(options), name, some, *measure(some))
+
+
 def _result(system: str, name: str, rows: Sequence[Row], tokens: int, seconds: float) -> Result:
     """Return the figures of one set, and refuse a run that lost tokens."""
     if tokens != (wanted := sum(row.max_tokens for row in rows)):
@@ -130,4 +168,4 @@ def _result(system: str, name: str, rows: Sequence[Row], tokens: int, seconds: f
     return Result(system, name, sum(len(row.prompt_token_ids) for row in rows), tokens, seconds)
 
 
-SYSTEMS = {"endmark": run_endmark, "vllm": run_vllm}
+SYSTEMS = {"endmark": run_endmark, "vllm": run_vllm, "drawn": run_drawn}

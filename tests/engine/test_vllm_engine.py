@@ -116,7 +116,7 @@ def test_what_is_loaded_is_said(both):
 
 def test_an_engine_that_dies_says_so(both, monkeypatch):
     _, other = both
-    monkeypatch.setattr(other.engine._core._llm, "step", lambda: (_ for _ in ()).throw(KeyError("rank 1")))
+    monkeypatch.setattr(other.engine.core._llm, "step", lambda: (_ for _ in ()).throw(KeyError("rank 1")))
     other.engine.add(Request(0, [5, 6], max_new_tokens=4))
     with pytest.raises(RuntimeError, match="vLLM's engine has died: 'rank 1'"):
         other.engine.step()

@@ -19,12 +19,13 @@ class VllmCore:
     Attributes:
         rows: that run at once.
         context: tokens of the longest row.
+        eos_ids: at which vLLM stops.
         elsewhere: whether the model is computed in other processes: what they read must be there before a step.
     """
 
     def __init__(self, llm: Any, eos_ids: Collection[int], adapters: Adapters | None = None) -> None:  # noqa: ANN401
         self._llm = llm
-        self._eos_ids = sorted(eos_ids)
+        self.eos_ids = sorted(eos_ids)
         self.adapters = adapters or Adapters()
         config = llm.vllm_config
         self.rows: int = config.scheduler_config.max_num_seqs
@@ -61,7 +62,7 @@ class VllmCore:
             temperature=0.0,
             max_tokens=budget,
             ignore_eos=True,
-            stop_token_ids=self._eos_ids,
+            stop_token_ids=self.eos_ids,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
             extra_args=extra_args(row, epoch),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,6 +50,8 @@ class DeviceDrawing:
         self._upload = Upload(STEP.width, slots, device)
         self._tokens = torch.zeros(slots, dtype=torch.int64, device=device)
         self._positions = torch.zeros(slots, dtype=torch.int64, device=device)
+        # Compiled now and not in the middle of the first rows.
+        self.draw(torch.zeros(1, vocabulary, device=device), _nothing(slots))
 
     def admit(self, rows: Sequence[tuple[PrefillRow, Sequence[int]]]) -> None:
         """Keep what rows bring to their slots; the tokens of those alone whose scores they change."""
@@ -80,3 +83,9 @@ class DeviceDrawing:
         steering = Steering(slots.targets, slots.inserts)
         finish_step(logits, self._eos_ids, sampled, slots.records, self._table, steering, self._rooms, result)
         return result
+
+
+def _nothing(slot: int) -> Batch:
+    """Return a batch of one row, in the slot of those that draw nothing."""
+    zero = np.zeros(1, np.int32)
+    return Batch(zero + slot, zero, zero, zero, zero, zero, [], {}, logprobs=False, tokens=lambda _: [])

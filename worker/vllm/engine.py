@@ -46,7 +46,7 @@ class VllmEngine:
         self.asks_before = False
         self.row_steps = 0
         self.capacity = Capacity(core.rows, core.context, core.pages[1] * core.page_size, core.adapters.most)
-        self._core, self._block = core, block
+        self.core, self._block = core, block
         self._admission = Admission(vocabulary, core.context, embeddings, token_name)
         self._everything = FreeMask(embeddings).words()
         self._waiting = WaitingRows(core.rows)
@@ -80,7 +80,7 @@ class VllmEngine:
     @property
     def pages(self) -> tuple[int, int]:
         """Its KV pages in use, and in all."""
-        return self._core.pages
+        return self.core.pages
 
     def add(self, request: Request) -> None:
         """Queue an attempt. Its budget ends where the context does.
@@ -97,7 +97,7 @@ class VllmEngine:
                 f"engine tells {MOST_ASKED:,}",
                 hint="give fewer labels, or labels that begin alike",
             )
-        self._core.adapters.check(request.adapter)
+        self.core.adapters.check(request.adapter)
         self._waiting.add(self._admission.row(request))
 
     def cancel(self, keys: Collection[int]) -> None:
@@ -126,10 +126,10 @@ class VllmEngine:
             self._waiting.admit()
             self._running.begin(row)
         if self._running:
-            if self._core.elsewhere:
+            if self.core.elsewhere:
                 self.before_draw()
                 self._let_go()
-            stopped = self._core.step()
+            stopped = self.core.step()
             progress = self._read([row for row in self._running if not row.done and row not in self._back])
             self._check(stopped, progress=progress)
             self._let_go()
@@ -206,5 +206,5 @@ class VllmEngine:
             row = self._running.named(name)
             if row is not None and not row.done and row not in self._back:
                 raise RuntimeError(f"vLLM's engine has ended a row by itself: {reason}")
-        if not (progress or self._core.has_work or self._leaving or self._back):
+        if not (progress or self.core.has_work or self._leaving or self._back):
             raise RuntimeError(f"vLLM's engine has lost {len(self._running)} rows")
