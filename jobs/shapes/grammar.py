@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from endmark.jobs.errors import MissingDependency, SpecError
+from endmark.jobs.shapes.dialect import ambiguity
 from endmark.jobs.shapes.shape import Shape, ShapeKind
 from endmark.jobs.strict_json import refuse_constant, refuse_infinite
 
@@ -91,6 +92,9 @@ def _refusal(shape: Shape) -> str | None:
             pattern_of(shape)
         except re.error as error:
             return f"`{shape.text}` is no regular expression: {error}"
+        unclear = ambiguity(shape.text)
+        if unclear is not None:
+            return f"`{shape.text}` cannot be kept: it holds {unclear}"
     found = _compiled_error(grammar_of(shape))
     return None if found is None else f"cannot be kept: {found}"
 
@@ -109,6 +113,9 @@ def _schema_refusal(shape: Shape) -> str | None:
         return "the schema is not a JSON object"
     if "x-guidance" in schema:
         return "the schema holds `x-guidance`, which Endmark sets itself"
+    unclear = next(_unclear(schema), None)
+    if unclear is not None:
+        return f"the schema cannot be kept: {unclear[1]}, at `{unclear[0]}`"
     wrong = malformed(schema)
     if wrong is not None:
         return f"the schema is malformed at `{wrong[0]}`: {wrong[1]}"
@@ -146,6 +153,19 @@ def _place(schema: Mapping[str, Any], shared: Mapping[str, Any], error: str, poi
         if isinstance(inner, dict) and _schema_error({**shared, **inner}) == error:
             return _place(inner, shared, error, f"{pointer}/{step}")
     return pointer
+
+
+def _unclear(schema: Mapping[str, Any], pointer: str = "#") -> Iterator[tuple[str, str]]:
+    """Yield the places of expressions in a schema that are not read alike, and what of them is not."""
+    named = schema.get("patternProperties")
+    patterns = [*named] if isinstance(named, dict) else []
+    for pattern in (schema.get("pattern"), *patterns):
+        found = ambiguity(pattern) if isinstance(pattern, str) else None
+        if found is not None:
+            yield pointer, f"`{pattern}` holds {found}"
+    for step, inner in _inner(schema):
+        if isinstance(inner, dict):
+            yield from _unclear(inner, f"{pointer}/{step}")
 
 
 def _inner(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
