@@ -3,12 +3,20 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from endmark.cli import retry
+from endmark.cli.again import ask_again
+from endmark.db.connection import open_store
+from tests.integration.service_fixtures import submit
+from tests.integration.store.ledger import answer_all, take
 
 pytestmark = pytest.mark.integration
 
@@ -54,6 +62,26 @@ def work_until_done(endmark, job):
     finally:
         worker.terminate()
         worker.wait(60)
+
+
+def test_rows_that_a_worker_has_taken_at_once_are_counted(tmp_path, monkeypatch):
+    """Beside a running worker `retry` said that 0 rows were queued again: it counted what nobody held yet."""
+    url = f"sqlite:///{tmp_path / 'endmark.db'}"
+    monkeypatch.setenv("ENDMARK_HOME", str(tmp_path))
+    monkeypatch.setenv("ENDMARK_DATABASE_URL", url)
+    with open_store(url) as store:
+        submit(store, ["x"] * 3)
+        answer_all(store, "length")
+
+        def taken_at_once(*arguments):
+            found = ask_again(*arguments)
+            assert take(store) is not None
+            return found
+
+        monkeypatch.setattr(retry, "ask_again", taken_at_once)
+        done = CliRunner().invoke(retry.retry, ["latest", "--truncated", "--max-new-tokens", "300"])
+    assert done.exit_code == 0, done.output
+    assert re.search("^3 rows of job .* are queued again", done.stderr, re.MULTILINE)
 
 
 def test_truncated_rows_asked_again_and_the_trace_of_a_job(endmark, tmp_path):
