@@ -1,11 +1,12 @@
 """The options that say which engine runs a model, and over how many GPUs."""
 
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any, TypeVar
 
 import click
 
-from endmark.jobs.engines import AUTO, ENGINES, EngineChoice
+from endmark.jobs.engines import ANY_ENGINE, AUTO, ENGINES, EngineChoice
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -53,15 +54,15 @@ def take_engine(options: dict[str, Any], *, here: bool = True) -> EngineChoice:
     """Take the engine out of a command's options.
 
     Args:
-        options: of the command; these are removed.
+        options: of the command, or of a call from Python, which may leave them out; these are removed.
         here: whether this host is to run it, so that it must be installed here.
 
     Raises:
         UsageError: they do not go together.
         MissingDependency: vLLM is wanted and not installed here.
     """
-    wanted, *rest = (options.pop(name) for name in NAMES)
-    choice = EngineChoice(wanted, *rest)
+    usual = zip(NAMES, astuple(ANY_ENGINE), strict=True)
+    choice = EngineChoice(*(options.pop(name, default) for name, default in usual))
     if here:
         choice.check(options.get("weights", AUTO))
     return choice

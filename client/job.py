@@ -69,16 +69,21 @@ class Job:
                 time.sleep(left)
         return status
 
-    def run(self) -> "Job":
+    def run(self, **engine: Any) -> "Job":  # noqa: ANN401
         """Run the rows that have no result yet, with a worker started here if none is there; return the job.
 
+        Args:
+            engine: of that worker, such as `engine="vllm"` and `tensor_parallel=2`.
+
         Raises:
+            TypeError: there is no such option.
+            MissingDependency: the engine is not installed.
             Interrupted: by Ctrl-C; the job is paused, and `run` goes on with it.
             EndmarkError: it cannot be run; the message says why.
         """
         from endmark.client.running import run_job
 
-        run_job(self.id)
+        run_job(self.id, engine)
         return self
 
     def results(self, only: Only | None = None) -> Iterator[dict[str, Any]]:

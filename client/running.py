@@ -8,6 +8,7 @@ from typing import Any
 
 from endmark.cli.beforehand import check_broker, check_folders
 from endmark.cli.completion import see_through
+from endmark.cli.engines import NAMES, take_engine
 from endmark.cli.finishing import tell_now, wanted_deliveries
 from endmark.cli.notifying import wake_if_reachable
 from endmark.cli.session import opened
@@ -19,6 +20,7 @@ from endmark.client.options import parse_options
 from endmark.db.connection import Store
 from endmark.db.progress import all_statuses
 from endmark.jobs.datasets.rows import RowsDataset
+from endmark.jobs.engines import EngineChoice
 from endmark.jobs.errors import DatasetError, EndmarkError
 from endmark.jobs.settings import Settings
 from endmark.jobs.spec import GenerationSpec
@@ -33,25 +35,30 @@ def run(rows: Any, **options: Any) -> Job:  # noqa: ANN401
     Args:
         rows: a data frame of pandas or polars, an iterable of prompts, of dictionaries or of lists of chat turns,
             or the path or URL of a file.
-        options: those of `endmark submit`, `max_new_tokens=100` for `--max-new-tokens 100`.
+        options: those of `endmark submit`, `max_new_tokens=100` for `--max-new-tokens 100`, and the engine's, such
+            as `engine="vllm"` and `tensor_parallel=2`.
 
     Raises:
         DatasetError: rows cannot be used; nothing was stored.
         TypeError: there is no such option.
+        MissingDependency: the engine is not installed.
         Interrupted: by Ctrl-C; the job is paused, and `endmark.Job("latest").run()` goes on with it.
         EndmarkError: it cannot be run; the message says why.
     """
+    engine = take_engine(options)
     spec, given = parse_options(options, files=_is_file(rows))
     with opened() as (settings, store), _signals():
         check_broker(settings, needed=True)
         check_folders(spec)
         stored = _store(settings, store, rows, spec, given)
-        _work_on(settings, store, stored)
+        _work_on(settings, store, stored, engine)
     return Job.known(stored.job_id)
 
 
 def submit(rows: Any, **options: Any) -> Job:  # noqa: ANN401
-    """Store rows as a job for workers that run elsewhere; return the job. The arguments are those of `run`.
+    """Store rows as a job for workers that run elsewhere; return the job.
+
+    The arguments are those of `run` but for the engine, which is the workers'.
 
     Raises:
         DatasetError: rows cannot be used; nothing was stored.
@@ -72,26 +79,32 @@ def list_jobs() -> list[Job]:
         return [Job.known(item.id) for item in all_statuses(store)]
 
 
-def run_job(job_id: str) -> None:
-    """Run a stored job to its end.
+def run_job(job_id: str, options: dict[str, Any]) -> None:
+    """Run a stored job to its end, under the engine that the options name.
 
     Raises:
+        TypeError: there is no such option.
+        MissingDependency: the engine is not installed.
         Interrupted: by Ctrl-C; the job is paused.
         EndmarkError: it cannot be run.
     """
+    engine = take_engine(options)
+    if options:
+        raise TypeError(f"there is no option `{next(iter(options))}`; those of the engine are {', '.join(NAMES)}")
     with opened() as (settings, store), _signals():
         check_broker(settings, needed=True)
-        _work_on(settings, store, resumed(store, job_id))
+        _work_on(settings, store, resumed(store, job_id), engine)
 
 
-def _work_on(settings: Settings, store: Store, job: Submission) -> None:
+def _work_on(settings: Settings, store: Store, job: Submission, engine: EngineChoice) -> None:
     """Have a job worked on to its end.
 
     Raises:
         Interrupted: by Ctrl-C; the job is paused.
         EndmarkError: it cannot be run.
     """
-    status = see_through(settings, store, job, f"`endmark.Job({job.job_id!r}).run()` goes on with it")
+    again = f"`endmark.Job({job.job_id!r}).run()` goes on with it"
+    status = see_through(settings, store, job, again, engine)
     tell_now(settings, store, job.job_id)
     if status.state is JobState.FAILED:
         again = f"once that is fixed, `endmark retry {job.job_id} --failed` runs it again"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import endmark
+from endmark.jobs import engines
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,6 +89,20 @@ def test_wrong_calls_store_nothing():
         with pytest.raises(error):
             endmark.submit(rows, **options)
     assert endmark.list_jobs() == []
+
+
+def test_the_engine_is_named_where_rows_are_run(monkeypatch):
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    with pytest.raises(endmark.EndmarkError, match="needs the extra `vllm`"):
+        endmark.run(["a"], engine="vllm")
+    with pytest.raises(TypeError):
+        endmark.submit(["a"], engine="vllm")
+    assert endmark.list_jobs() == []
+    job = endmark.submit(["a"])
+    with pytest.raises(endmark.EndmarkError, match="`--tensor-parallel 2` needs the extra `vllm`"):
+        job.run(tensor_parallel=2)
+    with pytest.raises(TypeError, match="no option `engin`; those of the engine are engine, tensor_parallel"):
+        job.run(engin="vllm")
 
 
 def test_the_engine_tells_rows_that_cannot_run_and_goes_on_after_a_loop_was_left():
