@@ -21,8 +21,8 @@ from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.shapes import Shape, ShapeKind, read_shape
 from endmark.worker.engine.choosing import ChoosingEngine
 from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.masks import TokenMask
 from endmark.worker.engine.request import Request
-from endmark.worker.engine.steering import TokenMask
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.models.loader import load_engine
 from endmark.worker.shapes.compiled import Shapes
