@@ -6,9 +6,12 @@ it, and its verdict says only what the engine knows (`EosSource.UNKNOWN` where i
 may run slower than one without; a row without one never does for it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from endmark.worker.engine.plan import StepPlan, StepResult, Ticket
 from endmark.worker.engine.request import Finished, Request
@@ -104,7 +107,20 @@ class Runner(Protocol):
     overlaps: bool  # whether `launch` returns before the step has run
 
     def launch(self, plan: StepPlan) -> Ticket:
-        """Start the step."""
+        """Start the step; of one with late masks all but the draw."""
 
     def read(self, ticket: Ticket) -> StepResult:
         """Wait for the step and return what it sampled; each ticket is read once, in order."""
+
+
+@runtime_checkable
+class LateDraws(Protocol):
+    """What a runner that `overlaps` has besides."""
+
+    def draw(self, ticket: Ticket, masks: Sequence[tuple[int, NDArray[np.int32]]]) -> None:
+        """Draw the tokens of a step with late masks, which has been launched last.
+
+        Args:
+            ticket: of the step.
+            masks: slots, and which tokens may follow there; what is drawn for late slots without one is of no use.
+        """

@@ -8,7 +8,7 @@ one step whose result is dropped.
 from collections.abc import Callable, Collection, Iterable
 
 from endmark.worker.engine.checking import Admission
-from endmark.worker.engine.contract import Capacity, Runner
+from endmark.worker.engine.contract import Capacity, LateDraws, Runner
 from endmark.worker.engine.plan import Ticket
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.row import RowState
@@ -49,6 +49,9 @@ class Engine:
         self.row_steps = 0  # rows summed over the steps
         self._scheduler = Scheduler(runner)
         self._masks = False  # whether a row with a mask has come
+        self._late: list[
+            tuple[RowState, int]
+        ] = []  # rows of the step in flight whose masks it lacks, and their slots
         self._in_flight: tuple[Ticket, list[RowState]] | None = None
         kv_tokens = runner.num_pages * runner.page_size
         self.capacity = Capacity(runner.max_rows, min(runner.context, kv_tokens), kv_tokens)
@@ -106,7 +109,8 @@ class Engine:
         launched = self._launch()
         previous, self._in_flight = self._in_flight, launched
         if previous is not None:
-            return blocked + self._settle(*previous)
+            ended = blocked + self._settle(*previous)
+            return ended + self._draw(late) if (late := self._late) else ended
         if launched is not None and not self.runner.overlaps:
             self._in_flight = None
             return blocked + self._settle(*launched)
@@ -128,12 +132,35 @@ class Engine:
     def _launch(self) -> tuple[Ticket, list[RowState]] | None:
         """Start the next step if there is one."""
         scheduled = self._scheduler.schedule()
+        self._late = []
         if scheduled is None:
             return None
         plan, rows = scheduled
+        if plan.decode.late:
+            late = frozenset(plan.decode.late)
+            self._late = [(row, row.slot) for row in rows if row.slot in late]
         self.steps += 1
         self.row_steps += len(rows)
         return self.runner.launch(plan), rows
+
+    def _draw(self, late: list[tuple[RowState, int]]) -> list[Finished]:
+        """Draw the step in flight, now that the tokens are known on which masks of some rows depend."""
+        assert self._in_flight is not None
+        assert isinstance(self.runner, LateDraws)
+        ended: list[Finished] = []
+        masks = []
+        for row, slot in late:
+            if row.done or row.stale:
+                continue  # it has ended, or was taken back
+            if row.answer.retreat():
+                self._take_back(row)
+            elif finished := row.answer.blocked():
+                ended.append(finished)
+                self._drop(row)
+            elif row.answer.mask is not None:
+                masks.append((slot, row.answer.mask.words()))
+        self.runner.draw(self._in_flight[0], masks)
+        return ended
 
     def _settle(self, ticket: Ticket, rows: list[RowState]) -> list[Finished]:
         """Hand each row its token; retire those that end."""

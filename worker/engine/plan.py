@@ -70,6 +70,7 @@ class DecodePlan:
     positions: Sequence[int]  # as `PrefillRow.position`
     new_pages: Sequence[tuple[int, int, int]] = ()  # (slot, index in its page table, page)
     masks: Sequence[tuple[int, NDArray[np.int32]]] = ()  # slots, and which tokens may follow there
+    late: Sequence[int] = ()  # slots whose masks are given to `draw`, as they depend on tokens that are in flight
     calls: Sequence[int] = ()  # a `Call` for each row, where any row has one
 
 

@@ -97,7 +97,7 @@ class RowState:
 
     @property
     def waits_for_token(self) -> bool:
-        """Whether its mask depends on a token that is in flight: it runs every other step where those overlap."""
+        """Whether its mask depends on a token that is in flight."""
         return self.answer.mask is not None and self.launched > self.answer.generated
 
     def insert(self) -> None:

@@ -71,14 +71,22 @@ class Scheduler:
         prompts = self._prompts(len(rows), admits=preempted == self.preemptions)
         if not rows and not prompts:
             return None
+        if prompts:  # such a step is drawn as it is launched
+            rows = [row for row in rows if not row.waits_for_token]
         rows.sort(key=lambda row: -row.input_position)  # or the card ends with one alone
+        masked = [row for row in rows if row.answer.mask is not None]
         decode = DecodePlan(
             slots=[row.slot for row in rows],
             lengths=[row.input_position for row in rows],
             steps=[row.launched for row in rows],
             positions=[row.position for row in rows],
             new_pages=new_pages,
-            masks=[(row.slot, row.answer.mask.words()) for row in rows if row.answer.mask is not None],
+            masks=[
+                (row.slot, row.answer.mask.words())
+                for row in masked
+                if row.answer.mask is not None and not row.waits_for_token
+            ],
+            late=[row.slot for row in masked if row.waits_for_token],
             calls=[row.call for row in rows] if any(row.call for row in rows) else (),
         )
         plan = StepPlan(decode, [item for item, _ in prompts])
@@ -190,7 +198,7 @@ class Scheduler:
         new_pages: list[tuple[int, int, int]] = []
         rows: list[RowState] = []
         for row in list(self.running):
-            if row.slot < 0 or row.prefilling or row.launched >= row.budget or row.waits_for_token:
+            if row.slot < 0 or row.prefilling or row.launched >= row.budget:
                 continue  # preempted just now, or it does not run yet, or its last token is in flight
             if row.input_position // self._pool.page_size < len(row.pages):
                 rows.append(row)

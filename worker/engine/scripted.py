@@ -80,6 +80,19 @@ class ScriptedRunner:
         self._masks.update(decode.masks)
         for slot, step, call in zip(decode.slots, decode.steps, decode.calls, strict=False):
             self._steering[slot].call(call, step)
+        ticket = Ticket(len(plan.slots), [])
+        if not decode.late:
+            self._sample(ticket, plan)
+        return ticket
+
+    def draw(self, ticket: Ticket, masks: Sequence[tuple[int, NDArray[np.int32]]]) -> None:
+        """Sample for the step that was launched last."""
+        assert {slot for slot, _ in masks} <= set(self.plans[-1].decode.late)
+        self._masks.update(masks)
+        self._sample(ticket, self.plans[-1])
+
+    def _sample(self, ticket: Ticket, plan: StepPlan) -> None:
+        """Sample from what stands in the pages, and put it into the ticket."""
         sampled = [
             self._steered(
                 slot, step, self._script([self._memory[self._address(slot, i)] for i in range(last + 1)])
@@ -91,11 +104,12 @@ class ScriptedRunner:
             index: tuple(sampled[index].log_probs.get(token_id, _UNLIKELY) for token_id in token_ids)
             for index, token_ids in plan.asked.items()
         }
-        return Ticket(len(sampled), (sampled, asked, self._told(plan.slots, sampled), self._before(plan)))
+        assert isinstance(ticket.payload, list)
+        ticket.payload.extend((sampled, asked, self._told(plan.slots, sampled), self._before(plan)))
 
     def read(self, ticket: Ticket) -> StepResult:
         """Return what the step sampled."""
-        assert isinstance(ticket.payload, tuple)
+        assert isinstance(ticket.payload, list)
         sampled, asked, told, before = ticket.payload
         return StepResult(
             [item.token_id for item in sampled],

@@ -56,14 +56,16 @@ class DecodeInputs:
 
 
 class DecodeStep:
-    """A step of up to so many rows, captured."""
+    """A step of up to so many rows, captured: whole, or the draw apart, which then waits for what it is told."""
 
     def __init__(
         self,
         size: int,
         slots: SlotState,
         recorder: Recorder,
-        step: Callable[[DecodeInputs, Tensor], Tensor | None],
+        compute: Callable[[DecodeInputs], Tensor],
+        draw: Callable[[Tensor, DecodeInputs, Tensor], Tensor | None],
+        scores: Tensor | None = None,
     ) -> None:
         """Record it.
 
@@ -71,8 +73,10 @@ class DecodeStep:
             size: rows.
             slots: of the runner.
             recorder: of its graphs.
-            step: computes and draws; the result (RESULT.width, size) int32 is written. It returns `best_scores`
-                where log probabilities are told.
+            compute: returns the scores (size, V).
+            draw: draws from them; the result (RESULT.width, size) int32 is written. It returns `best_scores` where
+                log probabilities are told.
+            scores: (size, V), where they stand until they are drawn from, if that is a graph of its own.
         """
         device = slots.tables.device
         self._idle = _idle(size, slots.spare, slots.spare_page)
@@ -84,18 +88,36 @@ class DecodeStep:
         self._upload.send()
         self._best: Tensor | None = None  # it lies in the graph's memory
 
+        inputs = DecodeInputs(
+            tokens, positions, SampledRows(*(block[STEP[name]] for name in ("slot", "length", "step", "position")))
+        )
+
         def run() -> None:
-            self._best = step(DecodeInputs.of(block, slots, tokens, positions), self._result)
+            found = compute(DecodeInputs.of(block, slots, tokens, positions))
+            if scores is None:
+                self._best = draw(found, inputs, self._result)
+            else:
+                scores.copy_(found)
+
+        def run_late() -> None:
+            assert scores is not None
+            self._best = draw(scores, inputs, self._result)
 
         self._replay = recorder.record(run)
+        self._replay_draw = recorder.record(run_late) if scores is not None else None
 
-    def run(self, plan: DecodePlan) -> tuple[Download, Download | None]:
-        """Start the step and the copies of what was sampled, and of the best tokens where they are told."""
+    def run(self, plan: DecodePlan) -> None:
+        """Start the step; all but the draw where that is a graph of its own."""
         block = self._upload.next()
         block[:] = self._idle
         _fill(block, plan)
         self._upload.send()
         self._replay()
+
+    def drawn(self) -> tuple[Download, Download | None]:
+        """Start the copies of what was sampled, and of best tokens where they are told; draw first if need be."""
+        if self._replay_draw is not None:
+            self._replay_draw()
         return Download(self._result), Download(self._best) if self._best is not None else None
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -73,13 +74,15 @@ class CudaRunner:
         self._history = torch.zeros(num_pages + 1, page_size, dtype=torch.int32, device=self._device)
         self._rooms: Rooms | None = None
         self._passes = Passes(prefill_tokens, least=page_size)
-        self._steps: dict[tuple[int, bool], DecodeStep] = {}  # by rows, and whether log probabilities are told
+        # by rows, whether log probabilities are told, and whether the draw is a graph of its own
+        self._steps: dict[tuple[int, bool, bool], DecodeStep] = {}
+        self._scores: Tensor | None = None  # (S, V), until they are drawn from by a graph of its own
         self._logprobs: dict[int, int] = {}  # of the slots whose rows ask for them
         self._sizes = bucket_sizes(max_rows)
         self._recorder = Recorder(self._device)
         with torch.inference_mode():
             for size in reversed(self._sizes):
-                self._record(size, tells=False)
+                self._record(size, tells=False, late=False)
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> Ticket:
@@ -97,16 +100,29 @@ class CudaRunner:
             return Ticket(rows, self._mixed(plan, rows))
         size = next(size for size in self._sizes if size >= rows)
         asked = self._asked(plan.slots)
-        key = size, bool(asked)
-        if key not in self._steps:  # few jobs ask for log probabilities: the graph is recorded when one does
-            self._record(size, tells=True)
-        drawn, told = self._steps[key].run(plan.decode)
-        return Ticket(rows, _Launched(drawn, told=[(asked, told)] if told is not None else []))
+        key = size, bool(asked), bool(plan.decode.late)
+        if key not in self._steps:  # few jobs ask for log probabilities or shapes: it is recorded when one does
+            self._record(size, tells=key[1], late=key[2])
+        step = self._steps[key]
+        step.run(plan.decode)
+        launched = _Launched(undrawn=(step, asked))
+        if not plan.decode.late:
+            launched.draw()
+        return Ticket(rows, launched)
+
+    @torch.inference_mode()
+    def draw(self, ticket: Ticket, masks: Sequence[tuple[int, NDArray[np.int32]]]) -> None:
+        """Draw the tokens of a step with late masks, which has been launched last."""
+        assert self._rooms is not None, "made with the first graph"
+        assert isinstance(ticket.payload, _Launched)
+        self._rooms.mask(masks)
+        ticket.payload.draw()
 
     def read(self, ticket: Ticket) -> StepResult:
         """Wait for the step and return what it sampled."""
         launched = ticket.payload
         assert isinstance(launched, _Launched)
+        assert launched.drawn is not None, "its tokens have been drawn"
         got = launched.drawn.wait()[:, : ticket.rows]
         asked: dict[int, tuple[float, ...]] = {}
         before: dict[int, tuple[tuple[float, ...], ...]] = {}
@@ -174,18 +190,29 @@ class CudaRunner:
         found = ((index, self._logprobs.get(slot)) for index, slot in enumerate(slots))
         return {index: count for index, count in found if count is not None}
 
-    def _record(self, size: int, *, tells: bool) -> None:
-        """Capture a decode step of so many rows; `tells`: with log probabilities."""
+    def _record(self, size: int, *, tells: bool, late: bool) -> None:
+        """Capture a decode step of so many rows; `tells`: with log probabilities, `late`: its draw apart."""
 
-        def step(inputs: DecodeInputs, result: Tensor) -> Tensor | None:
+        def compute(inputs: DecodeInputs) -> Tensor:
             rows = inputs.rows
             self.note(inputs.tokens, rows.slots, rows.lengths)
             batch = self.batch(rows.slots, rows.lengths, decoding=size)
-            logits = self.forward(inputs.tokens, inputs.positions64, batch, 0)
-            self.sample(logits, rows, result)
+            return self.forward(inputs.tokens, inputs.positions64, batch, 0)
+
+        def draw(logits: Tensor, inputs: DecodeInputs, result: Tensor) -> Tensor | None:
+            self.sample(logits, inputs.rows, result)
             return best_scores(logits, result[RESULT["token"]]) if tells else None
 
-        self._steps[size, tells] = DecodeStep(size, self._slots, self._recorder, step)
+        scores = self._room_for_scores()[:size] if late else None
+        self._steps[size, tells, late] = DecodeStep(size, self._slots, self._recorder, compute, draw, scores)
+
+    def _room_for_scores(self) -> Tensor:
+        """Return where scores stand until they are drawn from, (S, V) of the model's type."""
+        if self._scores is None:
+            assert self._rooms is not None, "made with the first graph"
+            shape = self.max_rows, self._rooms.scores.shape[1]
+            self._scores = torch.empty(shape, dtype=self._network.dtype, device=self._device)
+        return self._scores
 
     def _mixed(self, plan: StepPlan, rows: int) -> "_Launched":
         """Compute prompts or pieces of them beside the rows that run; return what was sampled for `rows` rows."""
@@ -210,7 +237,7 @@ class CudaRunner:
             return inputs.sampled
 
         self._passes.run(pieces, compute)
-        return _Launched(Download(result), scores, told)
+        return _Launched(Download(result), scores, told)  # drawn already
 
     def _logits(self, inputs: PassInputs) -> Tensor:
         """Run one forward pass; return the logits (R + O, V) of the rows' last tokens, then of others."""
@@ -219,13 +246,21 @@ class CudaRunner:
         return self.forward(inputs.tokens, inputs.positions64, batch, torch.cat([inputs.keep, inputs.others]))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Launched:
     """What a step that was started brings back."""
 
-    drawn: Download  # (RESULT.width, R) int32
+    drawn: Download | None = None  # (RESULT.width, R) int32; None until it has been drawn
     scores: Sequence["_Answered"] = ()  # of a row that stands there twice the last is meant
     told: Sequence[tuple[Mapping[int, int], Download]] = ()  # by row how many best tokens, as of `best_scores`
+    undrawn: tuple[DecodeStep, Mapping[int, int]] | None = None  # and how many best tokens its rows are told
+
+    def draw(self) -> None:
+        """Start what brings the tokens back."""
+        assert self.undrawn is not None
+        step, asked = self.undrawn
+        self.drawn, told = step.drawn()
+        self.told = [(asked, told)] if told is not None else []
 
 
 @dataclass(frozen=True, slots=True)
