@@ -1,5 +1,6 @@
 """The scheduler against a scripted runner: batching, pages, preemption and the step behind change no answer."""
 
+import itertools
 import random
 
 import pytest
@@ -194,6 +195,15 @@ def test_a_prompt_far_longer_than_others_is_given_a_share_of_their_time():
     assert {row.end - row.cached for index, row in pieces if index > last} == {256}, "alone it has whole steps"
 
 
+def test_beside_a_single_row_a_long_prompt_has_half_of_the_time():
+    """With a twelfth it began when the other had ended: two rows one after the other."""
+    requests = [Request(0, [1] * 12, 400), Request(1, [2] * 3000, 300)]
+    options = {"num_pages": 2000, "context": 4000, "prefill_tokens": 256, "piece_tokens": 64}
+    _, _, runner = run(requests, script=lambda tokens: 7, **options, weight_tokens=64)
+    together = sum(len(plan.decode.slots) == 2 for plan in runner.plans)
+    assert together > 250
+
+
 def test_where_all_prompts_are_long_none_waits():
     requests = [Request(key=key, prompt_token_ids=[key + 1] * 600, max_new_tokens=5) for key in range(12)]
     options = {"script": lambda tokens: 7, "max_rows": 4, "num_pages": 2000, "context": 700, "prefill_tokens": 64}
@@ -227,6 +237,17 @@ def test_no_prefill_begins_before_enough_slots_are_free():
     sizes = [len(plan.prefill) for plan in prefills(runner)]
     assert sum(sizes) == 20
     assert all(size >= 3 for size in sizes[:-1]), sizes
+
+
+def test_a_refill_that_one_step_has_no_tokens_for_goes_on_in_the_next():
+    """It ended with the step: the other free slots waited until enough of them were free once more."""
+    requests = [Request(key=key, prompt_token_ids=[key + 1] * 12, max_new_tokens=20) for key in range(40)]
+    options = {"max_rows": 8, "refill": 4, "num_pages": 400, "prefill_tokens": 48, "piece_tokens": 16}
+    _, _, runner = run(requests, script=lambda tokens: 7, **options)
+    for before, plan in itertools.pairwise(runner.plans[:-40]):
+        free = 8 - len(before.decode.slots) - len(before.prefill)
+        if before.prefill and free and free < 4:
+            assert plan.prefill, "slots are free, and rows wait"
 
 
 def test_a_row_that_waits_alone_is_not_kept_waiting_for_others():

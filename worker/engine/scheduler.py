@@ -34,6 +34,7 @@ class Scheduler:
         self._slots = list(range(runner.max_rows - 1, -1, -1))
         self._prefill_tokens = runner.prefill_tokens
         self._refill = runner.refill
+        self._refilling = False  # whether rows wait that the step before had slots for, and no tokens
         self._piece_tokens = runner.piece_tokens
         self._least = max(runner.page_size, runner.piece_tokens // _LEAST)  # tokens that a prompt is cut for
         self._long = LongPrompts(runner)
@@ -108,19 +109,25 @@ class Scheduler:
         long = [row for row in begun if self._is_long(row)]
         taken: list[tuple[PrefillRow, RowState]] = []
         for row in begun:
-            self._share_more(row)
             if row not in long and budget >= min(row.front - row.computed, self._least):
+                self._share_more(row)
                 budget -= self._take(row, budget, taken)
-        while admits and (admitted := self._admit(budget, at_once=bool(taken))) is not None:
+        # A step with prompts is no captured graph: for a row or two none is begun.
+        enough = not self.running or len(self._slots) >= min(self._refill, self.waiting)
+        refills = admits and (enough or self._refilling or bool(taken))
+        while refills and (admitted := self._admit(budget)) is not None:
             if self._is_long(admitted):
                 long.append(admitted)
             else:
                 budget -= self._take(admitted, budget, taken)
+        self._refilling = refills and budget < self._least
         if long:
             row, alone = long[0], not decoding and not taken
             left = row.front - row.computed
             used = self._step_tokens(decoding) - budget
-            self._take(row, budget if alone else min(budget, self._long.due(left, row.computed, used)), taken)
+            if most := budget if alone else min(budget, self._long.due(left, row.computed, decoding, used)):
+                self._share_more(row)
+                self._take(row, most, taken)
         return taken
 
     def _step_tokens(self, decoding: int) -> int:
@@ -136,8 +143,11 @@ class Scheduler:
 
     def _is_long(self, row: RowState) -> bool:
         """Whether others should not wait for what is left of a row's prompt."""
-        others = [other for other in self.running if other is not row]
-        return self._long.is_long(row.front - row.computed, others, self.waiting, self._waiting.tokens)
+        left = row.front - row.computed
+        if left <= self._long.least:
+            return False
+        others = [other.length for other in self.running if other is not row]
+        return self._long.is_long(left, len(others) + self.waiting, sum(others) + self._waiting.tokens)
 
     def _share_more(self, row: RowState) -> None:
         """Let a row take over what others that begin alike have computed since it was given its slot."""
@@ -159,16 +169,8 @@ class Scheduler:
             taken.append((row.plan(row.token_ids, begin), row))
         return size
 
-    def _admit(self, budget: int, *, at_once: bool) -> RowState | None:
-        """Move the first row that waits to a slot, if there are one, pages and tokens for it.
-
-        Args:
-            budget: tokens that the step has left.
-            at_once: whether the step computes prompts anyway; else one or two rows wait for more: a step with
-                prompts is no captured graph.
-        """
-        if self.running and not at_once and len(self._slots) < min(self._refill, self.waiting):
-            return None
+    def _admit(self, budget: int) -> RowState | None:
+        """Move the first row that waits to a slot, if there are one, pages, and enough of the step's tokens."""
         while self._slots and self._waiting:
             row = self._waiting.first
             token_ids = row.token_ids
