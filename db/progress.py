@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -16,6 +17,7 @@ from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import ENDS, FinishReason, JobState
 
 __all__ = ["all_statuses", "job_status", "workers_for"]
+_COUNTED = [(end.reason, end.counter) for end in ENDS]
 SILENT_SECONDS = 30.0  # without a report of a worker that makes one every 3
 
 
@@ -120,8 +122,8 @@ def _status(
     cancelled, running = int(item.cancelled), int(item.running)
     left = item.total - finished - cancelled
     reasons = dict.fromkeys(FinishReason, 0)
-    for end in ENDS:
-        reasons[end.reason] += counts[end.counter] if end.counter else cancelled
+    for reason, counter in _COUNTED:
+        reasons[reason] += counts[counter] if counter else cancelled
     reported = sum(by_name[name].tokens_per_second * share for name, share in shares.items() if name in by_name)
     speed = _speed(item, state, counts["completion_tokens"], reported)
     tokens_left = counts["completion_tokens"] / finished * left if finished else 0.0
@@ -159,6 +161,7 @@ def _status(
     )
 
 
+@lru_cache(maxsize=256)  # jobs often have the specs of others, and to read one takes a fifth of a millisecond
 def _strategies(spec: str) -> tuple[str, ...]:
     """Return the strategies of a stored spec; none where another version of the program has written it."""
     try:
