@@ -34,6 +34,7 @@ _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # its scheduler runs in our process, the models of several cards do not
     "VLLM_USE_FLASHINFER_SAMPLER": "0",  # every draw is ours
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # by itself it writes among a command's data
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }

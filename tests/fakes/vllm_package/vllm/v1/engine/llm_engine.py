@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+import weakref
 from collections import deque
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -89,6 +90,7 @@ class LLMEngine:
             subprocess.Popen([sys.executable, "-c", "input()", _OTHER], stdin=subprocess.PIPE)
             for _ in range(1, config.parallel_config.world_size)
         ]
+        weakref.finalize(self, _end, self._others)
         self._scheduler = Scheduler(config)
         self.engine_core = SimpleNamespace(engine_core=SimpleNamespace(scheduler=self._scheduler))
         self._queue = deque()
@@ -149,3 +151,10 @@ class LLMEngine:
             )
             for item in told
         ]
+
+
+def _end(processes):
+    """Let processes of an engine that nobody has any more come to their end."""
+    for process in processes:
+        process.stdin.close()
+        process.wait()
