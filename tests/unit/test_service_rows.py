@@ -37,6 +37,17 @@ def test_a_request_carries_the_rows_spec():
     assert str(request.strategies[0]) == "stop:text=x"
 
 
+def test_a_row_goes_on_under_its_own_adapter_and_says_what_computed_it():
+    spec = GenerationSpec(strategies=build_strategies(["continue"]))
+    prompter = Prompter(ByteTokenizer(), adapters=2)
+    (prompt,) = prompter.read(PromptPlan(("prompt", "adapter"), spec), spec, [("hi", "/adapters/a")])
+    run = RowRun(StoredRow(row=5, cells=("hi", "/adapters/a"), round=0, attempts=0), prompt, "vllm: nf4")
+    assert run.first_request(1).adapter == "/adapters/a"
+    finished = ended(FinishReason.LENGTH)
+    assert run.conclude(finished).weights == "vllm: nf4"
+    assert run.next_request(finished, 1, prompter).adapter == "/adapters/a"
+
+
 def test_attempts_count_on_from_those_stored():
     run = run_of(attempts=2)
     attempt = run.conclude(ended(FinishReason.EOS))
