@@ -25,7 +25,10 @@ class Span:
     queries: int
     pages: Tensor  # (B, P) int64: the pages that hold each row's cached tokens, the new ones included
     positions: Tensor  # (B, Q) int64: positions of the new tokens
-    masks: dict[int | None, Tensor] = field(default_factory=dict)  # by window: all layers of a kind share one
+    fresh: bool = False  # nothing is cached of the rows: the new tokens are all that there are
+    masks: dict[int | None, Tensor] = field(
+        default_factory=dict
+    )  # of one new token a row, by window: layers share it
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +101,24 @@ def attend(
         end = span.begin + span.rows * span.queries
         given = pool.index_select(0, span.pages.flatten()).view(span.rows, -1, *pool.shape[2:])
         keys, values = given[:, :, 0].transpose(1, 2), given[:, :, 1].transpose(1, 2)
-        mask = _mask(span, keys.shape[2], window, query.dtype)
         asked = query[span.begin : end]
         if span.queries == 1:  # the heads that share keys are as queries of one: keys are then read once for them
             asked = asked.reshape(span.rows, kv_heads, -1, size)
         else:
             asked = asked.reshape(span.rows, span.queries, heads, size).transpose(1, 2)
-        if softcap is None:
-            grouped = asked.shape[1] != kv_heads
+        grouped = asked.shape[1] != kv_heads
+        if softcap is None and span.fresh and (window is None or window >= span.queries):
+            keys, values = keys[:, :, : span.queries], values[:, :, : span.queries]
+            got = scaled_dot_product_attention(
+                asked, keys, values, is_causal=True, scale=scaling, enable_gqa=grouped
+            )
+        elif softcap is None:
+            mask = _mask(span, keys.shape[2], window, query.dtype)
             got = scaled_dot_product_attention(
                 asked, keys, values, attn_mask=mask, scale=scaling, enable_gqa=grouped
             )
         else:
+            mask = _mask(span, keys.shape[2], window, query.dtype)
             got = _capped(asked, keys, values, mask=mask, scaling=scaling or size**-0.5, cap=softcap)
         if span.queries > 1:
             got = got.transpose(1, 2)
@@ -126,7 +135,9 @@ def _mask(span: Span, length: int, window: int | None, dtype: torch.dtype) -> Te
         if window is not None:
             hidden |= at <= span.positions.unsqueeze(-1) - window
         mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
-        mask = span.masks[window] = mask.unsqueeze(1)
+        mask = mask.unsqueeze(1)
+        if span.queries == 1:  # that of a long prompt is too large to be kept beside others
+            span.masks[window] = mask
     return mask
 
 

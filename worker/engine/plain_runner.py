@@ -156,7 +156,9 @@ class PlainRunner:
             positions: (B, Q) positions of their new tokens.
         """
         longest = int(positions[:, -1].max()) + 1
-        return Span(begin, len(tables), positions.shape[1], tables[:, : -(-longest // self.page_size)], positions)
+        rows, queries = positions.shape
+        pages = tables[:, : -(-longest // self.page_size)]
+        return Span(begin, rows, queries, pages, positions, fresh=queries == longest)
 
     def _clear(self, pages: Sequence[int]) -> None:
         """Zero pages that are not filled at once: a NaN that an earlier row left there would pass the mask."""
