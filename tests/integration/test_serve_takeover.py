@@ -8,6 +8,7 @@ from sqlalchemy import text
 from endmark.cli.submission import store_job
 from endmark.db.jobs import cancel_job
 from endmark.db.progress import all_statuses
+from endmark.jobs.datasets.checking import NewRow
 from endmark.jobs.spec import GenerationSpec
 from tests.integration.serve_fixtures import ALICE, CHAT, CHIEF, TOKENS, requests, serving
 from tests.integration.store.ledger import answer_all
@@ -67,9 +68,9 @@ def old(tmp_path):
 
 def job(store, name):
     """A stored job of three requests."""
-    cells = [json.dumps([f"r{row}", CHAT, "Hi"]) for row in range(3)]
+    rows = [NewRow(json.dumps([f"r{row}", CHAT, "Hi"])) for row in range(3)]
     made = store_job(
-        store, [cells], GenerationSpec(model="m"), columns=lambda: ["custom_id", "url", "prompt"], name=name
+        store, [rows], GenerationSpec(model="m"), columns=lambda: ["custom_id", "url", "prompt"], name=name
     )
     return made.job_id
 
