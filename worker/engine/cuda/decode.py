@@ -1,8 +1,9 @@
 """One token for each of many rows: as a captured step, or at the front of a pass that computes prompts too."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from endmark.worker.engine.layout import RESULT, STEP
 from endmark.worker.engine.plan import DecodePlan
 
 _CHANGE = [STEP[name] for name in ("changed_slot", "changed_index", "changed_page")]
+_BEFORE_RECORDING = 64  # steps for which a larger one serves
 # Batch sizes with a graph of their own. Between two of them at most a sixteenth of a step is for nothing.
 _BATCHES = (1, 2, 4, 8, 16, 24, *range(32, 256, 16), *range(256, 512, 32), *range(512, 4096, 64))
 
@@ -119,6 +121,49 @@ class DecodeStep:
         if self._replay_draw is not None:
             self._replay_draw()
         return Download(self._result), Download(self._best) if self._best is not None else None
+
+
+class Kind(NamedTuple):
+    """What sets captured steps of one size apart."""
+
+    tells: bool = False  # whether log probabilities are told
+    late: bool = False  # whether the draw is a graph of its own
+
+
+class RecordedSteps:
+    """The steps that have been captured, by rows and kind.
+
+    Few jobs ask for log probabilities or shapes: steps of those kinds are captured when one does, which takes a
+    card a third of a second. While a batch runs out its size is another one every few steps, so a larger step
+    serves until so many could have been smaller.
+    """
+
+    def __init__(self, sizes: Sequence[int], record: Callable[[int, Kind], DecodeStep]) -> None:
+        """Hold none yet.
+
+        Args:
+            sizes: in rows, ascending.
+            record: captures a step.
+        """
+        self._sizes, self._record = sizes, record
+        self._steps: dict[Kind, dict[int, DecodeStep]] = {}
+        self._wanted: Counter[tuple[int, Kind]] = Counter()  # steps that could have been of that size
+
+    def record_all(self, kind: Kind) -> None:
+        """Capture all sizes of a kind, the largest first: the others find room in its memory."""
+        self._steps[kind] = {size: self._record(size, kind) for size in reversed(self._sizes)}
+
+    def of(self, rows: int, kind: Kind) -> DecodeStep:
+        """Return a step for at least so many rows."""
+        size = next(size for size in self._sizes if size >= rows)
+        known = self._steps.setdefault(kind, {})
+        if size not in known:
+            larger = min((other for other in known if other > size), default=None)
+            self._wanted[size, kind] += 1
+            if larger is not None and self._wanted[size, kind] < _BEFORE_RECORDING:
+                return known[larger]
+            known[size] = self._record(size, kind)
+        return known[size]
 
 
 def bucket_sizes(max_rows: int) -> list[int]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from endmark.worker.engine.cuda.attention import PAGED, DeviceBatch
-from endmark.worker.engine.cuda.decode import DecodeInputs, DecodeStep, bucket_sizes
+from endmark.worker.engine.cuda.decode import DecodeInputs, DecodeStep, Kind, RecordedSteps, bucket_sizes
 from endmark.worker.engine.cuda.fusion import Fused, fuse
 from endmark.worker.engine.cuda.kernels.inputs import note_tokens
 from endmark.worker.engine.cuda.kernels.prefill_attention import Tiles
@@ -74,15 +74,12 @@ class CudaRunner:
         self._history = torch.zeros(num_pages + 1, page_size, dtype=torch.int32, device=self._device)
         self._rooms: Rooms | None = None
         self._passes = Passes(prefill_tokens, least=page_size)
-        # by rows, whether log probabilities are told, and whether the draw is a graph of its own
-        self._steps: dict[tuple[int, bool, bool], DecodeStep] = {}
+        self._steps = RecordedSteps(bucket_sizes(max_rows), self._record)
         self._scores: Tensor | None = None  # (S, V), until they are drawn from by a graph of its own
         self._logprobs: dict[int, int] = {}  # of the slots whose rows ask for them
-        self._sizes = bucket_sizes(max_rows)
         self._recorder = Recorder(self._device)
         with torch.inference_mode():
-            for size in reversed(self._sizes):
-                self._record(size, tells=False, late=False)
+            self._steps.record_all(Kind())
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> Ticket:
@@ -98,12 +95,8 @@ class CudaRunner:
         rows = len(plan.slots)
         if plan.prefill:
             return Ticket(rows, self._mixed(plan, rows))
-        size = next(size for size in self._sizes if size >= rows)
         asked = self._asked(plan.slots)
-        key = size, bool(asked), bool(plan.decode.late)
-        if key not in self._steps:  # few jobs ask for log probabilities or shapes: it is recorded when one does
-            self._record(size, tells=key[1], late=key[2])
-        step = self._steps[key]
+        step = self._steps.of(rows, Kind(bool(asked), bool(plan.decode.late)))
         step.run(plan.decode)
         launched = _Launched(undrawn=(step, asked))
         if not plan.decode.late:
@@ -190,8 +183,8 @@ class CudaRunner:
         found = ((index, self._logprobs.get(slot)) for index, slot in enumerate(slots))
         return {index: count for index, count in found if count is not None}
 
-    def _record(self, size: int, *, tells: bool, late: bool) -> None:
-        """Capture a decode step of so many rows; `tells`: with log probabilities, `late`: its draw apart."""
+    def _record(self, size: int, kind: Kind) -> DecodeStep:
+        """Capture a decode step of so many rows."""
 
         def compute(inputs: DecodeInputs) -> Tensor:
             rows = inputs.rows
@@ -201,10 +194,10 @@ class CudaRunner:
 
         def draw(logits: Tensor, inputs: DecodeInputs, result: Tensor) -> Tensor | None:
             self.sample(logits, inputs.rows, result)
-            return best_scores(logits, result[RESULT["token"]]) if tells else None
+            return best_scores(logits, result[RESULT["token"]]) if kind.tells else None
 
-        scores = self._room_for_scores()[:size] if late else None
-        self._steps[size, tells, late] = DecodeStep(size, self._slots, self._recorder, compute, draw, scores)
+        scores = self._room_for_scores()[:size] if kind.late else None
+        return DecodeStep(size, self._slots, self._recorder, compute, draw, scores)
 
     def _room_for_scores(self) -> Tensor:
         """Return where scores stand until they are drawn from, (S, V) of the model's type."""
