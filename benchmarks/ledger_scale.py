@@ -6,12 +6,13 @@ and prints a line a measurement. Times are of calls from one process, with the d
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from sqlalchemy import text
@@ -97,8 +98,25 @@ def stored(store: Store, job: str) -> int:
     return job_status(store, job).succeeded
 
 
-def measure(url: str, options: argparse.Namespace) -> None:
-    """Measure one database."""
+def processor_seconds(processes: Collection[int], server: int | None) -> float:
+    """Return the processor time that processes and a server's own children have taken so far."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            numbers = path.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+        if int(path.parent.name) in processes or int(numbers[1]) == server:
+            ticks += int(numbers[11]) + int(numbers[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def measure(url: str, options: argparse.Namespace, server: int | None = None) -> None:
+    """Measure one database.
+
+    Args:
+        server: the process id of its server; None where it has none.
+    """
     with open_store(url, upgrade=True) as store:
         began = time.perf_counter()
         busy = fill(store, "busy", options.rows)
@@ -116,13 +134,17 @@ def measure(url: str, options: argparse.Namespace) -> None:
         say_times(store, f"a heartbeat, with {options.workers:,} workers", beats)
         say(store, f"`status` of one job of {options.rows:,} rows", timed(lambda: job_status(store, busy)), "ms")
         say(store, f"`status` of {options.jobs + 2:,} jobs", timed(lambda: all_statuses(store)), "ms")
-        with writers(url):
+        with writers(url) as processes:
             before, began = stored(store, busy), time.perf_counter()
+            taken = processor_seconds(processes, server)
             time.sleep(options.seconds / 2)
             claims = turns(store, "many")
             time.sleep(max(0.0, options.seconds - (time.perf_counter() - began)))
-            rate = (stored(store, busy) - before) / (time.perf_counter() - began)
+            taken = processor_seconds(processes, server) - taken
+            count = stored(store, busy) - before
+            rate = count / (time.perf_counter() - began)
         say(store, f"rows stored by {WRITERS} writers", rate, "rows/s")
+        say(store, "processor time a stored row, server and writers", 1e6 * taken / count, "µs")
         say_times(store, "a claim while they write", claims)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     print(f"{'':<11} {'peak memory of this client so far':<58} {peak:>12,.1f} MB", flush=True)
@@ -145,7 +167,7 @@ def main() -> None:
 
         server = PostgresServer()
         try:
-            measure(server.create(), options)
+            measure(server.create(), options, server.pid)
         finally:
             server.remove()
 

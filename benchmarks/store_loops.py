@@ -94,8 +94,8 @@ def export(url: str, job: str, output: str) -> float:
 
 
 @contextmanager
-def writers(url: str) -> Iterator[None]:
-    """Let four processes claim shards of the model `busy` and store answers, each as a worker does.
+def writers(url: str) -> Iterator[list[int]]:
+    """Let four processes claim shards of the model `busy` and store answers as a worker does; give their ids.
 
     Raises:
         SystemExit: one of them ended too early.
@@ -110,7 +110,7 @@ def writers(url: str) -> Iterator[None]:
         for process in processes:
             assert process.stdout is not None
             process.stdout.readline()
-        yield
+        yield [process.pid for process in processes]
         if any(process.poll() is not None for process in processes):
             raise SystemExit("a writer ended before the measurement did")
     finally:

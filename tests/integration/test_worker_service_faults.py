@@ -57,6 +57,7 @@ def test_heartbeats_keep_a_lease_and_notice_its_loss(store, start):
     job = submit(store, ["a"])
     worker = start(script=script, pace=replace(NEVER, reap=3600.0))
     wait_until(lambda: shards_of(store, job) == [("running", 1, 1)])
+    assert worker.service.looked.wait(60)  # or the look that goes on puts the lease back by itself
     with store.writer.begin() as connection:
         connection.execute(text("UPDATE shards SET lease_until = 0"))
     wait_until(lambda: _lease_until(store) > 0)
