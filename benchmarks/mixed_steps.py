@@ -5,7 +5,7 @@ arithmetic: weights and cached keys read at 3.0 and 2.6 TB/s, products at 640 TF
 With that the scheduler of before, in which prompts and running rows took turns, is at 33.3 s (long), 21.4 (label)
 and 12.3 (mixed); measured were 31.8, 21.0 and 12.8. It prints seconds, output tokens a second and steps of each
 set, with attention of running rows behind that of prompts and beside it, and when short rows end with one prompt
-of 32,000 tokens among them.
+of 32,000 tokens among them. `--card h200` has more pages and reads cached keys at 3.9 TB/s.
 """
 
 import argparse
@@ -24,19 +24,21 @@ from endmark.worker.engine.text import Vocabulary
 
 _WEIGHTS = 16e9 / 3.0e12  # seconds that reading all weights takes
 _TOKEN = 15e9 / 640e12  # of a token's products
-_CACHED = 131072 / 2.6e12  # of reading a token's keys and values
+_CACHED = 131072  # bytes of a token's keys and values
 _PAIR = 4 * 4096 * 32 / 230e12  # of a token's attention to one before it
 _GRAPH, _LAUNCH = 0.0007, 0.018  # beside a captured step; the least of a step with prompts
 _LONG_PROMPT = 32000
+_CARDS = {"h100": (25000, 768, 2.6e12), "h200": (53000, 1024, 3.9e12)}  # pages, rows, cached bytes read a second
 
 
 class CardRunner:
     """Samples the same token always, and adds up what its steps would take."""
 
-    page_size, num_pages, max_rows, context, overlaps = 16, 25000, 768, 40000, False
-    prefill_tokens, weight_tokens, refill = 8192, 256, 768 // 16
+    page_size, context, overlaps, prefill_tokens, weight_tokens = 16, 40000, False, 8192, 256
 
-    def __init__(self, piece_tokens: int, *, beside: bool) -> None:
+    def __init__(self, card: str, piece_tokens: int, *, beside: bool) -> None:
+        self.num_pages, self.max_rows, self._read = _CARDS[card]
+        self.refill = self.max_rows // 16
         self.piece_tokens, self._beside = piece_tokens, beside
         self.now = 0.0  # seconds
         self.mixed = 0  # steps with prompts
@@ -44,7 +46,7 @@ class CardRunner:
     def launch(self, plan: StepPlan) -> Ticket:
         """Let the time of a step pass."""
         prompts = sum(row.end - row.cached for row in plan.prefill)
-        running = _CACHED * sum(plan.decode.lengths)
+        running = _CACHED / self._read * sum(plan.decode.lengths)
         pairs = _PAIR * sum((row.end**2 - row.cached**2) / 2 for row in plan.prefill)
         attention = max(running, pairs) if self._beside else running + pairs
         seconds = max(_WEIGHTS, _TOKEN * (prompts + len(plan.decode.slots))) + attention
@@ -80,12 +82,13 @@ def main() -> None:
         "--pieces", type=int, nargs="+", default=[1024, 2048, 8192], help="Tokens of a mixed step."
     )
     parser.add_argument("--sets", default="long,label,mixed", help="joined by commas")
+    parser.add_argument("--card", choices=_CARDS, default="h100")
     options = parser.parse_args()
     work = {name: rows for name, rows in sets(1.0).items() if name in options.sets.split(",")}
     for piece in options.pieces:
         for name, rows in work.items():
             for beside in (False, True):
-                runner = CardRunner(piece, beside=beside)
+                runner = CardRunner(options.card, piece, beside=beside)
                 _, steps = ends(rows, runner)
                 tokens = sum(row.max_tokens for row in rows)
                 print(
@@ -94,9 +97,9 @@ def main() -> None:
                     flush=True,
                 )
         short = sets(1.0)["mixed"]
-        alone, _ = ends(short, CardRunner(piece, beside=False))
+        alone, _ = ends(short, CardRunner(options.card, piece, beside=False))
         for place in (0, len(short) // 2):
-            runner = CardRunner(piece, beside=False)
+            runner = CardRunner(options.card, piece, beside=False)
             among, _ = ends([*short[:place], Row((5,) * _LONG_PROMPT, 200), *short[place:]], runner)
             long = among.pop(place)
             print(
