@@ -1,5 +1,7 @@
 """Tiny random models of several architectures, in fp32 on CPU."""
 
+import copy
+
 import pytest
 import torch
 from transformers import (
@@ -39,7 +41,8 @@ CONFIGS = {
 
 def build_model(name, attention=PLAIN):
     torch.manual_seed(7)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation=attention, dtype=torch.float32)
+    config = copy.deepcopy(CONFIGS[name])  # the attention is set in it: one model would change that of another
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
     model.eval()
     model.generation_config.eos_token_id = 2
     return model

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from endmark.worker.engine.attention import PagedBatch, Span, attend
+from endmark.worker.engine.attention import PLAIN, PagedBatch, Span, attend
+from tests.engine.conftest import build_model
 
 pytestmark = pytest.mark.engine
 
@@ -32,3 +33,10 @@ def test_no_mask_of_a_prompt_is_kept(window):
     """Four prompts of 8,192 tokens would otherwise hold a gigabyte of masks until the last layer is done."""
     for fresh in (True, False):
         assert read(fresh=fresh, window=window)[1].masks == {}
+
+
+def test_models_of_one_kind_keep_their_own_attention():
+    """They shared a config: behind one with eager attention another's engine ran without pages."""
+    paged = build_model("llama")
+    build_model("llama", attention="eager")
+    assert paged.config._attn_implementation == PLAIN
