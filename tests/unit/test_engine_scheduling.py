@@ -14,7 +14,7 @@ from endmark.worker.engine.plan import StepPlan
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.row import RowState
 from endmark.worker.engine.scheduler import Scheduler
-from endmark.worker.engine.scripted import ScriptedRunner
+from endmark.worker.engine.scripted import Sampled, ScriptedRunner
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.engine.waiting import WaitingRows
 
@@ -409,14 +409,14 @@ def test_of_preempted_rows_the_older_comes_back_first():
 
 def test_a_small_budget_is_not_overtaken_for_ever():
     """Another job's rows of large budgets keep coming, as from an overnight job on the same worker."""
-    runner = ScriptedRunner(lambda tokens: 7, max_rows=2, context=400)
+    runner = ScriptedRunner(lambda tokens: tokens[0], max_rows=2, context=400)
     engine = Engine(runner, VOCABULARY, {EOS})
     engine.add(Request(key=0, prompt_token_ids=[99], max_new_tokens=1))
     key, order = 0, []
     while 99 not in order and key < 100:
         while engine.waiting < 4:
             key += 1
-            engine.add(Request(key=key, prompt_token_ids=[1], max_new_tokens=300))
+            engine.add(Request(key=key, prompt_token_ids=[key % 90 + 1], max_new_tokens=300))
         engine.step()
         order = admitted(runner)
     assert 7 < order.index(99) < 12  # 299 tokens more are 2.3 batches, and 4 rows were there at the same time
@@ -461,3 +461,39 @@ def test_cancelled_rows_never_come_back(overlaps):
     while engine.has_work:
         done += [finished.key for finished in engine.step()]
     assert sorted(done) == [1, 2]
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_an_attempt_that_goes_on_from_an_answer_finds_its_pages(overlaps):
+    """`continue`, and the next turn of a chat, computed the whole conversation again."""
+    first = Request(0, list(range(1, 20)), 21)
+    runner = ScriptedRunner(hash_script, overlaps=overlaps)
+    engine = Engine(runner, VOCABULARY, {EOS})
+
+    def answer(request):
+        engine.add(request)
+        done = []
+        while engine.has_work:
+            done += engine.step()
+        return done[0]
+
+    tokens = [*first.prompt_token_ids, *answer(first).token_ids]
+    again = answer(Request(1, [*tokens, 5, 6], 9))
+    assert again.cached_tokens == (len(tokens) - 1) // runner.page_size * runner.page_size
+    assert again.token_ids == tuple(alone(Request(1, [*tokens, 5, 6], 9)))
+
+
+def test_what_a_failed_row_has_computed_is_not_found_again():
+    """Its keys and values may be no numbers."""
+
+    def broken(tokens):
+        return Sampled(5, eos_prob=float("nan")) if len(tokens) == 15 else 7
+
+    runner = ScriptedRunner(broken)
+    engine = Engine(runner, VOCABULARY, {EOS})
+    engine.add(Request(0, [1, 2, 3], 30))
+    (failed,) = [finished for _ in range(40) for finished in engine.step()]
+    assert failed.verdict.end.failed
+    engine.add(Request(1, [1, 2, 3, *[7] * 8], 2))
+    (again,) = [finished for _ in range(9) for finished in engine.step()]
+    assert again.cached_tokens == 0

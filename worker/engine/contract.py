@@ -2,8 +2,8 @@
 
 An engine takes requests and ends them one by one; `tests/engine_contract.py` is the same as a test, which every
 engine passes. Two rules hold for all: an attempt's answer depends on its request alone, never on the rows beside
-it, and its verdict says only what the engine knows (`EosSource.UNKNOWN` where it cannot tell). A row with a mask
-may run slower than one without; a row without one never does for it.
+it, and its verdict says only what the engine knows (`EosSource.UNKNOWN` where it cannot tell). A step waits for
+the masks of its rows only where they take longer than it computes.
 """
 
 from collections.abc import Collection, Sequence

@@ -181,7 +181,7 @@ class Engine:
                 row.note(result.told[index], before)
             if finished is not None:
                 ended.append(row.told(finished, result.asked.get(index), result.asked_before.get(index, ())))
-                self._drop(row)
+                self._drop(row, keep=not finished.verdict.end.failed)
             elif row.answer.taken_back:
                 self._take_back(row)
             elif row.answer.closes_thought:
@@ -199,10 +199,10 @@ class Engine:
         else:  # it was preempted by the step that is in flight
             row.launched = row.answer.generated
 
-    def _drop(self, row: RowState) -> None:
-        """Forget a row, running or waiting."""
+    def _drop(self, row: RowState, *, keep: bool = False) -> None:
+        """Forget a row, running or waiting; `keep`: but not what has been computed for it."""
         row.done = True
         if row.slot >= 0:
-            self._scheduler.retire(row)
+            self._scheduler.retire(row, keep=keep)
         else:
             self._scheduler.drop(row)

@@ -243,8 +243,18 @@ class Scheduler:
             row.pages = []
         return bool(holding)
 
-    def retire(self, row: RowState) -> None:
-        """Take back a running row's slot and pages."""
+    def retire(self, row: RowState, *, keep: bool = False) -> None:
+        """Take back a running row's slot and pages.
+
+        Args:
+            row: that runs.
+            keep: whether its pages may be found again, until they are taken for something else: by an attempt that
+                goes on from its answer, or by the next turn of a chat. Not those of a preempted row: with little
+                to compute again it would be admitted at once, and preempted again.
+        """
+        if keep:
+            tokens = row.token_ids[:-1]  # the last one may not have been computed
+            self._pool.publish_prefix(tokens[: row.computed] if row.prefilling else tokens, row.pages)
         self.running.remove(row)
         self._pool.release(row.pages)
         self._slots.append(row.slot)
