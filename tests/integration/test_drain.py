@@ -85,3 +85,27 @@ def test_a_worker_that_drains_takes_no_fine_tuning(tmp_path):
         assert out == "finetuning: None\n"
         assert state_of(store, job) is JobState.COMPLETED
         assert due_finetuning(store, "m") == finetuning
+
+
+def test_a_signal_before_the_message_loop_drains_too(tmp_path):
+    """It killed the process where it stood, with the rows it had just claimed."""
+    settings = Settings(tmp_path, f"sqlite:///{tmp_path / 'ledger.db'}", None)
+    (tmp_path / "gate").touch()
+    begun = "app.consume(service"
+    early = (
+        "start = service.start\n    service.start = lambda: (start(), os.kill(os.getpid(), signal.SIGTERM))\n    "
+    )
+    with open_store(settings.database_url) as store, ensure_broker(settings) as broker:
+        submit(store, ["place"] * 8)
+        words = ["import os, signal\n" + WORKER.replace(begun, early + begun), settings.database_url, broker.url]
+        ended = subprocess.run(
+            [sys.executable, "-c", *words, str(tmp_path / "gate")],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert "drained" in ended.stderr
+        assert [state for state, *_ in shards_of(store, 1)] != ["running"]

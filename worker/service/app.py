@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 _LOOK = 5.0  # seconds between looks for a fine-tuning that is due
 _SERVER_PAUSE = 3.0  # seconds between looks for a database or broker that is away at the start
+_ENDS = (signal.SIGTERM, signal.SIGINT)
 _CLOSE_WAIT = 10.0  # seconds for Celery to close its connections, once all rows are stored
 
 log = logging.getLogger("worker")
@@ -202,6 +203,9 @@ def consume(service: Service, broker_url: str, launch: Launch, orphaned: Orphane
         hostname=f"worker-{os.getpid()}@{socket.gethostname()}",
     )
     hear_all_threads(service.broken)
+    early: list[int] = []  # signals of a worker that is not to begin: rows it has claimed meanwhile are drained
+    for number in _ENDS:
+        signal.signal(number, lambda number, _: early.append(number))
     service.start()
     room.start()
     draining = Guarded("drain", lambda: _drain(service, options.grace), service.broken)
@@ -226,8 +230,10 @@ def consume(service: Service, broker_url: str, launch: Launch, orphaned: Orphane
         service.hurry()
         drain()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _ENDS:
         signal.signal(number, drain)
+    if early:
+        drain()
     orphaned.action = stop_now
     worker.start()
     begin()  # already under way, unless Celery gave up by itself and has logged why
