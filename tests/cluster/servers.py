@@ -61,6 +61,8 @@ class Postgres:
         copy = Path(tempfile.mkdtemp(prefix="endmark-standby-"))
         self._copies.append(copy)
         shutil.chown(copy, "pgserver", "pgserver")
+        for file in self._data.glob(".*.json"):  # the package's own note, which the server must be able to copy
+            shutil.chown(file, "pgserver", "pgserver")
         made = ["pg_basebackup", "-h", self._socket, "-U", "postgres", "-D", copy / "data", "-c", "fast", "-R"]
         made[0] = self._programs / made[0]
         assert self._host.start([str(word) for word in made], user="pgserver").wait() == 0

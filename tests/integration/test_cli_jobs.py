@@ -353,7 +353,7 @@ def test_export_to_files_and_to_standard_output(call):
     assert "1 row of job" in err
     assert "1 row without a result yet" in err
     written = Path("out.csv").read_bytes()
-    assert written.startswith(b"row,id,prompt,response,finish_reason,")
+    assert written.startswith(b"row,id,prompt,sample,response,finish_reason,")
     assert '\r\n0,1,"a ""b"", é\nc",,'.encode() in written
     assert call("export", job, "-o", "-")[1].encode() == written
     assert call("export", job, "-o", "out.jsonl")[0] == 0
