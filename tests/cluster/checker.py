@@ -138,7 +138,7 @@ def _leases(audit, events):
                 yield f"{words}: claimed by {item.worker} under the old fence {item.fence}"
             if held:
                 yield f"{words}: claimed by {item.worker} while another held it"
-        elif item.state == "queued" and held and not {("release", *mine), ("finish", *mine)} & set(asked):
+        elif item.state == "queued" and held and not {("release", *mine), ("finish", *mine)} & asked:
             yield f"{words}: given back by who did not hold it, under fence {item.old_fence}"
         elif item.state == "done":
             left = set(range(item.first_row, item.end_row)) - stored[item.job_id]
