@@ -23,7 +23,7 @@ from endmark.jobs.queue import FORMER_TASKS, WAKE_TASK, make_app, queue_name, wa
 from endmark.jobs.settings import Settings
 from endmark.jobs.vocabulary import JobState
 from endmark.worker.service.service import Pace
-from tests.integration.service_fixtures import results, shards_of, submit, wait_until
+from tests.integration.service_fixtures import gone, results, shards_of, submit, wait_until
 from tests.integration.tiny_model import save_tiny_model
 
 pytestmark = pytest.mark.integration
@@ -79,13 +79,6 @@ def house(tmp_path_factory, model):
     yield opened
     opened.close()
     assert find_broker(opened.settings) is None
-
-
-def gone(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def test_a_job_is_done_by_a_real_worker(house):

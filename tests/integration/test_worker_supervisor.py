@@ -17,6 +17,7 @@ from endmark.jobs.launch.lives import EXIT_CANNOT_START
 from endmark.jobs.launch.workers import Launch, WorkerOptions
 from endmark.worker.supervisor.children import ChildSpec, RestartPolicy, Supervisor, child_specs
 from endmark.worker.supervisor.gpus import choose_gpus, visible_gpus
+from tests.integration.service_fixtures import gone, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -104,10 +105,7 @@ os.kill(os.getpid(), 9)
     (failure,) = Run(child(code, log), policy=policy).wait()
     assert "SIGKILL" in failure
     number = int(log.read_text().strip(";"))
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{number}/stat").exists() and Path(f"/proc/{number}/stat").read_text().split()[2] != "Z":
-        assert time.monotonic() < deadline, "it still runs"
-        time.sleep(0.02)
+    wait_until(lambda: gone(number), 10)
 
 
 def test_a_launch_crosses_to_another_process_as_one_line(tmp_path):
