@@ -144,7 +144,7 @@ def test_weights_are_those_of_the_file_or_quantised_as_they_are_loaded(weights, 
 
 
 def test_another_thread_than_the_one_that_loaded_may_step(both):
-    """vLLM gives a thread its stream when it first asks, amid its first step; the stand-in refuses that."""
+    """vLLM gives a thread its stream when it first asks, during its first step; the stand-in refuses that."""
     _, other = both
     found = []
     request = Request(key=0, prompt_token_ids=[5, 6, 7], max_new_tokens=4)

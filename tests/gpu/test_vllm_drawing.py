@@ -20,6 +20,7 @@ from endmark.worker.vllm.drawing import Batch
 from endmark.worker.vllm.host_drawing import HostDrawing
 from endmark.worker.vllm.returns import Returns
 from tests.engine.test_steering import CLOSE, EOS, TABLE, V, numbers_of, row_of
+from tests.gpu.test_steering import random_mask
 
 # the number that stands for "no published arithmetic" is NaN, of which the interpreter's NumPy warns
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")]
@@ -33,14 +34,6 @@ PENALTIES = [
     {"repetition_penalty": 1.5, "dry_multiplier": 0.8, "logit_bias": ((7, 1.5),)},
     {"presence_penalty": 0.5, "frequency_penalty": 0.5, "min_new_tokens": 3, "no_repeat_ngram_size": 2},
 ]
-
-
-def random_mask(rng):
-    """Some tokens, with EOS and the ends of phases or without."""
-    bits = np.array([rng.random() < 0.3 for _ in range(224)], np.uint8)
-    bits[EOS], bits[list(CLOSE)] = rng.random() < 0.5, rng.random() < 0.7
-    bits[100] = 1
-    return np.packbits(bits, bitorder="little").view(np.int32)
 
 
 def random_row(slot, rng):

@@ -121,13 +121,17 @@ class Engine:
         if not self._masks:
             return []
         asked = [row for row in self._scheduler.rows() if not row.waits_for_token]
-        for row in asked:
-            if row.answer.retreat():
-                self._take_back(row)
-        blocked = [(row, finished) for row in asked if (finished := row.answer.blocked())]
-        for row, _ in blocked:
+        return [finished for row in asked if (finished := self._heed_mask(row)) is not None]
+
+    def _heed_mask(self, row: RowState) -> Finished | None:
+        """Take a row back if its mask asks for it; end and return it if no token may follow."""
+        if row.answer.retreat():
+            self._take_back(row)
+            return None
+        finished = row.answer.blocked()
+        if finished is not None:
             self._drop(row)
-        return [finished for _, finished in blocked]
+        return finished
 
     def _launch(self) -> tuple[Ticket, list[RowState]] | None:
         """Start the next step if there is one."""
@@ -152,12 +156,9 @@ class Engine:
         for row, slot in late:
             if row.done or row.stale:
                 continue  # it has ended, or was taken back
-            if row.answer.retreat():
-                self._take_back(row)
-            elif finished := row.answer.blocked():
+            if (finished := self._heed_mask(row)) is not None:
                 ended.append(finished)
-                self._drop(row)
-            elif row.answer.mask is not None:
+            elif not row.stale and row.answer.mask is not None:
                 masks.append((slot, row.answer.mask.words()))
         self.runner.draw(self._in_flight[0], masks)
         return ended

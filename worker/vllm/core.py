@@ -93,7 +93,7 @@ class VllmCore:
 
 
 def _take_stream() -> None:
-    """Have vLLM give this thread its stream, if it has none: given amid a step, half of that would be on another.
+    """Have vLLM give this thread its stream, if it has none: given during a step, it would split that step in two.
 
     The thread that steps is not the one that has loaded the model.
     """

@@ -68,7 +68,7 @@ class Runner:
     def step(self, plan):
         """Compute a step; return {id: token} of the rows that were computed to their end."""
         elsewhere = self.config.parallel_config.world_size > 1  # whose processes have threads of their own
-        assert elsewhere or has_stream(), "it would be given amid the step"
+        assert elsewhere or has_stream(), "it would be given during the step"
         update = self._update(plan)
         for processor in self.input_batch.logitsprocs.all:
             processor.update_state(update)
