@@ -28,8 +28,9 @@ real-model/config.json: | $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt gguf
 	$(BIN)/python examples/real_model.py real-model
 
-# Several files of tests at once, one on each core; `make test AT_ONCE=` runs them one after the other.
-AT_ONCE ?= --numprocesses auto --maxprocesses 8 --dist loadfile
+# Several files of tests at once, one on each core, those of the long tiers first: a long one that began last would have
+# the other cores wait for it. `make test AT_ONCE=` runs them one after the other.
+AT_ONCE ?= --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 test: install
 	$(BIN)/python -m pytest -m "not gpu and not slow" $(AT_ONCE)
 

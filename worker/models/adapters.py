@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from bitsandbytes.nn.modules import Linear4bit
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from transformers.utils.hub import cached_file
 from endmark.jobs.errors import ModelError
 from endmark.jobs.finetuning.adapters import check_base, fingerprint, read_config
 from endmark.jobs.finetuning.lora import WEIGHTS, Pair, read_pairs
+from endmark.worker.engine.four_bits import Linear4bit
 
 log = logging.getLogger(__name__)
 

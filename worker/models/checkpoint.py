@@ -5,12 +5,12 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from torch import nn
 
 from endmark.jobs.errors import ModelError
 from endmark.jobs.finetuning.tensors import Stored
 from endmark.jobs.spelling import counted
+from endmark.worker.engine.four_bits import Linear4bit, Params4bit
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bitsandbytes.nn.modules import Linear4bit
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
@@ -20,6 +19,7 @@ from endmark.jobs.settings import DEMO_MODEL
 from endmark.worker.demo import MODEL_DIR
 from endmark.worker.engine.contract import InferenceEngine
 from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.four_bits import Linear4bit
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.models.adapters import apply_adapter, check_folder
 from endmark.worker.models.building import Shape, build_runner

@@ -3,13 +3,12 @@
 import os
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from endmark.jobs.errors import ModelError
 from endmark.worker.engine.cpu.products import RoundedLinear
+from endmark.worker.engine.four_bits import Linear4bit, Params4bit, dequantize_4bit
 from endmark.worker.engine.fp8 import CAPABILITY, Fp8Linear, scaled_rows
 from endmark.worker.models.adapters import LowRankLinear
 

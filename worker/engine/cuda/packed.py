@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from torch import Tensor, nn
 
 from endmark.worker.engine.cuda.kernels.packed_product import BLOCK, LEVELS, PackedWeight, packed_product, unpack
+from endmark.worker.engine.four_bits import Linear4bit, Params4bit
 
 FEW = 64  # rows up to which unpacking in registers is the faster way
 _NESTED = 256  # scales that share a factor
