@@ -11,6 +11,18 @@ from endmark.jobs.errors import EndmarkError, Interrupted
 
 _INTERRUPTED = 130
 _USAGE = 2
+_MEANT = {  # what other tools call it, too far from our own name to be found by its letters
+    "--stop": "--strategy stop:text=TEXT",
+    "--max-tokens": "--max-new-tokens",
+    "--max-length": "--max-new-tokens",
+    "--out": "--output",
+    "--output-file": "--output",
+    "--n": "--samples",
+    "--system-prompt": "--system",
+    "--lora": "--adapter",
+    "--separator": "--delimiter",
+    "--sep": "--delimiter",
+}
 _BUG = "set ENDMARK_DEBUG=1 to see where it happened; it is a bug in Endmark"
 
 
@@ -53,6 +65,8 @@ def plain(error: click.ClickException) -> str:
 
 def _hint(error: click.ClickException) -> str | None:
     """Return the nearest option, or where the options are listed."""
+    if isinstance(error, click.NoSuchOption) and error.option_name in _MEANT:
+        return f"it is `{_MEANT[error.option_name]}` here"
     near = getattr(error, "possibilities", None)
     if near:
         return "did you mean " + " or ".join(f"`{name}`" for name in near) + "?"

@@ -19,6 +19,8 @@ from endmark.jobs.strategies import REGISTRY, build_strategies
 from endmark.jobs.strategies.parsing import parse_strategies
 from endmark.jobs.template_args import read_template_args
 
+_A_MODEL = "give a folder with `config.json`, or a hub id"
+_PRIORITY = 1_000_000  # the ledger's integers hold more
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -116,7 +118,13 @@ _SPEC = [
     thinking_marks_option,
     click.option("--trace", is_flag=True, help="Keep the EOS probability of every step."),
     click.option("--name", metavar="TEXT", help="Name of the job.  [default: the dataset's]"),
-    click.option("--priority", type=int, default=0, show_default=True, help="Jobs of a higher priority go first."),
+    click.option(
+        "--priority",
+        type=click.IntRange(-_PRIORITY, _PRIORITY),
+        default=0,
+        show_default=True,
+        help="Jobs of a higher priority go first.",
+    ),
     click.option(
         "--format",
         metavar="csv|jsonl|parquet|openai|txt",
@@ -264,11 +272,13 @@ def _folder(text: str, what: str) -> str | None:
     """Return the whole path of a folder; None if the text may be something else."""
     path = Path(text).expanduser()
     if text and path.is_dir():
+        if what == "model" and not (path / "config.json").is_file():
+            raise SpecError(f"`{text}` is no model folder: it holds no `config.json`", hint=_A_MODEL)
         return str(path.resolve())
+    if text and path.is_file():
+        raise SpecError(f"`{text}` is a file, and no {what} folder", hint=_A_MODEL if what == "model" else None)
     if path.is_absolute() and not text.startswith("~"):
         return text  # it may be there for the workers, on other hosts
     if text.startswith((".", "~")) or (text and path.exists()):
-        raise SpecError(
-            f"there is no {what} folder `{text}`", hint="give a folder with `config.json`, or a hub id"
-        )
+        raise SpecError(f"there is no {what} folder `{text}`", hint=_A_MODEL)
     return None

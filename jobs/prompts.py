@@ -5,7 +5,7 @@ The same plan checks rows when they are submitted and reads them again in the wo
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -13,6 +13,7 @@ from endmark.jobs.errors import SpecError
 from endmark.jobs.spec import OVERRIDES, STRUCTURED, GenerationSpec, parse_override
 from endmark.jobs.spelling import nearest
 
+DEFAULT_PROMPT = "prompt"  # the column of a spec that names none of its own
 MESSAGES = "messages"  # the column of chat turns
 ID_COLUMNS = ("id", "custom_id")
 _NO_PROMPT = frozenset((*ID_COLUMNS, *OVERRIDES, MESSAGES))  # never taken for the prompt unless named
@@ -39,7 +40,7 @@ class RowRequest:
 def find_prompt_column(columns: Sequence[str], spec: GenerationSpec) -> str | None:
     """Return the column that holds the prompts, or None if a template or chat turns make them.
 
-    It is the one that the spec names; failing that, the only column that there is.
+    It is the one that the spec names; where it names none of its own, the only column that there is will do.
 
     Raises:
         SpecError: the column, or one that the template names, is not there.
@@ -57,7 +58,7 @@ def find_prompt_column(columns: Sequence[str], spec: GenerationSpec) -> str | No
         return spec.prompt_column
     if MESSAGES in columns:
         return None
-    if len(columns) == 1 and columns[0] not in _NO_PROMPT:
+    if spec.prompt_column == DEFAULT_PROMPT and len(columns) == 1 and columns[0] not in _NO_PROMPT:
         return columns[0]
     near = nearest(spec.prompt_column, columns, "")
     raise SpecError(
@@ -168,7 +169,11 @@ def _turn(number: int, item: Any) -> Turn:  # noqa: ANN401 - any JSON value
     where = f"column `{MESSAGES}`, turn {number}"
     if not isinstance(item, dict):
         raise SpecError(f"{where}: not an object with `role` and `content`")
-    role, content = item.get("role"), item.get("content")
+    role = item.get("role")
+    try:
+        content = turn_text(item)
+    except ValueError as error:
+        raise SpecError(f"{where}: {error}") from error
     if role not in ("system", "user", "assistant"):
         raise SpecError(f"{where}: the role is {json.dumps(role)}, not `system`, `user` or `assistant`")
     if role == "system" and number > 1:
@@ -178,6 +183,26 @@ def _turn(number: int, item: Any) -> Turn:  # noqa: ANN401 - any JSON value
     if not content.strip():
         raise SpecError(f"{where}: the content is empty")
     return Turn(role=role, content=content)
+
+
+def turn_text(turn: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any JSON value
+    """Return the content of a chat turn, its parts of text joined, as OpenAI's API has them.
+
+    Raises:
+        ValueError: the turn holds what is no text, such as an image or a call of a tool.
+    """
+    for name in ("tool_calls", "function_call"):
+        if turn.get(name):
+            raise ValueError(f"`{name}` is not supported: turns are text alone")
+    content = turn.get("content")
+    if not isinstance(content, list):
+        return content
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            named = f"of type `{kind}`" if isinstance(kind, str) else "without a type"
+            raise ValueError(f"a part {named} is not supported: turns are text alone")
+    return "".join(part["text"] for part in content)
 
 
 def template_columns(template: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from endmark.jobs.errors import EndmarkError, MissingDependency, UsageError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_NONE_THERE = (404, 410)  # HTTP
 _AT_ONCE = 2**20  # bytes
 _LOOK = "check the name, and that this machine may use it"
 
@@ -107,11 +108,27 @@ def _said(url: str, what: str) -> Iterator[None]:
     except EndmarkError:
         raise
     except FileNotFoundError as error:
+        if (cause := _unreached(url, error)) is not None:
+            raise UsageError(f"cannot {what} `{shown(url)}`: {_without(url, cause)}", hint=_LOOK) from error
         raise UsageError(f"there is no `{shown(url)}`", hint=_LOOK) from error
     except Exception as error:  # each library has its own, for networks, rights and names
         raise UsageError(
             f"cannot {what} `{shown(url)}`: {_without(url, str(error) or repr(error))}", hint=_LOOK
         ) from error
+
+
+def _unreached(url: str, error: FileNotFoundError) -> str | None:
+    """Return why a file could not be asked for; None where its place says that there is none.
+
+    Over HTTP fsspec says of every failure that there is no such file, be the host away or the answer a 403.
+    """
+    cause = error.__cause__
+    if urlsplit(url).scheme not in ("http", "https") or cause is None or isinstance(cause, FileNotFoundError):
+        return None
+    status = getattr(cause, "status", None)  # of an answer
+    if status is not None:
+        return None if status in _NONE_THERE else f"the server answers {status}"
+    return str(cause) or repr(cause)
 
 
 def _without(url: str, text: str) -> str:

@@ -91,6 +91,8 @@ def _open(path: str) -> io.BufferedReader:
     try:
         return Path(path).open("rb")
     except FileNotFoundError as error:
+        if Path(path).is_symlink():
+            raise UsageError(f"`{path}` is a link to `{Path(path).readlink()}`, which is not there") from error
         raise UsageError(f"there is no file `{path}`", hint=_near_file(Path(path))) from error
     except OSError as error:
         raise UsageError(f"cannot read `{path}`: {error.strerror}") from error

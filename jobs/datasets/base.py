@@ -9,6 +9,9 @@ from typing import Any, ClassVar
 from endmark.jobs.datasets.notes import Notes
 from endmark.jobs.errors import DatasetError, Problem
 
+NOT_UTF8 = "is not UTF-8"
+AS_UTF8 = "save the file as UTF-8 (in Excel: `CSV UTF-8`), or convert it: `iconv -f WINDOWS-1252 -t UTF-8 FILE`"
+
 Line = tuple[int, Sequence[Any]] | Problem  # a row and where it begins, or why there is none
 
 
@@ -118,7 +121,7 @@ class TextLines:
         except UnicodeEncodeError as error:
             byte = ord(line[error.start]) - 0xDC00
             column = len(line[: error.start].encode(errors="surrogateescape")) + 1
-            self._faults.append((self.number, f"is not UTF-8: byte {byte:#04x} at column {column:,}"))
+            self._faults.append((self.number, f"{NOT_UTF8}: byte {byte:#04x} at column {column:,}"))
 
     def close(self) -> None:
         """Close the file."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from json.encoder import encode_basestring
 from typing import Any, NamedTuple
 
-from endmark.jobs.datasets.base import Dataset
+from endmark.jobs.datasets.base import AS_UTF8, NOT_UTF8, Dataset
 from endmark.jobs.datasets.control import control_tokens
 from endmark.jobs.datasets.seen import SeenIds
 from endmark.jobs.errors import DatasetError, Problem, SpecError
@@ -107,7 +107,8 @@ def _checked(
             yield batch
             batch = []
     if bad and on_bad is None:
-        hint = "correct them, or leave them out with `--skip-bad-rows`; nothing was stored"
+        fix = AS_UTF8 if any(NOT_UTF8 in problem.reason for problem in first) else "correct them"
+        hint = f"{fix}, or leave them out with `--skip-bad-rows`; nothing was stored"
         raise DatasetError(first, bad, hint=hint + check.more_hint)
     if not good:
         reason = "has no rows" if not bad else "has no row that can be used"

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from endmark.jobs.datasets.base import Dataset, Line, Source, TextLines
+from endmark.jobs.datasets.base import AS_UTF8, NOT_UTF8, Dataset, Line, Source, TextLines
 from endmark.jobs.errors import Problem
 
 _FIELD_LIMIT = 2**26  # characters; a quote that nobody closes must not take in a file of gigabytes
@@ -56,7 +56,7 @@ class CsvDataset(Dataset):
         """Refuse a header whose names cannot name columns."""
         fault = self._lines.fault()
         if fault:
-            raise self.unusable(fault[0], f"header {fault[1]}")
+            raise self.unusable(fault[0], f"header {fault[1]}", AS_UTF8 if NOT_UTF8 in fault[1] else None)
         if not self.columns:
             raise self.unusable(0, "is empty", hint="a CSV begins with a line that names its columns")
         if not any(name.strip() for name in self.columns):
@@ -65,7 +65,9 @@ class CsvDataset(Dataset):
         doubled = [name for name, count in Counter(self.columns).items() if count > 1]
         if doubled:
             listed = ", ".join(f"`{name}`" for name in doubled)
-            raise self.unusable(line, f"header: {listed} stands there more than once")
+            raise self.unusable(
+                line, f"header: {listed} stands there more than once", "give each column a name of its own"
+            )
 
     def _name_columns(self) -> None:
         """Give names to the columns that have none, such as the index that pandas writes."""

@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from endmark.jobs.datasets.base import Dataset, Line, Source, TextLines
+from endmark.jobs.datasets.base import AS_UTF8, NOT_UTF8, Dataset, Line, Source, TextLines
 from endmark.jobs.errors import Problem
 from endmark.jobs.strict_json import refuse_constant, refuse_infinite, refuse_unstorable
 
+_TOO_LONG = "holds a whole number of more than 4,300 digits"
 _LOOK_AHEAD = 1000  # bad lines read in search of the first good one
 
 
@@ -34,10 +35,11 @@ class JsonlDataset(Dataset):
             self._ahead.append((self._raw, line))
             if not isinstance(line, Problem):
                 return
-            if len(self._ahead) == 1 and self._raw.lstrip().startswith("["):
-                raise self.unusable(line.line, "is a JSON array", hint="write one JSON object a line (JSONL)")
+            if len(self._ahead) == 1 and (kind := _whole_file(self._raw.lstrip("\ufeff \t"))) is not None:
+                raise self.unusable(line.line, *kind)
             if len(self._ahead) == _LOOK_AHEAD:
-                raise self.unusable(0, f"none of the first {_LOOK_AHEAD:,} lines can be used, as {line}")
+                fix = AS_UTF8 if NOT_UTF8 in line.reason else None
+                raise self.unusable(0, f"none of the first {_LOOK_AHEAD:,} lines can be used, as {line}", fix)
 
     @classmethod
     def begins(cls, head: bytes) -> bool:
@@ -81,7 +83,8 @@ class JsonlDataset(Dataset):
             except RecursionError:
                 yield Problem(self.source, lines.number, "is nested too deeply")
             except ValueError as error:
-                yield Problem(self.source, lines.number, str(error).partition(": value has")[0])
+                long = str(error).startswith("Exceeds the limit")  # Python's own words, which name its settings
+                yield Problem(self.source, lines.number, _TOO_LONG if long else str(error))
             else:
                 if record.keys() != places.keys():
                     self._grow(record)
@@ -114,6 +117,15 @@ def is_object(head: bytes) -> bool:
         return isinstance(json.loads(head.partition(b"\n")[0]), dict)
     except (ValueError, RecursionError):
         return False
+
+
+def _whole_file(first: str) -> tuple[str, str] | None:
+    """Return what a file is whose first line begins a value of several lines, and what to do; or None."""
+    if first.startswith("["):
+        return "is a JSON array", "write one JSON object a line (JSONL): `jq -c '.[]' FILE` does"
+    if first.rstrip() == "{":
+        return "is a JSON object over several lines", "write each object in one line (JSONL): `jq -c . FILE` does"
+    return None
 
 
 def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

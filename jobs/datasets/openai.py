@@ -12,6 +12,7 @@ from typing import Any
 from endmark.jobs.datasets.base import Source
 from endmark.jobs.datasets.jsonl import JsonlDataset
 from endmark.jobs.errors import SpecError
+from endmark.jobs.prompts import turn_text
 from endmark.jobs.sampling import TABLE
 from endmark.jobs.shapes import ShapeKind
 from endmark.jobs.strategies import write_strategies
@@ -158,19 +159,11 @@ def _turns(messages: Any) -> Any:  # noqa: ANN401 - any JSON value, checked with
         if not isinstance(item, dict):
             raise ValueError(f"`body.messages`, turn {number}: not an object")
         role = "system" if item.get("role") == "developer" else item.get("role")
-        turns.append({"role": role, "content": _text(item.get("content"), number)})
+        try:
+            turns.append({"role": role, "content": turn_text(item)})
+        except ValueError as error:
+            raise ValueError(f"`body.messages`, turn {number}: {error}") from error
     return turns
-
-
-def _text(content: Any, number: int) -> Any:  # noqa: ANN401 - any JSON value
-    """Return a turn's content as text."""
-    if not isinstance(content, list):
-        return content
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text" or not isinstance(part.get("text"), str):
-            raise ValueError(f"`body.messages`, turn {number}: a part of type {kind!r} is not supported")
-    return "".join(part["text"] for part in content)
 
 
 def _prompt(prompt: Any) -> str:  # noqa: ANN401 - any JSON value

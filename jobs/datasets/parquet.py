@@ -4,7 +4,8 @@ import datetime
 import decimal
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from endmark.jobs.datasets.base import Dataset, Line, Source
@@ -48,7 +49,7 @@ class ParquetDataset(Dataset):
     @property
     def raw(self) -> str:
         """The row last read, as JSON."""
-        return json.dumps(self._row, ensure_ascii=False)
+        return json.dumps(self._row, ensure_ascii=False, default=str)
 
     def __iter__(self) -> Iterator[Line]:
         """Return the rows."""
@@ -59,8 +60,8 @@ class ParquetDataset(Dataset):
                 for cells in zip(*columns, strict=True):
                     number += 1
                     self._row = dict(zip(self.columns, cells, strict=True))
-                    if any("\0" in cell for cell in cells if type(cell) is str):
-                        yield Problem(self.source, number, "contains a NUL character")
+                    if (reason := _fault(self.columns, cells)) is not None:
+                        yield Problem(self.source, number, reason)
                     else:
                         yield number, cells
         except self._errors as error:
@@ -72,13 +73,42 @@ class ParquetDataset(Dataset):
         self._stream.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Unusable:
+    """Stands for a value that cannot be kept."""
+
+    reason: str
+
+
+def _fault(names: Sequence[str], cells: Sequence[Any]) -> str | None:
+    """Return why a row cannot be used, naming the column; or None."""
+    for name, cell in zip(names, cells, strict=True):
+        if type(cell) is str and "\0" in cell:
+            return f"column `{name}` contains a NUL character"
+        if type(cell) is _Unusable:
+            return f"column `{name}` {cell.reason}"
+    return None
+
+
 def _values(column: list[Any]) -> list[Any]:
     """Return a column's values as JSON has them."""
-    return [value if type(value) in _PLAIN or type(value) is str else _json_value(value) for value in column]
+    return [value if type(value) in _PLAIN or type(value) is str else _kept(value) for value in column]
+
+
+def _kept(value: Any) -> Any:  # noqa: ANN401 - whatever a Parquet column holds
+    """Return one value as JSON has it, or what says that it has none."""
+    try:
+        return _json_value(value)
+    except UnicodeDecodeError:
+        return _Unusable("holds bytes that are not UTF-8 text: leave the column out, or write it as text")
 
 
 def _json_value(value: Any) -> Any:  # noqa: ANN401 - whatever a Parquet column holds
-    """Return one value as JSON has it: NaN and infinity as null, times in ISO form, the rest as text."""
+    """Return one value as JSON has it: NaN and infinity as null, times in ISO form, the rest as text.
+
+    Raises:
+        UnicodeDecodeError: it holds bytes that are no text.
+    """
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -90,5 +120,5 @@ def _json_value(value: Any) -> Any:  # noqa: ANN401 - whatever a Parquet column 
     if isinstance(value, decimal.Decimal | datetime.timedelta):
         return str(value)
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+        return value.decode()
     return value if type(value) in _PLAIN or isinstance(value, str) else str(value)

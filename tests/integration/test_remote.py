@@ -122,10 +122,13 @@ def test_a_dataset_over_http(environment, tmp_path):
         done = endmark("submit", url, environment=environment)
         bad = endmark("submit", url.replace("prompts", "none"), environment=environment)
         server.shutdown()
+    away = endmark("submit", url, environment=environment)
     assert done.returncode == 0, done.stderr
     assert "2 rows stored" in done.stderr
     assert bad.returncode == 2
-    assert "hidden" not in done.stderr + bad.stderr
+    assert "there is no `http://" in bad.stderr
+    assert "cannot read `http://" in away.stderr  # and not that there is no such file
+    assert "hidden" not in done.stderr + bad.stderr + away.stderr
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

@@ -71,6 +71,8 @@ def test_help_is_quick():
     [
         (["stats"], "no command `stats`", "did you mean `status`?"),
         (["zzz"], "no command `zzz`", "`endmark --help` lists them"),
+        (["run", "--max-tokens", "5"], "no option `--max-tokens`", "it is `--max-new-tokens` here"),
+        (["run", "--stop", "x"], "no option `--stop`", "it is `--strategy stop:text=TEXT` here"),
         (["run", "--promt-column", "x"], "no option `--promt-column`", "did you mean `--prompt-column`?"),
         (["submit"], "missing argument `DATASET`", "`endmark submit --help` shows how it is used"),
         (["run", "x.csv"], "missing option `-o` / `--output`", "`endmark run --help` shows how it is used"),

@@ -69,12 +69,16 @@ def test_on_truncation_adds_its_strategy_once(words, strategies):
 
 def test_folders_are_stored_with_their_whole_path(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "adapter_config.json").write_text('{"base_model_name_or_path": "some/Model"}')
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "some/Model"}')
     monkeypatch.chdir(tmp_path)
-    spec, _ = spec_of("--model", "model", "--adapter", "./model")
-    assert spec.model == spec.adapter == str((tmp_path / "model").resolve())
+    spec, _ = spec_of("--model", "model")
+    assert spec.model == str((tmp_path / "model").resolve())
+    spec, _ = spec_of("--model", "some/Model", "--adapter", "./adapter")
+    assert spec.adapter == str((tmp_path / "adapter").resolve())
     with pytest.raises(SpecError, match="was trained on `some/Model`, not on `some/other`"):
-        spec_of("--model", "some/other", "--adapter", "model")
+        spec_of("--model", "some/other", "--adapter", "adapter")
     assert model_name("some/hub-id") == "some/hub-id"
     assert model_name("/on/another/host") == "/on/another/host"
 
@@ -116,3 +120,18 @@ def test_wrong_options_are_refused(words):
 def test_the_options_told_of_a_job_make_the_same_job(words):
     spec, _ = spec_of(*words)
     assert spec_of(*shlex.split(spec_options_of(spec)))[0] == spec
+
+
+def test_a_folder_or_a_file_that_is_no_model_is_told_before_a_job_is_stored(tmp_path):
+    """`--model model.gguf` and a folder without a config were stored, and failed in the worker."""
+    with pytest.raises(SpecError, match=r"is no model folder: it holds no `config.json`"):
+        model_name(str(tmp_path))
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    with pytest.raises(SpecError, match="is a file, and no model folder"):
+        model_name(str(tmp_path / "x.gguf"))
+
+
+def test_priorities_are_bounded():
+    """A priority that the database cannot hold was told as a bug of Endmark."""
+    with pytest.raises(click.UsageError, match="not in the range"):
+        spec_of("--priority", "9" * 30)

@@ -259,3 +259,12 @@ def test_any_bytes_are_read_or_refused_with_a_reason(tmp_path_factory, data, nam
 )
 def test_shard_sizes(total, size):
     assert shard_size(total) == size
+
+
+def test_text_of_another_encoding_is_told_how_to_convert(tmp_path):
+    """Excel's CSV in Latin-1 was to be "corrected", line by line."""
+    path = tmp_path / "x.csv"
+    path.write_bytes("id;prompt\n1;Größe\n".encode("latin-1"))
+    with open_dataset(str(path)) as dataset, pytest.raises(DatasetError) as caught:
+        list(checked_rows(dataset, GenerationSpec()))
+    assert "iconv -f WINDOWS-1252 -t UTF-8" in caught.value.hint

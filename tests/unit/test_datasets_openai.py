@@ -131,8 +131,12 @@ def test_keys_inside_a_text_make_no_request(tmp_path):
         (request(stop=[1]), "`body.stop` is not text, nor a list of texts"),
         (request(url="/v1/completions", prompt=[1, 2]), "`body.prompt` is not one text"),
         (
+            request(messages=[{"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}]),
+            "`body.messages`, turn 1: `tool_calls` is not supported",
+        ),
+        (
             request(messages=[{"role": "user", "content": [{"type": "image_url"}]}]),
-            "`body.messages`, turn 1: a part of type 'image_url' is not supported",
+            "`body.messages`, turn 1: a part of type `image_url` is not supported",
         ),
     ],
 )

@@ -7,8 +7,10 @@ import lzma
 import pickle
 import sys
 
+import pyarrow
 import pytest
 import zstandard
+from pyarrow import parquet
 
 from endmark.jobs.datasets import open_dataset
 from endmark.jobs.errors import DatasetError, MissingDependency, Problem, UsageError
@@ -149,7 +151,7 @@ def test_jsonl_columns_grow(read):
         ('{"a": 3, "b": 1, "a": 4}', "has the key 'a' twice"),  # the last one was taken, without a word
         ('{"a": [{"é": 1, "\\u00e9" : 1}]}', "has the key 'é' twice"),
         ('{"a": [{"b\\u0000": 1}]}', "contains a NUL character"),
-        ('{"a": ' + "1" * 5000 + "}", "Exceeds the limit"),  # of digits
+        ('{"a": ' + "1" * 5000 + "}", "holds a whole number of more than"),
     ],
 )
 def test_bad_json_lines(read, line, reason):
@@ -295,7 +297,7 @@ def test_a_delimiter_may_be_named(tmp_path):
 
 def test_a_number_of_too_many_digits_names_no_function_of_python(read):
     _, rows = read('{"a": 1}\n{"a": ' + "1" * 5000 + "}\n", name="x.jsonl")
-    assert rows[1] == "2: Exceeds the limit (4300 digits) for integer string conversion"
+    assert rows[1] == "2: holds a whole number of more than 4,300 digits"
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e400", "1" + "0" * 400 + ".0"])
@@ -331,3 +333,41 @@ def test_what_is_not_there(tmp_path):
     with pytest.raises(UsageError, match="unknown format `cvs`") as caught:
         open_dataset(str(tmp_path / "prompts.csv"), "cvs")
     assert caught.value.hint == "did you mean `csv`?"
+
+
+def test_bytes_of_parquet_that_are_no_text_are_refused(tmp_path):
+    """A prompt of Latin-1 bytes was answered, and stored, with its letters replaced; an image became a text."""
+    path = tmp_path / "x.parquet"
+    table = {
+        "prompt": [b"yes", b"Gr\xfc\xdfe", b"yes"],
+        "image": [b"plain", None, b"\xff\xd8"],
+        "parts": [[b"a"], [], []],
+    }
+    parquet.write_table(pyarrow.table(table), path)
+    with open_dataset(str(path)) as dataset:
+        first, *bad = dataset
+        assert "object" in dataset.raw or "holds bytes" in dataset.raw
+    assert first == (1, ("yes", "plain", ["a"]))
+    assert [(item.line, item.reason.partition(":")[0]) for item in bad] == [
+        (2, "column `prompt` holds bytes that are not UTF-8 text"),
+        (3, "column `image` holds bytes that are not UTF-8 text"),
+    ]
+
+
+def test_json_over_several_lines_is_told_once(read):
+    """Each of its lines was told as one that is no JSON, up to twenty of them."""
+    error = unusable(read, '{\n "prompt": "a"\n}\n', name="x.json")
+    assert (error.problems[0].reason, error.count) == ("is a JSON object over several lines", 1)
+    assert "jq -c ." in error.hint
+
+
+def test_a_link_that_leads_nowhere_is_told_as_one(tmp_path):
+    """The hint asked whether the file's own name was meant."""
+    link = tmp_path / "x.csv"
+    link.symlink_to("/nowhere.csv")
+    with pytest.raises(UsageError, match=r"is a link to `/nowhere.csv`, which is not there"):
+        open_dataset(str(link))
+
+
+def test_a_header_in_latin_1_is_told_how_to_convert(read):
+    assert "iconv -f WINDOWS-1252" in unusable(read, b"pr\xf6mpt\n1\n").hint

@@ -120,6 +120,10 @@ def test_the_prompt_column_comes_before_chat_turns():
         ([{"role": ["user"], "content": "x"}], "the role is"),
         ([{"role": "user", "content": None}], "the content is not text"),
         ([{"role": "user", "content": " "}], "the content is empty"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "turn 1: a part of type `image_url` is not"),
+        ([{"role": "user", "content": ["x"]}], "turn 1: a part without a type is not supported"),
+        ([{"role": "assistant", "content": None, "tool_calls": [{}]}], "turn 1: `tool_calls` is not supported"),
+        ([{"role": "assistant", "content": "x", "tool_calls": [{}]}], "turn 1: `tool_calls` is not supported"),
         ([{"role": "system", "content": "x"}], "the last turn is of `system`, not of `user` or `assistant`"),
         ([{"role": "assistant", "content": "x"}], "no turn of `user` before"),
         ([{"role": "user", "content": "x"}, {"role": "system", "content": "y"}], "only the first turn"),
@@ -127,6 +131,20 @@ def test_the_prompt_column_comes_before_chat_turns():
 )
 def test_bad_chat_turns_are_refused(cell, reason):
     assert reason in refusal(plan(("messages",)), cell)
+
+
+def test_parts_of_text_are_one_text():
+    """Turns as OpenAI's clients write them, content in parts, ran from batch files and were refused elsewhere."""
+    parts = [{"type": "text", "text": "Hi "}, {"type": "text", "text": "there"}]
+    turns = plan(("messages",)).read([[{"role": "user", "content": parts}]]).turns
+    assert turns == ({"role": "user", "content": "Hi there"},)
+
+
+def test_a_column_that_was_named_is_not_replaced_by_another():
+    """`--prompt-column nope` ran the only other column that there was, with a note."""
+    with pytest.raises(SpecError, match="no column `nope`; there is `text`"):
+        plan(("text",), prompt_column="nope")
+    assert plan(("text",)).read(["x"]).prompt == "x"
 
 
 def test_raw_prompts_cannot_be_a_chat():
