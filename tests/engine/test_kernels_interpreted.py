@@ -40,6 +40,10 @@ def test_fused_layers_give_the_numbers_of_the_model_they_stand_for():
     interpret(["tests/gpu/test_fusion.py", "tests/gpu/test_fp8.py"], least=15)
 
 
+def test_the_last_layer_is_the_same_for_the_tokens_that_are_wanted():
+    interpret(["tests/gpu/test_last_layer.py"], least=1)
+
+
 @pytest.mark.slow
 def test_the_cuda_engine_passes_the_contract_of_all_engines():
     """The whole path of a card, its scheduler, slots, staging and kernels, on a tiny model."""

@@ -4,7 +4,9 @@ It serves where no kernel does (CPU, older cards) and is the oracle of those ker
 transformers' attention registry, with the step's `PagedBatch` handed through the forward call.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from endmark.jobs.errors import ModelError
+from endmark.worker.engine.last_layer import KeysWritten
 
 PLAIN = "endmark_plain"  # the name in transformers' registry
 
@@ -38,6 +41,18 @@ class PagedBatch:
     pools: list[Tensor]  # for each layer (num_pages, page_size, 2, KV heads, head size): keys, then values
     write: Tensor  # (T,) int64: where each new token's key and value go
     spans: list[Span]
+    wanted: Tensor | None = None  # (R,) int64: the tokens that the last layer is for alone; see `last_layer`
+    wanted_spans: Sequence[Span] = ()  # those tokens as they attend, counted among themselves
+    writes_only: bool = False
+
+    def writing(self) -> Self:
+        """Return the step that attends to nothing, as of `last_layer.Step`."""
+        return replace(self, writes_only=True)
+
+    def narrowed(self) -> Self:
+        """Return the step of the tokens that are wanted."""
+        assert self.wanted is not None
+        return replace(self, write=self.write[self.wanted], spans=list(self.wanted_spans), wanted=None)
 
 
 def paged_attention(
@@ -92,9 +107,14 @@ def attend(
         scaling: of the scores; None for one over the root of the head size.
         window: how many tokens back a token sees, itself included; None for all.
         softcap: what scores are squeezed into, as Gemma 2 does.
+
+    Raises:
+        KeysWritten: the step wants no more than that.
     """
     pool = paged.pools[layer]
     pool.flatten(0, 1).index_copy_(0, paged.write, new.to(pool.dtype))
+    if paged.writes_only:
+        raise KeysWritten
     (_, heads, size), kv_heads = query.shape, new.shape[2]
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     for span in paged.spans:

@@ -4,7 +4,7 @@ It runs where no kernels do, and each step has run when `launch` returns.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from endmark.worker.engine.adjusting import Written, adjust
 from endmark.worker.engine.attention import PagedBatch, Span
+from endmark.worker.engine.last_layer import KeysWritten, narrow_last_layer
 from endmark.worker.engine.layout import SLOT
 from endmark.worker.engine.logprobs import TokenScores, told_scores
 from endmark.worker.engine.plan import DecodePlan, PrefillRow, StepPlan, StepResult, Ticket
@@ -68,6 +69,8 @@ class PlainRunner:
         self._eos_ids = self._ints(sorted(eos_ids))
         table = sentence_table.to(self._device) if sentence_table is not None else None
         self._end = StepEnd(self._eos_ids, max_rows, table, self._device)
+        with torch.inference_mode():
+            self._narrows = narrow_last_layer(model, self._trial)
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> Ticket:
@@ -121,9 +124,9 @@ class PlainRunner:
                 self._ints(row.token_ids[row.cached : row.end]), fresh, self._addresses(table[0], fresh), [span]
             )
             if not row.left:
-                first = batch.size - 1 - len(row.asked_before)
-                batch.others += [(ended, first + index, ids) for index, ids in enumerate(row.asked_before)]
-                batch.keep.append(self._ints([batch.size - 1]))
+                batch.others += [(ended, batch.count + index, ids) for index, ids in enumerate(row.asked_before)]
+                batch.want(span, 1 + len(row.asked_before))
+                batch.keep.append(self._ints([batch.count - 1]))
                 ended += 1
 
     def _decode(self, plan: DecodePlan, batch: "_Batch") -> None:
@@ -145,6 +148,8 @@ class PlainRunner:
         back = torch.empty_like(slots)
         back[self._ints(order)] = torch.arange(len(order), device=self._device)
         batch.add(SLOT.of(self._end.records, "last")[slots].long(), positions, write, spans)
+        for span in spans:
+            batch.want(span, span.rows)
         batch.keep.append(back)
 
     def _span(self, begin: int, tables: Tensor, positions: Tensor) -> Span:
@@ -175,15 +180,40 @@ class PlainRunner:
         """Run the model over a step's tokens; return the logits (R, V) of those that are kept."""
         inputs, positions, write = (torch.cat(parts) for parts in (batch.inputs, batch.positions, batch.write))
         self._tokens[write] = inputs
-        output = self._model(
-            input_ids=inputs.unsqueeze(0),
-            position_ids=positions.unsqueeze(0),
-            use_cache=False,
-            logits_to_keep=torch.cat([*batch.keep, self._ints([place for _, place, _ in batch.others])]),
-            paged=PagedBatch(self._pools, write, batch.spans),
-        )
+        keep = torch.cat([*batch.keep, self._ints([place for _, place, _ in batch.others])])
+        return self._scores_of(keep, inputs, positions, write, batch)
+
+    def _scores_of(
+        self, keep: Tensor, inputs: Tensor, positions: Tensor, write: Tensor, batch: "_Batch"
+    ) -> Tensor:
+        """Return the logits (R, V) of the tokens that are kept, as they are counted among those wanted."""
+        wanted = self._ints(batch.wanted)
+        step = PagedBatch(self._pools, write, batch.spans)
+        narrow = self._narrows and len(wanted) < len(inputs)
+        if narrow:
+            step = replace(step, wanted=wanted, wanted_spans=batch.wanted_spans)
+        try:
+            output = self._model(
+                input_ids=inputs.unsqueeze(0),
+                position_ids=positions.unsqueeze(0),
+                use_cache=False,
+                logits_to_keep=keep if narrow else wanted[keep],
+                paged=step,
+            )
+        except KeysWritten:
+            return positions.new_empty((0, 1))
         logits: Tensor = output.logits[0]
         return logits
+
+    def _trial(self, narrow: bool) -> Tensor:
+        """Return the scores of two tokens of a row of five, before there is any other."""
+        self._narrows = narrow
+        places = self._ints(range(5))
+        span = self._span(0, self._tables[:1], places.unsqueeze(0))
+        batch = _Batch()
+        batch.add(places, places, places, [span])
+        batch.want(span, 3)
+        return self._scores_of(self._ints([0, 2]), places, places, places, batch)
 
     def _adjusted(self, logits: Tensor, slots: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return the scores (R, V) after the rows' penalties; the same tensor where no row has any."""
@@ -220,8 +250,10 @@ class _Batch:
     positions: list[Tensor] = field(default_factory=list)
     write: list[Tensor] = field(default_factory=list)  # where their keys and values go
     spans: list[Span] = field(default_factory=list)
-    keep: list[Tensor] = field(default_factory=list)  # tokens that rows are sampled behind
-    # others that rows ask about: the row, in the order in which they are sampled, the token, and what is asked
+    wanted: list[int] = field(default_factory=list)  # tokens whose scores are asked for, in their order
+    wanted_spans: list[Span] = field(default_factory=list)  # the same, as they attend
+    keep: list[Tensor] = field(default_factory=list)  # which of them rows are sampled behind
+    # others of them that rows ask about: the row, counted as they are sampled, which one, and what is asked
     others: list[tuple[int, int, Sequence[int]]] = field(default_factory=list)
 
     def add(self, inputs: Tensor, positions: Tensor, write: Tensor, spans: Sequence[Span]) -> None:
@@ -231,6 +263,20 @@ class _Batch:
         self.positions.append(positions)
         self.write.append(write)
         self.spans += spans
+
+    @property
+    def count(self) -> int:
+        """How many tokens are wanted."""
+        return len(self.wanted)
+
+    def want(self, span: Span, tokens: int) -> None:
+        """Ask for the scores of a span's last tokens: of each row the only one, or so many of its row."""
+        end = span.begin + span.rows * span.queries
+        own = replace(span, begin=self.count)
+        if span.queries > 1:
+            own = replace(own, queries=tokens, positions=span.positions[:, -tokens:], fresh=False, masks={})
+        self.wanted_spans.append(own)
+        self.wanted += range(end - tokens, end)
 
 
 def _groups(pages: Sequence[int], most: int) -> Iterable[tuple[int, int]]:

@@ -1,15 +1,17 @@
 """Paged attention by the Triton kernels, as transformers' attention registry calls it."""
 
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
 from endmark.jobs.errors import ModelError
 from endmark.worker.engine.cuda.kernels.cache_write import write_cache
 from endmark.worker.engine.cuda.kernels.decode_attention import decode_attention
 from endmark.worker.engine.cuda.kernels.prefill_attention import Tiles, prefill_attention
+from endmark.worker.engine.last_layer import KeysWritten
 
 PAGED = "endmark_paged"  # the name in transformers' registry
 HEAD_SIZES = (64, 80, 96, 128, 256)
@@ -27,6 +29,21 @@ class DeviceBatch:
     tiles: Tiles | None  # of prompts; None in a step without any
     decoding: int  # tokens at the front that are one a row; all where there are no tiles
     rotary: tuple[Tensor, Tensor] | None = field(default=None)  # left by a rotary function that was put off
+    wanted: Tensor | None = None  # (R,) int64: the tokens that the last layer is for alone; see `last_layer`
+    writes_only: bool = False
+
+    def writing(self) -> Self:
+        """Attend to nothing from now on, as of `last_layer.Step`."""
+        self.writes_only = True
+        return self
+
+    def narrowed(self) -> Self:
+        """Become the batch of the tokens that are wanted, which attend as rows that run do."""
+        assert self.wanted is not None
+        self.slots, self.positions = self.slots[self.wanted], self.positions[self.wanted]
+        self.tiles, self.decoding = None, len(self.wanted)
+        self.wanted, self.writes_only = None, False
+        return self
 
 
 def paged_attention(
@@ -52,6 +69,9 @@ def paged_attention(
 
     Returns:
         (1, T, heads, head size) and no weights.
+
+    Raises:
+        KeysWritten: the step wants no more than that.
     """
     del attention_mask, dropout
     if unused.get("s_aux") is not None:
@@ -59,8 +79,9 @@ def paged_attention(
     layer: int = module.layer_idx  # type: ignore[assignment]
     keys, values = paged.keys[layer], paged.values[layer]
     rotary, paged.rotary = paged.rotary, None
+    asked = query[0].transpose(0, 1)
     asked = write_cache(
-        query[0].transpose(0, 1),
+        asked[:, :0] if paged.writes_only else asked,
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
         rotary,
@@ -70,6 +91,8 @@ def paged_attention(
         paged.slots,
         paged.positions,
     )
+    if paged.writes_only:
+        raise KeysWritten
     scale = scaling if scaling is not None else asked.shape[-1] ** -0.5
     out = attend(asked, keys, values, paged, scale, sliding_window, softcap)
     return out.unsqueeze(0), None
@@ -112,6 +135,20 @@ def attend(
             query, keys, values, paged.tables, paged.tiles, scale=scale, window=window, softcap=softcap, out=out
         )
     return out
+
+
+def empty_cache(
+    network: PreTrainedModel, pages: int, page_size: int, kind: torch.dtype
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return each layer's keys and values, (pages, KV heads, page size, head size)."""
+    config = network.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    shape = (pages, heads, page_size, size)
+    layers = range(config.num_hidden_layers)
+    keys = [torch.zeros(shape, dtype=kind, device=network.device) for _ in layers]
+    values = [torch.zeros(shape, dtype=kind, device=network.device) for _ in layers]
+    return keys, values
 
 
 class RotaryDelay:

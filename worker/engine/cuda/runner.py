@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from endmark.worker.engine.cuda.attention import PAGED, DeviceBatch
+from endmark.worker.engine.cuda.attention import PAGED, DeviceBatch, empty_cache
 from endmark.worker.engine.cuda.decode import DecodeInputs, DecodeStep, Kind, RecordedSteps, bucket_sizes
 from endmark.worker.engine.cuda.fusion import Fused, fuse
 from endmark.worker.engine.cuda.kernels.inputs import note_tokens
@@ -20,6 +20,7 @@ from endmark.worker.engine.cuda.replay import Recorder
 from endmark.worker.engine.cuda.rooms import Rooms, SampledRows, Steering
 from endmark.worker.engine.cuda.slots import SlotState
 from endmark.worker.engine.cuda.staging import Download
+from endmark.worker.engine.last_layer import narrow_last_layer
 from endmark.worker.engine.layout import RESULT
 from endmark.worker.engine.logprobs import told_scores
 from endmark.worker.engine.plan import StepPlan, StepResult, Ticket
@@ -65,7 +66,7 @@ class CudaRunner:
         network.config.get_text_config()._attn_implementation = PAGED
         self._fused = fused if fused is not None else fuse(network)
         kind = cache_type or network.dtype
-        self._keys, self._values = _cache(network, num_pages + 1, page_size, kind)
+        self._keys, self._values = empty_cache(network, num_pages + 1, page_size, kind)
         ends = sorted(eos_ids)
         self._eos_ids = torch.tensor(ends, dtype=torch.int32, device=self._device)
         self._table = sentence_table.to(self._device) if sentence_table is not None else None
@@ -79,6 +80,7 @@ class CudaRunner:
         self._logprobs: dict[int, int] = {}  # of the slots whose rows ask for them
         self._recorder = Recorder(self._device)
         with torch.inference_mode():
+            self._narrows = narrow_last_layer(network, self._trial)
             self._steps.record_all(Kind())
 
     @torch.inference_mode()
@@ -236,7 +238,27 @@ class CudaRunner:
         """Run one forward pass; return the logits (R + O, V) of the rows' last tokens, then of others."""
         self.note(inputs.tokens, inputs.slots, inputs.positions)
         batch = self.batch(inputs.slots, inputs.positions, inputs.tiles, inputs.decoding)
-        return self.forward(inputs.tokens, inputs.positions64, batch, torch.cat([inputs.keep, inputs.others]))
+        wanted = torch.cat([inputs.keep, inputs.others])
+        return self._scores_of(wanted, inputs.tokens, inputs.positions64, batch, narrow=self._narrows)
+
+    def _scores_of(
+        self, wanted: Tensor, tokens: Tensor, positions: Tensor, batch: DeviceBatch, *, narrow: bool
+    ) -> Tensor:
+        """Return the logits (R, V) of what is wanted, with the last layer for that alone or for all."""
+        if not narrow:
+            return self.forward(tokens, positions, batch, wanted)
+        batch.wanted = wanted
+        return self.forward(tokens, positions, batch, 0)
+
+    def _trial(self, narrow: bool) -> Tensor:
+        """Return the scores of two tokens of a row of five, which stands where no row does."""
+        device = self._device
+        places = torch.arange(5, device=device)
+        slots = torch.full_like(places, self._slots.spare, dtype=torch.int32)
+        tile = (self._slots.spare, 0, 5, 0)
+        tiles = Tiles(*(torch.tensor([number], dtype=torch.int32, device=device) for number in tile))
+        batch = self.batch(slots, places.int(), tiles)
+        return self._scores_of(places[[2, 4]], places, places, batch, narrow=narrow)
 
 
 @dataclass(slots=True)
@@ -271,17 +293,3 @@ class _Answered:
         own, before = self.questions.answered(told, self.sampled)
         shift = self.done
         return {shift + row: it for row, it in own.items()}, {shift + row: it for row, it in before.items()}
-
-
-def _cache(
-    network: PreTrainedModel, pages: int, page_size: int, kind: torch.dtype
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Return each layer's keys and values, (pages, KV heads, page size, head size)."""
-    config = network.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    shape = (pages, heads, page_size, size)
-    layers = range(config.num_hidden_layers)
-    keys = [torch.zeros(shape, dtype=kind, device=network.device) for _ in layers]
-    values = [torch.zeros(shape, dtype=kind, device=network.device) for _ in layers]
-    return keys, values

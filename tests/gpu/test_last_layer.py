@@ -1,0 +1,50 @@
+"""The last layer for the tokens alone that are wanted, by the kernels; `TRITON_INTERPRET=1` runs it on a CPU."""
+
+import copy
+import os
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; these tests are for GPU machines")
+
+from endmark.worker.engine.cuda.kernels import decode_attention
+from endmark.worker.engine.cuda.runner import CudaRunner
+from tests.engine.conftest import CONFIGS
+from tests.engine.test_last_layer import assert_alike, results
+
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+
+
+@pytest.fixture(autouse=True)
+def _rotary_stays(monkeypatch):
+    """Else a rotation that was put off stays so in transformers' module, for all other tests."""
+    for config in CONFIGS.values():
+        source = f"transformers.models.{config.model_type}.modeling_{config.model_type}"
+        module = __import__(source, fromlist=["x"])
+        monkeypatch.setattr(module, "apply_rotary_pos_emb", module.apply_rotary_pos_emb)
+
+
+@pytest.mark.parametrize("name", ["gemma2"] if INTERPRETED else list(CONFIGS))
+def test_scores_are_those_of_the_whole_layer(name, monkeypatch):
+    """Interpreted it is one layer of one model, and no row's keys are cut: a program takes milliseconds."""
+    torch.manual_seed(7)
+    config = copy.deepcopy(CONFIGS[name])
+    config.num_attention_heads, config.num_key_value_heads, config.head_dim = 2, 1, 64
+    if INTERPRETED:
+        config.num_hidden_layers, config.layer_types = 1, config.layer_types[:1]
+        config.vocab_size = 64
+        monkeypatch.setattr(decode_attention, "_PROGRAMS", 1)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().to(DEVICE)
+    runner = CudaRunner(
+        model, {2}, num_pages=8, page_size=16, max_rows=4, prefill_tokens=64, piece_tokens=32, context=48
+    )
+    assert runner._narrows
+    got = results(runner)
+    runner._narrows = False
+    for own, want in zip(got, results(runner), strict=True):
+        assert_alike(own, want, 1e-4)
