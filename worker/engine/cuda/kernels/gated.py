@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from endmark.worker.engine.cuda.kernels.scaling import empty_scaled, row_warps, scaled
+from endmark.worker.engine.cuda.kernels.scaling import empty_scaled, row_warps, store_scaled
 from endmark.worker.engine.fp8 import Scaled
 
 SILU, GELU_TANH = 0, 1
@@ -27,9 +27,7 @@ def _gate(both, out, scale_ptr, width, BLOCK: tl.constexpr, KIND: tl.constexpr, 
         active = 0.5 * x * (1.0 + (2.0 / (1.0 + tl.exp(-2.0 * inner)) - 1.0))
     result = (active.to(gate.dtype).to(tl.float32) * up.to(tl.float32)).to(gate.dtype)
     if FP8:
-        values, scale = scaled(result.to(tl.float32))
-        tl.store(out + token * width + offs, values, mask=mask)
-        tl.store(scale_ptr + token, scale)
+        store_scaled(out, scale_ptr, token, width, offs, mask, result)
     else:
         tl.store(out + token * width + offs, result, mask=mask)
 

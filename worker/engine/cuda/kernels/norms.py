@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from endmark.worker.engine.cuda.kernels.scaling import empty_scaled, row_warps, scaled
+from endmark.worker.engine.cuda.kernels.scaling import empty_scaled, row_warps, store_scaled
 from endmark.worker.engine.fp8 import Scaled
 
 
@@ -33,9 +33,7 @@ def _norm(
         out = normed.to(kind).to(tl.float32) * weight
     out = out.to(kind)
     if FP8:
-        values, scale = scaled(out.to(tl.float32))
-        tl.store(out_ptr + token * width + offs, values, mask=mask)
-        tl.store(scale_ptr + token, scale)
+        store_scaled(out_ptr, scale_ptr, token, width, offs, mask, out)
     else:
         tl.store(out_ptr + token * width + offs, out, mask=mask)
 

@@ -12,13 +12,15 @@ _LEAST = tl.constexpr(LEAST)
 
 
 @triton.jit
-def scaled(x):
-    """Return a row of fp32 numbers, zeros beside it, in fp8, and its scale.
+def store_scaled(out_ptr, scale_ptr, row, width, offs, mask, x):
+    """Store a whole row of numbers, zeros beside it, in fp8, and its scale.
 
     Nothing is clamped: no quotient is beyond 448, and a NaN must stay one.
     """
-    scale = tl.maximum(tl.max(tl.abs(x), 0), _LEAST) / _LARGEST
-    return (x / scale).to(tl.float8e4nv), scale
+    numbers = x.to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(numbers), 0), _LEAST) / _LARGEST
+    tl.store(out_ptr + row * width + offs, (numbers / scale).to(tl.float8e4nv), mask=mask)
+    tl.store(scale_ptr + row, scale)
 
 
 @triton.jit
@@ -27,9 +29,8 @@ def _scale(x_ptr, out_ptr, scale_ptr, width, stride, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     offs = tl.arange(0, BLOCK)
     mask = offs < width
-    values, scale = scaled(tl.load(x_ptr + row * stride + offs, mask=mask, other=0.0).to(tl.float32))
-    tl.store(out_ptr + row * width + offs, values, mask=mask)
-    tl.store(scale_ptr + row, scale)
+    x = tl.load(x_ptr + row * stride + offs, mask=mask, other=0.0)
+    store_scaled(out_ptr, scale_ptr, row, width, offs, mask, x)
 
 
 def row_warps(block: int) -> int:
