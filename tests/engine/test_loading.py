@@ -61,6 +61,15 @@ def test_a_model_with_an_end_token_beyond_its_vocabulary_runs(tmp_path, caplog):
     assert [finished.key for _ in range(3) for finished in engine.step()] == [1]
 
 
+def test_a_worker_logs_what_its_start_took(tmp_path, caplog):
+    save_tiny_model(tmp_path)
+    with caplog.at_level(logging.INFO):
+        load_engine(str(tmp_path))
+    [line] = [record.getMessage() for record in caplog.records if "loading took" in record.getMessage()]
+    parts = [part.rsplit(" ", 2)[0] for part in line.removeprefix("loading took: ").split(", ")]
+    assert parts == ["tokeniser", "files", "weights", "vocabulary", "runner"]
+
+
 def test_a_token_that_the_tokeniser_adds_to_the_model_fails_its_row(tmp_path):
     save_tiny_model(tmp_path)
     loaded = load_engine(str(tmp_path))

@@ -23,6 +23,7 @@ from endmark.worker.engine.four_bits import Linear4bit
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.models.adapters import apply_adapter, check_folder
 from endmark.worker.models.building import Shape, build_runner
+from endmark.worker.models.laps import Laps
 from endmark.worker.models.reading import read_network
 from endmark.worker.models.support import check_attention
 from endmark.worker.models.weights import (
@@ -100,25 +101,20 @@ def load_engine(
     if adapter is not None:
         _check_adapter_files(adapter, model, path)  # before gigabytes of weights are read
     check_mode(weights, device)
+    laps = Laps()
     tokenizer = load_tokenizer(tokenizer_folder(path, adapter), trust_remote_code=trust_remote_code)
+    laps.end("tokeniser")
     four_bits = four_bits and weights != FP8_ORIGINAL
     network = load_model(path, device=device, trust_remote_code=trust_remote_code, four_bits=four_bits)
+    laps.end("files")
     shape, shortened = _shape_of(network, model, max_rows, kv_cache)
     chosen = _set_weights(network, weights, shape.reserve, adapter, model)
+    laps.end("weights")
     if max_rows is None:
         shape = shape.widened()
-    eos_ids = end_token_ids(network.generation_config, network.config, tokenizer, vocabulary=shape.vocabulary)
-    vocabulary = Vocabulary.of(tokenizer)
     weight_bytes = sum(item.numel() * item.element_size() for item in network.parameters())
-    runner = build_runner(network, eos_ids, vocabulary, shape, kv_cache)
-    engine = Engine(
-        runner,
-        vocabulary,
-        eos_ids,
-        embeddings=count_embeddings(network),
-        context_reason=shortened,
-        token_name=tokenizer.convert_ids_to_tokens,
-    )
+    engine = _build_engine(network, tokenizer, shape, shortened, kv_cache, laps)
+    log.info("loading took: %s", laps)
     description = Description(
         model=model,
         adapter=adapter,
@@ -128,6 +124,34 @@ def load_engine(
         kv_tokens=engine.capacity.kv_tokens,
     )
     return LoadedEngine(engine, tokenizer, description)
+
+
+def _build_engine(
+    network: PreTrainedModel,
+    tokenizer: Any,  # noqa: ANN401
+    shape: Shape,
+    shortened: str | None,
+    kv_cache: str,
+    laps: Laps,
+) -> Engine:
+    """Build the engine around a network whose weights are as they shall be.
+
+    Args:
+        shortened: why its rows must be shorter than the model's, if they must.
+    """
+    eos_ids = end_token_ids(network.generation_config, network.config, tokenizer, vocabulary=shape.vocabulary)
+    vocabulary = Vocabulary.of(tokenizer)
+    laps.end("vocabulary")
+    runner = build_runner(network, eos_ids, vocabulary, shape, kv_cache)
+    laps.end("runner")
+    return Engine(
+        runner,
+        vocabulary,
+        eos_ids,
+        embeddings=count_embeddings(network),
+        context_reason=shortened,
+        token_name=tokenizer.convert_ids_to_tokens,
+    )
 
 
 def _shape_of(
