@@ -3,7 +3,8 @@
 Rows have six kinds of strategies and four samplings. Each step of an answer is drawn anew by the plain arithmetic
 from transformers' logits behind the same tokens: it gives the token that came; or it would with the two scores in
 question moved towards each other by no more than `--tie`, which 16-bit numbers leave open; or it does not. Each
-end is told anew as natural, boosted or forced. Both engines compute in bf16 on a card, in fp32 elsewhere.
+end is told anew as natural, boosted or forced. Both engines compute in bf16 on a card, in fp32 elsewhere; with
+`--weights nf4` both have the weights in NF4 as bitsandbytes makes it, which wants a card.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from prompts import EXAMPLES, read_prompts
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import build_strategies, score_numbers
@@ -126,6 +127,19 @@ class Oracle:
         return draw(moved).token_ids[0] == token
 
 
+def load_transformers(folder: str, device: str, weights: str) -> Any:  # noqa: ANN401
+    """Return transformers' own model, with the weights that vLLM is to have."""
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    quantised = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    given: dict[str, Any] = {"quantization_config": quantised} if weights == "nf4" else {}
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device, **given).eval()
+
+
 def requests_of(tokenizer: Any, count: int) -> list[Request]:  # noqa: ANN401
     """Return rows of all kinds."""
     prompts = read_prompts(EXAMPLES)
@@ -153,14 +167,14 @@ def main() -> None:
     parser.add_argument("model", help="a folder or hub id with a chat template")
     parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--tie", type=float, default=0.25, help="two steps of bf16 between 16 and 32")
+    parser.add_argument("--weights", choices=("16bit", "nf4"), default="16bit")
     parser.add_argument("--tensor-parallel", type=int, default=1)
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype).to(device).eval()
+    model = load_transformers(options.model, device, options.weights)
     requests = requests_of(AutoTokenizer.from_pretrained(options.model), options.rows)
     loaded = load_vllm_engine(
-        options.model, device=device, weights="16bit", max_rows=32, tensor_parallel=options.tensor_parallel
+        options.model, device=device, weights=options.weights, max_rows=32, tensor_parallel=options.tensor_parallel
     )
     engine, done = loaded.engine, []
     for request in requests:

@@ -39,6 +39,8 @@ class EngineArgs:
     dtype: str = "auto"
     limit_mm_per_prompt: dict[str, int] = field(default_factory=dict)
     language_model_only: bool = False
+    enforce_eager: bool = False
+    kv_cache_memory_bytes: int | None = None
     gpu_memory_utilization: float = 0.9
     enable_lora: bool = False
     max_loras: int = 1

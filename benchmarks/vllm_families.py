@@ -1,0 +1,250 @@
+"""Small random models of kinds that our engine refuses, through vLLM: `python benchmarks/vllm_families.py [NAME …]`.
+
+Each kind is made, run and judged in a process of its own, several side by side. Its rows are greedy, each fourth with
+`deadline`. Judged are the tokens of those without: whether each is the best of transformers' own scores behind the
+same tokens, or a near tie, its score at most `--tie` of the scores' spread below the best, or neither. Both compute
+in bf16 on a card; what bf16 alone leaves open is told too: how many of the best tokens of transformers in bf16 are
+not its best in fp32, with the same weights.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from endmark.jobs.errors import Refusal
+from endmark.jobs.strategies import build_strategies
+from endmark.worker.engine.request import Finished, Request
+from endmark.worker.engine.text import Vocabulary
+from endmark.worker.models.loader import load_engine
+from endmark.worker.vllm.block import Block
+from endmark.worker.vllm.core import VllmCore
+from endmark.worker.vllm.engine import VllmEngine
+from endmark.worker.vllm.loading import build_llm, engine_options
+
+_TOKENS, _END, _ROWS, _NEW, _CONTEXT = 512, 2, 16, 32, 256
+_IDS = {"vocab_size": _TOKENS, "bos_token_id": 1, "eos_token_id": _END, "pad_token_id": 0}
+_SIZES = {
+    **_IDS,
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "initializer_range": 0.15,
+    "tie_word_embeddings": False,
+}
+_DENSE = {
+    **_SIZES,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+_EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 128}
+_MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 64, "mamba_d_state": 64, "mamba_n_groups": 1}
+_TURNS = ["sliding_attention", "full_attention"] * 2
+
+
+def _config(kind: str, common: dict[str, Any], **own: Any) -> Any:  # noqa: ANN401
+    """Return the configuration of a small model of a kind of transformers."""
+    return getattr(transformers, kind)(**{**common, **own})
+
+
+FAMILIES: dict[str, Callable[[], Any]] = {
+    "gpt_oss": partial(
+        _config, "GptOssConfig", _DENSE, head_dim=64, num_local_experts=4, num_experts_per_tok=2,
+        sliding_window=64, layer_types=_TURNS,
+    ),
+    "qwen3_next": partial(
+        _config, "Qwen3NextConfig", _DENSE | _EXPERTS, head_dim=64, linear_num_key_heads=2, linear_num_value_heads=4,
+        linear_key_head_dim=64, linear_value_head_dim=64, num_experts=4, shared_expert_intermediate_size=128,
+        layer_types=["linear_attention"] * 3 + ["full_attention"],
+    ),
+    "deepseek_v2": partial(
+        _config, "DeepseekV2Config", _DENSE | _EXPERTS, num_key_value_heads=4, kv_lora_rank=512, q_lora_rank=None,
+        qk_rope_head_dim=64, qk_nope_head_dim=64, v_head_dim=64, n_routed_experts=4, n_shared_experts=1,
+        first_k_dense_replace=1, n_group=1, topk_group=1,
+    ),
+    "gemma4": partial(
+        _config, "Gemma4TextConfig", _DENSE, head_dim=64, global_head_dim=128, sliding_window=64, layer_types=_TURNS,
+        vocab_size_per_layer_input=_TOKENS, hidden_size_per_layer_input=0, num_kv_shared_layers=0,
+        num_global_key_value_heads=2, final_logit_softcapping=None,
+    ),
+    "falcon_h1": partial(_config, "FalconH1Config", _DENSE | _MAMBA, head_dim=64, mamba_d_ssm=512),
+    "granitemoehybrid": partial(
+        _config, "GraniteMoeHybridConfig", _DENSE | _MAMBA, shared_intermediate_size=256, num_local_experts=4,
+        num_experts_per_tok=2, layer_types=["mamba", "attention"] * 2, mamba_expand=2, position_embedding_type="nope",
+    ),
+    "bamba": partial(_config, "BambaConfig", _DENSE | _MAMBA, attn_layer_indices=[1, 3], mamba_expand=2),
+    "lfm2": partial(
+        _config, "Lfm2Config", _DENSE, layer_types=["conv", "full_attention"] * 2, block_auto_adjust_ff_dim=False
+    ),
+    "mamba2": partial(_config, "Mamba2Config", _SIZES, num_heads=8, head_dim=64, expand=2, state_size=64, n_groups=1),
+    "mamba": partial(_config, "MambaConfig", _SIZES, state_size=16),
+    "bloom": partial(_config, "BloomConfig", {**_IDS, "initializer_range": 0.15}, hidden_size=256, n_layer=4, n_head=4),
+}  # fmt: skip
+
+
+def make(name: str, folder: Path) -> str:
+    """Write a model with random bf16 weights; return what our engine says of its kind.
+
+    Raises:
+        RuntimeError: it would not refuse it.
+    """
+    torch.manual_seed(5)
+    model = AutoModelForCausalLM.from_config(FAMILIES[name](), dtype=torch.float32)
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = _END, 0
+    model.to(torch.bfloat16).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({f"w{index}": index for index in range(_TOKENS)}, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w1", eos_token=f"w{_END}").save_pretrained(folder)
+    try:
+        load_engine(str(folder), device="cpu", four_bits=False)
+    except Refusal as refusal:
+        return str(refusal)
+    raise RuntimeError("our engine takes this kind")
+
+
+def requests() -> list[Request]:
+    """Return the rows."""
+    generator = torch.Generator().manual_seed(1)
+    return [
+        Request(
+            key=key,
+            prompt_token_ids=torch.randint(3, _TOKENS, (5 + 3 * key,), generator=generator).tolist(),
+            max_new_tokens=_NEW,
+            stream=key,
+            strategies=build_strategies(["deadline"]) if key % 4 == 3 else (),
+        )
+        for key in range(_ROWS)
+    ]
+
+
+def answers(folder: Path, rows: list[Request], dtype: torch.dtype) -> list[Finished]:
+    """Run rows through our engine over vLLM."""
+    block = Block.make(_ROWS, _TOKENS)
+    options = {
+        "model": str(folder),
+        "max_model_len": _CONTEXT,
+        "dtype": str(dtype).removeprefix("torch."),
+        "enforce_eager": True,
+        "gpu_memory_utilization": 0.08,  # several run side by side, and none may measure what the others leave
+        "kv_cache_memory_bytes": 1 << 30,
+    }
+    llm, _ = build_llm(engine_options(block, {_END}) | options)
+    block.unlink()
+    vocabulary = Vocabulary([b""] * 3 + [b"x"] * (_TOKENS - 3))
+    engine = VllmEngine(VllmCore(llm, {_END}), block, vocabulary, {_END}, embeddings=_TOKENS)
+    done: list[Finished] = []
+    for row in rows:
+        engine.add(row)
+    while engine.has_work:
+        done += engine.step()
+    return done
+
+
+def judge(model: Any, exact: Any, row: Request, tokens: list[int], tie: float) -> Counter[str]:  # noqa: ANN401
+    """Count the tokens of a greedy answer by what transformers' scores say of them."""
+    prompt = list(row.prompt_token_ids)
+    scores, wanted = (_scores(network, prompt, tokens) for network in (model, exact))
+    gaps = (scores.amax(-1) - scores.gather(-1, torch.tensor(tokens).unsqueeze(-1)).squeeze(-1)) / scores.std(-1)
+    counts = Counter(["equal" if gap == 0 else "near ties" if gap <= tie else "others" for gap in gaps.tolist()])
+    counts["bf16"] = int((scores.argmax(-1) != wanted.argmax(-1)).sum())
+    return counts
+
+
+def _scores(model: Any, prompt: list[int], tokens: list[int]) -> Tensor:  # noqa: ANN401
+    """Return (N, V) fp32 on the CPU before each of the tokens."""
+    ids = torch.tensor([[*prompt, *tokens[:-1]]], device=model.device)
+    with torch.inference_mode():
+        scores: Tensor = model(input_ids=ids).logits[0, len(prompt) - 1 :].float().cpu()
+    return scores
+
+
+def run_one(name: str, tie: float) -> None:
+    """Make, run and judge one kind in this process."""
+    started = time.perf_counter()
+    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    with tempfile.TemporaryDirectory() as held:
+        folder, rows = Path(held), requests()
+        refusal = make(name, folder)
+        done = answers(folder, rows, dtype)
+        model, exact = (
+            AutoModelForCausalLM.from_pretrained(folder, dtype=kind).to(device).eval()
+            for kind in (dtype, torch.float32)
+        )
+    counts, ends = Counter[str](), Counter[str]()
+    for item in done:
+        ended = item.end_token_id is not None
+        ends[str(item.verdict.eos_source) if ended else "none"] += 1
+        if not rows[item.key].strategies:
+            tokens = [*item.token_ids, *([item.end_token_id] if ended else [])]
+            counts += judge(model, exact, rows[item.key], tokens, tie)
+    print(
+        f"{name}: {len(done)} rows; {counts['equal']} tokens equal transformers' best, {counts['near ties']} are near "
+        f"ties, {counts['others']} others (bf16 itself changes {counts['bf16']}); ends {dict(ends)}; "
+        f"{time.perf_counter() - started:.0f} s; {refusal}",
+        flush=True,
+    )
+
+
+def run_all(options: argparse.Namespace) -> int:
+    """Run each kind in a process, print its line as it comes; return how many failed."""
+
+    def run(name: str) -> tuple[str, subprocess.CompletedProcess[str]]:
+        command = [sys.executable, __file__, "--part", name, "--tie", str(options.tie)]
+        try:
+            return name, subprocess.run(
+                command,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=options.seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as late:
+            return name, subprocess.CompletedProcess(
+                command, -1, (late.stdout or b"").decode() + "\nno end in time"
+            )
+
+    failed = 0
+    with ThreadPoolExecutor(options.at_once) as pool:
+        for told in as_completed([pool.submit(run, name) for name in options.names or FAMILIES]):
+            name, process = told.result()
+            lines = process.stdout.splitlines()
+            line = next((line for line in lines if line.startswith(f"{name}: ")), None)
+            failed += line is None
+            print(line or f"{name}: failed:\n  " + "\n  ".join(lines[-12:]), flush=True)
+    return failed
+
+
+def main() -> None:
+    """Read the options and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(FAMILIES)}; all by default")
+    parser.add_argument("--tie", type=float, default=0.1, help="share of the scores' spread")
+    parser.add_argument("--at-once", type=int, default=8, help="processes side by side")
+    parser.add_argument("--seconds", type=float, default=120, help="that a kind may take")
+    parser.add_argument("--part", choices=FAMILIES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.part:
+        os.environ.update({"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_FLASHINFER_SAMPLER": "0"})
+        run_one(options.part, options.tie)
+        sys.stdout.flush()
+        os._exit(0)  # vLLM's own end takes seconds and says much
+    sys.exit(run_all(options))
+
+
+if __name__ == "__main__":
+    main()
