@@ -1,10 +1,10 @@
-"""Small random models of kinds that our engine refuses, through vLLM: `python benchmarks/vllm_families.py [NAME …]`.
+"""Small random models of kinds that our engine refuses, through vLLM: `python benchmarks/vllm_families.py [NAME]`.
 
-Each kind is made, run and judged in a process of its own, several side by side. Its rows are greedy, each fourth with
-`deadline`. Judged are the tokens of those without: whether each is the best of transformers' own scores behind the
-same tokens, or a near tie, its score at most `--tie` of the scores' spread below the best, or neither. Both compute
-in bf16 on a card; what bf16 alone leaves open is told too: how many of the best tokens of transformers in bf16 are
-not its best in fp32, with the same weights.
+Each kind is made, run and judged in a process of its own, several side by side. Its rows are greedy, each fourth
+with `deadline`. Judged are the tokens of those without: whether each is the best of transformers' own scores after the
+same tokens, or a near tie, its score at most `--tie` of the scores' spread below the best, or neither. Both
+compute in bf16 on a card; what bf16 alone leaves open is told too: how many of the best tokens of transformers in
+bf16 are not its best in fp32, with the same weights.
 """
 
 import argparse
@@ -68,8 +68,9 @@ FAMILIES: dict[str, Callable[[], Any]] = {
         sliding_window=64, layer_types=_TURNS,
     ),
     "qwen3_next": partial(
-        _config, "Qwen3NextConfig", _DENSE | _EXPERTS, head_dim=64, linear_num_key_heads=2, linear_num_value_heads=4,
-        linear_key_head_dim=64, linear_value_head_dim=64, num_experts=4, shared_expert_intermediate_size=128,
+        _config, "Qwen3NextConfig", _DENSE | _EXPERTS, head_dim=64, linear_num_key_heads=2,
+        linear_num_value_heads=4, linear_key_head_dim=64, linear_value_head_dim=64, num_experts=4,
+        shared_expert_intermediate_size=128,
         layer_types=["linear_attention"] * 3 + ["full_attention"],
     ),
     "deepseek_v2": partial(
@@ -78,22 +79,27 @@ FAMILIES: dict[str, Callable[[], Any]] = {
         first_k_dense_replace=1, n_group=1, topk_group=1,
     ),
     "gemma4": partial(
-        _config, "Gemma4TextConfig", _DENSE, head_dim=64, global_head_dim=128, sliding_window=64, layer_types=_TURNS,
-        vocab_size_per_layer_input=_TOKENS, hidden_size_per_layer_input=0, num_kv_shared_layers=0,
+        _config, "Gemma4TextConfig", _DENSE, head_dim=64, global_head_dim=128, sliding_window=64,
+        layer_types=_TURNS, vocab_size_per_layer_input=_TOKENS, hidden_size_per_layer_input=0, num_kv_shared_layers=0,
         num_global_key_value_heads=2, final_logit_softcapping=None,
     ),
     "falcon_h1": partial(_config, "FalconH1Config", _DENSE | _MAMBA, head_dim=64, mamba_d_ssm=512),
     "granitemoehybrid": partial(
         _config, "GraniteMoeHybridConfig", _DENSE | _MAMBA, shared_intermediate_size=256, num_local_experts=4,
-        num_experts_per_tok=2, layer_types=["mamba", "attention"] * 2, mamba_expand=2, position_embedding_type="nope",
+        num_experts_per_tok=2, layer_types=["mamba", "attention"] * 2, mamba_expand=2,
+        position_embedding_type="nope",
     ),
     "bamba": partial(_config, "BambaConfig", _DENSE | _MAMBA, attn_layer_indices=[1, 3], mamba_expand=2),
     "lfm2": partial(
         _config, "Lfm2Config", _DENSE, layer_types=["conv", "full_attention"] * 2, block_auto_adjust_ff_dim=False
     ),
-    "mamba2": partial(_config, "Mamba2Config", _SIZES, num_heads=8, head_dim=64, expand=2, state_size=64, n_groups=1),
+    "mamba2": partial(
+        _config, "Mamba2Config", _SIZES, num_heads=8, head_dim=64, expand=2, state_size=64, n_groups=1
+    ),
     "mamba": partial(_config, "MambaConfig", _SIZES, state_size=16),
-    "bloom": partial(_config, "BloomConfig", {**_IDS, "initializer_range": 0.15}, hidden_size=256, n_layer=4, n_head=4),
+    "bloom": partial(
+        _config, "BloomConfig", {**_IDS, "initializer_range": 0.15}, hidden_size=256, n_layer=4, n_head=4
+    ),
 }  # fmt: skip
 
 
@@ -192,7 +198,7 @@ def run_one(name: str, tie: float) -> None:
             tokens = [*item.token_ids, *([item.end_token_id] if ended else [])]
             counts += judge(model, exact, rows[item.key], tokens, tie)
     print(
-        f"{name}: {len(done)} rows; {counts['equal']} tokens equal transformers' best, {counts['near ties']} are near "
+        f"{name}: {len(done)} rows; {counts['equal']} tokens are transformers' best, {counts['near ties']} near "
         f"ties, {counts['others']} others (bf16 itself changes {counts['bf16']}); ends {dict(ends)}; "
         f"{time.perf_counter() - started:.0f} s; {refusal}",
         flush=True,

@@ -2,6 +2,7 @@
 
 import os
 import random
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -64,6 +65,19 @@ def batch_of(rows, tokens, step, rng):
     )
 
 
+@contextmanager
+def no_waiting():
+    """Fail where the host waits for the card: vLLM computes a step while the host is at the next one."""
+    if INTERPRETED:
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_a_step_on_the_card_draws_what_plain_arithmetic_draws():
     """Step after step, rows before which stood a part of a prompt, which draws nothing, included."""
     rng = random.Random(3)
@@ -88,9 +102,14 @@ def test_a_step_on_the_card_draws_what_plain_arithmetic_draws():
         steered = plain._end._steered
         targets = [steered[slot].targets if slot in steered else () for slot in range(ROWS)]
         want = plain.draw(logits, batch)
-        drawn = card.draw(logits.to(DEVICE), batch)
-        returns.send(logits.to(DEVICE), drawn, batch)
+        scores = logits.to(DEVICE)
+        with no_waiting():
+            drawn = card.draw(scores, batch)
+            returns.tell(scores, drawn, batch)
+            card.leave(scores, drawn, batch, returns.entries)
+            returns.send()
         got = drawn.cpu()
+        assert scores.argmax(-1).tolist() == got[RESULT["token"]].tolist(), "what vLLM will choose"
         for name in ("token", "rank"):
             assert got[RESULT[name]].tolist() == want[RESULT[name]].tolist()
         probs = [item[RESULT["eos_prob"]].view(torch.float32) for item in (got, want)]

@@ -13,7 +13,9 @@ from endmark.worker.engine.cuda.slots import SlotState
 from endmark.worker.engine.cuda.staging import Upload, to_device
 from endmark.worker.engine.layout import RESULT, STEP
 from endmark.worker.engine.plan import PrefillRow
+from endmark.worker.vllm.block import ENTRY, RING
 from endmark.worker.vllm.drawing import Batch
+from endmark.worker.vllm.leaving import leave_step
 
 _INPUT = ("slot", "length", "step", "position", "call")
 
@@ -47,11 +49,13 @@ class DeviceDrawing:
         self._slots = SlotState(slots, 1, ends, device, spare_page=slots)
         self._history = torch.zeros(slots + 1, context + 1, dtype=torch.int32, device=device)
         self._rooms = Rooms.build(self._slots.tables, self._slots.lists, self._history, vocabulary)
-        self._upload = Upload(STEP.width, slots, device)
+        self._upload = Upload(STEP.width + 1, slots, device)  # the last are the rows' epochs
         self._tokens = torch.zeros(slots, dtype=torch.int64, device=device)
         self._positions = torch.zeros(slots, dtype=torch.int64, device=device)
         # Compiled now and not in the middle of the first rows.
-        self.draw(torch.zeros(1, vocabulary, device=device), _nothing(slots))
+        logits, nothing = torch.zeros(1, vocabulary, device=device), _nothing(slots)
+        entries = torch.zeros(slots + 1, RING, ENTRY.width, dtype=torch.int32, device=device)
+        self.leave(logits, self.draw(logits, nothing), nothing, entries)
 
     def admit(self, rows: Sequence[tuple[PrefillRow, Sequence[int]]]) -> None:
         """Keep what rows bring to their slots; the tokens of those alone whose scores they change."""
@@ -73,6 +77,7 @@ class DeviceDrawing:
             _INPUT, (batch.slots, batch.lengths, batch.steps, batch.positions, batch.calls), strict=True
         ):
             block[STEP[name], :rows] = values
+        block[STEP.width, :rows] = batch.epochs
         self._upload.send()
         inputs, slots = self._upload.device_block, self._slots
         begin_step(inputs, slots.tables, slots.records, self._tokens, self._positions)
@@ -83,6 +88,11 @@ class DeviceDrawing:
         steering = Steering(slots.targets, slots.inserts)
         finish_step(logits, self._eos_ids, sampled, slots.records, self._table, steering, self._rooms, result)
         return result
+
+    def leave(self, logits: Tensor, drawn: Tensor, batch: Batch, entries: Tensor) -> None:
+        """Make each row's token the best, and write its result; the batch is that of the last draw."""
+        del batch  # which the card was told of for the draw
+        leave_step(logits, self._upload.device_block, drawn, entries)
 
 
 def _nothing(slot: int) -> Batch:

@@ -38,3 +38,13 @@ class Drawing(Protocol):
 
     def draw(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return what was drawn, (RESULT.width, R) int32 on the device of the logits (R, V) fp32."""
+
+    def leave(self, logits: Tensor, drawn: Tensor, batch: Batch, entries: Tensor) -> None:
+        """Make each row's token the best of its scores, and write its result where it stands among `entries`.
+
+        Args:
+            logits: (R, V) fp32, written.
+            drawn: (RESULT.width, R) int32, what `draw` has returned last.
+            batch: of the rows.
+            entries: (slots + 1, RING, ENTRY.width) int32, written.
+        """

@@ -46,6 +46,9 @@ class Following:
         self._called = np.zeros(self._slots, np.int32)  # the last calls that were heard of, by slot
         self._order: list[Placed] = []
         self._answers: list[list[int]] = []
+        self._masked: list[int] = []  # places in the batch
+        self._logprobs: list[int] = []
+        self._asked: dict[int, Sequence[int]] = {}
         self._begun = np.zeros((5, 0), np.int32)  # slot, epoch, and length, step, position where the row came in
 
     def update(self, update: Any) -> tuple[list[Placed], int]:  # noqa: ANN401
@@ -72,6 +75,10 @@ class Following:
         """Put down what stays the same of the batch until it changes."""
         self._order = [self._rows[index] for index in range(len(self._rows))]
         self._answers = [placed.answer for placed in self._order]
+        rows = [placed.row for placed in self._order]
+        self._masked = [index for index, row in enumerate(rows) if row.mask is not None]
+        self._logprobs = [index for index, row in enumerate(rows) if row.logprobs is not None]
+        self._asked = {index: row.asked for index, row in enumerate(rows) if row.asked}
         self._begun = (
             np.array(
                 [
@@ -90,14 +97,12 @@ class Following:
         slots, epochs, *begun = self._begun
         slots = np.where(partial, np.int32(self._slots), slots)
         lengths, steps, positions = (values + written for values in begun)
-        drawn = np.flatnonzero(~partial)
         masks = [
-            (self._order[index].row.slot, self._block.masks[self._order[index].row.slot].copy())
-            for index in drawn.tolist()
-            if self._order[index].row.mask is not None
+            (slot, self._block.masks[slot].copy())
+            for slot in (self._order[index].row.slot for index in self._masked if not partial[index])
         ]
-        asked = {index: ids for index in drawn.tolist() if (ids := self._order[index].row.asked)}
-        logprobs = any(self._order[index].row.logprobs is not None for index in drawn.tolist())
+        asked = {index: ids for index, ids in self._asked.items() if not partial[index]}
+        logprobs = any(not partial[index] for index in self._logprobs)
         calls = self._calls(slots, epochs)
         return Batch(slots, lengths, steps, positions, epochs, calls, masks, asked, logprobs, self.tokens)
 

@@ -10,6 +10,7 @@ from endmark.worker.engine.adjusting import Written, adjust
 from endmark.worker.engine.layout import RESULT, SLOT
 from endmark.worker.engine.plan import PrefillRow, StepResult
 from endmark.worker.engine.step_end import StepEnd
+from endmark.worker.vllm.block import ENTRY, RING
 from endmark.worker.vllm.drawing import Batch
 
 
@@ -56,6 +57,18 @@ class HostDrawing:
         drawn = self._end.draw(raw, self._adjusted(raw, slots, chosen.tolist(), batch), slots, steps, positions)
         result[:, rows] = _packed(drawn).to(self._device)
         return result
+
+    def leave(self, logits: Tensor, drawn: Tensor, batch: Batch, entries: Tensor) -> None:
+        """Make each row's token the best, and write its result; see `Drawing`."""
+        slots, epochs, steps = (
+            torch.from_numpy(values).to(self._device) for values in (batch.slots, batch.epochs, batch.steps)
+        )
+        told = torch.zeros(ENTRY.width, len(batch.slots), dtype=torch.int32, device=self._device)
+        told[[ENTRY[name] for name in RESULT]] = drawn
+        told[ENTRY["epoch"]], told[ENTRY["step"]] = epochs, steps
+        told[ENTRY["sum"]] = told.sum(0, dtype=torch.int32)
+        entries[slots.long(), (steps % RING).long()] = told.T
+        logits.scatter_(1, drawn[RESULT["token"]].long().unsqueeze(-1), torch.inf)
 
     def _adjusted(self, raw: Tensor, slots: Tensor, chosen: Sequence[int], batch: Batch) -> Tensor:
         """Return the scores (R, V) after the rows' penalties; the same tensor where no row has any."""

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
-from endmark.worker.engine.layout import RESULT
 from endmark.worker.vllm.block import Block
 from endmark.worker.vllm.drawing import Drawing
 from endmark.worker.vllm.following import KEY, Following
@@ -77,8 +76,11 @@ class Draw(LogitsProcessor):  # type: ignore[misc]
         if self._speaks:
             there = batch.slots < len(self._block.results)
             self._block.launched[batch.slots[there]] = np.stack([batch.epochs[there], batch.steps[there] + 1], 1)
-            self._returns.send(logits, drawn, batch)
-        return logits.scatter_(1, drawn[RESULT["token"]].long().unsqueeze(-1), torch.inf)
+            self._returns.tell(logits, drawn, batch)
+        self._drawing.leave(logits, drawn, batch, self._returns.entries)
+        if self._speaks:
+            self._returns.send()
+        return logits
 
 
 def _drawing(said: dict[str, Any], block: Block, context: int, device: torch.device) -> Drawing:

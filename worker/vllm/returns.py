@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,9 @@ class Returns:
     Args:
         block: that is written.
         device: of the results.
+
+    Attributes:
+        entries: (slots + 1, RING, ENTRY.width) int32 on the device: the results of all slots.
     """
 
     def __init__(self, block: Block, device: torch.device) -> None:
@@ -29,34 +33,30 @@ class Returns:
         self._asked = torch.from_numpy(block.asked)
         self._host_told = torch.from_numpy(block.told)
         slots = len(block.results)
-        self._entries = torch.full((slots + 1, RING, ENTRY.width), -1, dtype=torch.int32, device=device)
+        self.entries = torch.full((slots + 1, RING, ENTRY.width), -1, dtype=torch.int32, device=device)
         told = (slots + 1, *self._host_told.shape[1:])
         self._told = torch.zeros(told, dtype=torch.int32, device=device)
         if device.type == "cuda":
             _pin(block)
 
-    def send(self, logits: Tensor, result: Tensor, batch: Batch) -> None:
-        """Copy what was drawn, behind what the device is doing.
+    def tell(self, logits: Tensor, drawn: Tensor, batch: Batch) -> None:
+        """Copy the log probabilities that rows are told, behind what the device is doing.
 
         Args:
             logits: (R, V) raw fp32.
-            result: (RESULT.width, R) int32.
+            drawn: (RESULT.width, R) int32.
             batch: of the rows.
         """
         if batch.asked:
             self._tell_asked(logits, batch)
-        rows = torch.stack([torch.from_numpy(values) for values in (batch.slots, batch.epochs, batch.steps)])
-        slots, epochs, steps = to_device(rows.numpy(), self._device)
-        entries = torch.zeros(ENTRY.width, len(batch.slots), dtype=torch.int32, device=self._device)
-        entries[[ENTRY[name] for name in RESULT]] = result
-        entries[ENTRY["epoch"]], entries[ENTRY["step"]] = epochs, steps
-        entries[ENTRY["sum"]] = entries.sum(0, dtype=torch.int32)
-        places = slots.long(), (steps % RING).long()
         if batch.logprobs:
-            self._told[places] = best_scores(logits, result[RESULT["token"]]).transpose(0, 1)
+            slots, places = to_device(np.stack([batch.slots, batch.steps % RING]), self._device).long()
+            self._told[slots, places] = best_scores(logits, drawn[RESULT["token"]]).transpose(0, 1)
             self._host_told.copy_(self._told[:-1], non_blocking=True)
-        self._entries[places] = entries.T
-        self._host.copy_(self._entries[:-1], non_blocking=True)
+
+    def send(self) -> None:
+        """Copy the entries, behind what has written them."""
+        self._host.copy_(self.entries[:-1], non_blocking=True)
 
     def _tell_asked(self, logits: Tensor, batch: Batch) -> None:
         """Copy the log probabilities of the tokens that some rows ask for."""

@@ -25,10 +25,11 @@ class Running:
 
     def __init__(self, core: VllmCore, block: Block) -> None:
         self._core, self._block = core, block
-        slots = core.rows
+        slots = len(block.results)
         self._free = list(range(slots - 1, -1, -1))
         self._rows: dict[int, RowState] = {}  # by slot
         self._names: dict[int, str] = {}  # what vLLM calls them
+        self._slots: dict[str, int] = {}  # by these names
         self._reads = np.zeros(slots, np.int64)  # the step of each whose result comes next
 
     def __len__(self) -> int:
@@ -51,7 +52,8 @@ class Running:
 
     def again(self, row: RowState) -> None:
         """Let a row go on from where its answer was taken back to; vLLM finds what it has computed of it."""
-        self._core.abort([self._names[row.slot]])
+        self._core.abort([name := self._names[row.slot]])
+        del self._slots[name]
         row.launched = row.answer.generated
         self._start(row)
 
@@ -65,21 +67,25 @@ class Running:
         self._reads[slot] = row.launched
         budget = row.answer.whole_budget - row.answer.generated
         epoch, adapter = int(self._block.epochs[slot]), row.request.adapter
-        self._names[slot] = self._core.add(plan, epoch, token_ids, budget, adapter)
+        name = self._core.add(plan, epoch, token_ids, budget, adapter)
+        self._names[slot], self._slots[name] = name, slot
 
     def end(self, rows: Sequence[RowState]) -> None:
         """Take back the slots of rows, and let vLLM forget them."""
         if not rows:
             return
-        self._core.abort([self._names.pop(row.slot) for row in rows])
-        for row in rows:
+        names = [self._names.pop(row.slot) for row in rows]
+        self._core.abort(names)
+        for name, row in zip(names, rows, strict=True):
+            del self._slots[name]
             del self._rows[row.slot]
             self._free.append(row.slot)
             row.slot = -1
 
     def named(self, name: str) -> RowState | None:
         """Return the row that vLLM calls so; None if it is no row any more."""
-        return next((self._rows[slot] for slot, own in self._names.items() if own == name), None)
+        slot = self._slots.get(name)
+        return None if slot is None else self._rows[slot]
 
     def results(self, rows: Sequence[RowState]) -> Iterator[tuple[RowState, int, float, int, int]]:
         """Return those rows whose next result has come: each with its token, EOS probability, rank and flags."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.core.scheduler import Request, Scheduler
 from vllm.v1.worker.runner import Runner
 
@@ -26,7 +27,7 @@ class EngineArgs:
     trust_remote_code: bool = False
     max_num_seqs: int = 256
     max_model_len: int | None = None
-    max_num_batched_tokens: int = 8192
+    max_num_batched_tokens: int | None = None
     block_size: int = 16
     num_gpu_blocks_override: int | None = None
     kv_cache_dtype: str = "auto"
@@ -48,7 +49,9 @@ class EngineArgs:
     logits_processors: list[str] = field(default_factory=list)
     additional_config: dict[str, Any] = field(default_factory=dict)
 
-    def create_engine_config(self):
+    def create_engine_config(self, usage_context):
+        if self.max_num_batched_tokens is None:
+            self.max_num_batched_tokens = 8192 if usage_context is UsageContext.LLM_CLASS else 2048
         model = AutoConfig.from_pretrained(self.model).get_text_config()
         context = self.max_model_len or model.max_position_embeddings
         blocks = self.num_gpu_blocks_override or 1 + self.max_num_seqs * -(-context // self.block_size)
@@ -73,8 +76,8 @@ class EngineArgs:
 
 
 class LLMEngine:
-    def __init__(self, args):
-        self.vllm_config = config = args.create_engine_config()
+    def __init__(self, args, usage_context):
+        self.vllm_config = config = args.create_engine_config(usage_context)
         self.model_config = config.model_config
         self._args, self._loras = args, {}
         processors = []
@@ -99,8 +102,8 @@ class LLMEngine:
         self._names = set()  # of the requests whose end has not been told
 
     @classmethod
-    def from_engine_args(cls, args):
-        return cls(args)
+    def from_engine_args(cls, args, usage_context=UsageContext.ENGINE_CONTEXT):
+        return cls(args, usage_context)
 
     def collective_rpc(self, method, timeout=None, args=(), kwargs=None):
         return [method(self._worker, *args, **(kwargs or {}))]
