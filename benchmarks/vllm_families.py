@@ -1,8 +1,8 @@
 """Small random models of kinds that our engine refuses, through vLLM: `python benchmarks/vllm_families.py [NAME]`.
 
 Each kind is made, run and judged in a process of its own, several side by side. Its rows are greedy, each fourth
-with `deadline`. Judged are the tokens of those without: whether each is the best of transformers' own scores after the
-same tokens, or a near tie, its score at most `--tie` of the scores' spread below the best, or neither. Both
+with `deadline`. Judged are the tokens of those without: whether each is the best of transformers' own scores after
+the same tokens, or a near tie, its score at most `--tie` of the scores' spread below the best, or neither. Both
 compute in bf16 on a card; what bf16 alone leaves open is told too: how many of the best tokens of transformers in
 bf16 are not its best in fp32, with the same weights.
 """
@@ -80,7 +80,8 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     ),
     "gemma4": partial(
         _config, "Gemma4TextConfig", _DENSE, head_dim=64, global_head_dim=128, sliding_window=64,
-        layer_types=_TURNS, vocab_size_per_layer_input=_TOKENS, hidden_size_per_layer_input=0, num_kv_shared_layers=0,
+        layer_types=_TURNS, vocab_size_per_layer_input=_TOKENS, hidden_size_per_layer_input=0,
+        num_kv_shared_layers=0,
         num_global_key_value_heads=2, final_logit_softcapping=None,
     ),
     "falcon_h1": partial(_config, "FalconH1Config", _DENSE | _MAMBA, head_dim=64, mamba_d_ssm=512),

@@ -114,6 +114,28 @@ def test_what_is_loaded_is_said(both):
     assert other.description.kv_tokens == other.engine.capacity.kv_tokens > 0
 
 
+def test_prompts_go_in_steps_of_the_size_that_vllm_has_for_batches(both):
+    """They went in steps of 2,048 tokens, vLLM's default for an engine by itself; batches have up to 16,384."""
+    _, other = both
+    assert other.engine.core._llm.vllm_config.scheduler_config.max_num_batched_tokens == 8192
+
+
+def test_a_place_that_becomes_free_is_taken_in_the_next_step(both):
+    """It stood empty for a step or two, until our engine had seen the end of its row."""
+    _, other = both
+    engine, sizes = other.engine, []
+    ids = other.tokenizer(PROMPTS[0])["input_ids"]
+    for key in range(32):
+        engine.add(Request(key=key, prompt_token_ids=ids, max_new_tokens=4 + key % 3, stream=key))
+    while engine.waiting:
+        engine.step()
+        assert engine.running <= engine.capacity.rows
+        sizes.append(len(engine.core._llm._runner.batch))
+    while engine.has_work:
+        engine.step()
+    assert set(sizes) == {engine.capacity.rows}
+
+
 def test_an_engine_that_dies_says_so(both, monkeypatch):
     _, other = both
     monkeypatch.setattr(other.engine.core._llm, "step", lambda: (_ for _ in ()).throw(KeyError("rank 1")))

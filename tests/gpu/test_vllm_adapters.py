@@ -1,4 +1,4 @@
-"""Two adapters in one batch of vLLM on a card: a row's tokens are those of a model that its adapter was added to."""
+"""Two adapters in one batch of vLLM on a card: a row's tokens are those of a model with its adapter added."""
 
 import json
 from collections import Counter

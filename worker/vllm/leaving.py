@@ -1,4 +1,4 @@
-"""The end of a draw on a card, one kernel: results go where the engine reads them, each row's token is the best."""
+"""The end of a draw on a card, one kernel: results go where the engine reads them, one token is left a row."""
 
 import triton
 import triton.language as tl
