@@ -19,9 +19,8 @@ from endmark.worker.vllm.running import Running
 class VllmEngine:
     """An `InferenceEngine` of `worker.engine.contract`.
 
-    vLLM is given as many rows as the block has slots: those that it computes at once, and a few more, so that a
-    place that becomes free is taken in the next step. The order of the others is ours. What it has drawn is read
-    from the block; its own outputs only tell that a row was ended.
+    vLLM is given no more rows than it computes at once, so that the order of waiting rows is ours. What it has
+    drawn is read from the block; its own outputs only tell that a row was ended.
 
     Args:
         core: that computes the rows.
@@ -65,13 +64,13 @@ class VllmEngine:
 
     @property
     def waiting(self) -> int:
-        """Rows that vLLM does not compute yet."""
-        return len(self._waiting) + max(0, len(self._running) - self.core.rows)
+        """Rows that vLLM has not been given."""
+        return len(self._waiting)
 
     @property
     def running(self) -> int:
-        """Rows that it computes."""
-        return min(len(self._running), self.core.rows)
+        """Rows that it has."""
+        return len(self._running)
 
     @property
     def preemptions(self) -> int:

@@ -29,7 +29,6 @@ from endmark.worker.vllm.following import KEY
 log = logging.getLogger(__name__)
 
 _ROWS = 256  # at once, where nobody says how many
-_AHEAD = 2  # of so many rows one more is handed to vLLM, to begin where another ends
 _PROCESSOR = "endmark.worker.vllm.processor:Draw"
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # its scheduler runs in our process, the models of several cards do not
@@ -84,17 +83,11 @@ def load_vllm_engine(
     eos_ids = end_token_ids(_generation(path), config, config.get_text_config(), tokenizer, vocabulary=size)
     method, said = chosen_weights(weights, getattr(config, "quantization_config", None))
     vocabulary = Vocabulary.of(tokenizer)
-    rows = max_rows or _ROWS
-    block = Block.make(rows + -(-rows // _AHEAD), size)
+    block = Block.make(max_rows or _ROWS, size)
     block.sentences[:] = np.asarray(sentence_table(vocabulary, size))
     options = engine_options(block, eos_ids, kv_cache=kv_cache, cards=tensor_parallel * pipeline_parallel)
     options |= {"tensor_parallel_size": tensor_parallel, "pipeline_parallel_size": pipeline_parallel}
-    options |= {
-        "model": path,
-        "quantization": method,
-        "trust_remote_code": trust_remote_code,
-        "max_num_seqs": rows,
-    }
+    options |= {"model": path, "quantization": method, "trust_remote_code": trust_remote_code}
     try:
         llm, weight_bytes = build_llm(options | adapters.options())
     except Exception as error:
@@ -120,7 +113,7 @@ def engine_options(
     """Return vLLM's options that do not depend on the model.
 
     Args:
-        block: of the engine; it has a slot at least for each row that vLLM computes at once.
+        block: of the engine, whose rows are vLLM's.
         eos_ids: all end tokens.
         kv_cache: `auto` or `fp8`.
         cards: that compute one model. More than one are run by processes, which read what a draw is to know before

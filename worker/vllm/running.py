@@ -25,7 +25,7 @@ class Running:
 
     def __init__(self, core: VllmCore, block: Block) -> None:
         self._core, self._block = core, block
-        slots = len(block.results)
+        slots = core.rows
         self._free = list(range(slots - 1, -1, -1))
         self._rows: dict[int, RowState] = {}  # by slot
         self._names: dict[int, str] = {}  # what vLLM calls them
