@@ -10,7 +10,7 @@ import torch
 from seven_b import build
 from workload import Row, mixed_rows
 
-from endmark.jobs.landing import STATES
+from endmark.jobs.landing import STATES, tabulate
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import build_strategies
 from endmark.worker.engine.attention import PLAIN
@@ -74,11 +74,17 @@ def floor_seconds(rows: Sequence[Row]) -> float:
 class Bench:
     """One model on the card, measured in several ways."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, words: Sequence[bytes] = (b"x",) * 32000) -> None:
         self.rows = work(rows)
-        self._vocabulary = Vocabulary([b"x"] * 32000)
+        self.vocabulary = Vocabulary(words)
         self._network = build(PLAIN)
         self._runner: CudaRunner | None = None
+
+    @property
+    def runner(self) -> CudaRunner:
+        """What computes its steps, once it is prepared."""
+        assert self._runner is not None
+        return self._runner
 
     def generate(self, batch: int, rows: int) -> Outcome:
         """Left-padded `model.generate`, NF4, on some of the rows; call it before `prepare`."""
@@ -122,7 +128,7 @@ class Bench:
         item = cache_type.itemsize if cache_type is not None else 2
         room = min(kv_gib * 2**30, torch.cuda.mem_get_info()[0] - _LEFT_FREE)  # the former on an H200
         pages = int(room / (2 * 32 * 4096 * item)) // _PAGE
-        table = torch.zeros(STATES, 32000, dtype=torch.uint8)
+        table = torch.frombuffer(bytearray(b"".join(tabulate(self.vocabulary.token_bytes))), dtype=torch.uint8)
         self._runner = CudaRunner(
             self._network,
             {2},
@@ -132,7 +138,7 @@ class Bench:
             prefill_tokens=8192,
             piece_tokens=2048,
             context=1024,
-            sentence_table=table,
+            sentence_table=table.view(STATES, -1),
             cache_type=cache_type,
         )
         print(f"{'expanded' if expanded else 'packed'} prepared in {time.monotonic() - started:.0f} s", flush=True)
@@ -144,8 +150,7 @@ class Bench:
         self, name: str, *, mixed: bool = False, in_order: bool = False, sampling: Sampling = Sampling()
     ) -> Outcome:
         """The engine; rows of mixed strategies or none, the largest budget first or in order."""
-        assert self._runner is not None
-        engine = Engine(self._runner, self._vocabulary, frozenset())
+        engine = Engine(self.runner, self.vocabulary, frozenset())
         strategies = [tuple(build_strategies(words)) for words in _MIXED] if mixed else [()]
         waiting = deque(
             Request(
@@ -161,7 +166,7 @@ class Bench:
         torch.cuda.synchronize()
         started = time.perf_counter()
         done, tokens, waited = 0, 0, 0.0
-        read = self._runner.read
+        read = self.runner.read
 
         def timed(ticket):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
             nonlocal waited
@@ -170,16 +175,16 @@ class Bench:
             waited += time.perf_counter() - before
             return result
 
-        self._runner.read = timed  # type: ignore[method-assign]
+        self.runner.read = timed  # type: ignore[method-assign]
         while done < len(self.rows):
-            while waiting and (not in_order or engine.waiting < self._runner.refill):
+            while waiting and (not in_order or engine.waiting < self.runner.refill):
                 engine.add(waiting.popleft())
             for finished in engine.step():
                 done += 1
                 tokens += finished.completion_tokens
         torch.cuda.synchronize()
         seconds = time.perf_counter() - started
-        del self._runner.read
+        del self.runner.read
         notes = {
             "steps": engine.steps,
             "rows/step": engine.row_steps / engine.steps,
@@ -195,8 +200,7 @@ class Bench:
 
         from endmark.worker.engine.plan import DecodePlan, StepPlan
 
-        runner = self._runner
-        assert runner is not None
+        runner = self.runner
         count, pages = _MAX_ROWS, length // _PAGE + 1
         changes = [
             (slot, index, (slot * pages + index) % runner.num_pages)

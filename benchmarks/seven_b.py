@@ -19,6 +19,16 @@ SHAPE = LlamaConfig(
 )
 
 
+OPEN, CLOSE = b"<think>", b"</think>"  # in the made-up vocabulary, behind the special tokens
+
+
+def words() -> list[bytes]:
+    """Return a vocabulary of that size: special tokens, marks of thoughts, a full stop, made-up words."""
+    known = [b"", b"", b"", OPEN, CLOSE, b"."]
+    letters = (bytes(97 + index // 26**place % 26 for place in range(4)) for index in range(SHAPE.vocab_size))
+    return [*known, *(b" " + word for word in letters)][: SHAPE.vocab_size]
+
+
 def build(attention: str, *, layers: int = 32) -> LlamaForCausalLM:
     """Return the model, every linear layer but the head in NF4 with double quantisation, computing in bf16."""
     started = time.monotonic()

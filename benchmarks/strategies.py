@@ -25,7 +25,8 @@ from endmark.worker.engine.contract import Runner
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.plan import StepPlan, StepResult, Ticket
 from endmark.worker.engine.request import Request
-from endmark.worker.models.loader import LoadedEngine, load_engine
+from endmark.worker.engine.text import Vocabulary
+from endmark.worker.models.loader import load_engine
 
 _BATCH = 64  # rows that are timed together
 _IDLE = ("baseline", "concise", "continue", "escalate")  # the others act before an attempt, or after it
@@ -66,31 +67,56 @@ class EndlessRunner:
         return replace(result, token_ids=told)
 
 
-def time_steps(
-    loaded: LoadedEngine, prompts: Sequence[str], steps: int, rounds: int
-) -> dict[str, list[list[float]]]:
-    """Return, for each strategy, the seconds of every step in every round, each round in another order."""
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is timed: a model that runs the same rows under every strategy."""
+
+    name: str
+    device: str
+    runner: Runner
+    vocabulary: Vocabulary
+    eos_ids: frozenset[int]
+    prompts: Sequence[Sequence[int]]  # token ids
+
+
+def load(model: str, device: str, dataset: Path) -> Subject:
+    """Load a model as a worker would, with the prompts of a dataset."""
+    loaded = load_engine(model, device=device)
     engine = loaded.engine
+    prompts = [prompt.token_ids for prompt in encode(loaded, read_prompts(dataset)[:_BATCH])]
+    return Subject(
+        model, loaded.description.device, engine.runner, engine.vocabulary, frozenset(engine.eos_ids), prompts
+    )
+
+
+def seven_b() -> Subject:
+    """Build a 7B shape with random weights and words on a GPU."""
+    from on_gpu import Bench
+    from seven_b import words
+
+    bench = Bench(_BATCH, words())
+    bench.prepare(expanded=True)
+    prompts = [row.prompt_token_ids for row in bench.rows]
+    return Subject("7B shape", "cuda", bench.runner, bench.vocabulary, frozenset(), prompts)
+
+
+def time_steps(subject: Subject, steps: int, rounds: int) -> dict[str, list[list[float]]]:
+    """Return, for each strategy, the seconds of every step in every round, each round in another order."""
     # Processor time where it is the device: what else runs on the machine must not decide between strategies.
-    clock = time.process_time if loaded.description.device == "cpu" else time.perf_counter
+    clock = time.process_time if subject.device == "cpu" else time.perf_counter
     rng = random.Random(5)
-    known = engine.vocabulary.token_bytes
+    known = subject.vocabulary.token_bytes
     words = [token for token, data in enumerate(known) if data[:1] == b" " and data[1:].isalpha()]
     told = [rng.choice(words) for _ in range(9973)], known.index(b".")
-    encoded = encode(loaded, prompts[:_BATCH])
     taken: dict[str, list[list[float]]] = {text: [] for text in STRATEGIES}
     for _ in range(rounds + 1):
         for text in rng.sample(STRATEGIES, len(STRATEGIES)):
-            endless = Engine(EndlessRunner(engine.runner, *told), engine.vocabulary, engine.eos_ids)
+            endless = Engine(EndlessRunner(subject.runner, *told), subject.vocabulary, subject.eos_ids)
             strategies = build_strategies([text])
-            for key, prompt in enumerate(encoded):
+            for key, prompt in enumerate(subject.prompts):
                 endless.add(
                     Request(
-                        key=key,
-                        prompt_token_ids=prompt.token_ids,
-                        max_new_tokens=steps,
-                        strategies=strategies,
-                        stream=key,
+                        key=key, prompt_token_ids=prompt, max_new_tokens=steps, strategies=strategies, stream=key
                     )
                 )
             times = [clock()]
@@ -138,6 +164,7 @@ def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=DEMO_MODEL)
+    parser.add_argument("--seven-b", action="store_true", help="a 7B shape with random weights instead, on a GPU")
     parser.add_argument("--name", help="what the docs call the model")
     parser.add_argument("--dataset", type=Path, default=EXAMPLES)
     parser.add_argument("--rounds", type=int, default=16, help="timed rounds")
@@ -147,15 +174,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of torch on a CPU; one is the steadiest")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    prompts = read_prompts(options.dataset)
-    loaded = load_engine(options.model, device=options.device)
-    rows = min(_BATCH, len(prompts))
-    taken = time_steps(loaded, prompts[:rows], options.steps, options.rounds)
+    subject = seven_b() if options.seven_b else load(options.model, options.device, options.dataset)
+    rows = len(subject.prompts)
+    taken = time_steps(subject, options.steps, options.rounds)
     speeds = compare_speeds(taken, rows * options.steps)
     noise = max(abs(speeds[text].ratio - 1) for text in _IDLE)
     base = statistics.mean(speeds[text].tokens_per_second for text in _IDLE)
     note = (
-        f"Model `{options.name or options.model}` on {options.device}, {rows} rows of {options.steps} tokens, "
+        f"Model `{options.name or subject.name}` on {subject.device}, {rows} rows of {options.steps} tokens, "
         f"each step as in the median of {options.rounds} rounds, relative to the mean of the {len(_IDLE)} "
         f"strategies that do nothing in a step: {base:,.0f} tokens/s, {1e6 / base:.0f} µs a token. They are at "
         f"most {noise:.1%} from it, which is the noise."
