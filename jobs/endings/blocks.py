@@ -6,6 +6,8 @@ _FENCE = re.compile(r"^[ \t>]*(?:[-*+]\s+|\d+[.)]\s+)?(`{3,}|~{3,})([^`\n]*)$", 
 _MARK = re.compile(r"```|~~~")
 _STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
 _OPENING_LINE = re.compile(r"[{\[]\s*$", re.MULTILINE)
+_ROUND_OPENING = re.compile(r"\([ \t]*$", re.MULTILINE)
+_LISTED = re.compile(r"^[ \t]*\w{1,3}\)", re.MULTILINE)  # such as `a)`
 _VALUE = re.compile(r"[\[{].*[\]}],?;?\Z", re.DOTALL)
 _ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{")
 _ENVIRONMENT_END = re.compile(r"\\end\s*\{[^{}\n]*\}\Z")
@@ -26,7 +28,7 @@ def in_or_behind_block(text: str) -> bool | None:
         if fenced is not None:
             return fenced
         text = text[end:]  # what a fence has closed over is read no further: its brackets need not be in pairs
-    for marks, look in (("\\", _latex), ("$$", _formula), ("<", _tagged)):
+    for marks, look in (("\\", _latex), ("$$", _formula), ("<", _tagged), ("(", _round)):
         if marks in text and (found := look(text)) is not None:
             return found
     return _bracketed(text)
@@ -80,6 +82,18 @@ def _tagged(text: str) -> bool | None:
     if depth > 0 and (last[0] == "<" or text[-1] == ">"):
         return True
     return False if text[-1] == ">" and _CLOSED.search(text) and last[0] == "<" else None
+
+
+def _round(text: str) -> bool | None:
+    """See `in_or_behind_block`, for what stands on lines of its own between round brackets, as in SQL."""
+    opening = _ROUND_OPENING.search(text)
+    if opening is None:
+        return None
+    bare = _LISTED.sub("", _STRING.sub('""', text[opening.start() :]))
+    depth = bare.count("(") - bare.count(")")
+    if depth > 0:
+        return True
+    return False if depth == 0 and bare.rstrip(";")[-1] == ")" and "\n" in bare else None
 
 
 def _bracketed(text: str) -> bool | None:

@@ -27,12 +27,14 @@ _REST = 6  # words at the end that may be no copy of anything: the begun next ro
 _LACKING = 0.35  # part of a copy that may be missing, as the first one often begins in other words
 _SIGN = 0.1  # what a sign weighs beside a word
 _LONG = 24  # letters from which on a word is read letter by letter: it may be a loop of its own
+_SAME_KEYS = 6  # lines `key: figure` from which on half of them with one key say nothing new
 _PROBES, _PROBE, _REACH = 12, 10, 240  # how often the end is probed for what returns, and with how many bytes
 
 _OWN_WORDS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # no spaces between
 _WORD = re.compile(rf"[{_OWN_WORDS}]|[^\W\d_{_OWN_WORDS}]+|\d{{1,8}}|\n+|[!-/:-@\[-`{{-~]{{1,4}}|[^\w\s]")
 _ASCII_WORD = re.compile(r"[A-Za-z]+|\d{1,8}|\n+|[!-/:-@\[-`{-~]{1,4}")
 _LISTED_LINE = re.compile(r"^[ \t]*(?:[-*+•|]|\d+[.)]|[A-Za-z]\))", re.MULTILINE)
+_KEYED_LINE = re.compile(r"^[ \t]*(?:[-*+•]|\d+[.)])?[ \t]*([^\d\n]*[^\W\d][^\d\n]*):[ \t]*[\d.,]+$", re.MULTILINE)
 _FOLDED = bytes(range(256)).lower().translate(bytes.maketrans(b"123456789", b"000000000"))
 _PLAIN = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~\n")
 
@@ -199,6 +201,9 @@ class _Words:
         """Whether it is the numbers that tell something: they neither return nor count, or stand nearly alone."""
         raw = self._raw[start:]
         if not any(map(str.isdecimal, raw)):
+            return False
+        keys = _KEYED_LINE.findall(self._text[self._at(start) :])
+        if len(keys) >= _SAME_KEYS and 2 * Counter(keys).most_common(1)[0][1] >= len(keys):
             return False
         numbers = [
             word

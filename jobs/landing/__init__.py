@@ -3,7 +3,8 @@
 It runs on the host over text and, tabulated for each token, on the device over token ids, so both agree. A spot is
 behind a sentence (see `sentences`); behind the newline that ends a list item, a table row or a line of verse with
 one of its kind before it; and behind a closing fence, formula, environment, tag or outermost bracket. None is
-inside a fence, a formula, a bracket or a table row, in the first item of a list, and in a heading.
+inside a fence, a formula, a bracket or a table row, in the first item of a list, and in a heading. A bracket with
+which a line ends holds the lines behind it.
 
 A state is a tuple whose first word says where the text is. In a line of text (`text`, kind, how the sentence
 stands) the kind is FIRST where a newline proves nothing, and LATER where the line before was of the same kind. At
@@ -31,8 +32,8 @@ _MODES: dict[str, Callable[[State, bytes], State]] = {
     "item": lines.in_line,
     "bracket": blocks.in_bracket,
     "square": blocks.in_square,
-    "curly": blocks.in_curly,
     "value": blocks.in_value,
+    "code": blocks.in_value,
     "ticks": blocks.in_ticks,
     "fence": blocks.in_fence,
     "closed": blocks.behind_block,

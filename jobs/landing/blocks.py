@@ -8,13 +8,19 @@ _DEPTH = 3
 
 
 def in_bracket(state: State, code: bytes) -> State:
-    """In a bracket within a line: `("bracket", kind, depth, whether a whole sentence stands in it, or stood)`."""
+    """In a bracket within a line: `("bracket", kind, depth, how it stands)`.
+
+    It is `new` while nothing stands in it; `whole` where a sentence of its own may, and `ended` behind one. A
+    bracket with which the line ends holds lines: code, such as a function's or a statement's.
+    """
     _, kind, depth, whole = state
     assert isinstance(depth, int)
     if code == b"\n":
-        return ("start", PLAIN if kind == FIRST else LIST, False)
+        return ("code", depth) if whole == "new" else ("start", PLAIN if kind == FIRST else LIST, False)
     if code in b"([{":
-        return ("bracket", kind, min(depth + 1, _DEPTH), "")
+        return ("bracket", kind, min(depth + 1, _DEPTH), "new")
+    if whole == "new":
+        whole, state = "", state if code in b" \t\r" else ("bracket", kind, depth, "")
     if code in b")]}":
         if depth > 1:
             return ("bracket", kind, depth - 1, "")
@@ -32,24 +38,22 @@ def in_square(state: State, code: bytes) -> State:
 
 
 def in_value(state: State, code: bytes) -> State:
-    """In a value, such as JSON, that begins a line: `("value", depth)`; too deep, only column 0 closes it."""
-    depth = state[1]
+    """In a value, such as JSON, that begins a line, or in code: `(which, depth)`; deep, only column 0 closes it.
+
+    Round brackets count in code alone: in a value they stand in its texts.
+    """
+    which, depth = state
+    opening, closing = (b"([{", b")]}") if which == "code" else (b"[{", b"]}")
     if depth in ("deep", "margin"):
-        if depth == "margin" and code in b"]}":
+        if depth == "margin" and code in closing:
             return CLOSED
-        return ("value", "margin" if code == b"\n" else "deep")
+        return (which, "margin" if code == b"\n" else "deep")
     assert isinstance(depth, int)
-    if code in b"[{":
-        return ("value", depth + 1 if depth < _DEPTH else "deep")
-    if code in b"]}":
-        return ("value", depth - 1) if depth > 1 else CLOSED
+    if code in opening:
+        return (which, depth + 1 if depth < _DEPTH else "deep")
+    if code in closing:
+        return (which, depth - 1) if depth > 1 else CLOSED
     return state
-
-
-def in_curly(state: State, code: bytes) -> State:
-    """Behind a brace that begins a line."""
-    del state
-    return in_value(("value", 1), code)
 
 
 def in_ticks(state: State, code: bytes) -> State:

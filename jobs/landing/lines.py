@@ -33,6 +33,8 @@ def at_start(state: State, code: bytes) -> State:
         return ("mark", b"9" if code.isdigit() else code, listed, _STARTS[str(context)])
     if code == b"(":
         return ("bracket", _STARTS[str(context)], 1, "whole")
+    if code == b"{":
+        return ("value", 1)
     if code in _OPENINGS:
         return (*_OPENINGS[code], _STARTS[str(context)])
     if code == BULLET[:1]:
@@ -45,7 +47,6 @@ _OPENINGS: dict[bytes, State] = {
     b"$": ("dollar",),
     b"<": ("tag",),
     b"[": ("square",),
-    b"{": ("curly",),
 }
 
 

@@ -5,7 +5,7 @@ from endmark.jobs.sentences import ABBREVIATIONS, DIGITS, MARKUP, signs_after
 State = tuple[object, ...]
 
 FIRST, LATER = "first", "later"  # whether the line before is of the same kind, so that a newline ends an item
-MID, _LETTER, WORD, ENDED, _ABBREVIATED = "mid", "letter", "word", "ended", "abbreviated"
+MID, _SHORT, WORD, ENDED = "mid", "short", "word", "ended"  # short: behind a letter or an abbreviation
 NEW, PLAIN, LIST, GAP, ROWS, TABLE = "new", "plain", "list", "gap", "rows", "table"
 
 SIGNS = {sign: {MID: a, WORD: b, ENDED: c} for sign, (a, b, c) in signs_after(MID, WORD, ENDED).items()}
@@ -25,7 +25,7 @@ def in_text(state: State, code: bytes) -> State:
     if code == b"\\":
         return ("backslash", kind, "")
     if code in b"([{":
-        return ("bracket", kind, 1, "whole" if sub == ENDED else "")
+        return ("bracket", kind, 1, "whole" if sub == ENDED else "new")
     if code == b".":
         return ("text", kind, ENDED if _may_end(sub) else MID)
     if code in MARKUP:
@@ -58,9 +58,7 @@ def _after_word(sub: object, code: bytes) -> object:
     spelled = letter if sub in (MID, ENDED) else f"{sub[1]}{letter}" if isinstance(sub, tuple) else ""
     if spelled in _SPELLINGS:
         return ("spelled", spelled)
-    if spelled in ABBREVIATIONS:
-        return _ABBREVIATED
-    return _LETTER if len(spelled) == 1 else WORD
+    return _SHORT if len(spelled) == 1 or spelled in ABBREVIATIONS else WORD
 
 
 def _may_end(sub: object) -> bool:

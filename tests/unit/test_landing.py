@@ -38,6 +38,9 @@ SPOTS = [
     "(He left.)",
     "Hello!\n\n",
     "See it (e.g. here). Then go.",
+    "CREATE TABLE books (\n  id INT,\n  title TEXT (80)\n);",
+    "function f() {\n  if (x) {\n    g(1);\n  }\n}",
+    "app.get('/', (request, answer) => { \n  answer.send('Hi');\n});\n",
     "ส่วนที่หนึ่ง\nส่วนที่สอง\n",
     "- 苹果\n- 香蕉\n",
 ]
@@ -63,6 +66,9 @@ NONE = [
     "<table>\n  <tr>Hi.</tr>\n",
     "[Your Name]\n",
     "---\n",
+    "CREATE TABLE books (\n  id INT,\n  title TEXT (80)\n",
+    "function f() {\n  if (x) {\n    g(1);\n  }\n",
+    "app.get('/', (request, answer) => {\n  answer.send('Hi');\n}",
 ]
 
 
@@ -100,6 +106,7 @@ def test_nothing_traps_the_automaton():
         "`code",
         "\\alpha",
         "*bold",
+        "( and",
     ):
         assert lands(f"Well, {opening} here\n\nThat is all.")
 

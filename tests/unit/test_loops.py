@@ -105,3 +105,13 @@ def test_any_text_is_judged():
         text = "".join(rng.choice(signs) for _ in range(rng.randrange(60))) * rng.randrange(1, 9)
         loop = loop_of(text)
         assert loop is None or 0 <= loop.start <= loop.kept <= len(text)
+
+
+def test_a_list_that_says_one_key_again_and_again_is_a_loop_whatever_its_figures():
+    """`Cooking utensils: 7`, with another figure in each line, was taken for a table of data."""
+    figures = [4, 7, 9, 8, 30, 5, 17, 6, 12, 3, 21, 40, 2, 11, 19, 27]
+    keys = ["Cooking utensils", "Cooking utensils", "Cooking supplies"]
+    assert loop_of("".join(f"{n}. {keys[n % 3]}: {figure}\n" for n, figure in enumerate(figures, 1))) is not None
+    towns = "Rome Paris Lima Oslo Cairo Delhi Quito Accra Dakar Tunis Sofia Minsk Riga Bern Kyiv Doha".split()
+    named = zip(towns, figures, strict=True)
+    assert loop_of("".join(f"{town} in degrees Celsius: {figure}\n" for town, figure in named)) is None
