@@ -75,12 +75,15 @@ class WholeWatcher(RewindWatcher):
         return self._retake(kept)
 
     def _retake(self, kept: int, least: int = 0) -> TakeBack:
-        """Return that the row is drawn again behind so many tokens, and has at least so many more."""
+        """Return that the row is drawn again behind so many tokens, and has at least so many more.
+
+        It is another answer from there, and may be taken out of loops as often as the first.
+        """
         return TakeBack(
             token_count=kept,
             temperature=self.strategy.number("temperature"),
             dry_multiplier=0.0,
-            then=WholeWatcher(self.strategy, self.left, self._retakes - 1, again=True),
+            then=WholeWatcher(self.strategy, int(self.strategy.number("rewinds")), self._retakes - 1, again=True),
             least=least,
         )
 

@@ -264,3 +264,28 @@ def test_whole_keeps_a_cut_answer_of_which_enough_is_whole(whole_at, rewinds):
     done = [finished for _ in range(1000) if engine.has_work for finished in engine.step()]
     assert (done[0].rewinds, done[0].rewound_tokens) == (rewinds, rewinds * (60 - whole_at - 1))
     assert done[0].token_ids[whole_at] == SENTENCE
+
+
+def test_an_answer_that_is_drawn_again_may_be_taken_out_of_loops_as_the_first_was():
+    """Code that looped had no rewinds left when it was drawn again, so every new draw ended at its first loop."""
+    prompt = (1, 2, 3)
+
+    class Looper(Rambler):
+        """A model whose first answers loop, whose later ones loop and then end a sentence."""
+
+        backs = 0
+
+        def __call__(self, tokens):
+            at = len(tokens) - self._prompt
+            self.backs += at < self.longest
+            self.longest = at
+            if self.backs >= 3 and at > 20:
+                return EOS if tokens[-1] == SENTENCE else SENTENCE
+            return LOOP[at % len(LOOP)]
+
+    engine = Engine(ScriptedRunner(Looper(prompt, 0)), SENTENCES, {EOS})
+    engine.add(
+        Request(0, prompt, 100, strategies=build_strategies(["whole:rewinds=1,retakes=1,times=3,tokens=48"]))
+    )
+    done = [finished for _ in range(1000) if engine.has_work for finished in engine.step()]
+    assert (str(done[0].verdict.finish_reason), done[0].rewinds) == ("eos", 3)
