@@ -164,6 +164,14 @@ FOUND = {
         "generation_config.json",
         ".eos_token_id = [2, 9]",
     ),
+    "the tokeniser's end token begins turns": (
+        tokens.end_ids_disagree,
+        evidence(ENDED, tokenizer_eos=1, bos=1, template_adds_bos=True, used_eos=(1, 2), turn_end=2),
+        Level.RISK,
+        "its `eos_token` is 1 (`<s>`), with which the chat template begins",
+        "name the token that closes an answer",
+        '.eos_token = "</s>"',
+    ),
     "no end ids in the generation config": (
         tokens.end_ids_disagree,
         evidence(ENDED, generation_eos=()),

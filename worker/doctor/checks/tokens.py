@@ -1,5 +1,6 @@
 """Checks of the special tokens: begin, end and padding, and what keeps an end token from being chosen."""
 
+import json
 from collections import Counter
 
 from endmark.worker.doctor import commands
@@ -55,6 +56,18 @@ def end_ids_disagree(evidence: Evidence) -> Finding | None:
     ]
     if not missing:
         return None
+    if missing == [facts.bos] and facts.template_adds_bos and facts.generation_eos:
+        end = facts.token_names.get(facts.generation_eos[0], "")
+        return Finding(
+            "end ids disagree",
+            Level.RISK,
+            "The tokeniser names the token that begins a turn as its end token",
+            f"its `eos_token` is {facts.name(missing[0])}, with which the chat template begins; the generation "
+            f"config ends with {listed}; Endmark ends with all of them",
+            "name the token that closes an answer as `eos_token` in tokenizer_config.json: other programs stop at "
+            "it, and train with it",
+            commands.edit(facts, f".eos_token = {json.dumps(end, ensure_ascii=False)}", "tokenizer_config.json"),
+        )
     return Finding(
         "end ids disagree",
         Level.RISK,
