@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITERS = 4
-AT_ONCE = 64  # rows a commit, the most that a worker takes
+AT_ONCE = 256  # rows a commit, the most that a worker takes
 BATCH = 2000
 _TABLE = "CREATE TABLE bare (job_id varchar(16), row bigint, cells text, PRIMARY KEY (job_id, row))"
 _JOINED = (

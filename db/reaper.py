@@ -5,7 +5,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from endmark.db.attempts import count_outcomes, insert_outcomes
+from endmark.db.attempt_rows import insert_outcomes
+from endmark.db.attempts import count_outcomes
 from endmark.db.connection import Store
 from endmark.db.counting import recount
 from endmark.db.deletion import discard_abandoned

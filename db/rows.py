@@ -8,12 +8,14 @@ from endmark.db.connection import Store
 from endmark.db.transactions import reading
 from endmark.jobs.vocabulary import Lease, StoredRow
 
+# The attempts are of the same range of rows, said once more: without that Postgres, which learns late how many
+# there are, walks all attempts of the job for each shard.
 UNFINISHED = (
-    "SELECT r.row, r.round, r.cells, coalesce("
-    "(SELECT max(a.attempt) FROM attempts a WHERE a.job_id = r.job_id AND a.row = r.row), 0) AS attempts"
-    " FROM rows r WHERE r.job_id = :job AND r.row >= :first AND r.row < :end AND r.round >= 0"
-    " AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.job_id = r.job_id AND a.row = r.row"
-    " AND a.round = r.round AND a.final) ORDER BY r.row"
+    "SELECT r.row, r.round, r.cells, coalesce(a.attempts, 0) AS attempts FROM rows r LEFT JOIN"
+    " (SELECT row, max(attempt) AS attempts, max(CASE WHEN final THEN round ELSE -1 END) AS ended FROM attempts"
+    " WHERE job_id = :job AND row >= :first AND row < :end GROUP BY row) a ON a.row = r.row"
+    " WHERE r.job_id = :job AND r.row >= :first AND r.row < :end AND r.round >= 0"
+    " AND r.round > coalesce(a.ended, -1) ORDER BY r.row"
 )
 
 

@@ -6,7 +6,6 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKey,
-    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -93,6 +92,7 @@ shards = Table(
     Index("shards_in_turn", "job_id", "state", "first_row"),
     Index("shards_held", "worker"),  # where the shard is running
 )
+# They go with their rows: by a foreign key in SQLite, by a trigger in Postgres, where a key would cost too much.
 attempts = Table(
     "attempts",
     metadata,
@@ -128,7 +128,6 @@ attempts = Table(
     Column("logprobs", Text),  # as `jobs.logprobs` has them; null where they were not asked for
     Column("cached_tokens", Integer, nullable=False, server_default="0"),  # of the prompt
     Column("same_as", BigInteger),  # the row whose answer it is; null of a row that was run itself
-    ForeignKeyConstraint(["job_id", "row"], ["rows.job_id", "rows.row"], ondelete="CASCADE"),
 )
 askers = Table(
     "askers",

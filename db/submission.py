@@ -3,12 +3,11 @@
 import json
 import secrets
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
 
 from endmark.db.connection import Store
+from endmark.db.copying import copy_block
 from endmark.db.job_states import close_if_done
 from endmark.db.transactions import write
 from endmark.jobs.errors import StoreError
@@ -155,10 +154,4 @@ def _insert_by_copy(
         for row, (text_of_row, sample) in enumerate(zip(cells, numbers, strict=True), first_row)
     ]
     block = "".join(lines).replace("\\", "\\\\")
-    link: Any = connection.connection  # psycopg's, whose cursors SQLAlchemy does not describe
-    error_class = connection.dialect.loaded_dbapi.Error
-    try:
-        with link.cursor() as cursor, cursor.copy(_COPY) as copy:
-            copy.write(block)
-    except error_class as error:  # past SQLAlchemy, which would have wrapped it
-        raise DBAPIError.instance("COPY rows", None, error, error_class, dialect=connection.dialect) from error
+    copy_block(connection, _COPY, block)

@@ -44,7 +44,7 @@ def check(store, events, expected, *, lease, faults=(), lost=()):
     wrong += _each_row_once(rows, finals, expected)
     wrong += _no_verdict_from_nowhere(audit, finals, events)
     wrong += _no_stale_commit(events, lost)
-    wrong += _leases(audit, events)
+    wrong += _leases(audit, events, lost)
     wrong += _counters(store)
     wrong += _heartbeats(events, lease, faults)
     wrong += _progress(events, lease, faults)
@@ -111,13 +111,14 @@ def _no_stale_commit(events, lost):
             yield f"job {shard[0]} shard {shard[1]}: stored under a stale fence, {fence} after {asked[call]}"
 
 
-def _leases(audit, events):
+def _leases(audit, events, lost):
     """A shard changes hands only when it is free, and is closed only by who holds it, with all its rows."""
     asked = {
         (event["what"], *event["lease"])
         for event in events
         if event["what"] in ("finish", "release") and event["phase"] == "asked"
     }
+    givers = ("release", "finish") if lost else ("release",)  # `finish` gives back a shard whose rows were lost
     stored = defaultdict(set)
     for item in audit:
         if item.what == "stored" and item.final:
@@ -138,7 +139,7 @@ def _leases(audit, events):
                 yield f"{words}: claimed by {item.worker} under the old fence {item.fence}"
             if held:
                 yield f"{words}: claimed by {item.worker} while another held it"
-        elif item.state == "queued" and held and not {("release", *mine), ("finish", *mine)} & asked:
+        elif item.state == "queued" and held and not {(what, *mine) for what in givers} & asked:
             yield f"{words}: given back by who did not hold it, under fence {item.old_fence}"
         elif item.state == "done":
             left = set(range(item.first_row, item.end_row)) - stored[item.job_id]

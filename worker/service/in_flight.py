@@ -48,12 +48,12 @@ class InFlight:
             return self._rows.get(key)
 
     def settle(self, shard: ShardRun, keys: Iterable[int]) -> bool:
-        """Forget rows that are stored; return whether the shard has no others."""
+        """Forget rows that are stored; return whether the shard is held and has no others."""
         with self._lock:
             for key in keys:
                 shard.keys.discard(key)
                 self._rows.pop(key, None)
-            return not shard.keys
+            return shard in self._shards and not shard.keys
 
     def close(self, shard: ShardRun) -> set[int] | None:
         """Forget a shard and wake who waits for it; return the keys it still had, None if it was closed before."""

@@ -23,7 +23,7 @@ from endmark.worker.service.prompting import Prompter
 from endmark.worker.service.rows import RowRun, unstorable
 
 _BATCH = 32  # a commit begins when a shard has this many outcomes,
-_BATCH_MOST = 64  # takes at most this many,
+_BATCH_MOST = 256  # takes at most this many, as it does where they came faster than they were stored,
 _OLDEST = 0.5  # and does not let one wait for longer than this many seconds
 _RETRY_FIRST, _RETRY_MOST = 0.5, 10.0  # seconds between tries while the database is away
 
@@ -95,19 +95,30 @@ class Writer:
 
     def _run(self) -> None:
         """Collect outcomes and commit them when they are many or old."""
-        while True:
+        more = True
+        while more:
             wait = max(0.0, self._oldest + _OLDEST - time.monotonic()) if self._buffers else None
-            try:
-                batch = self._finished.get(timeout=wait)
-            except queue.Empty:
-                self._flush(1)
-                continue
-            if batch is None:
-                self._flush(1)
-                return
-            for item in batch:
-                self._take(item)
-            self._flush(1 if time.monotonic() - self._oldest > _OLDEST else _BATCH)
+            more = self._collect(wait)
+            self._flush(_BATCH if more and time.monotonic() - self._oldest < _OLDEST else 1)
+
+    def _collect(self, wait: float | None) -> bool:
+        """Take what has been delivered, at least what comes first; return whether more may be delivered.
+
+        What came during a commit is taken at once, and stored at once: a slow ledger has fewer and larger commits.
+        """
+        taken = 0
+        try:
+            batch = self._finished.get(timeout=wait)
+            while batch is not None:
+                for item in batch:
+                    self._take(item)
+                taken += len(batch)
+                if taken >= _BATCH_MOST:
+                    return True
+                batch = self._finished.get_nowait()
+        except queue.Empty:
+            return True
+        return False
 
     def _take(self, item: Finished | _Keyed) -> None:
         """Buffer a row's outcome, or send the row back to the engine for another attempt."""
@@ -177,8 +188,9 @@ class Writer:
             raise
         except Exception as error:
             if len(outcomes) > 1:
-                for outcome in outcomes:
-                    self._commit(shard, [outcome])
+                middle = len(outcomes) // 2
+                self._commit(shard, outcomes[:middle])
+                self._commit(shard, outcomes[middle:])
                 return
             first = outcomes[0].attempts[0]
             log.exception("%s: row %d cannot be stored", shard, first.row)

@@ -1,5 +1,6 @@
 """Commits: all of a batch or nothing, each row once, counters that equal a recount."""
 
+import math
 import random
 import threading
 import time
@@ -21,6 +22,7 @@ from tests.integration.store.ledger import (
     attempt,
     counters,
     doubled,
+    execute,
     expire,
     outcome,
     recounted,
@@ -130,17 +132,36 @@ def cut_connections(store):
 
 def test_any_text_and_every_number_come_back(store):
     said = 'é\n"quotes" 🏁 \u202e\x1b[2J\x00 half \ud83d'
-    job = submit(store, ["x"])
+    others = ["", "\\N", "a\tb\r\n\\t \\", "\\.", "\N{LINE SEPARATOR}"]  # what means something to COPY
+    job = submit(store, ["x"] * 6)
     lease = take(store)
     trace = EosTrace(prob_max=1e-30, step_max=7, rank_max=3, hidden_steps=2, probs=(0.0, 0.5, 1.0))
     verdict = Verdict(FinishReason.STOP_SEQUENCE, stop_sequence="##\x00")
-    commit(store, lease, [Outcome(0, (Attempt(0, 1, said, verdict, 2**31 - 1, 0, trace, "stop"),))])
+    first = Outcome(0, (Attempt(0, 1, said, verdict, 2**31 - 1, 0, trace, "stop"),))
+    commit(store, lease, [first, *(outcome(row, text=other) for row, other in enumerate(others, 1))])
     (found,) = rows_of(
         store,
         "SELECT text, stop_sequence, prompt_tokens, eos_prob_max, eos_step_max, eos_rank_max, eos_hidden_steps,"
-        " eos_probs, strategies FROM attempts WHERE job_id = :job",
+        " eos_probs, strategies FROM attempts WHERE job_id = :job AND row = 0",
         job=job,
     )
     assert found[:7] == ('é\n"quotes" 🏁 \u202e\x1b[2J half ?', "##", 2**31 - 1, 1e-30, 7, 3, 2)
     assert bytes(found[7]) == b"\x00\x00\x00\x38\x00\x3c"
     assert found[8] == "stop"
+    assert rows_of(store, "SELECT text FROM attempts WHERE row > 0 ORDER BY row") == [(other,) for other in others]
+
+
+def test_a_number_that_is_none_is_null(store):
+    job = submit(store, ["x"])
+    trace = EosTrace(prob_max=math.nan)
+    commit(store, take(store), [Outcome(0, (Attempt(0, 1, "", Verdict(FinishReason.LENGTH), 1, 1, trace),))])
+    assert rows_of(store, "SELECT eos_prob_max FROM attempts WHERE job_id = :job", job=job) == [(None,)]
+
+
+def test_attempts_of_rows_that_go_go_with_them(store):
+    """On Postgres by a trigger: a foreign key had each row that was answered locked and written again."""
+    job, other = submit(store, ["x"] * 3), submit(store, ["x"] * 3)
+    answer_all(store)
+    execute(store, "DELETE FROM rows WHERE job_id = :job AND row <> 1", job=job)
+    left = rows_of(store, "SELECT job_id, row FROM attempts ORDER BY job_id, row")
+    assert left == sorted([(job, 1), (other, 0), (other, 1), (other, 2)])

