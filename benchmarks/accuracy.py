@@ -23,10 +23,9 @@ from torch import Tensor
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.strategies import ScoreNumbers
 from endmark.jobs.vocabulary import StoredRow
-from endmark.worker.engine.plan import PrefillRow
-from endmark.worker.models.loader import LoadedEngine, load_engine, load_model, load_tokenizer, model_path
+from endmark.worker.models.loaded import LoadedEngine, OwnEngine
+from endmark.worker.models.loader import load_engine, load_model, load_tokenizer, model_path
 from endmark.worker.models.weights import BF16, apply_weights_mode
 from endmark.worker.service.rows import RowRun
 
@@ -128,23 +127,14 @@ def windows(tokenizer: Any, count: int) -> list[list[int]]:  # noqa: ANN401
     return [ids[at : at + _WINDOW] for at in range(0, len(ids) - _WINDOW, _WINDOW)][:count]
 
 
-def card_scorer(loaded: LoadedEngine) -> Scorer:
+def card_scorer(loaded: OwnEngine) -> Scorer:
     """Score with the engine's kernels: one row's prefill, its keys read from the cache."""
-    from endmark.worker.engine.cuda.prefill import Piece, PrefillInputs
+    from endmark.worker.engine.cuda.runner import CudaRunner
+    from endmark.worker.engine.cuda.scoring import score_text
 
-    runner: Any = loaded.engine.runner  # type: ignore[attr-defined]
-
-    @torch.inference_mode()
-    def score(ids: Sequence[int]) -> Tensor:
-        pages = range(-(-len(ids) // runner.page_size))
-        row = PrefillRow(0, ids, 0, pages, 1, 0, Sampling(), ScoreNumbers(), 0)
-        runner._slots.admit([row])
-        inputs = PrefillInputs.of([Piece(row, 0, len(ids))], runner._slots.tables.device)
-        batch = runner.batch(inputs.slots, inputs.positions, inputs)
-        logits: Tensor = runner.forward(inputs.tokens, inputs.positions64, batch, 0)
-        return logits
-
-    return score
+    runner = loaded.runner
+    assert isinstance(runner, CudaRunner), "it has a reason in the log why it takes the plain path"
+    return lambda ids: score_text(runner, ids, torch.device("cuda"))
 
 
 def cpu_scorer(model: str, system: System) -> Scorer:

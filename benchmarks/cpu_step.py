@@ -26,7 +26,7 @@ from endmark.worker.models.weights import expand
 def decoding(model: str, weights: str, rows: int, context: int, steps: int) -> Engine:
     """Return an engine whose rows are all behind their prompts, with `steps` more tokens to make."""
     loaded = load_engine(model, device="cpu", weights=weights, max_rows=rows)
-    engine = Engine(loaded.engine.runner, loaded.engine.vocabulary, ())  # no token ends a row
+    engine = Engine(loaded.runner, loaded.engine.vocabulary, ())  # no token ends a row
     chosen = random.Random(7)
     known = len(loaded.tokenizer)
     for key in range(rows):

@@ -21,7 +21,8 @@ from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import build_strategies
 from endmark.jobs.vocabulary import Attempt, Ending, EosSource, StoredRow
-from endmark.worker.models.loader import LoadedEngine, load_engine
+from endmark.worker.models.loaded import LoadedEngine
+from endmark.worker.models.loader import load_engine
 from endmark.worker.service.prompting import Prompter
 from endmark.worker.service.rows import RowRun
 

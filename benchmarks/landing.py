@@ -25,7 +25,8 @@ from endmark.jobs.strategies import Strategy, build_strategies
 from endmark.jobs.vocabulary import EosSource
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.text import AnswerText
-from endmark.worker.models.loader import LoadedEngine, load_engine
+from endmark.worker.models.loaded import LoadedEngine
+from endmark.worker.models.loader import load_engine
 
 EVERYDAY = Path(__file__).resolve().parents[1] / "examples" / "everyday.csv"
 

@@ -13,6 +13,7 @@ from workload import Row, mixed_rows
 
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.request import Request
+from endmark.worker.models.loaded import OwnEngine
 from endmark.worker.models.loader import load_engine, load_model, model_path
 from endmark.worker.models.weights import expand
 
@@ -35,9 +36,9 @@ class Measured:
         return self.tokens / self.seconds
 
 
-def run_engine(engine: Engine, rows: Sequence[Row]) -> int:
+def run_engine(loaded: OwnEngine, rows: Sequence[Row]) -> int:
     """Run the rows to their whole lengths; return the answer tokens."""
-    endless = Engine(engine.runner, engine.vocabulary, ())  # no token ends a row
+    endless = Engine(loaded.runner, loaded.engine.vocabulary, ())  # no token ends a row
     for key, row in enumerate(rows):
         endless.add(Request(key=key, prompt_token_ids=row.prompt_token_ids, max_new_tokens=row.max_tokens))
     made = 0
@@ -79,8 +80,8 @@ def measure(model: str, count: int, seed: int) -> Iterable[Measured]:
     """Yield each system's figures as they come; the engine first."""
     loaded = load_engine(model, device="cpu")
     rows = mixed_rows(count, seed, len(loaded.tokenizer), _SCALE)
-    run_engine(loaded.engine, rows[:4])  # the first forward pass pays for what is made once
-    yield timed(f"endmark, {loaded.description.weights} weights", lambda: run_engine(loaded.engine, rows))
+    run_engine(loaded, rows[:4])  # the first forward pass pays for what is made once
+    yield timed(f"endmark, {loaded.description.weights} weights", lambda: run_engine(loaded, rows))
     network = load_model(model_path(model), device="cpu")
     network.set_attn_implementation("sdpa")
     for weights in ("packed", "expanded"):

@@ -70,7 +70,7 @@ def run_endmark(model: Path, work: dict[str, list[Row]], options: Sequence[str])
         torch.cuda.synchronize()
         tokens, started = 0, time.perf_counter()
         while waiting or engine.has_work:
-            while waiting and (order == "lengths" or engine.waiting < engine.runner.refill):
+            while waiting and (order == "lengths" or engine.waiting < loaded.runner.refill):
                 engine.add(waiting.popleft())
             tokens += sum(item.completion_tokens for item in engine.step())
         torch.cuda.synchronize()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from endmark.jobs.prompts import RowRequest
 from endmark.jobs.spec import GenerationSpec
-from endmark.worker.models.loader import LoadedEngine
+from endmark.worker.models.loaded import LoadedEngine
 from endmark.worker.service.prompting import Prompt, Prompter
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "prompts.csv"

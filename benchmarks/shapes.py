@@ -19,7 +19,8 @@ from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.shapes import Shape, ShapeKind, read_shape
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import Attempt, EosSource, StoredRow
-from endmark.worker.models.loader import LoadedEngine, load_engine
+from endmark.worker.models.loaded import LoadedEngine
+from endmark.worker.models.loader import load_engine
 from endmark.worker.service.prompting import Prompt, Prompter
 from endmark.worker.service.rows import RowRun
 from endmark.worker.shapes.compiled import Shapes

@@ -99,7 +99,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.tokens) if options.tokens else loaded.tokenizer
     vocabulary = vocabulary_of(tokenizer, size)
     ends = loaded.engine.eos_ids
-    engine = Engine(loaded.engine.runner, vocabulary, ends)
+    engine = Engine(loaded.runner, vocabulary, ends)
     shapes = Shapes(vocabulary, ends)
     shape = read_shape(ShapeKind.JSON_SCHEMA, _SCHEMA, "schema")
     work = Work(options.rows, 128, options.answer)

@@ -85,7 +85,7 @@ def load(model: str, device: str, dataset: Path) -> Subject:
     engine = loaded.engine
     prompts = [prompt.token_ids for prompt in encode(loaded, read_prompts(dataset)[:_BATCH])]
     return Subject(
-        model, loaded.description.device, engine.runner, engine.vocabulary, frozenset(engine.eos_ids), prompts
+        model, loaded.description.device, loaded.runner, engine.vocabulary, frozenset(engine.eos_ids), prompts
     )
 
 

@@ -1,7 +1,7 @@
 """The options that say which engine runs a model, and over how many GPUs."""
 
 from collections.abc import Callable
-from dataclasses import astuple
+from dataclasses import astuple, fields
 from typing import Any, TypeVar
 
 import click
@@ -9,6 +9,15 @@ import click
 from endmark.jobs.engines import ANY_ENGINE, AUTO, ENGINES, EngineChoice
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _number(name: str, numbers: click.IntRange, told: str) -> Callable[[Command], Command]:
+    """Return an option whose default is the least of its numbers."""
+    usual = numbers.min
+    return click.option(
+        name, type=numbers, default=usual, metavar="N", help=f"{told}, under vLLM.  [default: {usual}]"
+    )
+
 
 _OPTIONS = (
     click.option(
@@ -18,29 +27,15 @@ _OPTIONS = (
         show_default=True,
         help="Endmark's own, or vLLM's (extra `vllm`); `auto`: vLLM's for what our own cannot run.",
     ),
-    click.option(
-        "--tensor-parallel",
-        type=click.IntRange(1),
-        default=1,
-        metavar="N",
-        help="GPUs that share each layer of one model, under vLLM.  [default: 1]",
-    ),
-    click.option(
-        "--pipeline-parallel",
-        type=click.IntRange(1),
-        default=1,
-        metavar="N",
-        help="GPUs that take its layers one after the other, under vLLM.  [default: 1]",
-    ),
-    click.option(
+    _number("--tensor-parallel", click.IntRange(1), "GPUs that share each layer of one model"),
+    _number("--pipeline-parallel", click.IntRange(1), "GPUs that take its layers one after the other"),
+    _number(
         "--max-adapters",
-        type=click.IntRange(0, 64),
-        default=0,
-        metavar="N",
-        help="Adapters that rows may name in a column `adapter`, N of them at once, under vLLM.  [default: 0]",
+        click.IntRange(0, 64),
+        "Adapters that rows may name in a column `adapter`, N of them at once",
     ),
 )
-NAMES = ("engine", "tensor_parallel", "pipeline_parallel", "max_adapters")
+NAMES = ("engine", *(item.name for item in fields(EngineChoice)[1:]))
 
 
 def engine_options(command: Command) -> Command:

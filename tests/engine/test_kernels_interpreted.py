@@ -37,7 +37,8 @@ def test_every_kernel_gives_the_numbers_of_its_oracle():
 
 
 def test_fused_layers_give_the_numbers_of_the_model_they_stand_for():
-    interpret(["tests/gpu/test_fusion.py", "tests/gpu/test_fp8.py"], least=15)
+    names = ("fusion", "fp8", "scoring")
+    interpret([f"tests/gpu/test_{name}.py" for name in names], least=15)
 
 
 def test_the_last_layer_is_the_same_for_the_tokens_that_are_wanted():

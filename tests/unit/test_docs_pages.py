@@ -44,3 +44,29 @@ def test_shells_complete_commands_options_and_strategies(shell):
     assert "worker" in ask("endmark wor")
     assert "--metrics-port" in ask("endmark worker --met")
     assert "soft-landing" in ask("endmark run x --strategy sof")
+
+
+WITH_CHANGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+
+@pytest.mark.parametrize("page", WITH_CHANGES, ids=lambda page: page.name)
+def test_every_option_of_a_benchmark_exists(page):
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    for name, words in re.findall(r"benchmarks/(\w+)\.py((?: +[^\s`;]+)*)", text.replace("\\ ", "")):
+        source = (ROOT / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")
+        known = set(re.findall(r"\"(--[a-z][a-z-]*)\"", source))
+        asked = set(re.findall(r"(?<=\s)--[a-z][a-z-]*", words))
+        assert asked <= known, f"benchmarks/{name}.py has no {sorted(asked - known)}"
+
+
+@pytest.mark.parametrize("page", WITH_CHANGES, ids=lambda page: page.name)
+def test_every_setting_and_make_target_exists(page):
+    text = page.read_text(encoding="utf-8")
+    files = [file for room in ("cli", "client", "db", "jobs", "worker") for file in (ROOT / room).rglob("*.py")]
+    sources = [*files, ROOT / "docker-compose.yml", *(ROOT / "examples").rglob("*.*")]
+    known = "\n".join(file.read_text("utf-8", errors="ignore") for file in sources if file.is_file())
+    for name in set(re.findall(r"\bENDMARK_[A-Z_]+\b", text)):
+        assert name in known, f"nothing reads {name}"
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    for name in re.findall(r"`make ([a-z-]+)", text):
+        assert name in targets, f"`make {name}`"

@@ -21,7 +21,8 @@ from endmark.worker.doctor.questions import QUESTIONS
 from endmark.worker.doctor.sampled import row_evidence
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.models.adapters import model_folder
-from endmark.worker.models.loader import LoadedEngine, load_engine, model_path
+from endmark.worker.models.loaded import LoadedEngine
+from endmark.worker.models.loader import load_engine, model_path
 from endmark.worker.service.engines import load_chosen
 from endmark.worker.service.prompting import Prompt, Prompter
 

@@ -19,7 +19,8 @@ from endmark.jobs.vocabulary import EosSource
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.finetune.batches import Collator
 from endmark.worker.finetune.labels import IGNORED, LLAMA_2_TEMPLATE, Labelled
-from endmark.worker.models.loader import LoadedEngine, load_engine
+from endmark.worker.models.loaded import LoadedEngine
+from endmark.worker.models.loader import load_engine
 from endmark.worker.service.prompting import Prompt, Prompter
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,19 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
-from endmark.jobs.engines import OWN
 from endmark.jobs.errors import ModelError
 from endmark.jobs.finetuning.adapters import check_adapter, read_config
 from endmark.jobs.finetuning.lora import read_pairs
 from endmark.jobs.hub import local_folder
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.worker.demo import MODEL_DIR
-from endmark.worker.engine.contract import InferenceEngine
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.four_bits import Linear4bit
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.models.adapters import apply_adapter, check_folder
 from endmark.worker.models.building import Shape, build_runner
 from endmark.worker.models.laps import Laps
+from endmark.worker.models.loaded import Description, OwnEngine
 from endmark.worker.models.reading import read_network
 from endmark.worker.models.support import check_attention
 from endmark.worker.models.weights import (
@@ -38,30 +37,6 @@ log = logging.getLogger(__name__)
 _UNEVEN = (
     "beyond them its rotary factors depend on the longest row of a batch, which would change the answers of others"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What an engine runs on, for logs and `status`."""
-
-    model: str
-    adapter: str | None
-    device: str
-    weights: (
-        str  # packed, expanded, fp8, fp8-original, bf16, or how many layers are; and whether the cache is in fp8
-    )
-    weight_bytes: int
-    kv_tokens: int  # tokens that the KV cache holds
-    engine: str = OWN  # one of `jobs.engines.ENGINES`
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedEngine:
-    """An engine with the tokeniser that feeds it."""
-
-    engine: InferenceEngine
-    tokenizer: Any
-    description: Description
 
 
 def model_path(model: str) -> str:
@@ -79,7 +54,7 @@ def load_engine(
     kv_cache: str = "auto",
     trust_remote_code: bool = False,
     four_bits: bool = True,
-) -> LoadedEngine:
+) -> OwnEngine:
     """Load a model in NF4 and build its engine.
 
     Args:
@@ -123,7 +98,7 @@ def load_engine(
         weight_bytes=weight_bytes,
         kv_tokens=engine.capacity.kv_tokens,
     )
-    return LoadedEngine(engine, tokenizer, description)
+    return OwnEngine(engine, tokenizer, description, engine.runner)
 
 
 def _build_engine(

@@ -44,7 +44,7 @@ from endmark.worker.service.service import Pace, Service
 from endmark.worker.shapes.compiled import Shapes
 
 if TYPE_CHECKING:
-    from endmark.worker.models.loader import LoadedEngine
+    from endmark.worker.models.loaded import LoadedEngine
 
 _LOOK = 5.0  # seconds between looks for a fine-tuning that is due
 _SERVER_PAUSE = 3.0  # seconds between looks for a database or broker that is away at the start

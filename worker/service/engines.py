@@ -9,7 +9,8 @@ import torch
 
 from endmark.jobs.engines import AUTO, OWN, VLLM, EngineChoice, has_vllm
 from endmark.jobs.errors import MissingDependency, Refusal
-from endmark.worker.models.loader import LoadedEngine, load_engine
+from endmark.worker.models.loaded import LoadedEngine
+from endmark.worker.models.loader import load_engine
 
 log = logging.getLogger("worker")
 
