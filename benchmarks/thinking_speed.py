@@ -25,6 +25,8 @@ from endmark.worker.engine.text import Vocabulary
 from endmark.worker.engine.thought import Thought
 from endmark.worker.service.thinking import steered
 
+_MARKS = Marks(OPEN.decode(), CLOSE.decode())
+_OPEN_ID, _CLOSE_ID = map(words().index, (OPEN, CLOSE))
 _SAMPLING = Sampling(temperature=1.0)  # random weights would loop at 0, and loops close thoughts
 
 
@@ -36,14 +38,13 @@ def plain(key: int, row: Row) -> Request:
 def thinking(key: int, row: Row) -> Request:
     """Return the row with half of its tokens in a thought; the closing mark is one of the other half."""
     budget = max(1, row.max_tokens // 2)
-    marks = Marks(OPEN.decode(), CLOSE.decode())
-    thought = Thought(marks, opened=True, open_id=words().index(OPEN), close_id=(close := words().index(CLOSE)))
+    thought = Thought(_MARKS, opened=True, open_id=_OPEN_ID, close_id=_CLOSE_ID)
     strategies = build_strategies([f"think:budget={budget}"])
     answer = max(1, row.max_tokens - budget - 1)
     request = Request(
         key, row.prompt_token_ids, answer, _SAMPLING, strategies=strategies, stream=key, thought=thought
     )
-    return steered(request, (close,))
+    return steered(request, (_CLOSE_ID,))
 
 
 def speed(

@@ -5,7 +5,15 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from endmark.jobs.endings.blocks import in_or_behind_block
-from endmark.jobs.endings.lines import Kind, body_of, is_whole_item, is_whole_row, kind_of, siblings_end_sentences
+from endmark.jobs.endings.lines import (
+    Kind,
+    body_of,
+    is_code,
+    is_whole_item,
+    is_whole_row,
+    kind_of,
+    siblings_end_sentences,
+)
 from endmark.jobs.endings.loops import loop_of
 from endmark.jobs.endings.sentences import dangles, ends_with_sentence, leaves_open
 from endmark.jobs.landing import spots
@@ -64,7 +72,7 @@ def _ending_of_line(text: str, *, cut: bool) -> Ending:
         return Ending.ITEM if is_whole_row(lines) else Ending.OPEN
     if kind is Kind.RULE:
         return Ending.OPEN if last.lstrip()[0] == "|" or len(lines) == 1 else Ending.ITEM
-    if leaves_open(last):
+    if leaves_open(last) or (last.endswith(".") and is_code(lines)):
         return Ending.OPEN
     if ends_with_sentence(text, cut=cut):
         return Ending.SENTENCE

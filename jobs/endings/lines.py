@@ -10,6 +10,8 @@ _NUMBERED_BOLD = re.compile(r"\s*\*\*\d+[.)]\s*")
 _KEY = re.compile(r"\s*(?:\*\*|__|`)?[^\s:：|.!?][^:：|.!?\n]{0,48}(?:\*\*|__|`)?[:：](?:\*\*|__)?\s+\S")
 _RULE = re.compile(r"\s*\|?[\s:|+-]*-{2,}[\s:|+-]*\|?\s*")
 _HEADING = re.compile(r"\s*#{1,6}\s")
+_CODE = re.compile(r"(?: {4}|\t).*(?:\w\(| = |[;{]$)")  # an indented line of code
+_COMMENT = re.compile(r"\s*(?:#|//|/?\*|--|\"\"\")")
 _VERSE = 72  # characters that a line of verse has at most
 _NEAR = 12  # lines before the last one among which its like is looked for
 
@@ -70,6 +72,14 @@ def is_whole_item(lines: list[str], kind: Kind) -> bool:
     if kind is Kind.KEY and not (near and kind_of(near[-1]) is Kind.KEY):
         return False
     return bool(like)
+
+
+def is_code(lines: list[str]) -> bool:
+    """Whether the last line stands in indented code, where no sentence ends but in a comment."""
+    last = lines[-1]
+    if not last.startswith(("    ", "\t")) or len(lines) < 2 or _COMMENT.match(last):
+        return False
+    return _CODE.match(lines[-2].rstrip()) is not None
 
 
 def siblings_end_sentences(lines: list[str], kind: Kind) -> bool:

@@ -36,6 +36,7 @@ _ASCII_WORD = re.compile(r"[A-Za-z]+|\d{1,8}|\n+|[!-/:-@\[-`{-~]{1,4}")
 _LISTED_LINE = re.compile(r"^[ \t]*(?:[-*+•|]|\d+[.)]|[A-Za-z]\))", re.MULTILINE)
 _KEYED_LINE = re.compile(r"^[ \t]*(?:[-*+•]|\d+[.)])?[ \t]*([^\d\n]*[^\W\d][^\d\n]*):[ \t]*[\d.,]+$", re.MULTILINE)
 _FOLDED = bytes(range(256)).lower().translate(bytes.maketrans(b"123456789", b"000000000"))
+_BLANKS = re.compile(rb"\| +(?=\|)")  # cells with nothing in them, which may be of any width
 _PLAIN = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~\n")
 
 
@@ -85,6 +86,8 @@ def _exact(text: str, end: int, copies: int, tokens: int) -> Loop | None:
 def _may_loop(text: str, copies: int) -> bool:
     """Whether most of what stands near the end has stood as often before; cheap, and true of every loop."""
     data = text.encode(errors="replace").translate(_FOLDED)
+    if b"| " in data:
+        data = _BLANKS.sub(b"|", data)
     step = max(1, min(len(data), _REACH) // _PROBES)
     ends = range(len(data), _PROBE, -step)[:_PROBES]
     left, wanted = len(ends), _PROBES // 2

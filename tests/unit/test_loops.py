@@ -115,3 +115,10 @@ def test_a_list_that_says_one_key_again_and_again_is_a_loop_whatever_its_figures
     towns = "Rome Paris Lima Oslo Cairo Delhi Quito Accra Dakar Tunis Sofia Minsk Riga Bern Kyiv Doha".split()
     named = zip(towns, figures, strict=True)
     assert loop_of("".join(f"{town} in degrees Celsius: {figure}\n" for town, figure in named)) is None
+
+
+def test_rows_of_a_table_with_nothing_in_them_are_a_loop_however_wide():
+    head = "| Country | Capital | Money |\n|---|---|---|\n| France | Paris | euro |\n"
+    rows = [f"|{' ' * (4 + n * 7 % 5)}|{' ' * (6 + n * 3 % 4)}|{' ' * (5 + n % 3)}|\n" for n in range(16)]
+    assert loop_of(head + "".join(rows)) is not None
+    assert loop_of(head) is None
