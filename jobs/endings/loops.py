@@ -15,7 +15,8 @@ from itertools import compress
 from statistics import median_low
 
 COPIES, TOKENS = 3, 48  # from which on a repetition is a loop
-_BYTES_A_TOKEN = 4
+_BYTES_A_TOKEN, _BYTES_ELSEWHERE = 4, 3  # of a token's text, in the Latin script and in others
+_WIDE = 1.3  # bytes a character from which on a text is in another
 _WINDOW = 5000  # characters at the end of the text that are looked at
 _COVERED = 0.84  # share of a loop's words that stand elsewhere in it
 _LOSS = -_COVERED / (1 - _COVERED)  # what a word that does not weighs against one that does
@@ -54,7 +55,7 @@ def loop_of(text: str, copies: int = COPIES, tokens: int = TOKENS) -> Loop | Non
     Args:
         text: an answer, whole or as far as it is.
         copies: how often a stretch must stand in a row, all but exactly.
-        tokens: how many tokens' worth of text (4 bytes each) the copies must span together.
+        tokens: how many tokens' worth of text (4 bytes each, 3 outside the Latin script) the copies must span.
     """
     end = len(text.rstrip())
     exact = _exact(text, end, copies, tokens)
@@ -68,7 +69,7 @@ def loop_of(text: str, copies: int = COPIES, tokens: int = TOKENS) -> Loop | Non
 
 def _exact(text: str, end: int, copies: int, tokens: int) -> Loop | None:
     """Return the loop that repeats a stretch to the letter, or None."""
-    size = tokens * _BYTES_A_TOKEN
+    size = _length_of(tokens, text[max(0, end - tokens * _BYTES_A_TOKEN) : end])
     probe = text[max(0, end - _EXACT) : end]
     before = text.rfind(probe, 0, end - 1)
     period = end - len(probe) - before
@@ -81,6 +82,14 @@ def _exact(text: str, end: int, copies: int, tokens: int) -> Loop | None:
     while start > 0 and text[start - 1] == text[start - 1 + period]:
         start -= 1
     return Loop(start, start + period)
+
+
+def _length_of(tokens: int, end: str) -> int:
+    """Return how many characters so many tokens have, told by the end of their text."""
+    if end.isascii():
+        return tokens * _BYTES_A_TOKEN
+    width = len(end.encode(errors="replace")) / len(end)
+    return int(tokens * (_BYTES_ELSEWHERE if width >= _WIDE else _BYTES_A_TOKEN) / width)
 
 
 def _may_loop(text: str, copies: int) -> bool:
@@ -160,9 +169,11 @@ class _Words:
         return (start, period) if self._tokens(start) >= tokens else None
 
     def _tokens(self, start: int) -> float:
-        """Return about how many tokens the text from a word on has: one a word, or one for 4 bytes if more."""
-        size = len(self._text[self._at(start) :].encode(errors="replace"))
-        return max(size / _BYTES_A_TOKEN, min(len(self._raw) - start, size / 3))
+        """Return about how many tokens the text from a word on has: in Latin script one a word, or for 4 bytes."""
+        text = self._text[self._at(start) :]
+        size = len(text.encode(errors="replace"))
+        most = size / _BYTES_ELSEWHERE
+        return most if size >= _WIDE * len(text) else max(size / _BYTES_A_TOKEN, min(len(self._raw) - start, most))
 
     def _start(self, covered: list[bool], begin: int) -> int:
         """Return where the end of the text begins that is covered but for few words.

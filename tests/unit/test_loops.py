@@ -122,3 +122,13 @@ def test_rows_of_a_table_with_nothing_in_them_are_a_loop_however_wide():
     rows = [f"|{' ' * (4 + n * 7 % 5)}|{' ' * (6 + n * 3 % 4)}|{' ' * (5 + n % 3)}|\n" for n in range(16)]
     assert loop_of(head + "".join(rows)) is not None
     assert loop_of(head) is None
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    ["أين أقرب محطة قطار؟", "Почему трава зелёная?", "यह अच्छा नहीं है।", "🎉🎈🎂🎁", "我今天想去公园散步，你呢？"],
+)
+def test_other_scripts_need_no_more_copies_than_latin(sentence):
+    """Lengths were those of Latin letters: four copies of an Arabic question are 90 tokens, and were no loop."""
+    assert loop_of("Well: " + f"{sentence}\n\n" * (4 if len(sentence) > 4 else 12)) is not None
+    assert loop_of(f"{sentence}\n\n" * 2) is None
