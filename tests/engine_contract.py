@@ -376,7 +376,7 @@ class EngineContract:
 class Alternating:
     """A mask of even and odd tokens in turn, from 60 to 79; of none after `until` tokens."""
 
-    refusal, surplus, closes = "the mask lets no token follow", 0, False
+    surplus, closes = 0, False
 
     def __init__(self, token_ids, budget, until=1000):
         self._count, self._until = len(token_ids), until
@@ -384,9 +384,13 @@ class Alternating:
     def see(self, token_id):
         self._count += 1
 
+    @property
+    def refusal(self):
+        return "" if self._count < self._until else "the mask lets no token follow"
+
     def words(self):
         bits = np.zeros(128, np.uint8)
-        if self._count < self._until:
+        if not self.refusal:
             bits[60 + self._count % 2 : 80 : 2] = 1
         return np.packbits(bits, bitorder="little").view(np.int32)
 

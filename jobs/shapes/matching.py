@@ -37,7 +37,13 @@ def byte_matcher(grammar: str) -> Any:  # noqa: ANN401 - llguidance has no types
     return library("llguidance").LLMatcher(_tokenizer(), grammar, log_level=0)
 
 
+def completes(matcher: Any, data: bytes) -> bool:  # noqa: ANN401 - llguidance's
+    """Whether bytes lead to a whole value from where a matcher of bytes stands, which is left as it is."""
+    if not data:
+        return bool(matcher.is_accepting())
+    return bool(matcher.validate_tokens([*data, _END]) == len(data) + 1)
+
+
 def accepts(grammar: str, data: bytes) -> bool:
     """Whether these bytes are a whole value of a grammar."""
-    matcher = byte_matcher(grammar)
-    return matcher.try_consume_tokens(list(data)) == len(data) and bool(matcher.is_accepting())
+    return completes(byte_matcher(grammar), data)

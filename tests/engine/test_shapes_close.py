@@ -109,12 +109,12 @@ def test_a_budget_that_is_too_small_is_refused_with_the_number_that_is_needed(de
 )
 def test_the_shortest_way_from_the_beginning(kind, text, shortest):
     shape = Shape(ShapeKind(kind), text if isinstance(text, str) else json.dumps(text))
-    way = Closer(BYTES, ()).shortest(byte_matcher(grammar_of(shape)), Grammar(kind == "json_schema"))
+    way = Closer(BYTES, {END}).shortest(byte_matcher(grammar_of(shape)), Grammar(kind == "json_schema"))
     assert way.data == shortest
 
 
 def test_a_way_takes_the_fewest_tokens():
-    closer = Closer(Vocabulary([b"a", b"b", b"ab", b"aba", b"bab", b""]), ())
+    closer = Closer(Vocabulary([b"a", b"b", b"ab", b"aba", b"bab", b""]), {5})
     assert closer.tokens(b"ababab") == (3, 4)
     assert closer.tokens(b"") == ()
     assert closer.tokens(b"abc") is None

@@ -18,7 +18,7 @@ VOCABULARY = Vocabulary([b""] + [f"<{index}>".encode() for index in range(1, 128
 class Counting:
     """A mask under which token `60 + n` alone may follow n others, but for what a test changes."""
 
-    refusal, closes = "no token may follow", False
+    closes = False
 
     def __init__(self, token_ids, budget, back_at=None, back=0, none_at=None):
         self.count, self.back_at, self.back, self.none_at = len(token_ids), back_at, back, none_at
@@ -34,9 +34,13 @@ class Counting:
         self.count -= self.surplus
         self.surplus = 0
 
+    @property
+    def refusal(self):
+        return "no token may follow" if self.count == self.none_at else ""
+
     def words(self):
         bits = np.zeros(128, np.uint8)
-        if self.count != self.none_at:
+        if not self.refusal:
             bits[60 + self.count] = 1
         return np.packbits(bits, bitorder="little").view(np.int32)
 

@@ -59,13 +59,18 @@ class Answer:
 
     def blocked(self) -> Finished | None:
         """Return the attempt as failed if its mask lets no token follow."""
-        if self.mask is None or self.mask.words().any():
+        if self.mask is None:
             return None
-        return self._finished(Verdict(FinishReason.ERROR, error=self.mask.refusal))
+        self.mask.words()  # which waits for it
+        refusal = self.mask.refusal
+        return self._finished(Verdict(FinishReason.ERROR, error=refusal)) if refusal else None
 
     def retreat(self) -> bool:
         """Take back the tokens that the mask gives back; return whether there are any."""
-        if self.mask is None or not (self.mask.words().any() and self.mask.surplus):
+        if self.mask is None:
+            return False
+        self.mask.words()  # which waits for it
+        if self.mask.refusal or not self.mask.surplus:
             return False
         kept = len(self.token_ids) - self.mask.surplus
         self.mask.give_back()

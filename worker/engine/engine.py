@@ -2,19 +2,30 @@
 
 A step is: plan (a token of each running row, and prompts of those that begin), launch, read, retire. On a device
 that runs on its own the host reads step t while the device runs step t+1, so a row that ends by its token costs
-one step whose result is dropped.
+one step whose result is dropped. Where masks of step t+1 depend on the tokens of step t, its draw waits for them;
+step t+2 is planned meanwhile and launched right behind the draw, so that the device does not wait for its plan.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 from endmark.worker.engine.checking import Admission
 from endmark.worker.engine.contract import Capacity, LateDraws, Runner
-from endmark.worker.engine.plan import Ticket
+from endmark.worker.engine.plan import StepPlan, Ticket
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.row import RowState
 from endmark.worker.engine.scheduler import Scheduler
 from endmark.worker.engine.steering import Call
 from endmark.worker.engine.text import Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A step that has been launched."""
+
+    ticket: Ticket
+    rows: Sequence[RowState]  # that it samples for
+    late: Sequence[tuple[RowState, int]]  # those whose masks it lacks, and their slots
 
 
 class Engine:
@@ -49,10 +60,9 @@ class Engine:
         self.row_steps = 0  # rows summed over the steps
         self._scheduler = Scheduler(runner)
         self._masks = False  # whether a row with a mask has come
-        self._late: list[
-            tuple[RowState, int]
-        ] = []  # rows of the step in flight whose masks it lacks, and their slots
-        self._in_flight: tuple[Ticket, list[RowState]] | None = None
+        self._in_flight: _Step | None = None
+        self._planned: Sequence[RowState] = ()  # rows of the step that is planned while masks are made
+        self._ahead: _Step | None = None  # launched behind that in flight
         kv_tokens = runner.num_pages * runner.page_size
         self.capacity = Capacity(runner.max_rows, min(runner.context, kv_tokens), kv_tokens)
         self._admission = Admission(vocabulary, self.capacity.context, embeddings, token_name, context_reason)
@@ -106,14 +116,14 @@ class Engine:
     def step(self) -> list[Finished]:
         """Run one step and return the attempts that it ended."""
         blocked = self._drop_blocked()
-        launched = self._launch()
+        launched, self._ahead = self._ahead or self._launch(self._scheduler.schedule()), None
         previous, self._in_flight = self._in_flight, launched
         if previous is not None:
-            ended = blocked + self._settle(*previous)
-            return ended + self._draw(late) if (late := self._late) else ended
+            ended = blocked + self._settle(previous)
+            return ended + self._draw(launched) if launched is not None and launched.late else ended
         if launched is not None and not self.runner.overlaps:
             self._in_flight = None
-            return blocked + self._settle(*launched)
+            return blocked + self._settle(launched)
         return blocked
 
     def _drop_blocked(self) -> list[Finished]:
@@ -133,43 +143,44 @@ class Engine:
             self._drop(row)
         return finished
 
-    def _launch(self) -> tuple[Ticket, list[RowState]] | None:
-        """Start the next step if there is one."""
-        scheduled = self._scheduler.schedule()
-        self._late = []
+    def _launch(self, scheduled: tuple[StepPlan, list[RowState]] | None) -> _Step | None:
+        """Start a step if there is one."""
         if scheduled is None:
             return None
         plan, rows = scheduled
-        if plan.decode.late:
-            late = frozenset(plan.decode.late)
-            self._late = [(row, row.slot) for row in rows if row.slot in late]
+        late = frozenset(plan.decode.late)
         self.steps += 1
         self.row_steps += len(rows)
-        return self.runner.launch(plan), rows
+        # Their slots as of the plan: a row may have ended since.
+        found = [(row, slot) for row, slot in zip(rows, plan.decode.slots, strict=False) if slot in late]
+        return _Step(self.runner.launch(plan), rows, found)
 
-    def _draw(self, late: list[tuple[RowState, int]]) -> list[Finished]:
+    def _draw(self, step: _Step) -> list[Finished]:
         """Draw the step in flight, now that the tokens are known on which masks of some rows depend."""
-        assert self._in_flight is not None
         assert isinstance(self.runner, LateDraws)
-        ended: list[Finished] = []
+        ended = self._drop_blocked()
+        planned = self._scheduler.schedule()
+        self._planned = planned[1] if planned is not None else ()
         masks = []
-        for row, slot in late:
+        for row, slot in step.late:
             if row.done or row.stale:
                 continue  # it has ended, or was taken back
             if (finished := self._heed_mask(row)) is not None:
                 ended.append(finished)
             elif not row.stale and row.answer.mask is not None:
                 masks.append((slot, row.answer.mask.words()))
-        self.runner.draw(self._in_flight[0], masks)
+        self._planned = ()
+        self.runner.draw(step.ticket, masks)
+        self._ahead = self._launch(planned)
         return ended
 
-    def _settle(self, ticket: Ticket, rows: list[RowState]) -> list[Finished]:
+    def _settle(self, step: _Step) -> list[Finished]:
         """Hand each row its token; retire those that end."""
-        result = self.runner.read(ticket)
+        result = self.runner.read(step.ticket)
         eos_ids = self.eos_ids
         ended: list[Finished] = []
         for index, (row, token_id, prob, rank, flags) in enumerate(
-            zip(rows, result.token_ids, result.eos_probs, result.eos_ranks, result.flags, strict=True)
+            zip(step.rows, result.token_ids, result.eos_probs, result.eos_ranks, result.flags, strict=True)
         ):
             if row.done:
                 continue  # ended by the token before this one, or cancelled
@@ -194,7 +205,7 @@ class Engine:
         """Let a row go on from where its answer was taken back to; what is in flight for it is of no use."""
         row.answer.taken_back = False
         row.call = Call.NONE
-        row.stale = int(self._in_flight is not None and row in self._in_flight[1])
+        row.stale = int(self._in_flight is not None and row in self._in_flight.rows) + (row in self._planned)
         if row.slot >= 0:
             self._scheduler.take_back(row)
         else:  # it was preempted by the step that is in flight

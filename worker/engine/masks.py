@@ -28,7 +28,7 @@ class TokenMask(Protocol):
 
     @property
     def refusal(self) -> str:
-        """Why no token may follow, where none may."""
+        """Why no token may follow, once `words` has returned; empty where one may."""
 
 
 class FreeMask:
@@ -67,8 +67,8 @@ class OpeningMask:
 
     @property
     def refusal(self) -> str:
-        """Why no token may follow, where none may."""
-        return self._mask.refusal
+        """Why no token may follow; empty where one may, as that which opens the phase."""
+        return self._mask.refusal if self._begun else ""
 
     @property
     def surplus(self) -> int:

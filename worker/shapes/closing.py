@@ -6,11 +6,12 @@ shortest but where two texts of one length that let the same bytes follow have d
 
 import heapq
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from endmark.jobs.shapes.matching import completes
 from endmark.worker.engine.text import Vocabulary
 
 _MOST_BYTES = 4096  # of a way
@@ -24,6 +25,8 @@ _BREADTH = 2  # texts that come to a sign before those that have not are given u
 _SIGNS = (b"{", b"}", b"[", b"]", b",", b":")
 _WHITE = frozenset(b" \t\r\n")
 _LONGEST = 32  # bytes of a token that is looked for
+_WAYS = 32  # that are kept for other answers
+_TEXTS = 4096  # whose tokens are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,24 @@ class Grammar:
 
     is_json: bool  # whether white space outside of strings leads nowhere
     kinds: dict[bytes, bytes] = field(default_factory=dict)  # by bytes that may follow: of each kind of them one
+    ways: OrderedDict[bytes, "Way"] = field(default_factory=OrderedDict)  # of the last answers, the latest last
 
     def solid(self, mask: bytes) -> bytes:
         """Return the bytes that may follow outside of a string and are worth a try."""
         allowed = _set_bits(mask)
         return (self.is_json and bytes(byte for byte in allowed if byte not in _WHITE)) or allowed
+
+    def note(self, way: "Way") -> None:
+        """Keep a way, which may close other answers too."""
+        self.ways[way.data] = way
+        self.ways.move_to_end(way.data)
+        if len(self.ways) > _WAYS:
+            self.ways.popitem(last=False)
+
+    def known_way(self, closes: Callable[["Way"], bool]) -> "Way | None":
+        """Return the one of fewest tokens of those that are kept and close; None if none does."""
+        fitting = (way for way in self.ways.values() if closes(way))
+        return min(fitting, key=lambda way: len(way.token_ids), default=None)
 
 
 class Way(NamedTuple):
@@ -82,12 +98,14 @@ class Closer:
 
     Args:
         vocabulary: of the model's tokeniser.
-        hidden: tokens that no way may use, such as special ones.
+        ends: the end tokens, which no way may use.
     """
 
-    def __init__(self, vocabulary: Vocabulary, hidden: Iterable[int]) -> None:
-        without = frozenset(hidden)
+    def __init__(self, vocabulary: Vocabulary, ends: Iterable[int]) -> None:
+        without = frozenset(ends)
+        self._end = min(without)
         self._ids: dict[bytes, int] = {}
+        self._known: dict[bytes, Way | None] = {}  # texts in tokens
         for token_id, data in enumerate(vocabulary.token_bytes):
             if 0 < len(data) <= _LONGEST and token_id not in without:
                 self._ids.setdefault(data, token_id)
@@ -137,31 +155,30 @@ class Closer:
         """Return a way made from the one that was known some bytes before; None if none can be made so.
 
         Args:
-            matcher: of bytes, as it stands.
+            matcher: of tokens, as it stands.
             known: a way from where it stood before.
             seen: the bytes since then.
         """
         if known.startswith(seen):
             return self._written(known[len(seen) :])
-        allowed = _set_bits(matcher.compute_bitmask())
-        for begin in range(len(known), -1, -1):
-            rest = known[begin:]
-            if (not rest or rest[0] in allowed) and closes(matcher, rest):
-                return self._written(rest)
-        return None
+        rests = (self._written(known[begin:]) for begin in range(len(known), -1, -1))
+        return next((way for way in rests if way is not None and self.leads_to_end(matcher, way)), None)
+
+    def leads_to_end(self, matcher: Any, way: Way) -> bool:  # noqa: ANN401 - llguidance's
+        """Whether a way leads to a whole value from where a matcher of tokens stands, which is left as it is."""
+        if not way.token_ids:
+            return bool(matcher.is_accepting())
+        asked = [*way.token_ids, self._end]
+        return bool(matcher.validate_tokens(asked) == len(asked))
 
     def _written(self, data: bytes) -> Way | None:
         """Return a way in tokens; None if none write it."""
-        token_ids = self.tokens(data)
-        return None if token_ids is None else Way(data, token_ids)
-
-
-def closes(matcher: Any, way: bytes) -> bool:  # noqa: ANN401 - llguidance's
-    """Whether the bytes lead to a whole value."""
-    if not way:
-        return bool(matcher.is_accepting())
-    copy = matcher.deep_copy()
-    return copy.try_consume_tokens(list(way)) == len(way) and bool(copy.is_accepting())
+        if data not in self._known:
+            if len(self._known) >= _TEXTS:
+                self._known.clear()
+            token_ids = self.tokens(data)
+            self._known[data] = None if token_ids is None else Way(data, token_ids)
+        return self._known[data]
 
 
 class _Search:
@@ -197,7 +214,7 @@ class _Search:
             if len(way) >= _MOST_BYTES or self._is_behind(stands, way[-1:]):
                 continue
             if way[-1:] in _SIGNS and not stands.in_string:
-                ends = [way + hint for hint in self._hints if closes(at, hint)]
+                ends = [way + hint for hint in self._hints if completes(at, hint)]
                 if ends:
                     found += _FOUND
                     yield min(ends, key=len)

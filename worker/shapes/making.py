@@ -33,8 +33,8 @@ class Maskable(Protocol):
     def follow(self, token_id: int, taken: bool) -> bool:
         """Go on with a token that the matcher was given; return whether what may follow is to be worked out."""
 
-    def show(self, words: NDArray[np.int32]) -> None:
-        """Let those tokens follow whose bits are set."""
+    def show(self, words: NDArray[np.int32], *, some: bool) -> None:
+        """Let those tokens follow whose bits are set; `some`: whether there are any."""
 
     def refuse(self, reason: str) -> None:
         """Let no token follow."""
@@ -160,11 +160,18 @@ def _draw_freely(executor: Any, masks: Sequence[Maskable]) -> None:  # noqa: ANN
     if not masks:
         return
     end_bits = masks[0].end_bits
-    words = np.zeros((len(masks), len(end_bits)), np.int32)
-    going = [(mask.matcher, at) for at, mask in enumerate(masks) if not mask.matcher.is_stopped()]
+    words = np.empty((len(masks), len(end_bits)), np.int32)
+    going: list[tuple[Any, int]] = []
+    for at, mask in enumerate(masks):
+        if mask.matcher.is_stopped():
+            words[at] = 0
+        else:
+            going.append((mask.matcher, at))
     if going:
         executor.unsafe_compute_mask_ptr(going, words.ctypes.data, words.shape[1] * words.itemsize, len(words))
-    words &= ~end_bits
-    words[[mask.matcher.is_accepting() for mask in masks]] |= end_bits
-    for mask, row in zip(masks, words, strict=True):
-        mask.show(row.copy())  # or each would keep the whole batch
+    whole = np.array([mask.matcher.is_accepting() for mask in masks])
+    for word in np.flatnonzero(end_bits).tolist():  # few words hold end tokens
+        words[:, word] = np.where(whole, words[:, word] | end_bits[word], words[:, word] & ~end_bits[word])
+    some: NDArray[np.bool_] = words.any(1)
+    for mask, row, any_of_them in zip(masks, words, some.tolist(), strict=True):
+        mask.show(row.copy(), some=any_of_them)  # or each would keep the whole batch

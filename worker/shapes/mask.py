@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endmark.worker.engine.text import Vocabulary
-from endmark.worker.shapes.closing import Closer, Grammar, Standing, Way, closes
+from endmark.worker.shapes.closing import Closer, Grammar, Standing, Way
 from endmark.worker.shapes.making import Batch, MaskMaker
 
 _FAR = 32  # the most tokens between two checks
@@ -50,9 +50,9 @@ class ShapeMask:
         self._maker = maker
         self._budget = budget
         self.matcher: Any = compiled.matcher.deep_copy()
-        self._bytes: Any = compiled.byte_matcher.deep_copy()  # as of the last check
-        self._stands = Standing()  # how the text stands, as of the last search
-        self._unread = b""  # since then
+        self._bytes: Any = compiled.byte_matcher.deep_copy()  # as of the last search
+        self._stands = Standing()  # how the text stands there
+        self._unread = b""  # checked since then
         self._way = compiled.way
         self._since: list[int] = []  # tokens since the last check
         self._until = _FAR  # how many there may be before the next
@@ -129,10 +129,10 @@ class ShapeMask:
             self._wait_for_check()
         return True
 
-    def show(self, words: NDArray[np.int32]) -> None:
-        """Let those tokens follow whose bits are set, (ceil(V / 32),), if there are any."""
+    def show(self, words: NDArray[np.int32], *, some: bool) -> None:
+        """Let those tokens follow whose bits are set, (ceil(V / 32),); `some`: whether there are any."""
         self._words = words
-        if self.matcher.is_error() or not words.any():
+        if not some or self.matcher.is_error():
             self.refuse(f"the shape of the answer lets no token follow: {self.matcher.get_error() or 'none fits'}")
 
     @property
@@ -149,40 +149,48 @@ class ShapeMask:
     def _check(self) -> bool:
         """Look for a way from here; return whether there is one that is short enough. If so, it is the way now."""
         seen = b"".join(map(self._compiled.vocabulary.bytes_of, self._since))
-        here = self._bytes.deep_copy()
-        if here.try_consume_tokens(list(seen)) < len(seen):
-            return False
         self._unread += seen
-        way = self._same_way(here, seen)
-        if way is None:
-            known = self._way.data if self._way is not None else b""
-            way = self._compiled.closer.adapted(here, known, seen)
+        way = self._known_way(seen)
         if way is None or len(way.token_ids) >= self._budget:
-            found = self._shortest(here)
+            found = self._shortest()
             way = found if way is None or (found and len(found.token_ids) < len(way.token_ids)) else way
         if way is None or len(way.token_ids) >= self._budget:
             self._too_long = way
             return False
-        self._way, self._bytes, self._since = way, here, []
+        self._way, self._since = way, []
         return True
 
-    def _same_way(self, here: Any, seen: bytes) -> Way | None:  # noqa: ANN401 - llguidance's
-        """Return the way known so far where it still closes and a shorter one is not worth a look.
+    def _known_way(self, seen: bytes) -> Way | None:
+        """Return a way from here that takes no search; None if there is none.
 
-        It is not while far more is left, nor where no part of a JSON value has begun or ended since.
+        The way known so far is good enough while far more is left, and where no part of a JSON value has begun or
+        ended since.
+
+        Args:
+            seen: the bytes since the last check.
         """
-        way = self._way
+        way, closer = self._way, self._compiled.closer
         if way is None:
             return None
         far = self._budget > len(way.token_ids) + _FAR
         within = self._compiled.grammar.is_json and not any(byte in _PARTS for byte in seen)
-        return way if (far or within) and closes(here, way.data) else None
+        if (far or within) and closer.leads_to_end(self.matcher, way):
+            return way
+        return closer.adapted(self.matcher, way.data, seen) or self._compiled.grammar.known_way(
+            lambda other: len(other.token_ids) < self._budget and closer.leads_to_end(self.matcher, other)
+        )
 
-    def _shortest(self, here: Any) -> Way | None:  # noqa: ANN401 - llguidance's
+    def _shortest(self) -> Way | None:
         """Return the shortest way from here."""
+        unread, self._unread = self._unread, b""
+        if self._bytes.try_consume_tokens(list(unread)) < len(unread):
+            return None
+        self._stands = self._stands.after(unread)
         known = self._way.data if self._way is not None else b""
-        self._stands, self._unread = self._stands.after(self._unread), b""
-        return self._compiled.closer.shortest(here, self._compiled.grammar, known, self._stands)
+        way = self._compiled.closer.shortest(self._bytes, self._compiled.grammar, known, self._stands)
+        if way is not None:
+            self._compiled.grammar.note(way)
+        return way
 
     def _take_way(self) -> None:
         """Let only the way follow from now on, then an end token."""
@@ -194,9 +202,9 @@ class ShapeMask:
 
     def _show(self, token_ids: Sequence[int]) -> None:
         """Let one of these tokens follow, or an end token if there are none."""
-        bits = np.zeros(len(self._compiled.end_bits) * 32, np.uint8)
-        bits[list(token_ids)] = 1
-        words = np.packbits(bits, bitorder="little").view(np.int32)
+        words = np.zeros_like(self._compiled.end_bits)
+        for token_id in token_ids:
+            words.view(np.uint32)[token_id // 32] |= np.uint32(1 << token_id % 32)
         self._words = words if token_ids else self._compiled.end_bits.copy()
 
     def refuse(self, reason: str) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from endmark.worker.engine.adjusting import ROOMS
-from endmark.worker.engine.cuda.staging import to_device
+from endmark.worker.engine.cuda.staging import Upload
 
 
 class SampledRows(NamedTuple):
@@ -40,6 +40,7 @@ class Rooms:
         scores: (P, V) fp32.
         counts: (P, V) int32, all 0 between the steps.
         masks: (S, ceil(V / 32)) int32, by slot: a bit for each token, 1 where it may follow.
+        sent_masks: those on their way there, each behind its slot.
     """
 
     tables: Tensor
@@ -48,6 +49,7 @@ class Rooms:
     scores: Tensor
     counts: Tensor
     masks: Tensor
+    sent_masks: Upload
 
     @classmethod
     def build(cls, tables: Tensor, lists: Tensor, history: Tensor, vocabulary: int) -> "Rooms":
@@ -55,15 +57,17 @@ class Rooms:
         shape = (min(ROOMS, len(tables)), vocabulary)
         scores = torch.zeros(shape, device=tables.device)
         counts = torch.zeros(shape, dtype=torch.int32, device=tables.device)
-        masks = torch.zeros(len(tables), -(-vocabulary // 32), dtype=torch.int32, device=tables.device)
-        return cls(tables, lists, history, scores, counts, masks)
+        width = -(-vocabulary // 32)
+        masks = torch.zeros(len(tables), width, dtype=torch.int32, device=tables.device)
+        sent = Upload(len(tables), 1 + width, tables.device)
+        return cls(tables, lists, history, scores, counts, masks, sent)
 
     def mask(self, masks: Sequence[tuple[int, NDArray[np.int32]]]) -> None:
         """Set the masks of some slots, in one copy behind what the device is doing."""
         if masks:
-            block = np.zeros((len(masks), 1 + self.masks.shape[1]), np.int32)
+            block, most = self.sent_masks.next(), self.masks.shape[1]
             for index, (slot, words) in enumerate(masks):
-                words = words[: self.masks.shape[1]]
-                block[index, 0], block[index, 1 : 1 + len(words)] = slot, words
-            sent = to_device(block, self.masks.device)
-            self.masks[sent[:, 0].long()] = sent[:, 1:]
+                row, size = block[index], min(len(words), most)
+                row[0], row[1 : 1 + size], row[1 + size :] = slot, words[:size], 0
+            sent = self.sent_masks.send(len(masks))
+            self.masks.index_copy_(0, sent[:, 0].long(), sent[:, 1:])

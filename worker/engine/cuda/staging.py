@@ -13,18 +13,23 @@ class Upload:
 
     def __init__(self, rows: int, columns: int, device: torch.device) -> None:
         self.device_block = torch.zeros(rows, columns, dtype=torch.int32, device=device)
-        self._pinned = [_pinned(torch.zeros(rows, columns, dtype=torch.int32), device) for _ in range(_RING)]
-        self._views: list[NDArray[np.int32]] = [block.numpy() for block in self._pinned]
-        self._turn = 0
+        self._pinned: list[Tensor] = []  # made as they are needed
+        self._turn = -1
 
     def next(self) -> NDArray[np.int32]:
         """Return the block to fill now."""
         self._turn = (self._turn + 1) % _RING
-        return self._views[self._turn]
+        if self._turn == len(self._pinned):
+            self._pinned.append(
+                _pinned(torch.zeros_like(self.device_block, device="cpu"), self.device_block.device)
+            )
+        block: NDArray[np.int32] = self._pinned[self._turn].numpy()
+        return block
 
-    def send(self) -> None:
-        """Copy the block just filled, behind what the device is doing."""
-        self.device_block.copy_(self._pinned[self._turn], non_blocking=True)
+    def send(self, rows: int | None = None) -> Tensor:
+        """Copy the block just filled, or its first rows, behind what the device is doing; return them there."""
+        there = self.device_block[:rows]
+        return there.copy_(self._pinned[self._turn][:rows], non_blocking=True)
 
 
 class Download:
