@@ -58,12 +58,10 @@ class Answer:
         return advance(START, b"".join(map(self.vocabulary.bytes_of, self.token_ids[begin:])))
 
     def blocked(self) -> Finished | None:
-        """Return the attempt as failed if its mask lets no token follow."""
-        if self.mask is None:
+        """Return the attempt as failed if its mask lets no token follow; to be asked behind `retreat`."""
+        if self.mask is None or not self.mask.refusal:
             return None
-        self.mask.words()  # which waits for it
-        refusal = self.mask.refusal
-        return self._finished(Verdict(FinishReason.ERROR, error=refusal)) if refusal else None
+        return self._finished(Verdict(FinishReason.ERROR, error=self.mask.refusal))
 
     def retreat(self) -> bool:
         """Take back the tokens that the mask gives back; return whether there are any."""

@@ -4,6 +4,7 @@ llguidance shares a batch out to threads that do not hold Python's lock; what is
 thread, so that the engine's own waits for no more than one other.
 """
 
+import itertools
 import logging
 import os
 import weakref
@@ -26,6 +27,7 @@ class Maskable(Protocol):
     matcher: Any  # llguidance's, over tokens
     refusal: str
     closes: bool
+    due: bool
 
     def begin(self, token_ids: Sequence[int]) -> bool:
         """Take the tokens with which the answer begins; return whether what may follow is to be worked out."""
@@ -35,6 +37,9 @@ class Maskable(Protocol):
 
     def show(self, words: NDArray[np.int32], *, some: bool) -> None:
         """Let those tokens follow whose bits are set; `some`: whether there are any."""
+
+    def look(self) -> None:
+        """Do what is `due`, which no mask of this step depends on."""
 
     def refuse(self, reason: str) -> None:
         """Let no token follow."""
@@ -84,6 +89,7 @@ class MaskMaker:
     """Takes what has been drawn, and makes masks on its thread until nobody holds it any more."""
 
     def __init__(self) -> None:
+        self.begun = itertools.count()  # answers so far
         self._queue = _Queue()
         self._thread = Thread(target=_work, args=(self._queue,), name="shapes", daemon=True)
         self._end = weakref.finalize(self, self._queue.close)
@@ -113,7 +119,16 @@ def _work(queue: _Queue) -> None:
     while (batch := queue.take()) is not None:
         _make(executor, batch)
         batch.done.set()
+        _look(queue, batch)
         del batch  # its answers hold the maker, which is to end with them
+
+
+def _look(queue: _Queue, batch: Batch) -> None:
+    """Do what is due of a batch whose masks are made, until another one waits; the rest is due again with that."""
+    for mask in [mask for mask, _ in batch.followed if mask.due]:
+        if queue.next.begun or queue.next.followed:
+            return
+        _guarded(mask, mask.look)
 
 
 def _make(executor: Any, batch: Batch) -> None:  # noqa: ANN401 - llguidance has no types
@@ -128,10 +143,10 @@ def _make(executor: Any, batch: Batch) -> None:  # noqa: ANN401 - llguidance has
             _refuse(mask, error)
 
 
-def _guarded(mask: Maskable, work: Callable[..., bool], *given: Any) -> bool:  # noqa: ANN401
+def _guarded(mask: Maskable, work: Callable[..., bool | None], *given: Any) -> bool:  # noqa: ANN401
     """Do some work for an answer and return its result; where it raises, that row fails alone with the reason."""
     try:
-        return work(*given)
+        return bool(work(*given))
     except Exception as error:
         log.exception("a mask cannot be made")
         _refuse(mask, error)
@@ -172,6 +187,6 @@ def _draw_freely(executor: Any, masks: Sequence[Maskable]) -> None:  # noqa: ANN
     whole = np.array([mask.matcher.is_accepting() for mask in masks])
     for word in np.flatnonzero(end_bits).tolist():  # few words hold end tokens
         words[:, word] = np.where(whole, words[:, word] | end_bits[word], words[:, word] & ~end_bits[word])
-    some: NDArray[np.bool_] = words.any(1)
-    for mask, row, any_of_them in zip(masks, words, some.tolist(), strict=True):
+    some = np.asarray(words.any(1)).tolist()
+    for mask, row, any_of_them in zip(masks, words, some, strict=True):
         mask.show(row.copy(), some=any_of_them)  # or each would keep the whole batch

@@ -2,7 +2,8 @@
 
 It also closes the answer in time: a way to a whole value is known from the last token that was checked, and when
 no more than that way is left of the budget, only that way is open. Where a token was drawn behind which no way is
-short enough, the tokens since then are given back and the way is taken from there.
+short enough, the tokens since then are given back and the way is taken from there. So a check may come late: while
+something is left beyond the way, it is made behind the masks of a step, which a device waits for.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from endmark.worker.shapes.making import Batch, MaskMaker
 
 _FAR = 32  # the most tokens between two checks
 _SHARE = 4  # a check is due when this part of the budget beyond the way is used up
+_ROOM = 4  # tokens beyond the way with which a check may come late, and by how many
+_APART = 8  # answers that begin together are checked at so many times
 _PARTS = frozenset(b'{}[],:"\\')  # bytes at which a part of a JSON value begins or ends
 _LEFT = "the answer has left its shape: another option forbids every token that the shape allows"
 
@@ -56,6 +59,9 @@ class ShapeMask:
         self._way = compiled.way
         self._since: list[int] = []  # tokens since the last check
         self._until = _FAR  # how many there may be before the next
+        self._early = next(maker.begun) % _APART  # by how many eighths the first comes before its time
+        self.due = False  # whether a check is to be made once the masks of a step are
+        self._missed = False  # whether that found no way that is short enough
         self._too_long: Way | None = None  # that the last check found
         self._ahead: tuple[int, ...] = ()  # of the way that is being taken
         self._words = np.zeros_like(compiled.end_bits)
@@ -79,7 +85,7 @@ class ShapeMask:
         self._batch.wait()
         self.matcher.rollback(self.surplus)
         self._budget += self.surplus
-        self.surplus = 0
+        self.surplus, self._missed = 0, False
         self._take_way()
 
     def begin(self, token_ids: Sequence[int]) -> bool:
@@ -119,14 +125,32 @@ class ShapeMask:
             self._show(self._ahead[:1])
             return False
         self._since.append(token_id)
-        if self._way is not None and len(self._since) >= self._until:
-            if not self._check():
-                self.surplus = len(self._since)
-                return False
-            if self._budget == len(self._way.token_ids) + 1:
-                self._take_way()
-                return False
+        if self._missed:
+            self.surplus = len(self._since)
+            return False
+        if self._way is None or len(self._since) < self._until:
+            return True
+        beyond = self._budget - len(self._way.token_ids) - 1
+        self.due = beyond >= _ROOM and len(self._since) < self._until + _ROOM
+        return self.due or self._checked()
+
+    def look(self) -> None:
+        """Make the check that is due, whose result counts from the next token on."""
+        self.due = False
+        if self._check():
             self._wait_for_check()
+        else:
+            self._missed = True
+
+    def _checked(self) -> bool:
+        """Make a check that cannot come late; return whether what may follow is to be worked out."""
+        if not self._check():
+            self.surplus = len(self._since)
+            return False
+        if self._way is not None and self._budget == len(self._way.token_ids) + 1:
+            self._take_way()
+            return False
+        self._wait_for_check()
         return True
 
     def show(self, words: NDArray[np.int32], *, some: bool) -> None:
@@ -144,7 +168,9 @@ class ShapeMask:
         """Settle when the next check is due: one that fails costs the tokens since the last."""
         if self._way is not None:
             beyond = self._budget - len(self._way.token_ids) - 1
-            self._until = max(1, min(_FAR, beyond // _SHARE))
+            until = min(_FAR, beyond // _SHARE)
+            self._until = max(1, until - until * self._early // _APART)
+            self._early = 0
 
     def _check(self) -> bool:
         """Look for a way from here; return whether there is one that is short enough. If so, it is the way now."""
