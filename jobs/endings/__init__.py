@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from endmark.jobs.endings.blocks import in_or_behind_block
 from endmark.jobs.endings.lines import (
     Kind,
+    begins_clause,
     body_of,
+    ends_statement,
     is_code,
     is_whole_item,
     is_whole_row,
@@ -76,7 +78,9 @@ def _ending_of_line(text: str, *, cut: bool) -> Ending:
         return Ending.OPEN
     if ends_with_sentence(text, cut=cut):
         return Ending.SENTENCE
-    if cut or dangles(last) or (kind is Kind.LIST and not body_of(last)):
+    if not cut and ends_statement(last):
+        return Ending.ITEM
+    if cut or dangles(last) or begins_clause(last) or (kind is Kind.LIST and not body_of(last)):
         return Ending.OPEN
     if is_whole_item(lines, kind):
         return Ending.OPEN if siblings_end_sentences(lines, kind) else Ending.ITEM

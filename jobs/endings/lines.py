@@ -11,6 +11,11 @@ _KEY = re.compile(r"\s*(?:\*\*|__|`)?[^\s:：|.!?][^:：|.!?\n]{0,48}(?:\*\*|__|
 _RULE = re.compile(r"\s*\|?[\s:|+-]*-{2,}[\s:|+-]*\|?\s*")
 _HEADING = re.compile(r"\s*#{1,6}\s")
 _CODE = re.compile(r"(?: {4}|\t).*(?:\w\(| = |[;{]$)")  # an indented line of code
+_KEYWORD = (
+    r"\b(?:SELECT|FROM|WHERE|HAVING|VALUES|SET|JOIN|INTO|LIMIT|TABLE|ORDER BY|GROUP BY)"  # of SQL, in capitals
+)
+_STATEMENT = re.compile(rf"(?:\w\(.*|\w ?[-+*/]?= ?\S.*|{_KEYWORD}\b.*);\Z")
+_CLAUSE = re.compile(rf"{_KEYWORD}\Z")
 _COMMENT = re.compile(r"\s*(?:#|//|/?\*|--|\"\"\")")
 _VERSE = 72  # characters that a line of verse has at most
 _NEAR = 12  # lines before the last one among which its like is looked for
@@ -80,6 +85,16 @@ def is_code(lines: list[str]) -> bool:
     if not last.startswith(("    ", "\t")) or len(lines) < 2 or _COMMENT.match(last):
         return False
     return _CODE.match(lines[-2].rstrip()) is not None
+
+
+def ends_statement(line: str) -> bool:
+    """Whether the line ends with a statement of code or SQL, which its semicolon closes."""
+    return line.endswith(";") and _STATEMENT.search(line) is not None
+
+
+def begins_clause(line: str) -> bool:
+    """Whether the line ends with a word of SQL that something must follow."""
+    return line[-1:].isupper() and _CLAUSE.search(line) is not None
 
 
 def siblings_end_sentences(lines: list[str], kind: Kind) -> bool:

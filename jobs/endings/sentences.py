@@ -9,6 +9,7 @@ _BEHIND = re.compile(
     rf"(?:[\s\"')\]}}”’»›」』）】》〉*_`~$%{EMOJI}¹²³\u2070-\u2079†‡]|\[\^?\d+\]|</?[a-z]+>|[:;]-?[)D])+\Z"
 )
 _SHORT = re.compile(r"(?:^|[^\w.])(?:[a-z]\.)?([A-Za-z]{1,6})\.\Z")
+_HOURS = ("a.m.", "p.m.")
 _NUMBER_ALONE = re.compile(r"(?:^|\n)[ \t]*(?:[*_]{0,2}|#+ )(?:\d+|[A-Za-z]|[ivx]+)[.)]\Z")
 _PAIRS = tuple(pair.split() for pair in ("( )", "“ ”", "« »", "「 」", "『 』", "（ ）", "【 】", "《 》"))
 _DANGLING = re.compile(
@@ -41,7 +42,9 @@ def ends_with_sentence(text: str, *, cut: bool) -> bool:
     if short is None:
         return True
     word = short[1]
-    return word not in ABBREVIATIONS if len(word) > 1 else not cut and core[-3:-2] != "."
+    if len(word) > 1:
+        return word not in ABBREVIATIONS
+    return not cut and (core[-3:-2] != "." or core.endswith(_HOURS))
 
 
 def bare_end(text: str) -> str:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from endmark.worker.doctor.checks import examine
+from endmark.worker.doctor.sampled import loop_in
 from endmark.worker.doctor.traced import read_traced
 
 pytestmark = pytest.mark.engine
@@ -49,3 +50,10 @@ def test_prompts_beyond_the_window_are_found_in_a_trace_and_older_traces_lack_th
     evidence, found = traced(tmp_path, {})
     assert "beyond the window" not in found
     assert evidence.rows[0].prompt_tokens == 0
+
+
+def test_a_loop_is_shown_without_the_full_stop_that_led_into_it():
+    """SmolLM2-135M's was told as “. I can also help you with everything from food and wine to”."""
+    text = "I can help with food" + ". I can also help you with everything from wine to art" * 6
+    assert loop_in(text) == ("I can also help you with everything from wine to art", False)
+    assert loop_in("!" * 300)[0].startswith("!")

@@ -12,6 +12,7 @@ from endmark.worker.service.prompting import Prompt
 
 _OFF = ("/no_think", "detailed thinking off")  # of Qwen3 and SmolLM3, and of Nemotron
 _QUOTED = 60  # characters of a loop that are shown
+_BETWEEN = " \n.,;:!?"
 
 
 def row_evidence(
@@ -70,7 +71,8 @@ def loop_in(text: str) -> tuple[str, bool]:
     if found is None:
         return "", False
     first = text[found.start : found.kept]
-    return first[:_QUOTED], not text.startswith(first, found.kept)
+    words = first.lstrip(_BETWEEN) or first  # a loop may begin behind the sentence that led into it
+    return words[:_QUOTED], not text.startswith(first, found.kept)
 
 
 def _at_sentence_ends(
