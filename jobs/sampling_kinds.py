@@ -113,11 +113,13 @@ class Number:
         return value
 
     def check(self, name: str, value: float) -> None:
-        """Refuse a value out of range, NaN too.
+        """Refuse a value out of range, NaN too, and what is no number.
 
         Raises:
             SpecError: it is.
         """
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise SpecError(f"{name} is {value!r}, and no number")
         if self.above and not self.low < value <= self.high:
             low, high = _plain(self.low), _plain(self.high)
             raise SpecError(f"{name} is {_plain(value)}: must be above {low} and at most {high}")

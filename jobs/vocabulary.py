@@ -53,7 +53,7 @@ class EosSource(StrEnum):
 
     NATURAL = "natural", "natural EOS", "EOS of the model's own"
     BOOSTED = "boosted", "boosted", "EOS, boosted by the strategy"
-    FORCED = "forced", "forced", "EOS, forced by the strategy"
+    FORCED = "forced", "forced", "EOS, forced"
     UNKNOWN = "unknown", "EOS of unknown source", "EOS, and the engine cannot tell whose"
 
 

@@ -12,7 +12,8 @@ from endmark.jobs.landing import tabulate
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.models.building import Shape, fitting_rows, sentence_table
-from endmark.worker.models.loader import end_token_ids, load_engine
+from endmark.worker.models.end_tokens import end_token_ids
+from endmark.worker.models.loader import load_engine
 from tests.integration.tiny_model import save_tiny_model
 
 # transformers itself still sets an option that it calls deprecated
@@ -49,6 +50,51 @@ def test_end_tokens_without_scores_are_named(caplog):
         end_token_ids(*named([10], 99999), vocabulary=10)
     with pytest.raises(ModelError, match="names no end token"):
         end_token_ids(*named(None, []), vocabulary=10)
+
+
+@pytest.mark.parametrize("value", [[[1]], ["one"], "one", 1j])
+def test_an_end_token_that_is_no_id_is_told(value):
+    """It was an error that nobody had foreseen; and the text "12" was the tokens 1 and 2."""
+    with pytest.raises(ModelError, match=r"the model's eos_token_id is .*, and no token's id"):
+        end_token_ids(*named(value), vocabulary=20)
+    assert end_token_ids(*named("12"), vocabulary=20) == {12}
+
+
+DAMAGED = {  # a file, what it holds then, and what is said of it
+    "a list as a config": (
+        "config.json",
+        b"[]",
+        "must be a mapping, not list",
+    ),
+    "no heads": (
+        "config.json",
+        b'{"model_type": "llama", "num_attention_heads": 0}',
+        "cannot read the config.json of",
+    ),
+    "no JSON": ("config.json", b"{", "cannot read the config.json of"),
+    "another file as a tokeniser": ("tokenizer.json", b'{"version": "1.0"}', "cannot load the tokeniser of"),
+    "weights cut short": ("model.safetensors", b"\0" * 100, r"model.safetensors` is damaged"),
+    "a pointer": ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+}
+
+
+@pytest.mark.parametrize(("file", "data", "said"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_file_is_named(tmp_path, file, data, said):
+    """Errors of transformers came as they were: a KeyError of `added_tokens`, a division by zero."""
+    save_tiny_model(tmp_path)
+    (tmp_path / file).write_bytes(data)
+    with pytest.raises(ModelError, match=said) as caught:
+        load_engine(str(tmp_path))
+    assert caught.value.hint
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_in_a_pickle_are_told_as_such(tmp_path):
+    save_tiny_model(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError) as caught:
+        load_engine(str(tmp_path))
+    assert "`.bin` files, which run code when they are read" in caught.value.hint
 
 
 def test_a_model_with_an_end_token_beyond_its_vocabulary_runs(tmp_path, caplog):

@@ -35,6 +35,7 @@ ENDMARK = Path(sys.executable).with_name("endmark")
 AXE = files("axe_core_python").joinpath("axe.min.js")
 RULES = "{runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice']}"
 ROWS = 60
+LABELS = {"no": 0.25, "yes": 0.75}  # of one row
 WORKER = WorkerReport("host:1", "NVIDIA H100", "m", None, "packed", 1234.0, weight_bytes=2**32, kv_tokens=9)
 
 
@@ -95,7 +96,10 @@ def traced():
     trace = EosTrace(0.9, 2, 0, 0, (0.001, 0.1, 0.9))
     cut = Attempt(7, 1, "Cut", Verdict(FinishReason.LENGTH), 5, 3, EosTrace(0.1), ending=Ending.OPEN)
     whole = Verdict(FinishReason.EOS, EosSource.BOOSTED)
-    return Outcome(0, (cut, Attempt(7, 2, "Cut no more.", whole, 5, 6, trace, "continue", Ending.SENTENCE)))
+    return Outcome(
+        0,
+        (cut, Attempt(7, 2, "Cut no more.", whole, 5, 6, trace, "continue", Ending.SENTENCE, choice_probs=LABELS)),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +185,7 @@ def test_a_row_shows_where_its_answer_stops_and_what_was_tried_before(ledger, pl
     )
     assert page.locator("main > article polyline").get_attribute("points").count(",") == 3
     expect(page.locator("main > article circle")).to_have_count(1)
+    assert "yes 75.0 %\nno 25.0 %" in page.locator("main > article .figures").inner_text().replace("\xa0", " ")
     page.click("summary")
     assert "✂ cut: the token budget ran out, mid-sentence" in page.locator("details pre").inner_text()
     page.click("a[rel=next]")

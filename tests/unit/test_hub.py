@@ -1,9 +1,12 @@
 """Names of models: what is refused at once, and what it may have meant."""
 
+import socket
+
 import pytest
 
-from endmark.jobs.errors import SpecError
+from endmark.jobs.errors import ModelError, SpecError
 from endmark.jobs.hub import cached_models, check_model_name, is_hub_id
+from endmark.worker.models.hub import reachable_source
 
 pytestmark = pytest.mark.unit
 
@@ -73,3 +76,41 @@ def test_ids_are_those_of_the_hub_library(name):
     except HFValidationError:
         valid = False
     assert is_hub_id(name) == valid
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub at which nobody listens until `listen` is called; a copy of `some/model` is on this host."""
+    folder = tmp_path / "models--some--model"
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "snapshots" / "abc" / "config.json").write_text("{}")
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        yield server
+
+
+def test_without_a_network_the_copy_on_this_host_is_taken(hub, tmp_path):
+    """On a node without a network a model that was there took three minutes to load, another 70 s to fail."""
+    assert reachable_source("some/model") == str(tmp_path / "models--some--model" / "snapshots" / "abc")
+    for absent in ("other/model", "gpt2"):
+        with pytest.raises(ModelError, match=f"`{absent}` is not on this machine, and http://127.0.0.1:.*refused"):
+            reachable_source(absent)
+    assert reachable_source(str(tmp_path)) == str(tmp_path)
+
+
+def test_a_hub_that_listens_is_asked(hub):
+    hub.listen()
+    assert reachable_source("some/model") == "some/model"
+    assert reachable_source("other/model") == "other/model"
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "http_proxy"])
+def test_who_is_offline_or_has_a_proxy_is_not_asked_for_a_connection(hub, monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    assert reachable_source("some/model") == "some/model"

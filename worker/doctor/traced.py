@@ -14,7 +14,8 @@ from endmark.worker.doctor.evidence import Evidence, RowEvidence
 from endmark.worker.doctor.facts import read_facts, read_generation_config, read_weights
 from endmark.worker.doctor.sampled import loop_in
 from endmark.worker.models.adapters import model_folder
-from endmark.worker.models.loader import end_token_ids, load_tokenizer, model_path
+from endmark.worker.models.end_tokens import end_token_ids
+from endmark.worker.models.loader import load_tokenizer, model_path
 
 
 def read_traced(path: str, *, limit: int, model: str | None = None) -> Evidence:

@@ -22,7 +22,8 @@ from endmark.worker.finetune.holding import held
 from endmark.worker.finetune.labels import LLAMA_2_TEMPLATE, Labelled, Labeller
 from endmark.worker.finetune.manifest import EVALUATION, begin_run, describe, end_run, is_done, write_json
 from endmark.worker.finetune.training import CHECKPOINTS, build_trainer, check_eos, last_checkpoint, train
-from endmark.worker.models.loader import count_embeddings, end_token_ids, load_model, load_tokenizer, model_path
+from endmark.worker.models.end_tokens import end_token_ids
+from endmark.worker.models.loader import count_embeddings, load_model, load_tokenizer, model_path
 
 _HELD_OUT_SHARE = 5  # at most one in so many different prompts is held out
 

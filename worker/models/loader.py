@@ -1,7 +1,6 @@
 """Loading a model in 4 bits (NF4, double quantisation) and building the engine around it."""
 
 import logging
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,11 @@ from endmark.worker.engine.four_bits import Linear4bit
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.models.adapters import apply_adapter, check_folder
 from endmark.worker.models.building import Shape, build_runner
+from endmark.worker.models.end_tokens import end_token_ids
+from endmark.worker.models.hub import reachable_source
 from endmark.worker.models.laps import Laps
 from endmark.worker.models.loaded import Description, OwnEngine
-from endmark.worker.models.reading import read_network
+from endmark.worker.models.reading import check_readable, read_network, words_of
 from endmark.worker.models.support import check_attention
 from endmark.worker.models.weights import (
     FP8_ORIGINAL,
@@ -40,8 +41,12 @@ _UNEVEN = (
 
 
 def model_path(model: str) -> str:
-    """Return the folder or hub id of a model; the bundled one goes by its name."""
-    return str(MODEL_DIR) if model == DEMO_MODEL else model
+    """Return the folder or hub id of a model; the bundled one goes by its name.
+
+    Raises:
+        ModelError: it is a hub's, has no copy on this machine, and the hub cannot be reached.
+    """
+    return str(MODEL_DIR) if model == DEMO_MODEL else reachable_source(model)
 
 
 def load_engine(
@@ -196,8 +201,12 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:  # noq
     check_folder(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load the tokeniser of `{path}`: {error}") from error
+    except Exception as error:  # as in `read_network`: the files may hold anything
+        check_readable(path, trust_remote_code=trust_remote_code)
+        raise ModelError(
+            f"cannot load the tokeniser of `{path}`: {words_of(error)}",
+            hint="copy or download its tokenizer.json and tokenizer_config.json again",
+        ) from error
     if not tokenizer.is_fast:
         raise ModelError(
             f"the tokeniser of `{path}` has no fast form", hint="add its tokenizer.json to the folder"
@@ -237,39 +246,3 @@ def compute_dtype(device: str) -> torch.dtype:
     if device == "cpu":
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
-
-
-def end_token_ids(*sources: Any, vocabulary: int) -> frozenset[int]:  # noqa: ANN401
-    """Return every end token that a model's generation config, config and tokeniser name, all of them together.
-
-    Args:
-        sources: whatever has an `eos_token_id`: a number, several, or None.
-        vocabulary: tokens that the model has scores for; ids beyond them are left out, with a warning.
-
-    Raises:
-        ModelError: the model has none.
-    """
-    named: set[int] = set()
-    for source in sources:
-        value = getattr(source, "eos_token_id", None)
-        if isinstance(value, Iterable):
-            named.update(map(int, value))
-        elif value is not None:
-            named.add(int(value))
-    found = frozenset(item for item in named if 0 <= item < vocabulary)
-    beyond = ", ".join(map(str, sorted(named - found)))
-    if not found:
-        raise ModelError(
-            f"the model names no end token that it has scores for: {beyond} and its {vocabulary} tokens"
-            if beyond
-            else "the model names no end token",
-            hint="set eos_token_id in its generation_config.json",
-        )
-    if beyond:
-        log.warning(
-            "end tokens that the model has no scores for are left out: %s (it has %d tokens); eos_token_id in its "
-            "generation_config.json, config.json or tokeniser names them",
-            beyond,
-            vocabulary,
-        )
-    return found

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -18,6 +18,7 @@ from endmark.worker.models.adapters import check_folder, model_folder
 from endmark.worker.models.checkpoint import check_complete, check_packed, check_packed_files
 from endmark.worker.models.support import HINT, check_kind, check_quantised
 
+_LFS = b"version https://git-lfs"
 _UNKNOWN = ("does not recognize this architecture", "Unrecognized configuration class", "Unrecognized model")
 
 
@@ -99,9 +100,7 @@ def _read(
     except ModelError:
         raise
     except SafetensorError as error:
-        raise ModelError(
-            f"a file of the model `{path}` is damaged: {error}", hint="copy or download the model again"
-        ) from error
+        raise _damaged(path, error) from error
     except torch.OutOfMemoryError as error:
         raise ModelError(
             f"the model `{path}` does not fit on the card: {error}",
@@ -109,12 +108,61 @@ def _read(
         ) from error
     except Exception as error:  # a library's reader of files that anybody may have written: it may raise anything
         _check_files(path)  # where a part of a packed weight is missing it says so, and transformers does not
-        what = str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
-        raise ModelError(
-            f"cannot load the model `{path}`: {what}", hint="give a folder or a hub id with safetensors weights"
-        ) from error
+        check_readable(path, trust_remote_code=trust_remote_code)
+        raise ModelError(f"cannot load the model `{path}`: {words_of(error)}", hint=_fix_of(path)) from error
     network, found = loaded
     return network, found
+
+
+def words_of(error: Exception) -> str:
+    """Return what a library says of a file that it cannot read, in one line."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"
+
+
+def check_readable(path: str, *, trust_remote_code: bool) -> None:
+    """Tell of a config.json that cannot be read, by which other files seem to be wrong.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    try:
+        AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        if any(words in str(error) for words in (*_UNKNOWN, "trust_remote_code")) or not Path(path).is_dir():
+            return
+        raise ModelError(
+            f"cannot read the config.json of `{path}`: {words_of(error)}", hint="copy or download the file again"
+        ) from error
+
+
+def _damaged(path: str, error: SafetensorError) -> ModelError:
+    """Return the error of a model of which a file is damaged, naming the file."""
+    for file in sorted(model_folder(path).glob("*.safetensors")):
+        with file.open("rb") as opened:
+            if opened.read(len(_LFS)) == _LFS:
+                return ModelError(
+                    f"`{file}` is a pointer of Git LFS, and not the weights",
+                    hint="`git lfs pull` in its folder gets them",
+                )
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except SafetensorError:
+            return ModelError(f"`{file}` is damaged: {error}", hint="copy or download it again")
+    return ModelError(f"a file of the model `{path}` is damaged: {error}", hint="copy or download the model again")
+
+
+def _fix_of(path: str) -> str:
+    """Return what to do about a model that cannot be loaded."""
+    if not any(Path(path).glob("*.safetensors")) and any(Path(path).glob("*.bin")):
+        return (
+            "its weights are in `.bin` files, which run code when they are read: take a copy in safetensors, or "
+            "write them anew with transformers' `save_pretrained`"
+        )
+    if any(Path(path).glob("*.gguf")):
+        return "Endmark reads no GGUF: give the model that it was made of"
+    return "give a folder or a hub id with safetensors weights"
 
 
 def _check_config(path: str, *, trust_remote_code: bool) -> None:

@@ -12,8 +12,9 @@ from endmark.jobs.engines import VLLM, has_vllm
 from endmark.jobs.errors import MissingDependency, ModelError
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.models.building import sentence_table
+from endmark.worker.models.end_tokens import end_token_ids
 from endmark.worker.models.loaded import Description, LoadedEngine
-from endmark.worker.models.loader import end_token_ids, load_tokenizer, model_path, tokenizer_folder
+from endmark.worker.models.loader import load_tokenizer, model_path, tokenizer_folder
 from endmark.worker.vllm.adapters import Adapters
 from endmark.worker.vllm.block import Block
 from endmark.worker.vllm.core import VllmCore
