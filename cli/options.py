@@ -115,6 +115,11 @@ _SPEC = [
         is_flag=True,
         help="Let `</s>` and the like in prompts be control tokens; else they are text.",
     ),
+    click.option(
+        "--token-healing",
+        is_flag=True,
+        help="Let an answer go on inside the last word of its prompt: with `--raw`, or behind a begun answer.",
+    ),
     thinking_marks_option,
     click.option("--trace", is_flag=True, help="Keep the EOS probability of every step."),
     click.option("--name", metavar="TEXT", help="Name of the job.  [default: the dataset's]"),
@@ -226,6 +231,7 @@ def build_spec(options: dict[str, Any]) -> GenerationSpec:
         samples=options["samples"],
         logprobs=options["logprobs"],
         dedupe=options["dedupe"],
+        token_healing=options["token_healing"],
     )
 
 

@@ -51,6 +51,7 @@ class GenerationSpec:
     dedupe: bool = False  # answer rows that ask the same once
     samples: int = 1  # answers of each prompt, each a row of the job
     logprobs: int | None = None  # best tokens kept of each step, beside the answer's own; None: neither
+    token_healing: bool = False  # whether an answer may go on inside the last token of its prompt
 
     def __post_init__(self) -> None:
         for name, bounds in _WHOLE.items():

@@ -376,7 +376,7 @@ class EngineContract:
 class Alternating:
     """A mask of even and odd tokens in turn, from 60 to 79; of none after `until` tokens."""
 
-    surplus, closes = 0, False
+    surplus, closes, steady = 0, False, False
 
     def __init__(self, token_ids, budget, until=1000):
         self._count, self._until = len(token_ids), until

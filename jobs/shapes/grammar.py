@@ -59,6 +59,14 @@ def grammar_of(shape: Shape) -> str:
     return str(matcher.grammar_from_lark(shape.text))
 
 
+def behind(text: str, grammar: str) -> str:
+    """Return the grammar of a text with a value of another grammar behind it, as llguidance's matcher takes it."""
+    own = json.loads(grammar) if grammar.startswith("{") else {"grammars": [{"lark_grammar": grammar}]}
+    first, *others = own["grammars"]
+    start = {"lark_grammar": f"start: {json.dumps(text, ensure_ascii=False)} @value"}
+    return json.dumps({**own, "grammars": [start, {**first, "name": "value"}, *others]}, ensure_ascii=False)
+
+
 def pattern_of(shape: Shape) -> re.Pattern[str]:
     """Return the regular expression of a shape, as Python reads it.
 

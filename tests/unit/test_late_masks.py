@@ -18,7 +18,7 @@ VOCABULARY = Vocabulary([b""] + [f"<{index}>".encode() for index in range(1, 128
 class Counting:
     """A mask under which token `60 + n` alone may follow n others, but for what a test changes."""
 
-    closes = False
+    closes = steady = False
 
     def __init__(self, token_ids, budget, back_at=None, back=0, none_at=None):
         self.count, self.back_at, self.back, self.none_at = len(token_ids), back_at, back, none_at

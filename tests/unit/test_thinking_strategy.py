@@ -221,7 +221,7 @@ def test_a_thought_is_shortened_where_the_context_has_no_room_for_an_answer_behi
 class Digits:
     """A mask of digits and EOS."""
 
-    refusal, surplus, closes = "", 0, False
+    refusal, surplus, closes, steady = "", 0, False, False
 
     def __init__(self, token_ids, left):
         self.seen = list(token_ids)

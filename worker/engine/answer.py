@@ -124,7 +124,9 @@ class Answer:
     def _take(self, token_id: int, step: int, flags: int) -> None:
         """Add the next token to the answer, and follow what it opens or closes."""
         self.token_ids.append(token_id)
-        if self.mask is not None:
+        if self.mask is not None and self.mask.steady:
+            self.mask = None  # it stays where it was sent to
+        elif self.mask is not None:
             self.mask.see(token_id)
         was_thinking = self._is_thinking
         phase_ends = self.steering.take(token_id, len(self.token_ids), step, flags)
@@ -179,8 +181,7 @@ class Answer:
         if not is_eos:
             self._take(token_id, step, flags)
         spent = step + 1 >= self.budget
-        natural = bool(flags & NATURAL)
-        ending = self._watch(token_id, is_eos=is_eos, natural=natural, last=is_eos or spent)
+        ending = self._watch(token_id, is_eos=is_eos, natural=bool(flags & NATURAL), last=is_eos or spent)
         if isinstance(ending, TakeBack):
             self._take_back(ending)
             return None

@@ -27,6 +27,10 @@ class TokenMask(Protocol):
         """Whether it lets only one way to the end follow, as no more is left of the budget."""
 
     @property
+    def steady(self) -> bool:
+        """Whether `words` stay as they are whatever comes; from then on no token is seen."""
+
+    @property
     def refusal(self) -> str:
         """Why no token may follow, once `words` has returned; empty where one may."""
 
@@ -38,7 +42,7 @@ class FreeMask:
         vocabulary: tokens.
     """
 
-    refusal, surplus, closes = "", 0, False
+    refusal, surplus, closes, steady = "", 0, False, False  # the token in flight may begin that part
 
     def __init__(self, vocabulary: int) -> None:
         self._words = np.full(-(-vocabulary // 32), -1, np.int32)
@@ -64,6 +68,11 @@ class OpeningMask:
 
     def __init__(self, mask: TokenMask, token_id: int) -> None:
         self._mask, self._token_id, self._begun = mask, token_id, False
+
+    @property
+    def steady(self) -> bool:
+        """No: it follows the answer's first token."""
+        return False
 
     @property
     def refusal(self) -> str:

@@ -61,7 +61,11 @@ class StepEnd:
 
     def mask(self, masks: Sequence[tuple[int, NDArray[np.int32]]]) -> None:
         """Keep which tokens may follow in this step, of the slots that have masks."""
-        self._masks.update(masks)
+        for slot, words in masks:
+            if (words == -1).all():
+                self._masks.pop(slot, None)
+            else:
+                self._masks[slot] = words
 
     def draw(self, raw: Tensor, logits: Tensor, slots: Tensor, steps: Tensor, positions: Tensor) -> StepResult:
         """Draw each row's token.

@@ -13,6 +13,7 @@ from endmark.jobs.strategies import Strategy
 from endmark.jobs.strategies.baseline import Baseline
 from endmark.jobs.thinking import Marks, prefilled
 from endmark.worker.engine.choices import Choices
+from endmark.worker.engine.healing import Healed
 from endmark.worker.engine.masks import TokenMask
 from endmark.worker.engine.thought import Thought
 from endmark.worker.process.traces import described
@@ -26,8 +27,14 @@ log = logging.getLogger(__name__)
 class Masks(Protocol):
     """What makes masks of shapes; see `worker.shapes.compiled.Shapes`."""
 
-    def maker(self, shape: Shape) -> Callable[[Sequence[int], int], TokenMask]:
+    def maker(self, shape: Shape, begun: str = "") -> Callable[[Sequence[int], int], TokenMask]:
         """Return what makes the mask of an answer from its first tokens and the budget that is left."""
+
+    def heal(self, token_ids: Sequence[int]) -> Healed | None:
+        """Return a prompt without its last tokens, where an answer may go on inside them."""
+
+    def free(self, begun: bytes) -> Callable[[Sequence[int], int], TokenMask]:
+        """Return what makes the mask of an answer that begins with bytes, and has no shape."""
 
     def choices(self, shape: Shape, encode: Callable[[Sequence[str]], Sequence[Sequence[int]]]) -> Choices | None:
         """Return the labels of a shape as they are scored; None where it has none, or one cannot be written."""
@@ -66,6 +73,7 @@ class Prompt:
     control_text: bool = False  # whether the row's own text holds that of control tokens
     thought: Thought | None = None  # None for a model that does not think
     closing: tuple[int, ...] = ()  # tokens that close its thought, where a strategy may put them in
+    begun: str = ""  # what was cut off the prompt, which the answer begins with
 
 
 class Prompter:
@@ -162,8 +170,27 @@ class Prompter:
                 elif not token_ids:
                     encoded[index] = replace(encoded[index], error="the prompt has no tokens")
                 else:
-                    encoded[index] = replace(encoded[index], token_ids=tuple(token_ids))
+                    encoded[index] = self._healed(replace(encoded[index], token_ids=tuple(token_ids)))
         return encoded
+
+    def _healed(self, prompt: Prompt) -> Prompt:
+        """Return a prompt that ends inside a token without it, if that is asked for; see `worker.engine.healing`.
+
+        Behind a chat template's own text an answer begins with a token of its own; so does one behind a thought.
+        """
+        spec, turns = prompt.spec, prompt.request.turns
+        templated = not spec.raw and self._tokenizer.chat_template is not None
+        open_ended = not templated or (turns is not None and turns[-1]["role"] == "assistant")
+        if not (spec.token_healing and self._shapes and open_ended and prompt.thought is None):
+            return prompt
+        healed = self._shapes.heal(prompt.token_ids)
+        if healed is None:
+            return replace(prompt, begun="")
+        if spec.shape is None:
+            mask = self._shapes.free(healed.data)
+        else:
+            mask = self._shapes.maker(spec.shape, healed.text)
+        return replace(prompt, token_ids=healed.token_ids, begun=healed.text, mask=mask, choices=None)
 
     def _mask(self, spec: GenerationSpec) -> Callable[[Sequence[int], int], TokenMask] | None:
         """Return what makes the masks of a row's answers; None where it has no shape."""

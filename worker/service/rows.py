@@ -44,6 +44,7 @@ class RowRun:
 
     def conclude(self, finished: Finished) -> Attempt:
         """Add what the engine returned to the row's attempts."""
+        finished = self._own(finished)
         part = Part.REASONING if finished.in_thought else Part.ANSWER
         attempt = Attempt(
             row=self.row.row,
@@ -69,6 +70,15 @@ class RowRun:
         self.attempts.append(attempt)
         self.last = finished
         return attempt
+
+    def _own(self, finished: Finished) -> Finished:
+        """Return the attempt without what its prompt has begun of the answer."""
+        begun = self.prompt.begun
+        if not begun:
+            return finished
+        shift = len(begun)
+        lengths = tuple(max(0, length - shift) for length in finished.lengths)
+        return replace(finished, text=finished.text[shift:], lengths=lengths)
 
     def _closed_before(self, finished: Finished) -> EosSource | None:
         """Return who closed the thought of an answer that went on behind it; its attempt said so."""

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endmark.jobs.shapes import Shape, ShapeKind
-from endmark.jobs.shapes.grammar import grammar_of, library
+from endmark.jobs.shapes.grammar import behind, grammar_of, library
 from endmark.jobs.shapes.matching import byte_matcher
 from endmark.worker.engine.choices import Choices
+from endmark.worker.engine.healing import Healed, Healer
 from endmark.worker.engine.masks import TokenMask
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.shapes.closing import Closer, Grammar
@@ -20,6 +21,7 @@ from endmark.worker.shapes.making import MaskMaker
 from endmark.worker.shapes.mask import Compiled, ShapeMask
 
 _KEPT = 256  # compiled shapes
+_MARKS = frozenset(b'{}[],:"\\')  # of JSON, by which searches tell how a text stands
 
 
 class Shapes:
@@ -36,17 +38,29 @@ class Shapes:
         self._choices: dict[Shape, Choices | None] = {}
         self._vocabulary = vocabulary
         self._eos_ids = sorted(eos_ids)
-        self._compiled: OrderedDict[Shape, Compiled] = OrderedDict()
+        self._compiled: OrderedDict[tuple[Shape, str], Compiled] = OrderedDict()
         self._lock = Lock()
         self._maker = MaskMaker()
 
-    def maker(self, shape: Shape) -> Callable[[Sequence[int], int], TokenMask]:
+    def maker(self, shape: Shape, begun: str = "") -> Callable[[Sequence[int], int], TokenMask]:
         """Return what makes the mask of an answer from its first tokens and the budget that is left.
+
+        Args:
+            shape: of the answer.
+            begun: a text that stands before it, of a prompt that was healed.
 
         Raises:
             MissingDependency: the extra `shapes` is not installed.
         """
-        return partial(ShapeMask, self._of(shape), self._maker)
+        return partial(ShapeMask, self._of(shape, begun), self._maker)
+
+    def heal(self, token_ids: Sequence[int]) -> Healed | None:
+        """Return a prompt without its last tokens, where an answer may go on inside them; see `Healer`."""
+        return self._healer.cut(token_ids)
+
+    def free(self, begun: bytes) -> Callable[[Sequence[int], int], TokenMask]:
+        """Return what makes the mask of an answer that begins with bytes, and has no shape."""
+        return self._healer.maker(begun)
 
     def choices(self, shape: Shape, encode: Callable[[Sequence[str]], Sequence[Sequence[int]]]) -> Choices | None:
         """Return the labels of a shape as they are scored; None where it has none, or one cannot be written.
@@ -82,26 +96,32 @@ class Shapes:
         way = self._of(shape).way
         return None if way is None else len(way.token_ids) + 1
 
-    def _of(self, shape: Shape) -> Compiled:
-        """Return a shape compiled, now or before."""
+    def _of(self, shape: Shape, begun: str = "") -> Compiled:
+        """Return a shape behind a text, compiled now or before."""
         with self._lock:
-            compiled = self._compiled.pop(shape, None) or self._compile(shape)
-            self._compiled[shape] = compiled
+            compiled = self._compiled.pop((shape, begun), None) or self._compile(shape, begun)
+            self._compiled[shape, begun] = compiled
             while len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
         return compiled
 
-    def _compile(self, shape: Shape) -> Compiled:
-        """Return a shape as a matcher of the model's tokens."""
-        grammar = grammar_of(shape)
+    def _compile(self, shape: Shape, begun: str) -> Compiled:
+        """Return a shape behind a text as a matcher of the model's tokens."""
+        grammar = behind(begun, grammar_of(shape)) if begun else grammar_of(shape)
         matcher = library("llguidance").LLMatcher(self._tokenizer, grammar, log_level=0)
-        single, known = byte_matcher(grammar), Grammar(shape.kind is ShapeKind.JSON_SCHEMA)
+        is_json = shape.kind is ShapeKind.JSON_SCHEMA and _MARKS.isdisjoint(begun.encode())
+        single, known = byte_matcher(grammar), Grammar(is_json)
         if shape.kind is ShapeKind.CHOICES:
-            way = self._closer.fewest(label.encode() for label in shape.choices)
+            way = self._closer.fewest((begun + label).encode() for label in shape.choices)
         else:
             way = self._closer.shortest(single, known)
         way = way if self._closes else None
         return Compiled(matcher, single, self._end_bits, self._vocabulary, self._closer, way, known)
+
+    @cached_property
+    def _healer(self) -> Healer:
+        """What cuts prompts."""
+        return Healer(self._vocabulary, frozenset(self._eos_ids))
 
     @cached_property
     def _closer(self) -> Closer:

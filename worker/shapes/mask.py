@@ -80,6 +80,11 @@ class ShapeMask:
         self._batch.wait()
         return self._words
 
+    @property
+    def steady(self) -> bool:
+        """No: it follows every token."""
+        return False
+
     def give_back(self) -> None:
         """Go back by the surplus: to the last token behind which the value could be closed in time."""
         self._batch.wait()

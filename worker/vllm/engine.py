@@ -152,10 +152,9 @@ class VllmEngine:
         ]
         self._read(masked)
         for row in masked:
-            if row.done or row in self._back:
+            if row.done or row in self._back or row.answer.mask is None:
                 self._running.allow(row, self._everything)
                 continue
-            assert row.answer.mask is not None
             if row.answer.retreat():
                 self._take_back(row)
             elif (blocked := row.answer.blocked()) is not None:
