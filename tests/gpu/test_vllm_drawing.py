@@ -24,7 +24,11 @@ from tests.engine.test_steering import CLOSE, EOS, TABLE, V, numbers_of, row_of
 from tests.gpu.test_steering import random_mask
 
 # the number that stands for "no published arithmetic" is NaN, of which the interpreter's NumPy warns
-pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning"),  # that it is a prototype
+]
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
