@@ -1,10 +1,10 @@
 """Small random models of kinds that our engine refuses, through vLLM: `python benchmarks/vllm_families.py [NAME]`.
 
 Each kind is made, run and judged in a process of its own, several side by side. Its rows are greedy, each
-fourth with `deadline`. Judged are the tokens of those without, by the scores of transformers in fp32 after the same
-tokens and with the same weights: a token is the best, or a near tie, or neither. Near is what transformers' own
-bf16 leaves open: at most twice the largest difference, at that step, between its scores in bf16 and in fp32. How
-many of its own best tokens are others in bf16 is told too. On a CPU both compute in fp32.
+fourth with `deadline`. Judged are the tokens of those without, by the scores of transformers in fp32 behind the
+same tokens and with the same weights: a token is the best, or a near tie, or neither. Near is what transformers'
+own bf16 leaves open: at most twice the largest difference, at that step, between its scores in bf16 and in fp32.
+How many of its own best tokens are others in bf16 is told too. On a CPU both compute in fp32.
 """
 
 import argparse

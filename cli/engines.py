@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from endmark.jobs.engines import ANY_ENGINE, AUTO, ENGINES, EngineChoice
+from endmark.jobs.engines import ANY_ENGINE, AUTO, ENGINES, EXECUTORS, LOCAL, EngineChoice
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -33,6 +33,13 @@ _OPTIONS = (
         "--max-adapters",
         click.IntRange(0, 64),
         "Adapters that rows may name in a column `adapter`, N of them at once",
+    ),
+    click.option(
+        "--executor",
+        type=click.Choice(EXECUTORS),
+        default=LOCAL,
+        show_default=True,
+        help="Whose GPUs hold one model under vLLM: this host's, or those of the Ray cluster that it is in.",
     ),
 )
 NAMES = ("engine", *(item.name for item in fields(EngineChoice)[1:]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from endmark.client.options import parse_options
 from endmark.jobs.datasets import checked_rows, settle
 from endmark.jobs.datasets.rows import RowsDataset
-from endmark.jobs.engines import AUTO, EngineChoice, computed_with
+from endmark.jobs.engines import AUTO, LOCAL, EngineChoice, computed_with
 from endmark.jobs.errors import EndmarkError
 from endmark.jobs.prompts import PromptPlan
 from endmark.jobs.spec import GenerationSpec
@@ -30,6 +30,7 @@ class Engine:
         tensor_parallel: int = 1,
         pipeline_parallel: int = 1,
         max_adapters: int = 0,
+        executor: str = LOCAL,
         **loading: Any,  # noqa: ANN401
     ) -> None:
         """Load a model, which imports torch.
@@ -41,6 +42,7 @@ class Engine:
             tensor_parallel: GPUs that share each layer, under vLLM.
             pipeline_parallel: GPUs that take the layers one after the other, under vLLM.
             max_adapters: that rows may name in their column `adapter`, so many at once, under vLLM.
+            executor: `local`, or `ray`: the GPUs are those of a Ray cluster's hosts, under vLLM.
             loading: `device` (`cpu` or `cuda`), `weights` (`auto`, `packed`, `expanded`, `fp8`, `fp8-original`;
                 under vLLM `nf4`, `checkpoint`, `16bit`), `max_rows` in one batch, `kv_cache` (`auto`, `fp8`),
                 `trust_remote_code`.
@@ -57,7 +59,7 @@ class Engine:
         from endmark.worker.service.prompting import Prompter
         from endmark.worker.shapes.compiled import Shapes
 
-        choice = EngineChoice(engine, tensor_parallel, pipeline_parallel, max_adapters)
+        choice = EngineChoice(engine, tensor_parallel, pipeline_parallel, max_adapters, executor)
         loaded = load_chosen(choice, self._spec.model, adapter=self._spec.adapter, **loading)
         self._engine = ChoosingEngine(loaded.engine)
         shapes, adapters = Shapes(loaded.engine.vocabulary, loaded.engine.eos_ids), loaded.engine.capacity.adapters

@@ -9,6 +9,8 @@ from endmark.jobs.spelling import nearest
 OWN, VLLM, AUTO = "endmark", "vllm", "auto"
 ENGINES = (AUTO, OWN, VLLM)
 OWN_WEIGHTS = ("auto", "packed", "expanded", "fp8", "fp8-original", "bf16")
+LOCAL, RAY = "local", "ray"
+EXECUTORS = (LOCAL, RAY)  # whose GPUs hold one model: those of this host, or those of a Ray cluster's hosts
 SEVERAL_CARDS = "spread it over two: `--tensor-parallel 2`, with the extra `vllm`"  # as the end of a hint
 VLLM_WEIGHTS = ("auto", "nf4", "checkpoint", "16bit")  # in flight, as the files have them, not quantised
 
@@ -31,6 +33,7 @@ class EngineChoice:
     tensor_parallel: int = 1  # GPUs that share each layer
     pipeline_parallel: int = 1  # GPUs, or groups of them, that take the layers one after the other
     max_adapters: int = 0  # adapters that rows may name in one batch, beside the one of all rows
+    executor: str = LOCAL  # one of EXECUTORS
 
     @property
     def gpus(self) -> int:
@@ -41,14 +44,14 @@ class EngineChoice:
         """Return the engine that the other options leave; `auto` where both can serve."""
         if self.wanted != AUTO:
             return self.wanted
-        if self.gpus > 1 or self.max_adapters or weights not in OWN_WEIGHTS:
+        if self.gpus > 1 or self.executor != LOCAL or self.max_adapters or weights not in OWN_WEIGHTS:
             return VLLM
         return AUTO if weights in VLLM_WEIGHTS else OWN
 
     def words(self) -> list[str]:
         """Return the options that ask for it, as they are typed; none where nothing was asked for."""
         words = [] if self.wanted == ANY_ENGINE.wanted else ["--engine", self.wanted]
-        for option in ("tensor_parallel", "pipeline_parallel", "max_adapters"):
+        for option in ("tensor_parallel", "pipeline_parallel", "max_adapters", "executor"):
             value = getattr(self, option)
             words += [] if value == getattr(ANY_ENGINE, option) else [f"--{option.replace('_', '-')}", str(value)]
         return words
@@ -70,6 +73,8 @@ class EngineChoice:
         name, asked = self.name(weights), " ".join(self._asked(weights))
         if name == VLLM and not has_vllm():
             raise MissingDependency(f"`{asked}`", VLLM)
+        if self.executor != LOCAL:
+            self._check_hosts()
         if name == OWN and self.gpus > 1:
             raise UsageError(
                 f"`{asked}`: Endmark's own engine holds a model on one GPU",
@@ -85,6 +90,22 @@ class EngineChoice:
             raise UsageError(
                 f"the engine `{name}` has no `--weights {weights}`",
                 hint=f"with it they are {', '.join(f'`{item}`' for item in known)}",
+            )
+
+    def _check_hosts(self) -> None:
+        """Refuse several hosts for a model without several GPUs, and without Ray.
+
+        Raises:
+            UsageError: saying so.
+        """
+        if self.wanted == OWN or self.gpus == 1:
+            raise UsageError(
+                f"`--executor {self.executor}` spreads one model over several GPUs, under vLLM",
+                hint="say over how many: `--tensor-parallel N`, `--pipeline-parallel N`",
+            )
+        if find_spec("ray") is None:
+            raise UsageError(
+                "`--executor ray` needs Ray", hint="pip install 'ray[cgraph]>=2.48,<3', on every host"
             )
 
     def _asked(self, weights: str) -> list[str]:

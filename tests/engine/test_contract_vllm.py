@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
 from endmark.worker.engine.text import Vocabulary
@@ -30,6 +31,7 @@ def folder(tmp_path_factory):
 
 class TestVllm(EngineContract):
     options: ClassVar[dict] = {}
+    told: ClassVar[dict] = {}
 
     @pytest.fixture(autouse=True)
     def _installed(self, folder, monkeypatch):
@@ -39,7 +41,7 @@ class TestVllm(EngineContract):
     def build(self, *, roomy=True):
         block = Block.make(ROWS, SHAPE["vocab_size"])
         llm, weight_bytes = build_llm(
-            engine_options(block, ENDS)
+            engine_options(block, ENDS, **self.told)
             | {
                 "model": self.folder,
                 "max_model_len": CONTEXT,
@@ -61,3 +63,14 @@ class TestVllmElsewhere(TestVllm):
     """A model in processes of its own: what a draw is to know stands in the block before the step."""
 
     options: ClassVar[dict] = {"async_scheduling": False, "tensor_parallel_size": 2}
+
+
+class TestVllmOnOtherHosts(TestVllm):
+    """A model over several hosts: the processors have blocks of their own, and all that passes can be pickled."""
+
+    told: ClassVar[dict] = {"cards": (2, 1), "executor": "ray"}
+
+    def test_no_memory_is_shared(self):
+        engine = self.build()
+        (draw,) = engine.core._llm._runner.input_batch.logitsprocs.all
+        assert not np.shares_memory(draw._block.memory, engine._block.memory)

@@ -85,6 +85,19 @@ def test_rows_of_all_kinds_end_as_they_do_with_our_engine(both):
     assert other.engine.pages[0] == 0
 
 
+def test_rows_end_alike_where_the_model_is_on_several_hosts(both):
+    """Sentences, masks and calls travel there, and results back."""
+    own, _ = both
+    other = load_vllm_engine(
+        "demo", device="cpu", weights="16bit", max_rows=8, kv_cache="fp8", tensor_parallel=2, executor="ray"
+    )
+    assert other.description.weights == "fp32, fp8 cache"
+    requests = requests_of(own)[:16]
+    wanted, found = run(own.engine, requests), run(other.engine, requests)
+    for key, finished in wanted.items():
+        assert same(found[key], finished), key
+
+
 def test_labels_are_scored_as_with_our_engine(both):
     own, _ = both
     labels = ("yes", "no", "maybe so")

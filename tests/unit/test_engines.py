@@ -71,10 +71,29 @@ def test_options_that_do_not_go_together_are_refused(choice, weights, said, with
     assert caught.value.hint
 
 
+def test_several_hosts_hold_one_model_where_it_has_several_gpus_and_ray_is_there(with_vllm, monkeypatch):
+    """In a process that sees all GPUs of its host; Ray gives out those of the others."""
+    with pytest.raises(UsageError, match="spreads one model over several GPUs"):
+        EngineChoice("vllm", executor="ray").check()
+    with pytest.raises(UsageError, match="spreads one model over several GPUs"):
+        EngineChoice("endmark", tensor_parallel=2, executor="ray").check()
+    choice, found = EngineChoice(tensor_parallel=8, executor="ray"), engines.find_spec
+    with pytest.raises(UsageError, match="needs Ray") as caught:
+        choice.check()
+    assert "pip install 'ray" in caught.value.hint
+    monkeypatch.setattr(engines, "find_spec", lambda name: name == "ray" or found(name))
+    choice.check()
+    assert choice.name() == "vllm"
+    assert grouped(["0", "1"], choice) == ["0,1"]
+    with pytest.raises(UsageError, match="there are none"):
+        grouped(None, choice)
+
+
 def test_the_options_come_back_as_they_are_typed():
     assert ANY_ENGINE.words() == []
-    words = EngineChoice("vllm", 2, 4, 3).words()
-    assert words == "--engine vllm --tensor-parallel 2 --pipeline-parallel 4 --max-adapters 3".split()
+    words = EngineChoice("vllm", 2, 4, 3, "ray").words()
+    said = "--engine vllm --tensor-parallel 2 --pipeline-parallel 4 --max-adapters 3 --executor ray"
+    assert words == said.split()
 
 
 def test_a_command_that_goes_on_names_the_engine_again():

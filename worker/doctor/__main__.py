@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
-from endmark.jobs.engines import AUTO, VLLM, EngineChoice
+from endmark.jobs.engines import AUTO, LOCAL, VLLM, EngineChoice
 from endmark.jobs.errors import EndmarkError, UsageError
 from endmark.jobs.sampling import TABLE, Sampling
 from endmark.jobs.settings import DEMO_MODEL
@@ -41,6 +41,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tensor-parallel", type=int, default=1)
     parser.add_argument("--pipeline-parallel", type=int, default=1)
     parser.add_argument("--max-adapters", type=int, default=0)
+    parser.add_argument("--executor", default=LOCAL)
     return parser.parse_args(arguments)
 
 
@@ -80,7 +81,9 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         raise UsageError("`--compare-precision` runs the model, and `--trace` looks at a job that has run")
     if options.model is None and options.trace is None:
         print(f"no model given: the bundled `{DEMO_MODEL}` serves", file=sys.stderr)  # noqa: T201
-    engine = EngineChoice(options.engine, options.tensor_parallel, options.pipeline_parallel, options.max_adapters)
+    engine = EngineChoice(
+        options.engine, options.tensor_parallel, options.pipeline_parallel, options.max_adapters, options.executor
+    )
     if options.compare_precision and engine.name() == VLLM:
         raise UsageError("`--compare-precision` is of Endmark's own engine", hint="leave one of the two out")
     given = {item.name: value for item in TABLE if (value := getattr(options, item.name)) is not None}

@@ -73,5 +73,6 @@ def _load_vllm(choice: EngineChoice, model: str, **loading: Any) -> LoadedEngine
         tensor_parallel=choice.tensor_parallel,
         pipeline_parallel=choice.pipeline_parallel,
         max_adapters=choice.max_adapters,
+        executor=choice.executor,
         **loading,
     )

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from endmark.jobs.engines import EngineChoice
+from endmark.jobs.engines import RAY, EngineChoice
 from endmark.jobs.errors import UsageError
 
 
@@ -46,11 +46,13 @@ def grouped(gpus: list[str] | None, engine: EngineChoice) -> list[str] | None:
     if engine.gpus == 1:
         return gpus
     count = len(gpus or ())
+    if engine.executor == RAY and gpus:
+        return [",".join(gpus)]  # and those of other hosts, which Ray gives out
     if count < engine.gpus:
         raise UsageError(
             f"`{' '.join(engine.words())}` needs {engine.gpus} GPUs for one model, and there "
             + ("is 1" if count == 1 else f"are {count or 'none'}"),
-            hint="ask for fewer, or for weights of fewer bits; one model lies on the GPUs of one host",
+            hint="ask for fewer, or for weights of fewer bits; `--executor ray` takes those of several hosts",
         )
     assert gpus is not None
     return [",".join(gpus[at : at + engine.gpus]) for at in range(0, count - engine.gpus + 1, engine.gpus)]

@@ -1,5 +1,7 @@
 """Memory that an engine shares with its processors inside vLLM, which may be in other processes on this host.
 
+Where they are on other hosts each has a block of its own, which `hosts` brings together around each step.
+
 Each step's results are copied there by the device itself, behind what has drawn them, so they are whole when
 vLLM's own tokens have come. The way back holds what the next draw of a row is to know. Nothing waits and nothing
 is locked: a field has one writer, and a result names its row, its step and its sum.
@@ -7,6 +9,8 @@ is locked: a field has one writer, and a result names its row, its step and its 
 
 import os
 import tempfile
+import zlib
+from base64 import b64decode, b64encode
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +110,13 @@ class Block:
         with np.errstate(over="ignore"):
             sums = entries[:, _SUMMED].sum(1, dtype=np.int32)
         return entries, there & (sums == entries[:, ENTRY["sum"]])
+
+
+def packed(table: NDArray[np.uint8]) -> str:
+    """Return a table as text that travels in a configuration."""
+    return b64encode(zlib.compress(table.tobytes())).decode()
+
+
+def unpacked(text: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return the table that was packed."""
+    return np.frombuffer(zlib.decompress(b64decode(text)), np.uint8).reshape(shape)

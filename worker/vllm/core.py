@@ -3,9 +3,12 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from endmark.jobs.engines import RAY
 from endmark.worker.engine.plan import PrefillRow
 from endmark.worker.vllm.adapters import Adapters
+from endmark.worker.vllm.block import Block
 from endmark.worker.vllm.following import extra_args
+from endmark.worker.vllm.hosts import Exchange
 
 
 class VllmCore:
@@ -21,6 +24,7 @@ class VllmCore:
         context: tokens of the longest row.
         eos_ids: at which vLLM stops.
         elsewhere: whether the model is computed in other processes: what they read must be there before a step.
+        abroad: whether these may be on other hosts, which share no memory with this one.
     """
 
     def __init__(self, llm: Any, eos_ids: Collection[int], adapters: Adapters | None = None) -> None:  # noqa: ANN401
@@ -31,6 +35,7 @@ class VllmCore:
         self.rows: int = config.scheduler_config.max_num_seqs
         self.context: int = config.model_config.max_model_len
         self.elsewhere: bool = config.parallel_config.world_size > 1
+        self.abroad: bool = config.parallel_config.distributed_executor_backend == RAY
         self._scheduler = llm.engine_core.engine_core.scheduler
         self._cache = config.cache_config
         self._count = 0
@@ -75,6 +80,10 @@ class VllmCore:
     def abort(self, names: Collection[str]) -> None:
         """Let it forget rows; those that it has ended are passed over."""
         self._llm.abort_request(list(names))
+
+    def exchange(self, block: Block) -> Exchange | None:
+        """Return what carries a block's news between the hosts; None where its memory is shared."""
+        return Exchange(self._llm, block) if self.abroad else None
 
     def step(self) -> list[tuple[str, str]]:
         """Take one step; return the rows that it has ended by itself, and why.

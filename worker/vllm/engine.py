@@ -54,6 +54,7 @@ class VllmEngine:
         self._ended: list[Finished] = []
         self._leaving: list[RowState] = []  # ended in this step
         self._back: list[RowState] = []  # taken back in this step
+        self._exchange = core.exchange(block)
         if not core.elsewhere:
             ENGINES[str(block.path)] = self
 
@@ -129,7 +130,11 @@ class VllmEngine:
             if self.core.elsewhere:
                 self.before_draw()
                 self._let_go()
+            if self._exchange:
+                self._exchange.give([row.slot for row in self._running if row.answer.mask is not None])
             stopped = self.core.step()
+            if self._exchange:
+                self._exchange.fetch()
             progress = self._read([row for row in self._running if not row.done and row not in self._back])
             self._check(stopped, progress=progress)
             self._let_go()

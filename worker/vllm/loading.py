@@ -3,12 +3,13 @@
 import logging
 import os
 from collections.abc import Collection
+from math import prod
 from typing import Any
 
 import numpy as np
 from transformers import AutoConfig, GenerationConfig
 
-from endmark.jobs.engines import VLLM, has_vllm
+from endmark.jobs.engines import LOCAL, RAY, VLLM, has_vllm
 from endmark.jobs.errors import MissingDependency, ModelError
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.models.building import sentence_table
@@ -16,7 +17,7 @@ from endmark.worker.models.end_tokens import end_token_ids
 from endmark.worker.models.loaded import Description, LoadedEngine
 from endmark.worker.models.loader import load_tokenizer, model_path, tokenizer_folder
 from endmark.worker.vllm.adapters import Adapters
-from endmark.worker.vllm.block import Block
+from endmark.worker.vllm.block import Block, packed
 from endmark.worker.vllm.core import VllmCore
 from endmark.worker.vllm.engine import VllmEngine
 from endmark.worker.vllm.following import KEY
@@ -47,6 +48,7 @@ def load_vllm_engine(
     tensor_parallel: int = 1,
     pipeline_parallel: int = 1,
     max_adapters: int = 0,
+    executor: str = LOCAL,
 ) -> LoadedEngine:
     """Load a model into vLLM.
 
@@ -61,6 +63,7 @@ def load_vllm_engine(
         tensor_parallel: cards that share each layer.
         pipeline_parallel: groups of cards that share the layers.
         max_adapters: that rows may name, so many at once.
+        executor: `local`: the cards are this host's; `ray`: those of a Ray cluster that runs already.
 
     Raises:
         MissingDependency: vLLM is not installed.
@@ -80,21 +83,31 @@ def load_vllm_engine(
     vocabulary = Vocabulary.of(tokenizer)
     block = Block.make(max_rows or _ROWS, size)
     block.sentences[:] = np.asarray(sentence_table(vocabulary, size))
-    options = engine_options(block, eos_ids, kv_cache=kv_cache, cards=tensor_parallel * pipeline_parallel)
-    options |= {"tensor_parallel_size": tensor_parallel, "pipeline_parallel_size": pipeline_parallel}
+    cards = tensor_parallel, pipeline_parallel
+    options = engine_options(block, eos_ids, kv_cache=kv_cache, cards=cards, executor=executor)
     options |= {"model": path, "quantization": method, "trust_remote_code": trust_remote_code}
     try:
-        llm, weight_bytes = build_llm(options | adapters.options())
-    except Exception as error:
-        raise ModelError(f"vLLM cannot load `{model}`: {error}", hint=_hint(weights)) from error
+        llm, weight_bytes = _loaded(options | adapters.options(), model, weights)
     finally:
         block.unlink()
     name = tokenizer.convert_ids_to_tokens
     core = VllmCore(llm, eos_ids, adapters)
     engine = VllmEngine(core, block, vocabulary, eos_ids, embeddings=size, token_name=name)
-    kind, kv_tokens = said or _short(llm.model_config.dtype), engine.capacity.kv_tokens
-    about = Description(model, adapter, device, kind, weight_bytes, kv_tokens, VLLM)
+    kind = (said or _short(llm.model_config.dtype)) + (", fp8 cache" if kv_cache == "fp8" else "")
+    about = Description(model, adapter, device, kind, weight_bytes, engine.capacity.kv_tokens, VLLM)
     return LoadedEngine(engine, tokenizer, about)
+
+
+def _loaded(options: dict[str, Any], model: str, weights: str) -> tuple[Any, int]:
+    """Return what `build_llm` does.
+
+    Raises:
+        ModelError: vLLM cannot load the model so.
+    """
+    try:
+        return build_llm(options)
+    except Exception as error:
+        raise ModelError(f"vLLM cannot load `{model}`: {error}", hint=_hint(weights)) from error
 
 
 def _short(dtype: object) -> str:
@@ -103,7 +116,12 @@ def _short(dtype: object) -> str:
 
 
 def engine_options(
-    block: Block, eos_ids: Collection[int], *, kv_cache: str = "auto", cards: int = 1
+    block: Block,
+    eos_ids: Collection[int],
+    *,
+    kv_cache: str = "auto",
+    cards: tuple[int, int] = (1, 1),
+    executor: str = LOCAL,
 ) -> dict[str, Any]:
     """Return vLLM's options that do not depend on the model.
 
@@ -111,11 +129,14 @@ def engine_options(
         block: of the engine, whose rows are vLLM's.
         eos_ids: all end tokens.
         kv_cache: `auto` or `fp8`.
-        cards: that compute one model. More than one are run by processes, which read what a draw is to know before
-            the step; so steps do not overlap there.
+        cards: that share each layer, and groups of them that share the layers. More than one are run by processes,
+            which read what a draw is to know before the step; so steps do not overlap there.
+        executor: as of `load_vllm_engine`. Processors on other hosts make blocks of their own.
     """
     slots, size = len(block.results), block.sentences.shape[1]
-    said = {"block": str(block.path), "slots": slots, "vocabulary": size, "eos_ids": sorted(eos_ids)}
+    said: dict[str, Any] = {"slots": slots, "vocabulary": size, "eos_ids": sorted(eos_ids)}
+    abroad = executor == RAY
+    said |= {"block": None, "sentences": packed(block.sentences)} if abroad else {"block": str(block.path)}
     options: dict[str, Any] = {
         "skip_tokenizer_init": True,
         "language_model_only": True,  # of a model that also sees: prompts are text
@@ -125,9 +146,11 @@ def engine_options(
         "generation_config": "vllm",
         "logits_processors": [_PROCESSOR],
         "additional_config": {KEY: said},
+        "tensor_parallel_size": cards[0],
+        "pipeline_parallel_size": cards[1],
     }
-    if cards > 1:
-        options |= {"async_scheduling": False, "distributed_executor_backend": "mp"}
+    if prod(cards) > 1:
+        options |= {"async_scheduling": False, "distributed_executor_backend": RAY if abroad else "mp"}
     return options
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
-from endmark.worker.vllm.block import Block
+from endmark.worker.vllm.block import Block, unpacked
 from endmark.worker.vllm.drawing import Drawing
 from endmark.worker.vllm.following import KEY, Following
 from endmark.worker.vllm.hooks import ENGINES
@@ -35,12 +35,14 @@ class Draw(LogitsProcessor):  # type: ignore[misc]
         del is_pin_memory
         said = vllm_config.additional_config[KEY]
         device = torch.device(device)
-        self._block = Block(Path(said["block"]), said["slots"], said["vocabulary"])
+        self._block = _block(said)
         self._drawing = _drawing(said, self._block, int(vllm_config.model_config.max_model_len), device)
+        self._device = device
         self._returns = Returns(self._block, device)
         self._following = Following(self._block, MoveDirectionality.SWAP)
         self._partial: Callable[[int], NDArray[np.bool_]] | None = None
         self._speaks = True
+        self._news = set[str]()  # parts of the block that were written since they were handed out
 
     def bind(self, partial: Callable[[int], NDArray[np.bool_]], *, speaks: bool) -> None:
         """Learn of the model's runner which rows of a step are computed in part only, and draw nothing.
@@ -77,10 +79,36 @@ class Draw(LogitsProcessor):  # type: ignore[misc]
             there = batch.slots < len(self._block.results)
             self._block.launched[batch.slots[there]] = np.stack([batch.epochs[there], batch.steps[there] + 1], 1)
             self._returns.tell(logits, drawn, batch)
+            self._news |= {"results", "launched", "resumed"}
+            self._news |= {"told"} if batch.logprobs else set()
+            self._news |= {"asked"} if batch.asked else set()
         self._drawing.leave(logits, drawn, batch, self._returns.entries)
         if self._speaks:
             self._returns.send()
         return logits
+
+    def take_in(self, calls: NDArray[np.int32] | None, slots: NDArray[np.int64], masks: NDArray[np.int32]) -> None:
+        """Learn what the next draws are to know, of an engine on another host; see `Exchange.give`."""
+        if calls is not None:
+            self._block.calls[:] = calls
+        self._block.masks[slots] = masks
+
+    def hand_out(self) -> dict[str, NDArray[Any]]:
+        """Return those parts of the block that were written since the last time, by their names."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # copies into the block may be under way
+        news, self._news = self._news, set()
+        return {name: np.array(getattr(self._block, name)) for name in news}
+
+
+def _block(said: dict[str, Any]) -> Block:
+    """Return the block of the engine, or one of this processor's own where the engine is on another host."""
+    if said["block"] is not None:
+        return Block(Path(said["block"]), said["slots"], said["vocabulary"])
+    block = Block.make(said["slots"], said["vocabulary"])
+    block.unlink()
+    block.sentences[:] = unpacked(said["sentences"], block.sentences.shape)
+    return block
 
 
 def _drawing(said: dict[str, Any], block: Block, context: int, device: torch.device) -> Drawing:
@@ -97,9 +125,23 @@ def bind(worker: Any) -> int:  # noqa: ANN401
     """Bind the processor of one of vLLM's workers, called there; return the bytes that its weights take."""
     runner, parallel = worker.model_runner, worker.vllm_config.parallel_config
     first_of_last_stage = parallel.tensor_parallel_size * (parallel.pipeline_parallel_size - 1)
-    for item in runner.input_batch.logitsprocs.all:
-        if isinstance(item, Draw):
-            item.bind(
-                lambda count: runner.discard_request_mask.np[:count], speaks=worker.rank == first_of_last_stage
-            )
+    _draw_of(worker).bind(
+        lambda count: runner.discard_request_mask.np[:count], speaks=worker.rank == first_of_last_stage
+    )
     return int(getattr(runner, "model_memory_usage", 0))
+
+
+def take_in(worker: Any, *given: Any) -> None:  # noqa: ANN401
+    """Give the processor of one of vLLM's workers what its next draws are to know, called there."""
+    _draw_of(worker).take_in(*given)
+
+
+def hand_out(worker: Any) -> dict[str, NDArray[Any]]:  # noqa: ANN401
+    """Return what the processor of one of vLLM's workers has to tell since the last time, called there."""
+    return _draw_of(worker).hand_out()
+
+
+def _draw_of(worker: Any) -> Draw:  # noqa: ANN401
+    """Return the processor of one of vLLM's workers."""
+    every = worker.model_runner.input_batch.logitsprocs.all
+    return next(item for item in every if isinstance(item, Draw))

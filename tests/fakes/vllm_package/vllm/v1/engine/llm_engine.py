@@ -1,6 +1,7 @@
 """The engine: requests go in, it steps, and those that end come out."""
 
 import importlib
+import pickle
 import subprocess
 import sys
 import weakref
@@ -69,6 +70,7 @@ class EngineArgs:
                 world_size=self.tensor_parallel_size * self.pipeline_parallel_size,
                 tensor_parallel_size=self.tensor_parallel_size,
                 pipeline_parallel_size=self.pipeline_parallel_size,
+                distributed_executor_backend=self.distributed_executor_backend,
             ),
             cache_config=SimpleNamespace(num_gpu_blocks=blocks, block_size=self.block_size),
             additional_config=self.additional_config,
@@ -106,7 +108,8 @@ class LLMEngine:
         return cls(args, usage_context)
 
     def collective_rpc(self, method, timeout=None, args=(), kwargs=None):
-        return [method(self._worker, *args, **(kwargs or {}))]
+        args, kwargs = pickle.loads(pickle.dumps((args, kwargs or {})))  # to a process, which may be elsewhere
+        return [pickle.loads(pickle.dumps(method(self._worker, *args, **kwargs)))]
 
     def add_request(self, request_id, prompt, params, lora_request=None):
         ids = prompt["prompt_token_ids"]
