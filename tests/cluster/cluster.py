@@ -5,7 +5,6 @@ import json
 import random
 import secrets
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from endmark.db.jobs import load_job
 from endmark.jobs.errors import BrokerError
 from endmark.jobs.queue import wake
 from tests.cluster.checker import check
+from tests.cluster.disk import Disk
 from tests.cluster.faults import faults_of
 from tests.cluster.host import COMPILER, Host, sweep
 from tests.cluster.recording import read_events, watch_ledger
@@ -29,7 +29,6 @@ LEASE = 4.0  # seconds, for the product's 90; what the product waits for a dead 
 _LINK = "connect_timeout=2&tcp_user_timeout=1500&keepalives_idle=1&keepalives_interval=1&keepalives_count=1"
 _FROZEN_AFTER = "1s"
 _STEP = 0.03  # seconds a token
-_DISK = 48  # MB of the SQLite ledger's disk
 _ROOT = Path(__file__).parents[2]
 
 
@@ -77,7 +76,7 @@ class Cluster:
         self.broker = Valkey(self.hosts["servers"], secured=self._seed % 2 == 1)
         self._undo.callback(self.broker.remove)
         self.broker.start()
-        self.postgres = self._disk = None
+        self.postgres = self.disk = None
         self.store = open_store(self._ledger(data), upgrade=True)
         self._undo.callback(self.store.close)
         watch_ledger(self.store)
@@ -86,11 +85,9 @@ class Cluster:
     def _ledger(self, data):
         """Make the ledger's place; return its URL for the test, and keep that for the workers."""
         if data is None:
-            self._disk = self.folder / "disk"
-            self._disk.mkdir()
-            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_DISK}m", "endmark", self._disk], check=True)
-            self._undo.callback(subprocess.run, ["umount", self._disk], check=True)
-            self._workers_url = f"sqlite:///{self._disk / 'ledger.db'}"
+            self.disk = Disk(self.folder, self._random)
+            self._undo.callback(self.disk.remove)
+            self._workers_url = f"sqlite:///{self.disk.ledger}"
             return self._workers_url
         self.postgres = Postgres(data, self.hosts["servers"])
         self._undo.callback(self.postgres.remove)
@@ -121,15 +118,33 @@ class Cluster:
             "ENDMARK_DATABASE_URL": self._workers_url,
             "ENDMARK_BROKER_URL": self.broker.url,
             "PYTHONPATH": str(_ROOT),
+            **(self.disk.environment() if self.disk else {}),
         }
 
     def start_worker(self, host):
         """Start the host's workers, but for those that run and are not about to end."""
+        if self.disk and not self._all:
+            self.disk.flush()
         for model in self.models:
             former = self._workers.get((host, model))
             if former is None or former.poll() is not None or former.ending:
                 self._workers[host, model] = self._start_worker(host, model)
                 self._workers[host, model].ending = False
+
+    def start_workers(self):
+        """Start the workers of all hosts, but for those that run."""
+        for host in self.worker_hosts:
+            self.start_worker(host)
+
+    def boot(self):
+        """Start the workers of all hosts, and wait until they serve."""
+        self.start_workers()
+        deadline = time.monotonic() + 60
+        for (host, _), process in self._workers.items():
+            history = self.folder / "history" / f"{host}-{process.pid}.jsonl"
+            while not (history.exists() and '"started"' in history.read_text()):
+                assert time.monotonic() < deadline, self.log()
+                time.sleep(0.05)
 
     def _start_worker(self, host, model):
         """Start one worker."""
@@ -173,18 +188,11 @@ class Cluster:
         here, there = self.hosts[host].address, self.hosts["servers"].address
         return self.wire.link(here, there), self.wire.link(there, here)
 
-    def fill_disk(self):
-        """Leave no room on the ledger's disk."""
-        with (self._disk / "filler").open("wb", buffering=0) as file:
-            try:
-                while file.write(bytes(65536)) == 65536:
-                    pass
-            except OSError:
-                pass
-
-    def free_disk(self):
-        """Give the room back."""
-        (self._disk / "filler").unlink(missing_ok=True)
+    def lose_power(self):
+        """Let the machine of a SQLite ledger and its workers lose power; it comes back without workers."""
+        for host in self.worker_hosts:
+            self.kill(host)
+        self._lost.append(self.disk.forget(self.store.close))
 
     def run(self, count, seconds=5.0):
         """Let so many faults happen within a time, overlapping as they come; all have ended when this returns."""
@@ -227,6 +235,11 @@ class Cluster:
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.05)
 
+    def stored(self):
+        """How many attempts the ledger holds."""
+        with self.store.reader.connect() as connection:
+            return connection.execute(text("SELECT count(*) FROM attempts")).scalar()
+
     def connections(self):
         """How many connections the workers have to Postgres."""
         if self.postgres is None:
@@ -240,8 +253,7 @@ class Cluster:
         deadline = time.monotonic() + seconds
         while not all(load_job(self.store, job).state.is_final for job in jobs):
             assert time.monotonic() < deadline, f"after {self.faults}:\n{self.log()}"
-            for host in self.worker_hosts:
-                self.start_worker(host)
+            self.start_workers()
             time.sleep(0.1)
 
     def wrong(self):

@@ -57,7 +57,9 @@ def faults_of(cluster):
         )
         every["database fails over"] = lambda _: Fault("database fails over", "*", cluster.fail_over)
     else:
-        every["disk full"] = lambda _: Fault("disk full", "*", cluster.fill_disk, cluster.free_disk)
+        every["disk full"] = lambda _: Fault("disk full", "*", cluster.disk.fill, cluster.disk.free)
+        if cluster.has_clocks:  # and so a compiler
+            every["power lost"] = lambda _: Fault("power lost", "*", cluster.lose_power, cluster.boot)
     if cluster.has_clocks:
         every["clock an hour on"] = lambda host: _clock(cluster, host, HOUR)
         every["clock an hour back"] = lambda host: _clock(cluster, host, -HOUR)

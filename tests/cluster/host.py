@@ -84,7 +84,8 @@ class Host:
         """Start a command on this host; return its process, the leader of a session of its own."""
         values = dict(env or {})
         if COMPILER:
-            values |= {"LD_PRELOAD": str(self._clocks / "clock.so"), "ENDMARK_CLOCK": str(self._clock)}
+            libraries = [str(self._clocks / "clock.so"), *filter(None, [values.get("LD_PRELOAD")])]
+            values |= {"LD_PRELOAD": ":".join(libraries), "ENDMARK_CLOCK": str(self._clock)}
         owner = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []
         before = [
             "ip",

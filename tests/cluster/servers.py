@@ -36,8 +36,9 @@ class Postgres:
         self._process = None
 
     def start(self):
-        """Start it and wait until it answers."""
-        self._process = self._run(self._data, self._socket, "-h", self._host.address)
+        """Start it, unless it runs, and wait until it answers."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = self._run(self._data, self._socket, "-h", self._host.address)
 
     def _run(self, data, socket, *options):
         """Start a server on a data folder, and wait until it answers on its socket."""
@@ -52,12 +53,15 @@ class Postgres:
     def fail_over(self, behind=1.0):
         """Let a second server take over by the address of the first, without the last that the first has stored.
 
+        A first one that was killed just before comes back for that long.
+
         Args:
             behind: seconds by which it lacks behind.
 
         Returns:
             From when to when, by the monotonic clock, the first stored what is lost.
         """
+        self.start()
         copy = Path(tempfile.mkdtemp(prefix="endmark-standby-"))
         self._copies.append(copy)
         shutil.chown(copy, "pgserver", "pgserver")
