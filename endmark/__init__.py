@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from endmark.client.running import list_jobs, run, submit
     from endmark.jobs.errors import EndmarkError
     from endmark.jobs.progress import JobStatus
-from endmark.jobs.vocabulary import Attempt
+    from endmark.jobs.vocabulary import Attempt
 
 __all__ = ["Attempt", "EndmarkError", "Engine", "Job", "JobStatus", "list_jobs", "run", "submit"]
 _HOMES = {

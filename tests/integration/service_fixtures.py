@@ -8,7 +8,9 @@ from pathlib import Path
 
 from sqlalchemy import text
 
+from endmark.db.connection import open_store
 from endmark.db.jobs import add_rows, begin_job, finish_submission, load_job
+from endmark.db.progress import all_statuses
 from endmark.jobs.progress import WorkerReport
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import build_strategies
@@ -126,6 +128,22 @@ def wait_until(condition, seconds=60.0):
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.01)
+
+
+def jobs_until(database, condition, seconds=120.0):
+    """Wait until the jobs of a ledger are as wanted, and return them, the newest first.
+
+    Asking `endmark status` again and again would take the processor from the worker that is waited for.
+    """
+    deadline = time.monotonic() + seconds
+    while not database.exists():
+        assert time.monotonic() < deadline, "there is no ledger"
+        time.sleep(0.05)
+    with open_store(f"sqlite:///{database}") as store:
+        while not ((found := all_statuses(store)) and condition(found)):
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
+    return found
 
 
 def gone(pid):

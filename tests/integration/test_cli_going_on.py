@@ -11,11 +11,10 @@ import pytest
 
 from endmark.db.connection import open_store
 from endmark.db.jobs import load_job, pause_job
-from endmark.db.progress import all_statuses
 from endmark.db.runs import find_run, forget_run, remember_run
 from endmark.db.workers import list_workers
 from endmark.jobs.launch.slots import Slot, take_slot
-from tests.integration.service_fixtures import submit
+from tests.integration.service_fixtures import jobs_until, submit
 from tests.integration.test_cli_run import (
     finished,
     model,
@@ -54,11 +53,8 @@ def rows_of(path):
 
 
 def begun(home):
-    """Wait until a row of the newest job has a result; return its id. A `status` takes longer than a short job."""
-    wait_until(lambda: (home / "endmark.db").exists())
-    with open_store(f"sqlite:///{home / 'endmark.db'}") as store:
-        wait_until(lambda: (found := all_statuses(store)) and found[0].succeeded)
-        return all_statuses(store)[0].id
+    """Wait until a row of the newest job has a result; return its id."""
+    return jobs_until(home / "endmark.db", lambda jobs: jobs[0].succeeded)[0].id
 
 
 def test_the_same_run_goes_on_with_the_job_that_ctrl_c_has_paused(start, tmp_path, model, errors_of):
@@ -89,9 +85,7 @@ def test_a_job_that_completes_while_it_is_stopped_is_written(start, tmp_path, mo
     """Few tokens: on a busy machine 600 took longer than the 30 s that a drain gives them."""
     run = start("run", write_prompts(tmp_path, 3), "-o", "out.csv", "--model", model, "--max-new-tokens", "150")
     lines = errors_of(run)
-    wait_until(lambda: (tmp_path / "home" / "endmark.db").exists())
-    with open_store(f"sqlite:///{tmp_path / 'home' / 'endmark.db'}") as store:
-        wait_until(lambda: (found := all_statuses(store)) and (found[0].running == 3 or found[0].state.is_final))
+    jobs_until(tmp_path / "home" / "endmark.db", lambda jobs: jobs[0].running == 3 or jobs[0].state.is_final)
     run.send_signal(signal.SIGINT)
     assert run.wait(90) == 0  # its rows end within the time that a drain gives them
     wait_until(lambda: any(line.startswith("results") for line in lines))

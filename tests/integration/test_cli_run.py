@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.service_fixtures import jobs_until
 from tests.integration.tiny_model import save_tiny_model
 
 pytestmark = pytest.mark.integration
@@ -48,7 +49,7 @@ def start(tmp_path):
 
 
 def finished(process, code=0):
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == code, err
     return out, err
 
@@ -94,13 +95,14 @@ def test_failed_rows_make_the_exit_code_3(start, tmp_path, model):
 
 
 def test_a_model_that_cannot_be_loaded_is_said_at_once(start, tmp_path):
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "config.json").write_text("{}")
     began = time.monotonic()
-    run = start("run", write_prompts(tmp_path, 3), "-o", "out.csv", "--model", "./empty")
+    run = start("run", write_prompts(tmp_path, 3), "-o", "out.csv", "--model", "./damaged")
     _, err = finished(run, code=1)
     assert time.monotonic() - began < 60
     assert "error: the worker gave up: " in err
-    assert str(tmp_path / "empty") in err
+    assert str(tmp_path / "damaged") in err
     assert not (tmp_path / "out.csv").exists()
     assert processes_of(tmp_path / "home") == []
     (status,) = statuses(start)
@@ -113,7 +115,7 @@ def test_a_model_that_cannot_be_loaded_is_said_at_once(start, tmp_path):
 def test_ctrl_c_pauses_the_job_which_can_be_finished_later(start, tmp_path, model, number):
     prompts = write_prompts(tmp_path, 600)
     run = start("run", prompts, "-o", "out.csv", "--model", model, "--max-new-tokens", "300")
-    wait_until(lambda: (found := statuses(start)) and found[0]["succeeded"] > 0)
+    jobs_until(tmp_path / "home" / "endmark.db", lambda jobs: jobs[0].succeeded)
     run.send_signal(number)
     out, err = finished(run, code=130)
     assert out == ""
@@ -130,7 +132,7 @@ def test_a_worker_that_runs_already_is_used_and_left(start, tmp_path, model):
     worker = start("worker", "--model", model, "--gpus", "cpu")
     prompts = write_prompts(tmp_path, 20)
     waiting = finished(start("submit", prompts, "--model", model))[0].strip()
-    wait_until(lambda: statuses(start)[0]["workers"])
+    jobs_until(tmp_path / "home" / "endmark.db", lambda jobs: jobs[0].workers)
     run = start("run", prompts, "-o", "out.csv", "--model", model, "--max-new-tokens", "8")
     _, err = finished(run)
     assert "started a worker" not in err

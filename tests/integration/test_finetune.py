@@ -6,47 +6,17 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.integration.test_cli_run import finished, start
+
 pytestmark = pytest.mark.integration
-ENDMARK = Path(sys.executable).with_name("endmark")
+__all__ = ["start"]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WORDS = ["--steps", 45, "--learning-rate", 0.002, "--held-out", 24, "--save-every", 10, "--max-new-tokens", 160]
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Start the command in a home of its own."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("ENDMARK_")}
-    environment |= {"ENDMARK_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-    started = []
-
-    def popen(*words):
-        process = subprocess.Popen(
-            [ENDMARK, *map(str, words)],
-            env=environment,
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield popen
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def finished(process, code=0):
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == code, err
-    return out, err
 
 
 def trainer_of(process):

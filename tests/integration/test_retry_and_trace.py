@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from click.testing import CliRunner
 from endmark.cli import retry
 from endmark.cli.again import ask_again
 from endmark.db.connection import open_store
-from tests.integration.service_fixtures import submit
+from tests.integration.service_fixtures import jobs_until, submit
 from tests.integration.store.ledger import answer_all, take
 
 pytestmark = pytest.mark.integration
@@ -47,18 +46,13 @@ def results(path):
         return list(csv.DictReader(file))
 
 
-def work_until_done(endmark, job):
-    """Let a worker run until the job has ended; return its status."""
+def work_until_done(endmark, home):
+    """Let a worker run until the newest job has ended; return its status."""
     worker = subprocess.Popen([ENDMARK, "worker"], stderr=subprocess.DEVNULL, **endmark.options)
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            status = json.loads(endmark("status", job, "--json")[0])
-            if status["state"] not in ("queued", "running"):
-                return status
-            assert worker.poll() is None
-            assert time.monotonic() < deadline, status
-            time.sleep(0.5)
+        jobs_until(home / "endmark.db", lambda jobs: jobs[0].state.is_final)
+        assert worker.poll() is None
+        return json.loads(endmark("status", "latest", "--json")[0])
     finally:
         worker.terminate()
         worker.wait(60)
@@ -128,7 +122,7 @@ def test_truncated_rows_asked_again_and_the_trace_of_a_job(endmark, tmp_path):
     assert "`endmark worker`" in err
     _, err = endmark("retry", "latest", "--truncated", "--strategy", "eos-reward", "--max-new-tokens", 40, code=1)
     assert "is queued: its rows can be asked again when it has ended" in err
-    status = work_until_done(endmark, "latest")
+    status = work_until_done(endmark, tmp_path / "home")
     assert (status["state"], status["succeeded"], status["failed"]) == ("completed_with_errors", 3, 1)
     endmark("export", "latest", "-o", again)
     after = results(again)
@@ -138,7 +132,7 @@ def test_truncated_rows_asked_again_and_the_trace_of_a_job(endmark, tmp_path):
 
     _, err = endmark("retry", "latest", "--failed")
     assert "1 row of job" in err
-    status = work_until_done(endmark, "latest")
+    status = work_until_done(endmark, tmp_path / "home")
     assert (status["state"], status["failed"]) == ("completed_with_errors", 1)
     endmark("export", "latest", "-o", again)
     assert results(again)[3]["attempts"] == "2"

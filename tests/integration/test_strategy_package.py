@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from endmark.jobs.vocabulary import JobState
+from tests.integration.service_fixtures import jobs_until
 
 pytestmark = pytest.mark.integration
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "strategy_package"
@@ -54,15 +56,11 @@ def test_it_is_listed_stored_and_applied_and_a_worker_without_it_says_so(tmp_pat
         stderr=subprocess.DEVNULL,
     )
     try:
-        until = time.monotonic() + 60
-        while (state := json.loads(endmark("status", stored, "--json", environment=here).stdout))[
-            "state"
-        ] != "failed":
-            assert time.monotonic() < until, state
-            time.sleep(0.2)
+        jobs_until(tmp_path / "home" / "endmark.db", lambda jobs: jobs[0].state is JobState.FAILED)
     finally:
         worker.send_signal(signal.SIGINT)
         worker.wait(30)
+    state = json.loads(endmark("status", stored, "--json", environment=here).stdout)
     assert "unknown strategy `last-call`" in state["error"]
 
 

@@ -5,10 +5,11 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.integration.service_fixtures import jobs_until
 
 pytestmark = pytest.mark.integration
 
@@ -67,14 +68,9 @@ def test_no_row_is_lost_or_doubled(tmp_path):
     with log.open("w") as file:
         worker = command(home, "worker", "--gpus", "cpu", stderr=file)
     try:
-        deadline = time.monotonic() + 500
-        while True:
-            status = json.loads(finished(command(home, "status", job, "--json")))
-            if status["state"] not in ("queued", "running"):
-                break
-            assert worker.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, status
-            time.sleep(2)
+        jobs_until(home / "endmark.db", lambda jobs: jobs[0].state.is_final or worker.poll() is not None, 500)
+        assert worker.poll() is None, log.read_text()
+        status = json.loads(finished(command(home, "status", job, "--json")))
     finally:
         worker.terminate()
     finished(worker)

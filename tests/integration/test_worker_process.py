@@ -116,14 +116,18 @@ def test_nonsense_on_the_queue_is_refused_and_never_executed(house, tmp_path):
 
 @pytest.mark.parametrize("task", [WAKE_TASK, *FORMER_TASKS])
 def test_a_message_wakes_whoever_has_sent_it(house, task):
-    """Commands of version 0.1 send one a shard, and one for a fine-tuning."""
+    """Commands of version 0.1 send one a shard, and one for a fine-tuning.
+
+    One job alone had been asked, which a worker that hears nothing finds as soon by its own look.
+    """
     house.child()
-    began = time.monotonic()
-    job = submit(house.store, ["place"], model=house.model, max_new_tokens=3)
     app = make_app(house.broker.url, queue_name(house.model, None))
-    app.send_task(task, args=["job", 1], kwargs={"version": 1})
-    house.wait(job)
-    assert time.monotonic() - began < Pace().look
+    began = time.monotonic()
+    for _ in range(3):
+        job = submit(house.store, ["place"], model=house.model, max_new_tokens=3)
+        app.send_task(task, args=["job", 1], kwargs={"version": 1})
+        house.wait(job)
+    assert time.monotonic() - began < 2 * Pace().look  # by its own looks the third is found two of them later
 
 
 def test_losing_every_message_loses_nothing(house):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import endmark
+
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,3 +72,18 @@ def test_every_setting_and_make_target_exists(page):
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
     for name in re.findall(r"`make ([a-z-]+)", text):
         assert name in targets, f"`make {name}`"
+
+
+@pytest.mark.parametrize("page", WITH_CHANGES, ids=lambda page: page.name)
+def test_python_in_the_pages_can_be_read_and_names_what_there_is(page):
+    for code in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "endmark":
+                assert node.attr in dir(endmark), f"there is no `endmark.{node.attr}`"
+
+
+def test_importing_endmark_imports_nothing_else_of_ours():
+    """As docs/python.md says. A line of `TYPE_CHECKING` had lost its indent, and the jobs' words came with it."""
+    code = "import sys, endmark; print([name for name in sys.modules if name.startswith('endmark.')])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

@@ -1,5 +1,7 @@
 """Expressions that Python and llguidance read otherwise: answers were kept to another language than was meant."""
 
+import json
+
 import pytest
 
 from endmark.jobs.errors import SpecError
@@ -57,3 +59,11 @@ def test_it_is_found_in_a_schema_and_its_place_is_named():
         read_shape(ShapeKind.JSON_SCHEMA, schema, "`--json-schema`")
     with pytest.raises(SpecError, match=r"possessive.*at `#`"):
         read_shape(ShapeKind.JSON_SCHEMA, '{"patternProperties": {"^x++$": {}}}', "`--json-schema`")
+
+
+@pytest.mark.parametrize("keyword", ["const", "default"])
+def test_a_value_that_looks_like_a_schema_is_none(keyword):
+    """Only keywords whose values are schemas are looked into: what is a constant there needs no expression."""
+    value = {"a": {"pattern": "[a&&b]"}}
+    shape = read_shape(ShapeKind.JSON_SCHEMA, json.dumps({"type": "object", keyword: value}), "`--json-schema`")
+    assert shape.kind is ShapeKind.JSON_SCHEMA
