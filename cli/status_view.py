@@ -10,7 +10,7 @@ from endmark.cli.terminal import one_line
 from endmark.db.deliveries import DeliveryRecord
 from endmark.db.sizes import JobSize
 from endmark.jobs.progress import JobStatus, WorkerInfo
-from endmark.jobs.spelling import size
+from endmark.jobs.spelling import counted, size
 
 _NAME_WIDTH = 32
 _JOB_HEADINGS = ("JOB", "NAME", "STATE", "ROWS", "EOS", "TRUNCATED", "FAILED", "TOKENS/S", "LEFT", "MODEL")
@@ -77,7 +77,7 @@ def one_job(status: JobStatus, details: Details | None = None) -> str:
         ("complete", f"{status.complete:,} ({percent(status.complete, status.succeeded + status.failed)})"),
         *([("valid", f"{status.valid:,} of {status.shaped:,}")] if status.shaped else []),
         ("tokens", tokens_of(status)),
-        *([("same as others", f"{status.deduplicated:,} rows")] if status.deduplicated else []),
+        *([("same as others", counted(status.deduplicated, "row"))] if status.deduplicated else []),
         *([("thoughts", _thoughts(status))] if status.reasoning_tokens else []),
         *([("device time", _device_time(status, details))] if status.device_seconds else []),
         *([("size", _size(details.size))] if details is not None else []),

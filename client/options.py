@@ -1,7 +1,9 @@
 """Keyword arguments as the command line's options: one set of names, defaults and errors for both."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -9,11 +11,30 @@ import click
 from endmark.cli.failures import plain
 from endmark.cli.options import build_spec, parsed
 from endmark.cli.submit import submit
-from endmark.jobs.errors import UsageError
+from endmark.jobs.errors import EndmarkError, UsageError
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.spelling import nearest
 
 _FOR_FILES = ("format", "delimiter", "skip_bad_rows")  # options that say how a file is read
+
+
+_OPTION = re.compile(r"`--([a-z][a-z-]*)(?: [A-Z]+)?`")
+
+
+@contextmanager
+def in_python() -> Iterator[None]:
+    """Say errors as a Python program has them: arguments by name, not options of the command line."""
+    try:
+        yield
+    except EndmarkError as error:
+        error.args = (_as_arguments(str(error)),)
+        error.hint = _as_arguments(error.hint) if error.hint else None
+        raise
+
+
+def _as_arguments(text: str) -> str:
+    """Return a text with `prompt_column` where it has `--prompt-column`."""
+    return _OPTION.sub(lambda match: "`" + match[1].replace("-", "_") + "`", text)
 
 
 def parse_options(given: Mapping[str, Any], *, files: bool = True) -> tuple[GenerationSpec, dict[str, Any]]:

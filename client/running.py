@@ -16,17 +16,20 @@ from endmark.cli.submission import Submission, resumed, submit_dataset, submit_r
 from endmark.cli.terminal import note
 from endmark.cli.waiting import ended_like_by_ctrl_c
 from endmark.client.job import Job
-from endmark.client.options import parse_options
+from endmark.client.options import in_python, parse_options
 from endmark.db.connection import Store
 from endmark.db.progress import all_statuses
 from endmark.jobs.datasets.rows import RowsDataset
 from endmark.jobs.engines import EngineChoice
-from endmark.jobs.errors import DatasetError, EndmarkError
+from endmark.jobs.errors import DatasetError, EndmarkError, UsageError
+from endmark.jobs.remote import is_url
 from endmark.jobs.settings import Settings
 from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.spelling import counted
 from endmark.jobs.vocabulary import JobState
 
 
+@in_python()
 def run(rows: Any, **options: Any) -> Job:  # noqa: ANN401
     """Store rows as a job and run it to its end, as `endmark run` does; return the job.
 
@@ -55,6 +58,7 @@ def run(rows: Any, **options: Any) -> Job:  # noqa: ANN401
     return Job.known(stored.job_id)
 
 
+@in_python()
 def submit(rows: Any, **options: Any) -> Job:  # noqa: ANN401
     """Store rows as a job for workers that run elsewhere; return the job.
 
@@ -125,6 +129,8 @@ def _store(
 ) -> Submission:
     """Store rows as a job, whole or not at all."""
     wanted = wanted_deliveries(settings, options)
+    if isinstance(rows, str) and not Path(rows).suffix and not is_url(rows) and not Path(rows).exists():
+        raise UsageError(f"there is no file `{rows}`", hint="a text is the path of a file: give prompts as a list")
     if _is_file(rows):
         job = submit_dataset(store, str(rows), spec, options, deliveries=wanted)
     else:
@@ -136,7 +142,7 @@ def _store(
             except DatasetError as error:
                 error.hint = "correct them, or leave them out; nothing was stored"
                 raise
-    note(f"job {job.job_id}: {job.total:,} rows")
+    note(f"job {job.job_id}: {counted(job.total, 'row')}")
     return job
 
 

@@ -95,7 +95,7 @@ def span(seconds: float) -> str:
 def _facts(report: Report) -> str:
     """Return what was run."""
     models = dict.fromkeys(arm.model for arm in report.arms)
-    rows = f"{report.total:,} rows"
+    rows = counted(report.total, "row")
     if report.whole is not None and report.whole > report.total:
         rows = f"a sample of {report.total:,} of {report.whole:,} rows"
     jobs = ", ".join(arm.job_id for arm in report.arms)

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from http import HTTPStatus
 from typing import IO, Any, BinaryIO
 
 from starlette.applications import Starlette
@@ -217,10 +218,16 @@ def _json(values: Mapping[str, Any]) -> Response:
     return Response(json.dumps(values), media_type="application/json")
 
 
-def _routed(_: Request, error: Exception) -> Response:
-    """Say as the API does that there is no such route."""
+def _routed(request: Request, error: Exception) -> Response:
+    """Say as the API does that there is no such route, and which there are."""
     assert isinstance(error, HTTPException)
-    return Refused(error.status_code, error.detail, "invalid_request", error.headers).response()
+    detail = error.detail
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        detail = (
+            f"`{request.method} {request.url.path}` is not served: upload requests to `/v1/files`, and have them "
+        )
+        detail += "run by `/v1/batches`"
+    return Refused(error.status_code, detail, "invalid_request", error.headers).response()
 
 
 def _refused(_: Request, error: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ from endmark.jobs.datasets.base import Dataset, Line, Source
 from endmark.jobs.errors import Problem, UsageError
 from endmark.jobs.strict_json import refuse_unstorable
 
-_PLAIN = (str, bool, int)
+_PLAIN = (bool, int)
 
 
 class RowsDataset(Dataset):
@@ -86,11 +87,15 @@ def _records(rows: Any) -> Iterable[Any]:  # noqa: ANN401
         return named
     if hasattr(rows, "itertuples"):  # pandas
         names = [str(name) for name in rows.columns]
+        if len(set(names)) < len(names):
+            (name, _), *_ = Counter(names).most_common(1)
+            raise UsageError(f"the data frame has the column `{name}` twice", hint="give each a name of its own")
         return (dict(zip(names, cells, strict=True)) for cells in rows.itertuples(index=False, name=None))
     if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+        fix = "give a list of prompts or of dictionaries, or the path of a file"
         raise UsageError(
-            f"rows are to be a data frame or an iterable, and this is a {type(rows).__name__}",
-            hint="give a list of prompts or of dictionaries, or the path of a file",
+            f"rows are to be a data frame or an iterable, and this is of the type {type(rows).__name__}",
+            hint="call its `collect()` first" if hasattr(rows, "collect") else fix,
         )
     records: Iterable[Any] = rows
     return records
@@ -103,12 +108,14 @@ def _record(row: Any) -> dict[str, Any]:  # noqa: ANN401
         ValueError: it cannot be used.
     """
     if isinstance(row, str):
-        return {"prompt": row}
+        return {"prompt": _value(row)}
     if isinstance(row, Mapping):
         return {_key(name): _value(value) for name, value in row.items()}
     if isinstance(row, Sequence) and not isinstance(row, bytes):
         return {"messages": _value(row)}
-    raise ValueError(f"is a {type(row).__name__}, and neither text nor a dictionary nor a list of chat turns")
+    raise ValueError(
+        f"is of the type {type(row).__name__}, and neither text nor a dictionary nor a list of chat turns"
+    )
 
 
 def _key(name: Any) -> str:  # noqa: ANN401
@@ -120,8 +127,10 @@ def _key(name: Any) -> str:  # noqa: ANN401
 
 def _value(value: Any) -> Any:  # noqa: ANN401
     """Return a value as JSON has it."""
-    if value is None or isinstance(value, _PLAIN):
+    if value is None or type(value) is str or isinstance(value, _PLAIN):
         return value
+    if isinstance(value, str):
+        return str.__str__(value)  # the text itself of numpy's strings and of enums
     if isinstance(value, Mapping):
         return {_key(name): _value(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

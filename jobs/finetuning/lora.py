@@ -17,6 +17,14 @@ from endmark.jobs.finetuning.tensors import Stored, read_header
 WEIGHTS = "adapter_model.safetensors"
 OTHER_WEIGHTS = "adapter_model.bin"  # of older peft: a pickle, which may run anything when it is read
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+_PLAIN = "plain LoRA adapters of linear layers can run"
+_MERGE = (
+    f"{_PLAIN}; peft's `merge_and_unload()` puts another kind into a copy of its model, to be given as `--model`"
+)
+_LEARNT_PROMPTS = (
+    "TUNING",
+    "PROMPT",
+)  # ends of peft's names for kinds that add to the prompt: no weights to merge
 _FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 # Ways to begin that leave the base as it is: what is trained is all that is added. peft's others take a part of
 # the base's weights out of them (pissa, olora, corda, lora_ga) or put other ones in their place (loftq).
@@ -60,7 +68,9 @@ def read_pairs(folder: Path, config: Mapping[str, Any]) -> dict[str, Pair]:
     for key, stored in read_header(path).items():
         match = _KEY.fullmatch(key)
         if match is None:
-            raise ModelError(f"the adapter `{folder}` holds `{key}`; only LoRA's two matrices a layer can run")
+            raise ModelError(
+                f"the adapter `{folder}` holds `{key}`; only LoRA's two matrices a layer can run", hint=_MERGE
+            )
         if len(stored.shape) != 2 or not stored.count or stored.dtype not in _FLOATS:
             what = f"of type {stored.dtype} and shape {list(stored.shape)}"
             raise ModelError(f"the adapter `{folder}` holds `{key}` {what}, which is no matrix of LoRA")
@@ -105,9 +115,8 @@ def refuse_other_kinds(config: Mapping[str, Any], folder: Path) -> None:
     """
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise ModelError(
-            f"the adapter `{folder}` is `{kind}`", hint="plain LoRA adapters of linear layers can run"
-        )
+        mergeable = not str(kind).endswith(_LEARNT_PROMPTS)
+        raise ModelError(f"the adapter `{folder}` is `{kind}`", hint=_MERGE if mergeable else _PLAIN)
     start = config.get("init_lora_weights")
     start = start.lower() if isinstance(start, str) else start
     if not isinstance(start, str | bool | None) or start not in _HONEST_STARTS:
@@ -123,8 +132,7 @@ def refuse_other_kinds(config: Mapping[str, Any], folder: Path) -> None:
         named = ", ".join(f"`{name}`" for name in others)
         raise ModelError(
             f"the adapter `{folder}` is LoRA with {named}",
-            hint="plain LoRA adapters of linear layers can run; what changes no answer may be taken out of its "
-            "adapter_config.json",
+            hint=f"{_MERGE}; what changes no answer may be taken out of its adapter_config.json",
         )
 
 

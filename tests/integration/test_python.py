@@ -88,6 +88,12 @@ def test_wrong_calls_store_nothing():
     ]:
         with pytest.raises(error):
             endmark.submit(rows, **options)
+    with pytest.raises(endmark.EndmarkError) as caught:
+        endmark.submit("What can I do in Paris?")
+    assert "give prompts as a list" in caught.value.hint
+    with pytest.raises(endmark.EndmarkError) as caught:
+        endmark.submit([{"a": "x", "b": "y"}])
+    assert "name the column with `prompt_column`, or use `template`" in caught.value.hint
     assert endmark.list_jobs() == []
 
 

@@ -72,6 +72,14 @@ def test_no_token_sees_anothers_files_and_batches(shared):
     assert shared.batch(batch_id, ALICE)["status"] == "in_progress"
 
 
+def test_a_route_that_is_not_served_tells_those_that_are(shared):
+    """Whoever asks for one answer, as of a server of chats, was told `Not Found`."""
+    answer = shared.ask("POST", "/v1/chat/completions", {"model": "demo", "messages": []}, token=BOB)
+    assert answer.status == 404
+    assert "`POST /v1/chat/completions` is not served" in answer.error["message"]
+    assert "/v1/batches" in answer.error["message"]
+
+
 def test_results_belong_to_who_asked_for_them(shared, store):
     batch_id = shared.create(token=ALICE)
     shared.until(batch_id, "in_progress", token=ALICE)

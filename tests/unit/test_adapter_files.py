@@ -328,3 +328,9 @@ def test_a_header_is_read_without_the_tensors(tmp_path):
     }
     with pytest.raises(ModelError, match="cannot read"):
         read_header(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(("kind", "mergeable"), [("IA3", True), ("LOHA", True), ("PREFIX_TUNING", False)])
+def test_another_kind_of_adapter_is_told_how_it_can_run(tmp_path, kind, mergeable):
+    hint = refused(f"is `{kind}`", write_adapter(tmp_path, peft_type=kind))
+    assert ("merge_and_unload" in hint) == mergeable

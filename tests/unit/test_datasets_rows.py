@@ -38,8 +38,8 @@ def test_values_that_json_does_not_have():
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (7, "is a int"),
-        (b"a", "is a bytes"),
+        (7, "is of the type int"),
+        (b"a", "is of the type bytes"),
         ({"prompt": "a", "x": b"y"}, "has bytes"),
         ({"prompt": "a", "x": float("inf")}, "an infinite number"),
         ({"prompt": "a", 3: "x"}, "has the key 3"),
@@ -101,3 +101,26 @@ def test_frames():
         columns, cells = read(frame, GenerationSpec(row_options=False))
         assert columns == ["prompt", "seed", "when"]
         assert cells == expected
+
+
+def test_texts_of_other_types_are_texts():
+    """Prompts in a numpy array were refused as no text."""
+    numpy = pytest.importorskip("numpy")
+    rows = [*numpy.array(["a", "b"]), {"prompt": numpy.str_("c")}]
+    assert read(rows) == (["prompt"], [["a"], ["b"], ["c"]])
+
+
+def test_two_columns_of_one_name_are_refused():
+    """Of pandas' frame with such columns the last one was taken, in silence."""
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(UsageError, match="the data frame has the column `prompt` twice"):
+        RowsDataset(pandas.DataFrame([["a", "b"]], columns=["prompt", "prompt"]))
+    with pytest.raises(UsageError, match="the data frame has the column `0` twice"):
+        RowsDataset(pandas.DataFrame([["a", "b"]], columns=[0, "0"]))
+
+
+def test_a_frame_that_waits_to_be_collected_is_told_as_one():
+    polars = pytest.importorskip("polars")
+    with pytest.raises(UsageError) as caught:
+        RowsDataset(polars.LazyFrame({"prompt": ["a"]}))
+    assert "collect()" in caught.value.hint
