@@ -62,7 +62,7 @@ def compare(dataset: str, output: str, sample: int, **options: Any) -> None:  # 
         name = options["name"] or dataset_name(dataset)
         note(f"{counted(len(drawn.rows), 'row')} of {drawn.whole:,}, {len(specs)} times")
         jobs = _run(settings, store, drawn, specs, name, output, engine)
-        words = _dataset_words(dataset, options)
+        words = [*_dataset_words(dataset, options), *engine.words()]
         report = build_report(store, jobs, title=f"Strategies on {name}", dataset=words, whole=drawn.whole)
     write_report(report, output)
     click.echo(table(report))

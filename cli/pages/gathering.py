@@ -44,8 +44,8 @@ def build_report(
 
     Args:
         jobs: the ids by their labels.
-        dataset: words that name the dataset that the jobs are a sample of, as `endmark run` takes them; none where
-            they have all its rows.
+        dataset: words that name the dataset that the jobs are a sample of, and the engine, as `endmark run` takes
+            them; none where they have all its rows.
         whole: rows of that dataset.
         shown: the most rows to keep for the page, evenly spaced.
 

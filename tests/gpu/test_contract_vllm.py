@@ -44,7 +44,7 @@ def folder():
 
 
 @functools.cache
-def core(*, roomy):
+def core(*, roomy, cards=(1, 1)):
     """vLLM, once for all tests: it takes seconds to begin."""
     block = Block.make(ROWS, TOKENS)
     options = {
@@ -57,7 +57,7 @@ def core(*, roomy):
         "enforce_eager": True,
         "gpu_memory_utilization": 0.2,
     }
-    llm, _ = build_llm(engine_options(block, ENDS) | options)
+    llm, _ = build_llm(engine_options(block, ENDS, cards=cards) | options)
     block.unlink()
     return VllmCore(llm, ENDS), block
 
@@ -65,8 +65,24 @@ def core(*, roomy):
 class TestVllm(EngineContract):
     count = 14
 
+    cards = (1, 1)
+
     def build(self, *, roomy=True):
-        return VllmEngine(*core(roomy=roomy), VOCABULARY, ENDS, embeddings=TOKENS)
+        return VllmEngine(*core(roomy=roomy, cards=self.cards), VOCABULARY, ENDS, embeddings=TOKENS)
 
     def test_the_tokens_that_rows_ask_for_have_their_probabilities(self):
         check_told_probabilities(self.build(), TOKENS)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="two cards are needed")
+class TestVllmOnTwoCards(TestVllm):
+    """One model shared by two processes; each draws, and reads what it is to know in the block."""
+
+    cards = (2, 1)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="two cards are needed")
+class TestVllmInTwoStages(TestVllm):
+    """The layers of one model on two cards, the last of which draws."""
+
+    cards = (1, 2)

@@ -39,6 +39,7 @@ def compared(tmp_path_factory):
         )
 
     words = ["--strategy", "baseline", "--strategy", "concise;soft-landing", "--max-new-tokens", "60"]
+    words += ["--engine", "endmark"]
     done = call("compare", "data.csv", *words, "--sample", "20", "-o", "report.html")
     (folder / "crowded.html").write_text(crowded(), encoding="utf-8")
     jobs = json.loads(call("status", "--json").stdout)
@@ -206,7 +207,7 @@ def test_nothing_is_clipped_or_too_small(compared, opened, name, width, scheme):
 def test_the_command_beneath_the_advice_is_one_click_away(compared, opened):
     page = opened(compared[0] / "report.html")
     command = page.locator("#command").inner_text()
-    assert command.startswith("endmark run data.csv --strategy ")
+    assert command.startswith("endmark run data.csv --engine endmark --strategy ")
     assert command in compared[1].stdout
     page.click("#copy")
     page.wait_for_function("['Copied', 'Selected'].includes(document.getElementById('copy').textContent)")
