@@ -85,7 +85,6 @@ def test_a_row_that_no_token_may_follow_fails_alone(overlaps):
 
 @pytest.mark.parametrize("overlaps", [False, True])
 def test_rows_that_come_later_and_rows_without_a_mask_change_nothing(overlaps):
-    """A step that computes a prompt is drawn as it is launched: rows whose masks are not known miss it."""
     runner = ScriptedRunner(lambda tokens: 7, overlaps=overlaps, num_pages=400, prefill_tokens=400, max_rows=4)
     engine = Engine(runner, VOCABULARY, {EOS})
     done = {}
@@ -97,6 +96,20 @@ def test_rows_that_come_later_and_rows_without_a_mask_change_nothing(overlaps):
     for key, finished in done.items():
         assert finished.token_ids == (tuple(range(60, 65 + key)) if key % 3 else (7,) * (4 + key))
     assert len(done) == 12
+
+
+def test_a_row_with_a_mask_takes_part_in_the_steps_that_compute_prompts():
+    """It missed each of them: where rows come and go, a fifth of the steps of rows with a schema."""
+    runner = ScriptedRunner(lambda tokens: 7, overlaps=True, num_pages=400, prefill_tokens=400, max_rows=4)
+    engine = Engine(runner, VOCABULARY, {EOS})
+    engine.add(row(0))
+    done = {}
+    while 0 not in done:
+        done.update({finished.key: finished for finished in engine.step()})
+        engine.add(Request(engine.steps, [1, 2, 3], 1))
+    assert done[0].token_ids == tuple(range(60, 80))
+    assert engine.steps <= 22
+    assert sum(bool(plan.prefill) for plan in runner.plans) > 15
 
 
 def test_a_row_that_is_cancelled_while_its_mask_is_awaited_is_gone():

@@ -72,8 +72,6 @@ class Scheduler:
         prompts = self._prompts(len(rows), admits=preempted == self.preemptions)
         if not rows and not prompts:
             return None
-        if prompts:  # such a step is drawn as it is launched
-            rows = [row for row in rows if not row.waits_for_token]
         rows.sort(key=lambda row: -row.input_position)  # or the card ends with one alone
         masked = [row for row in rows if row.answer.mask is not None]
         decode = DecodePlan(

@@ -1,7 +1,7 @@
 """The fast device path: decode steps as captured graphs, prompts packed beside them, the host one step behind."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from endmark.worker.engine.cuda.fusion import Fused, fuse
 from endmark.worker.engine.cuda.kernels.inputs import note_tokens
 from endmark.worker.engine.cuda.kernels.prefill_attention import Tiles
 from endmark.worker.engine.cuda.kernels.sampling import finish_step
+from endmark.worker.engine.cuda.launched import Answered, Drawn, Launched, drawn_step
 from endmark.worker.engine.cuda.prefill import Passes, PassInputs, Piece
 from endmark.worker.engine.cuda.replay import Recorder
 from endmark.worker.engine.cuda.rooms import Rooms, SampledRows, Steering
@@ -22,9 +23,8 @@ from endmark.worker.engine.cuda.slots import SlotState
 from endmark.worker.engine.cuda.staging import Download
 from endmark.worker.engine.last_layer import narrow_last_layer
 from endmark.worker.engine.layout import RESULT
-from endmark.worker.engine.logprobs import told_scores
 from endmark.worker.engine.plan import StepPlan, StepResult, Ticket
-from endmark.worker.engine.scores import Questions, asked_scores, best_scores
+from endmark.worker.engine.scores import asked_scores, best_scores
 
 
 class CudaRunner:
@@ -96,11 +96,12 @@ class CudaRunner:
         self._rooms.mask(plan.masks)
         rows = len(plan.slots)
         if plan.prefill:
-            return Ticket(rows, self._mixed(plan, rows))
-        asked = self._asked(plan.slots)
-        step = self._steps.of(rows, Kind(bool(asked), bool(plan.decode.late)))
-        step.run(plan.decode)
-        launched = _Launched(undrawn=(step, asked))
+            launched = self._mixed(plan, rows)
+        else:
+            asked = self._asked(plan.slots)
+            step = self._steps.of(rows, Kind(bool(asked), bool(plan.decode.late)))
+            step.run(plan.decode)
+            launched = Launched(partial(drawn_step, step, asked))
         if not plan.decode.late:
             launched.draw()
         return Ticket(rows, launched)
@@ -109,35 +110,14 @@ class CudaRunner:
     def draw(self, ticket: Ticket, masks: Sequence[tuple[int, NDArray[np.int32]]]) -> None:
         """Draw the tokens of a step with late masks, which has been launched last."""
         assert self._rooms is not None, "made with the first graph"
-        assert isinstance(ticket.payload, _Launched)
+        assert isinstance(ticket.payload, Launched)
         self._rooms.mask(masks)
         ticket.payload.draw()
 
     def read(self, ticket: Ticket) -> StepResult:
         """Wait for the step and return what it sampled."""
-        launched = ticket.payload
-        assert isinstance(launched, _Launched)
-        assert launched.drawn is not None, "its tokens have been drawn"
-        got = launched.drawn.wait()[:, : ticket.rows]
-        asked: dict[int, tuple[float, ...]] = {}
-        before: dict[int, tuple[tuple[float, ...], ...]] = {}
-        for answered in launched.scores:
-            own, others = answered.read()
-            asked |= own
-            before |= others
-        return StepResult(
-            token_ids=got[RESULT["token"]].tolist(),
-            eos_probs=np.ascontiguousarray(got[RESULT["eos_prob"]]).view(np.float32).tolist(),
-            eos_ranks=got[RESULT["rank"]].tolist(),
-            flags=got[RESULT["flags"]].tolist(),
-            asked=asked,
-            asked_before=before,
-            told={
-                row: scores
-                for asked, block in launched.told
-                for row, scores in told_scores(block.wait(), asked).items()
-            },
-        )
+        assert isinstance(ticket.payload, Launched)
+        return ticket.payload.result(ticket.rows)
 
     def forward(self, tokens: Tensor, positions: Tensor, batch: DeviceBatch, keep: Tensor | int) -> Tensor:
         """Run the model over T packed tokens; return the logits (R, V) of those at `keep` (0: of all)."""
@@ -209,30 +189,36 @@ class CudaRunner:
             self._scores = torch.empty(shape, dtype=self._network.dtype, device=self._device)
         return self._scores
 
-    def _mixed(self, plan: StepPlan, rows: int) -> "_Launched":
-        """Compute prompts or pieces of them beside the rows that run; return what was sampled for `rows` rows."""
-        result = torch.empty(RESULT.width, rows, dtype=torch.int32, device=self._device)
+    def _mixed(self, plan: StepPlan, rows: int) -> Launched:
+        """Compute prompts or pieces of them beside the rows that run; `rows` of them are to be drawn."""
         pieces = [Piece(row, row.cached, row.end) for row in plan.prefill]
-        scores: list[_Answered] = []
-        told: list[tuple[Mapping[int, int], Download]] = []
+        scores: list[Answered] = []
+        passes: list[tuple[Tensor, PassInputs, int]] = []
 
         def compute(group: list[Piece], done: int) -> int:
             running = DecodeInputs.sent(plan.decode, self._slots) if plan.decode.slots and not done else None
             inputs = PassInputs.of(group, running, self._device)
             whole = self._logits(inputs)
-            logits, questions = whole[: len(inputs.keep)], inputs.questions
-            if questions.asked:
-                found = Download(asked_scores(whole, questions.asked).view(torch.int32))
-                scores.append(_Answered(done, inputs.sampled, questions, found))
+            if inputs.questions.asked:
+                found = Download(asked_scores(whole, inputs.questions.asked).view(torch.int32))
+                scores.append(Answered(done, inputs.sampled, inputs.questions, found))
             if inputs.sampled:
-                self.sample(logits, inputs.rows, result, done)
-            if counts := self._asked(inputs.on_host):
-                best = best_scores(logits, result[RESULT["token"], done : done + inputs.sampled])
-                told.append(({done + index: count for index, count in counts.items()}, Download(best)))
+                passes.append((whole[: len(inputs.keep)], inputs, done))
             return inputs.sampled
 
         self._passes.run(pieces, compute)
-        return _Launched(Download(result), scores, told)  # drawn already
+        return Launched(partial(self._draw_passes, passes, rows), scores)
+
+    def _draw_passes(self, passes: Iterable[tuple[Tensor, PassInputs, int]], rows: int) -> Drawn:
+        """Draw the tokens of `rows` rows, from each pass's scores; with it stand the rows drawn before."""
+        result = torch.empty(RESULT.width, rows, dtype=torch.int32, device=self._device)
+        told: list[tuple[Mapping[int, int], Download]] = []
+        for logits, inputs, done in passes:
+            self.sample(logits, inputs.rows, result, done)
+            if counts := self._asked(inputs.on_host):
+                best = best_scores(logits, result[RESULT["token"], done : done + inputs.sampled])
+                told.append(({done + index: count for index, count in counts.items()}, Download(best)))
+        return Download(result), told
 
     def _logits(self, inputs: PassInputs) -> Tensor:
         """Run one forward pass; return the logits (R + O, V) of the rows' last tokens, then of others."""
@@ -259,37 +245,3 @@ class CudaRunner:
         tiles = Tiles(*(torch.tensor([number], dtype=torch.int32, device=device) for number in tile))
         batch = self.batch(slots, places.int(), tiles)
         return self._scores_of(places[[2, 4]], places, places, batch, narrow=narrow)
-
-
-@dataclass(slots=True)
-class _Launched:
-    """What a step that was started brings back."""
-
-    drawn: Download | None = None  # (RESULT.width, R) int32; None until it has been drawn
-    scores: Sequence["_Answered"] = ()  # of a row that stands there twice the last is meant
-    told: Sequence[tuple[Mapping[int, int], Download]] = ()  # by row how many best tokens, as of `best_scores`
-    undrawn: tuple[DecodeStep, Mapping[int, int]] | None = None  # and how many best tokens its rows are told
-
-    def draw(self) -> None:
-        """Start what brings the tokens back."""
-        assert self.undrawn is not None
-        step, asked = self.undrawn
-        self.drawn, told = step.drawn()
-        self.told = [(asked, told)] if told is not None else []
-
-
-@dataclass(frozen=True, slots=True)
-class _Answered:
-    """What rows of one pass have asked about."""
-
-    done: int  # rows sampled in passes before
-    sampled: int
-    questions: Questions
-    found: Download  # the bits of what `asked_scores` returns
-
-    def read(self) -> tuple[dict[int, tuple[float, ...]], dict[int, tuple[tuple[float, ...], ...]]]:
-        """Return it as `StepResult` has it, once it is there."""
-        told = self.found.wait().view(np.float32).tolist()
-        own, before = self.questions.answered(told, self.sampled)
-        shift = self.done
-        return {shift + row: it for row, it in own.items()}, {shift + row: it for row, it in before.items()}
