@@ -1,6 +1,7 @@
 """How many answers are whole values of their shape, with the close and without: `python benchmarks/shapes.py`.
 
-Random schemas, each with a budget from the fewest tokens that a value takes upwards, at temperatures 0 and 1.
+Random schemas, or with `--everyday` sixty of kinds that people send, with budgets from the fewest tokens of a
+value upwards, at temperatures 0 and 1.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 import torch
+from everyday_schemas import SCHEMAS, Schema
 from random_schemas import random_schema
 
 from endmark.jobs.errors import SpecError
@@ -29,15 +31,19 @@ _MORE = (0, 0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89)  # tokens above the fewest
 _PROMPTS = ("What can I do in Paris?", "Tell me about Lisbon.", "Why is the sky blue?", "Name three fruits.")
 
 
-def draw(count: int, seed: int, shapes: Shapes) -> list[tuple[Shape, int]]:
-    """Return random shapes that can be kept, each with a budget."""
+def draw(count: int, seed: int, shapes: Shapes, known: Sequence[Schema] = ()) -> list[tuple[Shape, int]]:
+    """Return shapes that can be kept, random ones if none are given, each with a budget."""
     rng = random.Random(seed)
     found: list[tuple[Shape, int]] = []
-    while len(found) < count:
+    for schema in known or iter(lambda: random_schema(rng), None):
+        if len(found) == count:
+            break
         try:
-            shape = read_shape(ShapeKind.JSON_SCHEMA, json.dumps(random_schema(rng)), "schema")
-        except SpecError:
-            continue  # no value of it exists
+            shape = read_shape(ShapeKind.JSON_SCHEMA, json.dumps(schema, ensure_ascii=False), "schema")
+        except SpecError as error:
+            if known:
+                print(f"refused: {error}")
+            continue  # no value of a random one exists
         fewest = shapes.fewest_tokens(shape)
         if fewest is None:
             print(f"no value found: {shape.text}")
@@ -68,6 +74,7 @@ def main() -> None:
     parser.add_argument("--model", default=DEMO_MODEL)
     parser.add_argument("--schemas", type=int, default=400)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--everyday", action="store_true", help="those of everyday_schemas.py")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     loaded = load_engine(arguments.model, device="cuda" if torch.cuda.is_available() else "cpu")
@@ -75,7 +82,7 @@ def main() -> None:
         Shapes(loaded.engine.vocabulary, loaded.engine.eos_ids, closes=closes) for closes in (True, False)
     )
     began = time.monotonic()
-    work = draw(arguments.schemas, arguments.seed, shapes)
+    work = draw(arguments.schemas, arguments.seed, shapes, SCHEMAS if arguments.everyday else ())
     print(f"{len(work)} schemas compiled, their shortest ways found, in {time.monotonic() - began:.1f} s")
     print("| temperature | close | valid | natural | forced | cut | failed | seconds |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")

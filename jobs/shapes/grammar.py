@@ -17,6 +17,8 @@ SPACES = 8  # the most white space in a row between the parts of a JSON value
 _WHITE = rf"[\x20\x0A\x0D\x09]{{1,{SPACES}}}"
 _EXACT = 2**53  # the largest whole number that floating point holds with all below it
 _UNKNOWN = re.compile(r'Unimplemented keys: \["(?P<name>[^"]*)"')
+_DATES = re.compile(r'"format"\s*:\s*"date(-time)?"')
+_YEAR = "^0{0,3}[1-9]"  # which 0000 is not: Python and the Gregorian calendar begin with 1
 _OF_ONE = frozenset(  # keywords that hold one schema
     {"items", "additionalItems", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames"}
 )
@@ -49,7 +51,8 @@ def grammar_of(shape: Shape) -> str:
     """
     matcher = library("llguidance").LLMatcher
     if shape.kind is ShapeKind.JSON_SCHEMA:
-        return str(matcher.grammar_from_json_schema(shape.text, overrides={"whitespace_pattern": _WHITE}))
+        text = _with_years(shape.text) if _DATES.search(shape.text) else shape.text
+        return str(matcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": _WHITE}))
     if shape.kind is ShapeKind.REGEX:
         # Digits of other scripts are no digits here: of the newest ones Python's `re` does not know yet.
         return str(matcher.grammar_from_lark(f"start: /{library('llguidance').regex_to_lark(shape.text, 'd')}/"))
@@ -174,6 +177,18 @@ def _unclear(schema: Mapping[str, Any], pointer: str = "#") -> Iterator[tuple[st
     for step, inner in _inner(schema):
         if isinstance(inner, dict):
             yield from _unclear(inner, f"{pointer}/{step}")
+
+
+def _with_years(text: str) -> str:
+    """Return a schema whose dates have years that there are."""
+    schema = json.loads(text)
+    waiting = [schema]
+    while waiting:
+        inner = waiting.pop()
+        if inner.get("format") in ("date", "date-time"):
+            inner.setdefault("pattern", _YEAR)
+        waiting += [item for _, item in _inner(inner) if isinstance(item, dict)]
+    return json.dumps(schema, ensure_ascii=False)
 
 
 def _inner(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -198,3 +198,17 @@ def test_digits_are_those_of_ascii():
     grammar = grammar_of(Shape(ShapeKind.REGEX, r"\d[^\d]\w/\\d"))
     assert accepts(grammar, "1aü/\\d".encode())
     assert not accepts(grammar, "\U0001e4f0aü/\\d".encode())
+
+
+@pytest.mark.parametrize("kind", ["date", "date-time"])
+def test_dates_have_a_year_that_there_is(kind):
+    """The shortest way to a date wrote `0000-01-01`, which Python refuses as one; 60 new schemas showed it."""
+    inner = {"type": "string", "format": kind}
+    constant = {"const": {"format": "date", "of": "no schema"}}
+    schema = {"type": "object", "properties": {"day": inner, "list": {"items": inner}, "constant": constant}}
+    grammar = grammar_of(read_shape(ShapeKind.JSON_SCHEMA, json.dumps(schema), "schema"))
+    rest = "T00:00:00Z" if kind == "date-time" else ""
+    for year, kept in (("2024", True), ("0001", True), ("0990", True), ("0000", False)):
+        for value in ({"day": f"{year}-01-31{rest}"}, {"list": [f"{year}-01-31{rest}"]}):
+            assert accepts(grammar, json.dumps(value, separators=(",", ":")).encode()) is kept
+    assert accepts(grammar, ('{"constant":' + json.dumps(constant["const"], separators=(",", ":")) + "}").encode())
