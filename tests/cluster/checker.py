@@ -178,7 +178,7 @@ def _heartbeats(events, lease, faults):
             spans[tuple(event["lease"])] = [event["worker"].partition(":")[0], process, event["at"]]
         elif what == "heartbeat" and phase == "done":
             for held in event["leases"]:
-                yield from _prolonged(spans, tuple(held), event, held in event["lost"], lease, faults)
+                yield from _prolonged(spans, tuple(held), event, held[:2] in event["lost"], lease, faults)
         elif (what in ("finish", "release") and phase == "asked") or (what == "commit" and phase == "refused"):
             yield from _prolonged(spans, tuple(event["lease"]), event, phase == "refused", lease, faults)
             spans.pop(tuple(event["lease"]), None)
@@ -205,10 +205,15 @@ def _disturbed(begin, end, host, faults):
 
 
 def _progress(events, lease, faults):
-    """Rows are stored within two leases of the last fault, if any are left."""
+    """Rows are stored within two leases of the last fault, or of the first start if no worker outlived it."""
     if not faults:
         return
     last = max(until for _, until, _ in faults)
+    started = {(event["host"], event["pid"]): event["at"] for event in events if event["what"] == "started"}
+    claims = [(event["host"], event["pid"]) for event in events if event["what"] == "claim" and event["at"] > last]
+    starts = [at for at in started.values() if at > last]
+    if starts and all(started[process] > last for process in claims):
+        last = min(starts)
     stored = [event["at"] for event in events if event["what"] == "commit" and event["phase"] == "done"]
     later = [at for at in stored if at > last]
     if later and min(later) > last + 2 * lease:

@@ -2,16 +2,18 @@
 
 import contextlib
 import json
+import os
 import random
 import secrets
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
-from endmark.db.connection import open_store
+from endmark.db.connection import Store, open_store, upgrade
 from endmark.db.jobs import load_job
 from endmark.jobs.errors import BrokerError
 from endmark.jobs.queue import wake
@@ -42,13 +44,15 @@ class Cluster:
             the two workers share as processes of one host do.
         models: of each a worker runs on each workers' host.
         bug: the name of one of `bugs.py` that is planted into every worker.
+        former: the folder of the version before, whose ledger and workers these are until `upgrade`.
     """
 
     has_clocks = COMPILER is not None
     worker_hosts = ("one", "two")
 
-    def __init__(self, folder, seed, data=None, *, models=("m",), bug=None):
+    def __init__(self, folder, seed, data=None, *, models=("m",), bug=None, former=None):
         self.folder, self.models, self._bug = folder, models, bug
+        self._former = former
         self._random = random.Random(seed)
         self._seed = seed
         self._expected = {}
@@ -77,8 +81,10 @@ class Cluster:
         self._undo.callback(self.broker.remove)
         self.broker.start()
         self.postgres = self.disk = None
-        self.store = open_store(self._ledger(data), upgrade=True)
+        url = self._ledger(data)
+        self.store = open_store(url, upgrade=True) if self._former is None else Store(make_url(url))
         self._undo.callback(self.store.close)
+        self.jobs = [] if self._former is None else [self._submit_formerly(url, 80)]
         watch_ledger(self.store)
         (self.folder / "history").mkdir()
 
@@ -111,13 +117,26 @@ class Cluster:
             wake(self.broker.local, model, None, 2)
         return job
 
+    def _submit_formerly(self, url, rows):
+        """Have the version before make its ledger and store a job there."""
+        words = [sys.executable, "-P", "-m", "tests.cluster.former", "submit", url, str(rows)]
+        environment = {**os.environ, "PYTHONPATH": f"{self._former}:{_ROOT}"}
+        job = subprocess.run(words, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+        self._expected.update(((job, row), answer_of(f"place {row}")) for row in range(rows))
+        return job
+
+    def upgrade(self):
+        """Bring the ledger to this version while its workers work; who is started from now on is of it too."""
+        upgrade(self.store.url.render_as_string(hide_password=False))
+        self._former = None
+
     def environment(self, host):
         """The settings of Endmark's processes on a host."""
         return {
             "ENDMARK_HOME": str(self.hosts[host].home),
             "ENDMARK_DATABASE_URL": self._workers_url,
             "ENDMARK_BROKER_URL": self.broker.url,
-            "PYTHONPATH": str(_ROOT),
+            "PYTHONPATH": str(_ROOT) if self._former is None else f"{self._former}:{_ROOT}",
             **(self.disk.environment() if self.disk else {}),
         }
 
@@ -136,16 +155,6 @@ class Cluster:
         for host in self.worker_hosts:
             self.start_worker(host)
 
-    def boot(self):
-        """Start the workers of all hosts, and wait until they serve."""
-        self.start_workers()
-        deadline = time.monotonic() + 60
-        for (host, _), process in self._workers.items():
-            history = self.folder / "history" / f"{host}-{process.pid}.jsonl"
-            while not (history.exists() and '"started"' in history.read_text()):
-                assert time.monotonic() < deadline, self.log()
-                time.sleep(0.05)
-
     def _start_worker(self, host, model):
         """Start one worker."""
         told = {
@@ -153,8 +162,13 @@ class Cluster:
             "lease": LEASE, "grace": 2.0, "step": _STEP, "frozen_after": _FROZEN_AFTER,
         }  # fmt: skip
         with (self.hosts[host].home / "worker.log").open("ab") as log:
+            module = (
+                ["-m", "tests.cluster.worker"]
+                if self._former is None
+                else ["-P", "-m", "tests.cluster.former", "work"]
+            )
             process = self.hosts[host].start(
-                [sys.executable, "-m", "tests.cluster.worker", json.dumps(told)],
+                [sys.executable, *module, json.dumps(told)],
                 env=self.environment(host),
                 stdout=log,
                 stderr=log,
@@ -194,11 +208,15 @@ class Cluster:
             self.kill(host)
         self._lost.append(self.disk.forget(self.store.close))
 
-    def run(self, count, seconds=5.0):
-        """Let so many faults happen within a time, overlapping as they come; all have ended when this returns."""
+    def run(self, count, seconds=5.0, *, kinds=()):
+        """Let so many faults happen within a time, overlapping as they come; all have ended when this returns.
+
+        Args:
+            kinds: of which they are; empty for all.
+        """
         every = faults_of(self)
         first = self._seed * count
-        chosen = [_turn(list(every), number) for number in range(first, first + count)]
+        chosen = [_turn(list(kinds or every), number) for number in range(first, first + count)]
         moments = []  # (when, number, whether it begins)
         began = time.monotonic()
         planned = []
@@ -262,6 +280,11 @@ class Cluster:
         faults = [item[:3] for item in self.faults]
         self.store.writer.dispose()  # its connections may have ended with a server
         return check(self.store, events, self._expected, lease=LEASE, faults=faults, lost=self._lost)
+
+    def done(self, what, host, since=0.0):
+        """How often a host's workers did something since then, by the monotonic clock."""
+        events = read_events((self.folder / "history").glob(f"{host}-*"))
+        return sum(item["what"] == what and item["phase"] == "done" and item["at"] > since for item in events)
 
     def stored_in_vain(self):
         """How many commits were acknowledged whose rows the database has lost."""

@@ -59,7 +59,7 @@ def faults_of(cluster):
     else:
         every["disk full"] = lambda _: Fault("disk full", "*", cluster.disk.fill, cluster.disk.free)
         if cluster.has_clocks:  # and so a compiler
-            every["power lost"] = lambda _: Fault("power lost", "*", cluster.lose_power, cluster.boot)
+            every["power lost"] = lambda _: Fault("power lost", "*", cluster.lose_power, cluster.start_workers)
     if cluster.has_clocks:
         every["clock an hour on"] = lambda host: _clock(cluster, host, HOUR)
         every["clock an hour back"] = lambda host: _clock(cluster, host, -HOUR)

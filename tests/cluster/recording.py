@@ -85,7 +85,8 @@ def _claimed(lease):
 
 
 def _lost(leases):
-    return {"lost": [_lease(item) for item in leases]}
+    keys = [getattr(item, "key", item) for item in leases]  # the version before says which shards
+    return {"lost": [[key.job_id, key.shard] for key in keys]}
 
 
 def _committed(store, lease, outcomes):

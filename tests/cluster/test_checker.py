@@ -9,7 +9,7 @@ import pytest
 
 from endmark.db.connection import open_store
 from tests.cluster.bugs import BUGS
-from tests.cluster.checker import check
+from tests.cluster.checker import _progress, check
 from tests.cluster.recording import Recorder, read_events, watch_ledger
 from tests.cluster.scripted import answer_of, numbered_script
 from tests.integration.service_fixtures import QUICKLY, Worker, shards_of, state_of, submit, wait_until
@@ -71,3 +71,21 @@ def test_it_is_content_where_nothing_is_wrong(tmp_path):
 def test_it_finds_a_planted_bug(tmp_path, bug):
     wrong = two_workers(tmp_path, bug)
     assert any(BUGS[bug] in line for line in wrong), wrong
+
+
+@pytest.mark.parametrize(("survivor", "slow"), [(False, False), (True, True)])
+def test_what_a_start_takes_counts_only_where_a_worker_lived_through_the_faults(survivor, slow):
+    """Where all were killed, a busy machine that took nine seconds to start them again was said to be stuck."""
+
+    def event(what, at, pid):
+        return {"what": what, "at": at, "host": "one", "pid": pid, "phase": "done"}
+
+    events = [
+        event("started", 0.0, 1),
+        event("started", 19.0, 2),
+        event("claim", 19.5, 2),
+        event("commit", 20.0, 2),
+    ]
+    if survivor:
+        events.append(event("claim", 11.0, 1))
+    assert bool(list(_progress(events, 2.0, [(5.0, 10.0, "*")]))) == slow

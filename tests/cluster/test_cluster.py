@@ -1,6 +1,9 @@
 """Whatever happens to hosts, networks, clocks and servers: each row has one result, and the checker is content."""
 
+import signal
 import time
+import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +17,16 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(REASON is not None, reason=f"no hosts here: {REASON}"),
 ]
+FORMER = Path(__file__).parents[1] / "integration" / "former" / "endmark-0.1.zip"
+FORMER_FAULTS = (
+    "cut",
+    "cut to the servers",
+    "cut from the servers",
+    "slow and lossy",
+    "half-open",
+    "frozen",
+    "broker killed",
+)
 FAULTS = 5  # of forty schedules each kind comes at least ten times
 
 
@@ -83,7 +96,7 @@ def test_a_machine_loses_power_and_its_disk_what_it_was_not_told_to_keep(tmp_pat
             begin, before = time.monotonic(), cluster.stored()
             cluster.lose_power()
             lost += before - cluster.stored()
-            cluster.boot()
+            cluster.start_workers()
             cluster.faults.append((begin, time.monotonic(), "*", "power lost"))
         cluster.wait(jobs)
         assert cluster.wrong() == [], cluster.log()
@@ -105,6 +118,34 @@ def test_twenty_jobs_of_three_models(tmp_path, data, seed):
         cluster.run(FAULTS)
         cluster.wait(jobs, 120)
         assert cluster.wrong() == [], f"{cluster.faults}\n{cluster.log()}"
+    finally:
+        cluster.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("database", ["postgres", "sqlite"])
+def test_a_ledger_is_upgraded_under_load_and_a_former_worker_goes_on_beside_a_new_one(
+    tmp_path, data, database, seed
+):
+    with zipfile.ZipFile(FORMER) as package:
+        package.extractall(tmp_path / "former")
+    cluster = Cluster(tmp_path, seed, data if database == "postgres" else None, former=tmp_path / "former")
+    try:
+        cluster.start_workers()
+        cluster.wait_for_claims()
+        cluster.upgrade()
+        cluster.signal("one", signal.SIGTERM)
+        cluster.start_worker("one")
+        wait_until(lambda: cluster.done("started", "one") == 2)
+        upgraded = time.monotonic()
+        jobs = [*cluster.jobs, *(cluster.submit(80) for _ in range(2))]
+        cluster.run(2, kinds=FORMER_FAULTS)
+        cluster.wait(jobs)
+        assert cluster.wrong() == [], f"{cluster.faults}\n{cluster.log()}"
+        assert cluster.done("commit", "one", upgraded) > 0
+        assert cluster.done("commit", "two", upgraded) > 0
+        assert cluster.done("started", "two") == 1  # the former one, all along
     finally:
         cluster.close()
 
