@@ -32,7 +32,7 @@ real-model/config.json: | $(STAMP)
 # the other cores wait for it. `make test AT_ONCE=` runs them one after the other.
 AT_ONCE ?= --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 test: install
-	$(BIN)/python -m pytest -m "not gpu and not slow" $(AT_ONCE)
+	$(BIN)/python -m pytest -m "not gpu and not slow" --durations=20 --durations-min=5 $(AT_ONCE)
 
 slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu" --ignore=tests/cluster

@@ -80,7 +80,7 @@ def test_the_thread_ends_with_the_shapes_that_it_serves():
     (thread,) = set(threading.enumerate()) - before
     del shapes
     gc.collect()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 

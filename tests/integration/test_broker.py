@@ -171,7 +171,7 @@ def test_a_password_is_used_and_never_shown(tmp_path):
         cwd=tmp_path,
     )
     url = f"redis+socket://:secret@{path}"
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not broker_reachable(url) and time.monotonic() < deadline:
         time.sleep(0.01)
     try:

@@ -30,7 +30,7 @@ def test_a_message_says_nothing_but_wake(broker_url):
     name = queue_name(MODEL, None)
     with make_app(broker_url, name).connection_for_read() as connection:
         queue = connection.SimpleQueue(name)
-        message = queue.get(timeout=5)
+        message = queue.get(timeout=60)
         assert message.headers["task"] == WAKE_TASK
         args, kwargs, embed = message.payload
         assert (args, kwargs) == ([], {})

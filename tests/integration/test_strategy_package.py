@@ -59,7 +59,7 @@ def test_it_is_listed_stored_and_applied_and_a_worker_without_it_says_so(tmp_pat
         jobs_until(tmp_path / "home" / "endmark.db", lambda jobs: jobs[0].state is JobState.FAILED)
     finally:
         worker.send_signal(signal.SIGINT)
-        worker.wait(30)
+        worker.wait(90)
     state = json.loads(endmark("status", stored, "--json", environment=here).stdout)
     assert "unknown strategy `last-call`" in state["error"]
 

@@ -44,14 +44,14 @@ class Watcher(threading.Thread):
 
     def end(self):
         self._receiver.should_stop = True
-        self.join(10)
+        self.join(60)
         self._connection.close()
         self._app.close()
 
 
 def read(port):
     """Return the samples by name and labels."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         text = answer.read().decode()
     families = list(text_string_to_metric_families(text))
     assert all(family.documentation and family.type != "unknown" for family in families)

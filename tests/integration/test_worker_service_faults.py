@@ -80,7 +80,7 @@ def test_drain_finishes_what_runs_and_claims_no_more(store, start):
     draining.start()
     wait_until(lambda: worker.service.drained)
     gate.set()
-    draining.join(10)
+    draining.join(60)
     states = [state for state, _, _ in shards_of(store, job)]
     assert set(states) == {"done", "queued"}
     assert len(results(store, job)) == 4 * states.count("done")
@@ -104,7 +104,7 @@ def test_hurry_ends_the_grace(store, start):
     draining = threading.Thread(target=worker.drain, args=(3600,))
     draining.start()
     worker.service.hurry()
-    draining.join(10)
+    draining.join(60)
     assert not draining.is_alive()
     _.set()
 
@@ -117,7 +117,7 @@ def test_a_broken_engine_stores_what_it_had_done_and_ends_the_process(store, sta
 
     job = submit(store, ["a", "b", "break " + "x" * 30])
     worker = start(script=script, max_rows=2, pace=replace(QUICKLY, heartbeat=3600.0))
-    assert worker.broken.wait(10)
+    assert worker.broken.wait(60)
     assert [row for row, *_ in results(store, job)] == [0, 1]
     assert shards_of(store, job) == [("running", 1, 1)]  # its lease runs out, and counts as one that killed
 

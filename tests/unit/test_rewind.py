@@ -1,5 +1,7 @@
 """`rewind`: a loop is taken back in the engine, and the row goes on; whatever else the engine does meanwhile."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from endmark.jobs.strategies import build_strategies
@@ -289,3 +291,10 @@ def test_an_answer_that_is_drawn_again_may_be_taken_out_of_loops_as_the_first_wa
     )
     done = [finished for _ in range(1000) if engine.has_work for finished in engine.step()]
     assert (str(done[0].verdict.finish_reason), done[0].rewinds) == ("eos", 3)
+
+
+def test_an_answer_of_white_space_alone_is_drawn_again_from_its_first_token():
+    (whole,) = build_strategies(["whole"])
+    empty = SimpleNamespace(token_ids=(5, 5), text="\n\n", lengths=(1, 2), end_token_id=0, ended_naturally=True)
+    found = whole.watcher().see(empty, last=True)
+    assert (found.token_count, found.least) == (0, 4)

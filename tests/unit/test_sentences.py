@@ -2,7 +2,7 @@
 
 import pytest
 
-from endmark.jobs.sentences import ends_sentence
+from endmark.jobs.sentences import ENDED, WORD, advance, ends_sentence
 
 pytestmark = pytest.mark.unit
 
@@ -85,3 +85,10 @@ def test_a_year_may_end_a_sentence_and_a_price_or_a_list_number_does_not():
     assert ends_sentence("It opened in 1889.")
     assert not ends_sentence("It costs $100.")  # may go on with 50
     assert not ends_sentence("\n100. ")
+
+
+@pytest.mark.parametrize("begun", [b"\xe3", b"\xe3\x80", b"\xef\xbc", b"\xd8"])
+def test_a_character_that_breaks_off_does_not_hide_the_one_behind_it(begun):
+    """A token may end inside a character that the next one does not go on with."""
+    for sign in "。؟।":
+        assert advance(WORD, begun + sign.encode()) == ENDED

@@ -124,7 +124,7 @@ def test_what_ends_a_thread_is_told(error, caplog):
 
     thread = Guarded("writer", work, lambda name, found: told.append((name, found)))
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert told == [("writer", error)]
     assert "the thread `writer` broke" in caplog.text
 
@@ -144,7 +144,7 @@ def test_a_vital_thing_that_cannot_be_done_is_told(caplog):
 
     periodic = Periodic("heartbeat", 0.001, action, broken=broken, vital=True)
     periodic.start()
-    assert told.wait(10)
+    assert told.wait(60)
     periodic.stop()
     assert told_at[0] == ("heartbeat", 3, ZeroDivisionError)
 
@@ -161,7 +161,7 @@ def test_a_vital_thing_that_fails_now_and_then_goes_on():
 
     periodic = Periodic("heartbeat", 0.001, action, broken=lambda *about: told.append(about), vital=True)
     periodic.start()
-    assert enough.wait(10)
+    assert enough.wait(60)
     periodic.stop()
     assert told == []
 
@@ -178,7 +178,7 @@ def test_the_watchdog_tells_of_a_thread_that_has_ended():
         ended=lambda: ["writer"],
     )
     dog.start()
-    assert told.wait(10)
+    assert told.wait(60)
     dog.stop()
     assert names == ["writer"]
 
@@ -191,7 +191,7 @@ def test_a_watchdog_that_cannot_look_says_so():
 
     dog = Watchdog(look, 100.0, interval=0.001, stalled=lambda _: None, broken=lambda *_: told.set())
     dog.start()
-    assert told.wait(10)
+    assert told.wait(60)
     dog.stop()
 
 
@@ -206,6 +206,6 @@ def test_a_stalled_step_is_told_with_its_length():
         broken=lambda *_: None,
     )
     dog.start()
-    assert stalled.wait(10)
+    assert stalled.wait(60)
     dog.stop()
     assert said[0].startswith("the engine has stood still for ")
