@@ -23,7 +23,7 @@ from endmark.db.job_states import (
 from endmark.db.reaper import SUSPECT_AFTER, reap, requeue_expired
 from endmark.db.rows import UNFINISHED
 from endmark.db.transactions import write
-from endmark.jobs.vocabulary import Lease, ShardKey
+from endmark.jobs.vocabulary import JobState, Lease, ShardKey
 
 __all__ = ["LEASE_SECONDS", "claim", "finish", "heartbeat", "reap", "release"]
 _GIVEN_BACK = text(
@@ -64,15 +64,18 @@ def _claim(store: Store, worker: str, queue: Mapping[str, str | None], lease_sec
         held, deaths = _held_by(store, connection, worker)
         if deaths >= SUSPECT_AFTER:
             return None
-        job_id = _fairest_job(store, connection, queue, () if wait else passed)
-        if job_id is None:
+        job = _fairest_job(store, connection, queue, () if wait else passed)
+        if job is None:
             return None
+        job_id, state = job
         found = _first_due(store, connection, job_id, wait=wait)
         if found is None:
             return None if wait else job_id
         shard, deaths = found
         if held and deaths >= SUSPECT_AFTER:
             return None
+        if state == JobState.QUEUED:
+            _begin(store, connection, job_id)
         return _take(store, connection, ShardKey(job_id, shard), worker, lease_seconds)
 
     while isinstance(taken := write(store, lambda connection: work(connection, wait=False)), str):
@@ -171,8 +174,8 @@ def _held_by(store: Store, connection: Connection, worker: str) -> tuple[int, in
 
 def _fairest_job(
     store: Store, connection: Connection, queue: Mapping[str, str | None], passed: Sequence[str]
-) -> str | None:
-    """Return the job whose turn it is, locked; none of those that were passed over.
+) -> tuple[str, str] | None:
+    """Return the job whose turn it is, locked, and its state; none of those that were passed over.
 
     Jobs of one priority that others are claiming from just now are passed over while there is another: many
     workers that begin at once do not all wait for one job. A lower priority never profits from that.
@@ -183,17 +186,18 @@ def _fairest_job(
     # By `adapter` too, as the index is: that all are null Postgres does not take for an order.
     highest = f"SELECT j.priority FROM jobs j WHERE {waits} ORDER BY j.adapter DESC, j.priority DESC LIMIT 1"
     first = (
-        f"SELECT j.id FROM jobs j WHERE {waits} AND j.priority = :highest"
+        f"SELECT j.id, j.state FROM jobs j WHERE {waits} AND j.priority = ({highest})"
         " ORDER BY j.adapter, j.running_shards, j.created_at, j.id LIMIT 1"
     )
     values: dict[str, object] = {**queue, **others}
-    while (found := connection.execute(text(highest), values).scalar()) is not None:
-        for skip in (True, False):
-            lock = row_lock(store, of="j", skip=skip)
-            job_id: str | None = connection.execute(text(first + lock), {**values, "highest": found}).scalar()
-            if job_id is not None:
-                return job_id
-    return None  # and where whoever was waited for took the last shard, it is looked for again
+    skip = True
+    while True:  # where whoever was waited for took the last shard of a priority, another's turn may have come
+        found = connection.execute(text(first + row_lock(store, of="j", skip=skip)), values).one_or_none()
+        if found is not None:
+            return found.id, found.state
+        if skip and connection.execute(text(highest), values).scalar() is None:
+            return None
+        skip = not skip
 
 
 def _first_due(store: Store, connection: Connection, job_id: str, *, wait: bool = False) -> tuple[int, int] | None:
@@ -221,8 +225,19 @@ def _first_due(store: Store, connection: Connection, job_id: str, *, wait: bool 
     return None
 
 
+def _begin(store: Store, connection: Connection, job_id: str) -> None:
+    """Let a job run whose first shard is claimed."""
+    connection.execute(
+        text(
+            f"UPDATE jobs SET state = 'running', started_at = coalesce(started_at, {store.now})"
+            " WHERE id = :job AND state = 'queued'"
+        ),
+        {"job": job_id},
+    )
+
+
 def _take(store: Store, connection: Connection, key: ShardKey, worker: str, seconds: float) -> Lease:
-    """Put a locked shard under a new fence; its job runs now."""
+    """Put a locked shard under a new fence."""
     found = connection.execute(
         text(
             "UPDATE shards SET state = 'running', fence = fence + 1, attempts = attempts + 1, worker = :worker,"
@@ -232,11 +247,4 @@ def _take(store: Store, connection: Connection, key: ShardKey, worker: str, seco
         ),
         {"job": key.job_id, "shard": key.shard, "worker": worker, "seconds": seconds},
     ).one()
-    connection.execute(
-        text(
-            f"UPDATE jobs SET state = 'running', started_at = coalesce(started_at, {store.now})"
-            " WHERE id = :job AND state = 'queued'"
-        ),
-        {"job": key.job_id},
-    )
     return Lease(key, found.fence, found.first_row, found.end_row, found.attempts, worker)

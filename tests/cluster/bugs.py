@@ -9,7 +9,7 @@ from unittest import mock
 
 from sqlalchemy import text
 
-from endmark.db import attempts, shards
+from endmark.db import attempt_rows, attempts, shards
 from endmark.worker.service import writer
 
 
@@ -129,7 +129,7 @@ def early_finish():
 
 def changed_answer():
     """What is stored is not what was answered."""
-    return _replaced(attempts, "_storable", lambda real: lambda words: real(words)[:-1])
+    return _replaced(attempt_rows, "_storable", lambda real: lambda words: real(words)[:-1])
 
 
 def swapped_rows():
