@@ -15,7 +15,8 @@ from endmark.worker.engine.choices import Choices
 from endmark.worker.engine.choosing import ChoosingEngine
 from endmark.worker.engine.request import Request
 from endmark.worker.models.loader import load_engine
-from endmark.worker.vllm.block import MOST_ASKED
+from endmark.worker.vllm import block
+from endmark.worker.vllm.block import MOST_ASKED, Block
 from endmark.worker.vllm.loading import chosen_weights, load_vllm_engine
 from examples.demo_model.corpus import answer
 from tests.engine_contract import run, same
@@ -146,6 +147,15 @@ def test_a_place_that_becomes_free_is_taken_in_the_next_step(both):
     while engine.has_work:
         engine.step()
     assert set(sizes) == {engine.capacity.rows}
+
+
+def test_shared_memory_that_is_too_small_is_told_with_what_enlarges_it(tmp_path, monkeypatch):
+    """A container has 64 MB of it, and it was an unexpected OSError; a file was left there."""
+    monkeypatch.setattr(block, "_MEMORY", tmp_path)
+    with pytest.raises(ModelError, match="there is no room in") as caught:
+        Block.make(100_000_000, 128_256)  # some terabytes
+    assert "--shm-size" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_engine_that_dies_says_so(both, monkeypatch):

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from endmark.jobs.errors import ModelError
 from endmark.jobs.landing import STATES
 from endmark.jobs.logprobs import MOST
 from endmark.worker.engine.layout import RESULT, Layout
@@ -90,10 +91,21 @@ class Block:
 
     @classmethod
     def make(cls, slots: int, vocabulary: int) -> "Block":
-        """Make the memory, with no result of any row's."""
-        folder = _MEMORY if _MEMORY.is_dir() else None
+        """Make the memory, with no result of any row's.
+
+        Raises:
+            ModelError: there is no room for it.
+        """
+        folder = _MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())
         with tempfile.NamedTemporaryFile(prefix="endmark-", dir=folder, delete=False) as file:
-            block = cls(Path(file.name), slots, vocabulary, fresh=True)
+            try:
+                block = cls(Path(file.name), slots, vocabulary, fresh=True)
+            except OSError as error:
+                Path(file.name).unlink()
+                raise ModelError(
+                    f"there is no room in `{folder}` for what the engine shares with vLLM: {error.strerror}",
+                    hint="make room there; containers have 64 MB, and more by `docker run --shm-size 1g`",
+                ) from error
         block.launched[:] = block.results[..., ENTRY["epoch"]] = -1
         return block
 
