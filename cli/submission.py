@@ -23,7 +23,7 @@ from endmark.jobs.datasets import STDIN, Dataset, checked_rows, open_dataset, se
 from endmark.jobs.datasets.checking import NewRow
 from endmark.jobs.delivery.keys import Key
 from endmark.jobs.delivery.word import NewDelivery
-from endmark.jobs.errors import Problem
+from endmark.jobs.errors import Problem, UsageError
 from endmark.jobs.outputs import check_writable, is_regular, written
 from endmark.jobs.prompts import MESSAGES
 from endmark.jobs.remote import file_name, is_url
@@ -32,6 +32,7 @@ from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.spelling import counted
 from endmark.jobs.vocabulary import JobState
 
+_REJECTED = ["line", "reason", "content"]  # the columns of bad rows
 Deliveries = Sequence[tuple[NewDelivery, Key]]  # what is to be told, each with the key that proves it
 
 
@@ -237,11 +238,18 @@ def _no_rejects() -> Iterator[None]:
 def _rejects(dataset: str) -> Iterator[Callable[[Problem, str], None]]:
     """Write bad rows to `<dataset>.rejected.csv`: line, reason, and the row as it stands; no file if none is bad.
 
+    Bad rows of before are replaced, and no other file.
+
     Raises:
         UsageError: it cannot be written.
     """
     path = rejects_of(dataset)
     check_writable(path)
+    if _holds_something_else(path):
+        raise UsageError(
+            f"`{path}` is there, and holds something else than bad rows",
+            hint="move it away: they are written there",
+        )
     count = 0
     with ExitStack() as files:
         writer: Any = None
@@ -250,13 +258,21 @@ def _rejects(dataset: str) -> Iterator[Callable[[Problem, str], None]]:
             nonlocal count, writer
             if writer is None:
                 writer = csv.writer(files.enter_context(written(path, errors="surrogateescape")))
-                writer.writerow(["line", "reason", "content"])
+                writer.writerow(_REJECTED)
             count += 1
             writer.writerow([problem.line, problem.reason, raw.rstrip("\r\n")])
 
         yield reject
     if count:
         note(f"{counted(count, 'bad row')} left out, with reasons in `{path}`")
+
+
+def _holds_something_else(path: Path) -> bool:
+    """Whether a file is there that holds no bad rows of before."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.readline(100).strip() not in (b"", ",".join(_REJECTED).encode())
 
 
 def rejects_of(dataset: str) -> Path:

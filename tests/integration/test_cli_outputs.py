@@ -216,6 +216,18 @@ def test_traces_and_rejected_rows_follow_links_too(call, job):
     assert len(Path("there/rejected.csv").read_text().splitlines()) == 2
 
 
+def test_bad_rows_replace_those_of_before_and_nothing_else(call):
+    """A user's own file that happened to have the name was replaced."""
+    Path("bad.csv").write_text("id,prompt\n1,\n2,two\n")
+    for _ in range(2):
+        assert call("submit", "bad.csv", "--skip-bad-rows")[0] == 0
+    Path("bad.csv.rejected.csv").write_text("mine\n")
+    code, out, err = call("submit", "bad.csv", "--skip-bad-rows")
+    assert (code, out) == (2, "")
+    assert "holds something else than bad rows" in err
+    assert Path("bad.csv.rejected.csv").read_text() == "mine\n"
+
+
 def test_bad_rows_of_a_pipe_go_to_the_current_folder(call):
     line = f"{ENDMARK} submit <(printf 'id,prompt\\n1,\\n2,two\\n') --skip-bad-rows"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
