@@ -1,5 +1,6 @@
 """A new job from a form: a dataset that is uploaded, or prompts that are typed in, and how they are answered."""
 
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from endmark.db.connection import Store
 from endmark.db.progress import all_statuses
 from endmark.db.workers import list_workers
 from endmark.jobs.datasets import open_dataset
-from endmark.jobs.errors import MissingDependency, ModelError, UsageError
+from endmark.jobs.errors import EndmarkError, MissingDependency, ModelError, UsageError
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import build_strategies
@@ -75,7 +76,7 @@ class Uploads:
         check_operator(request)
         models = self._models()
         values = {**dict.fromkeys(_FIELDS, ""), "model": models[0], "strategies": "whole", "budget": "256"}
-        return page(request, "new.html", values=values, trace=True, models=models, problem=None)
+        return page(request, "new.html", values=values, trace=True, models=models, problem=None, fix=None)
 
     async def store(self, request: Request) -> Response:
         """Store a job, whole or not at all."""
@@ -87,6 +88,7 @@ class Uploads:
             except (UsageError, ModelError, MissingDependency) as error:
                 models = await run_in_threadpool(self._models)
                 shown = {"values": given.values, "trace": given.trace, "models": models, "problem": str(error)}
+                shown["fix"] = _fix_of(error)
                 return page(request, "new.html", 400, **shown)
         return RedirectResponse(f"/jobs/{job_id}", 303, HEADERS)
 
@@ -113,9 +115,15 @@ class Uploads:
                 with open_dataset(str(path)) as dataset:
                     job = submit_rows(self._store, dataset, spec, name=given.values["name"] or name)
             except UsageError as error:
-                raise UsageError(str(error).replace(str(path), name)) from error
+                raise UsageError(str(error).replace(str(path), name), hint=error.hint) from error
         self._wake(*job.spec.queue)
         return job.job_id
+
+
+def _fix_of(error: EndmarkError) -> str | None:
+    """Return what to do about an error, as far as a page can do it: without options of the command line."""
+    parts = re.split(r"; |, or (?=leave )", error.hint or "")
+    return "; ".join(part for part in parts if part and "--" not in part and part != "nothing was stored") or None
 
 
 def _spec_of(given: _Given) -> GenerationSpec:

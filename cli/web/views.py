@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from endmark.cli.advice import worker_command
 from endmark.cli.pages.curves import Axes, axes, points
 from endmark.cli.progress import percent, what_it_does
 from endmark.db.browsing import FoundRow
@@ -40,6 +41,7 @@ class JobView:
     tone: str  # class in the stylesheet: live, good, bad or quiet
     bar: tuple[Segment, ...]
     told: str  # what the bar shows, in words
+    starts: str | None  # the command that starts a worker for it; None where it needs none
 
     @classmethod
     def of(cls, status: JobStatus) -> "JobView":
@@ -59,7 +61,15 @@ class JobView:
             f"{count:,} {name}" for name, count in zip(_PARTS, (c for _, c in parts), strict=True) if count
         )
         done = f"{status.finished:,} of {status.total:,} rows"
-        return cls(status, what_it_does(status), _tone(status), tuple(bar), f"{done}: {words}" if words else done)
+        waits = status.state in (JobState.QUEUED, JobState.RUNNING) and not status.workers
+        return cls(
+            status=status,
+            does=what_it_does(status),
+            tone=_tone(status),
+            bar=tuple(bar),
+            told=f"{done}: {words}" if words else done,
+            starts=worker_command(status.model, status.adapter) if waits else None,
+        )
 
 
 _PARTS = ("complete", "not complete", "failed")

@@ -240,13 +240,25 @@ def test_a_job_is_made_paused_cancelled_and_deleted_by_hand(ledger, place, page)
     page.click("text=Start")
     assert "hole" in page.locator("[role=alert]").inner_text()
     assert page.locator("textarea").input_value() == "What can I do in Paris?"
+    page.fill("textarea", "")
+    page.set_input_files(
+        "input[name=file]",
+        {"name": "x.csv", "mimeType": "text/csv", "buffer": "id;prompt\n1;ü\n".encode("latin-1")},
+    )
     page.fill("input[name=strategies]", "concise")
+    page.click("text=Start")
+    told = page.locator("[role=alert]").inner_text()
+    assert "x.csv:2: is not UTF-8" in told
+    assert "iconv" in told
+    assert "--skip-bad-rows" not in told
+    page.fill("textarea", "What can I do in Paris?")
     page.click("text=Start")
     expect(page.locator("h1")).to_contain_text("prompts.txt")
     page.click("#pause")
     expect(page.locator(".state")).to_have_text("paused")
     page.click("#resume")
     expect(page.locator(".state")).to_have_text("waiting for a worker")
+    assert page.locator("p.soft code").inner_text() == "endmark worker"
     page.click("#cancel")
     page.click("text=Let it run")
     page.click("#cancel")
