@@ -111,7 +111,7 @@ def finish_submission(store: Store, job_id: str, *, columns: Sequence[str], tota
         if not total:
             close_if_done(store, connection, job_id)
 
-    write(store, work, repeatable=False)
+    write(store, work, repeatable=False, durable=True)
 
 
 def _touch(store: Store, connection: Connection, job_id: str) -> None:
