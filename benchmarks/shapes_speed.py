@@ -1,12 +1,14 @@
 """What shapes cost a full batch: `python benchmarks/shapes_speed.py --model FOLDER` prints it, on a GPU or a CPU.
 
-The same rows without a shape, half of them with a JSON schema, and all of them; and rows of four labels that are
-scored. Answers run to their budget, so that every step has a mask for every shaped row. A model of random weights
-whose tokeniser has words for tokens (`benchmarks/peers.py` makes one of 8B) takes the tokens of another tokeniser,
-and for the rest of its vocabulary two of them together: `--tokens FOLDER`.
+The same rows without a shape, half of them with a JSON schema, and all of them; the same where rows come and
+go, with prompts computed beside them; and rows of four labels that are scored. Answers run to their budget, so
+that every step has a mask for every shaped row. A model of random weights whose tokeniser has words for tokens
+(`benchmarks/peers.py` makes one of 8B) takes the tokens of another tokeniser, and for the rest of its
+vocabulary two of them together: `--tokens FOLDER`.
 """
 
 import argparse
+import gc
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -104,7 +106,10 @@ def main() -> None:
     shape = read_shape(ShapeKind.JSON_SCHEMA, _SCHEMA, "schema")
     work = Work(options.rows, 128, options.answer)
     keys = range(options.rows)
+    gc.collect()
+    gc.freeze()  # as a worker does
     run(engine, list(requests(Work(options.rows, 128, 16), lambda _: shapes.maker(shape), vocabulary)))
+    run(engine, list(requests(work, lambda _: None, vocabulary)))
     base = 0.0
     for name, every in (("none", 0), ("half", 2), ("all", 1), ("none again", 0)):
         shaped = [key for key in keys if every and key % every == 0]
@@ -119,7 +124,21 @@ def main() -> None:
                 print(
                     f"{name}: rows {part}: {found:,.0f} tokens/s of a full batch, {found / base:.3f}", flush=True
                 )
+    _come_and_go(engine, shapes.maker(shape), Work(4 * options.rows, 128, options.answer), vocabulary)
     _labels(engine, shapes, Work(options.label_rows, 290, 8), vocabulary, tokenizer)
+
+
+def _come_and_go(engine: Engine, maker: Mask, work: Work, vocabulary: Vocabulary) -> None:
+    """Print the speed of rows whose budgets are from a fifth of the answer's to all of it."""
+    rng = random.Random(5)
+    budgets = [rng.randrange(work.answer // 5, work.answer) for _ in range(work.rows)]
+    base = 0.0
+    for name, every in (("none", 0), ("half", 2), ("all", 1)):
+        rows = list(requests(work, lambda key: maker if every and key % every == 0 else None, vocabulary))  # noqa: B023
+        done = run(engine, [replace(row, max_new_tokens=budgets[row.key]) for row in rows])
+        found = speed(done, range(work.rows))
+        base = base or found
+        print(f"{work.rows} rows that come and go, {name}: {found:,.0f} tokens/s, {found / base:.3f}", flush=True)
 
 
 def _labels(engine: Engine, shapes: Shapes, work: Work, vocabulary: Vocabulary, tokenizer: Any) -> None:  # noqa: ANN401
