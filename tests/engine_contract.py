@@ -384,6 +384,9 @@ class Alternating:
     def see(self, token_id):
         self._count += 1
 
+    def start(self):
+        pass
+
     @property
     def refusal(self):
         return "" if self._count < self._until else "the mask lets no token follow"

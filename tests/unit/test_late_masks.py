@@ -30,6 +30,9 @@ class Counting:
         if self.count == self.back_at:
             self.surplus, self.back_at = self.back, None
 
+    def start(self):
+        pass
+
     def give_back(self):
         self.count -= self.surplus
         self.surplus = 0

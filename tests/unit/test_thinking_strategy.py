@@ -231,6 +231,9 @@ class Digits:
         self.seen.append(token_id)
         assert token_id in range(49, 59)
 
+    def start(self):
+        pass
+
     def words(self):
         bits = np.zeros(288, np.uint8)
         bits[[EOS, *range(49, 59)]] = 1

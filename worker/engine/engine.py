@@ -199,6 +199,9 @@ class Engine:
             elif row.answer.closes_thought:
                 row.answer.closes_thought = False
                 row.insert()
+        for row in step.rows if self._masks else ():
+            if row.answer.mask is not None:
+                row.answer.mask.start()
         return ended
 
     def _take_back(self, row: RowState) -> None:

@@ -130,6 +130,9 @@ class HealingMask:
         self._take(token_id)
         self._words = self._made()
 
+    def start(self) -> None:
+        """Begin with nothing."""
+
     def give_back(self) -> None:
         """Go back by no token."""
 

@@ -7,10 +7,13 @@ from numpy.typing import NDArray
 
 
 class TokenMask(Protocol):
-    """Which tokens may follow an answer as it grows. `see` may start work elsewhere that `words` waits for."""
+    """Which tokens may follow an answer as it grows. `see` may leave work that `words` waits for."""
 
     def see(self, token_id: int) -> None:
         """Take the answer's next token, which is no end token."""
+
+    def start(self) -> None:
+        """Begin with work that `see` has left, of all answers of a step at once."""
 
     def words(self) -> NDArray[np.int32]:
         """Return a bit for each token, (ceil(V / 32),): 1 where it may follow. Tokens beyond the last may not."""
@@ -50,6 +53,9 @@ class FreeMask:
     def see(self, token_id: int) -> None:
         """Take the answer's next token."""
 
+    def start(self) -> None:
+        """Begin with nothing."""
+
     def give_back(self) -> None:
         """Go back by no token."""
 
@@ -88,6 +94,10 @@ class OpeningMask:
     def closes(self) -> bool:
         """Whether it lets only one way to the end follow."""
         return self._mask.closes
+
+    def start(self) -> None:
+        """Begin with what the mask has left to be done."""
+        self._mask.start()
 
     def give_back(self) -> None:
         """Go back by `surplus` tokens."""

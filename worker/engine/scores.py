@@ -42,9 +42,15 @@ def asked_scores(logits: Tensor, asked: Mapping[int, Sequence[int]]) -> Tensor:
         asked: the tokens, by the row's index; none of it is empty.
     """
     index = [(row, token_id, of) for of, (row, ids) in enumerate(asked.items()) for token_id in ids]
-    rows, tokens, of = torch.tensor(index, dtype=torch.int64, device=logits.device).T
-    whole = torch.logsumexp(logits[list(asked)].float(), -1)
+    rows, tokens, of = _indices(index, logits.device).T
+    whole = torch.logsumexp(logits[_indices([*asked], logits.device)].float(), -1)
     return logits[rows, tokens].float() - whole[of]
+
+
+def _indices(values: Sequence[int] | Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Return integers on a device, int64, without waiting for what it computes."""
+    there = torch.tensor(values, dtype=torch.int64)
+    return (there.pin_memory() if device.type == "cuda" else there).to(device, non_blocking=True)
 
 
 def best_scores(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -52,14 +52,16 @@ class Maskable(Protocol):
 class Batch:
     """Answers whose masks are made together."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: Callable[[], None]) -> None:
         self.begun: list[tuple[Maskable, tuple[int, ...]]] = []
         self.followed: list[tuple[Maskable, int]] = []
         self.done = Event()
+        self._start = start
 
     def wait(self) -> None:
         """Wait until the masks are made."""
         if not self.done.is_set():
+            self._start()
             self.done.wait()
 
 
@@ -68,8 +70,16 @@ class _Queue:
 
     def __init__(self) -> None:
         self.changed = Condition()
-        self.next = Batch()
-        self.closed = False
+        self.next = Batch(self.start)
+        self.started = self.closed = False
+
+    def start(self) -> None:
+        """Let the thread take what waits for it, if anything does."""
+        if self.started or not (self.next.begun or self.next.followed):
+            return
+        with self.changed:
+            self.started = True
+            self.changed.notify()
 
     def close(self) -> None:
         """Let the thread end once nothing waits for it."""
@@ -80,9 +90,9 @@ class _Queue:
     def take(self) -> Batch | None:
         """Wait for a batch and return it; None once it is closed."""
         with self.changed:
-            self.changed.wait_for(lambda: self.next.begun or self.next.followed or self.closed)
-            batch, self.next = self.next, Batch()
-        return batch if batch.begun or batch.followed else None
+            self.changed.wait_for(lambda: self.started or self.closed)
+            batch, self.next, self.started = self.next, Batch(self.start), False
+            return batch if batch.begun or batch.followed or not self.closed else None
 
 
 class MaskMaker:
@@ -101,16 +111,20 @@ class MaskMaker:
             if self._thread.ident is None:  # the first answer of all
                 self._thread.start()
             queue.next.begun.append((mask, token_ids))
+            queue.started = True
             queue.changed.notify()
             return queue.next
 
     def follow(self, mask: Maskable, token_id: int) -> Batch:
-        """Make the mask behind one token more; return the batch in which that is done."""
+        """Make the mask behind one token more, once `start` is called or it is waited for; return the batch."""
         queue = self._queue
         with queue.changed:
             queue.next.followed.append((mask, token_id))
-            queue.changed.notify()
             return queue.next
+
+    def start(self) -> None:
+        """Begin with what has been asked for: all of a step, as one batch."""
+        self._queue.start()
 
 
 def _work(queue: _Queue) -> None:
@@ -126,7 +140,7 @@ def _work(queue: _Queue) -> None:
 def _look(queue: _Queue, batch: Batch) -> None:
     """Do what is due of a batch whose masks are made, until another one waits; the rest is due again with that."""
     for mask in [mask for mask, _ in batch.followed if mask.due]:
-        if queue.next.begun or queue.next.followed:
+        if queue.started:
             return
         _guarded(mask, mask.look)
 

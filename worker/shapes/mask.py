@@ -71,9 +71,13 @@ class ShapeMask:
         self._batch: Batch = maker.begin(self, tuple(token_ids))
 
     def see(self, token_id: int) -> None:
-        """Take the answer's next token; its mask is begun elsewhere."""
+        """Take the answer's next token; its mask is made elsewhere, from `start` on."""
         self._batch.wait()
         self._batch = self._maker.follow(self, token_id)
+
+    def start(self) -> None:
+        """Begin with the masks of all answers that have seen a token."""
+        self._maker.start()
 
     def words(self) -> NDArray[np.int32]:
         """Return a bit for each token, (ceil(V / 32),): 1 where it may follow."""

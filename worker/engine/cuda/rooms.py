@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from endmark.worker.engine.adjusting import ROOMS
-from endmark.worker.engine.cuda.staging import Upload
+from endmark.worker.engine.cuda.staging import Upload, to_device
 
 
 class SampledRows(NamedTuple):
@@ -40,7 +40,7 @@ class Rooms:
         scores: (P, V) fp32.
         counts: (P, V) int32, all 0 between the steps.
         masks: (S, ceil(V / 32)) int32, by slot: a bit for each token, 1 where it may follow.
-        sent_masks: those on their way there, each behind its slot.
+        sent_masks: those on their way there.
     """
 
     tables: Tensor
@@ -59,15 +59,16 @@ class Rooms:
         counts = torch.zeros(shape, dtype=torch.int32, device=tables.device)
         width = -(-vocabulary // 32)
         masks = torch.zeros(len(tables), width, dtype=torch.int32, device=tables.device)
-        sent = Upload(len(tables), 1 + width, tables.device)
+        sent = Upload(len(tables), width, tables.device)
         return cls(tables, lists, history, scores, counts, masks, sent)
 
     def mask(self, masks: Sequence[tuple[int, NDArray[np.int32]]]) -> None:
         """Set the masks of some slots, in one copy behind what the device is doing."""
         if masks:
-            block, most = self.sent_masks.next(), self.masks.shape[1]
-            for index, (slot, words) in enumerate(masks):
-                row, size = block[index], min(len(words), most)
-                row[0], row[1 : 1 + size], row[1 + size :] = slot, words[:size], 0
-            sent = self.sent_masks.send(len(masks))
-            self.masks.index_copy_(0, sent[:, 0].long(), sent[:, 1:])
+            count, width = len(masks), self.masks.shape[1]
+            size = min(width, *(len(words) for _, words in masks))  # of one model all are alike
+            block = self.sent_masks.next()[:count]
+            np.concatenate([words[None, :size] for _, words in masks], out=block[:, :size])
+            block[:, size:] = 0
+            slots = to_device(np.array([slot for slot, _ in masks], np.int32), self.masks.device)
+            self.masks.index_copy_(0, slots.long(), self.sent_masks.send(count))
