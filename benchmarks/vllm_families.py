@@ -73,7 +73,6 @@ _DELTA = {
     "linear_value_head_dim": 64,
 }
 _WITHOUT_FLASHINFER = {"gdn_prefill_backend": "triton"}
-_TURNS = ["sliding_attention", "full_attention"] * 2
 
 
 def _config(kind: str, common: dict[str, Any], **own: Any) -> Any:  # noqa: ANN401
@@ -88,11 +87,6 @@ FAMILIES: dict[str, Callable[[], Any]] = {
         _config, "FalconH1Config", _DENSE, head_dim=64, mamba_d_ssm=512, mamba_n_heads=8, mamba_d_head=64,
         mamba_d_state=64, mamba_n_groups=1,
     ),
-    "gemma4": partial(
-        _config, "Gemma4TextConfig", _DENSE, head_dim=64, global_head_dim=64, sliding_window=64,
-        layer_types=_TURNS, vocab_size_per_layer_input=_TOKENS, hidden_size_per_layer_input=0,
-        num_kv_shared_layers=2, final_logit_softcapping=None,
-    ),
     "glm4_moe_lite": partial(_config, "Glm4MoeLiteConfig", _DENSE | _EXPERTS | _LATENT, q_lora_rank=128),
     "gptj": partial(
         _config, "GPTJConfig", _IDS, n_embd=256, n_layer=4, n_head=4, n_positions=512, rotary_dim=32,
@@ -102,16 +96,9 @@ FAMILIES: dict[str, Callable[[], Any]] = {
         _config, "JambaConfig", _DENSE, num_experts=2, attn_layer_period=2, attn_layer_offset=1,
         use_mamba_kernels=False,
     ),
-    "lfm2": partial(
-        _config, "Lfm2Config", _DENSE, layer_types=["conv", "full_attention"] * 2, block_auto_adjust_ff_dim=False,
-        conv_dim=256,  # which vLLM 0.24 reads, and transformers no longer sets
-    ),
     "mamba": partial(_config, "MambaConfig", _SIZES, state_size=16),
     "mamba2": partial(
         _config, "Mamba2Config", _SIZES, num_heads=8, head_dim=64, expand=2, state_size=64, n_groups=1
-    ),
-    "olmo_hybrid": partial(
-        _config, "OlmoHybridConfig", _DENSE, layer_types=["linear_attention"] * 3 + ["full_attention"]
     ),
     "persimmon": partial(_config, "PersimmonConfig", _DENSE),
     "qwen3_next": partial(
