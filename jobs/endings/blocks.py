@@ -12,7 +12,7 @@ _VALUE = re.compile(r"[\[{].*[\]}],?;?\Z", re.DOTALL)
 _ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{")
 _ENVIRONMENT_END = re.compile(r"\\end\s*\{[^{}\n]*\}\Z")
 _TAG = re.compile(r"<(/?)([A-Za-z][\w:-]*)(?:\s[^<>]*?)?(/?)>")
-_TAG_BEGUN = re.compile(r"(?:^|[\s>])</?[A-Za-z][^<>]*\Z")
+_TAG_BEGUN = re.compile(r"(?:^|[\s>])<[/?!]?[A-Za-z][^<>]*\Z")
 _CLOSED = re.compile(r"</[A-Za-z][\w:-]*\s*>\Z")
 _UNPAIRED = frozenset("area base br col embed hr img input li link meta option p source td th tr wbr".split())
 
@@ -112,7 +112,8 @@ def _bracketed(text: str) -> bool | None:
     start = _opening(bare)
     inside = bare[start:] if start >= 0 else ""
     own_line = start >= 0 and not bare[bare.rfind("\n", 0, start) + 1 : start].strip()
-    value = own_line and any(sign in inside for sign in ',:"\n') and _VALUE.match(inside) is not None
+    telling = ',:"\n' if inside.startswith("{") else ',"\n'  # `[10:30]` is a time
+    value = own_line and any(sign in inside for sign in telling) and _VALUE.match(inside) is not None
     return False if value or "\n" in inside else None
 
 

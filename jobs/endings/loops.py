@@ -28,14 +28,16 @@ _REST = 6  # words at the end that may be no copy of anything: the begun next ro
 _LACKING = 0.35  # part of a copy that may be missing, as the first one often begins in other words
 _SIGN = 0.1  # what a sign weighs beside a word
 _LONG = 24  # letters from which on a word is read letter by letter: it may be a loop of its own
-_SAME_KEYS = 6  # lines `key: figure` from which on half of them with one key say nothing new
+_SAME_KEYS = 6  # lines with one figure from which on half of them with the same words say nothing new
 _PROBES, _PROBE, _REACH = 12, 10, 240  # how often the end is probed for what returns, and with how many bytes
 
 _OWN_WORDS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # no spaces between
 _WORD = re.compile(rf"[{_OWN_WORDS}]|[^\W\d_{_OWN_WORDS}]+|\d{{1,8}}|\n+|[!-/:-@\[-`{{-~]{{1,4}}|[^\w\s]")
 _ASCII_WORD = re.compile(r"[A-Za-z]+|\d{1,8}|\n+|[!-/:-@\[-`{-~]{1,4}")
 _LISTED_LINE = re.compile(r"^[ \t]*(?:[-*+•|]|\d+[.)]|[A-Za-z]\))", re.MULTILINE)
-_KEYED_LINE = re.compile(r"^[ \t]*(?:[-*+•]|\d+[.)])?[ \t]*([^\d\n]*[^\W\d][^\d\n]*):[ \t]*[\d.,]+$", re.MULTILINE)
+_MARKED_LINE = re.compile(r"^[ \t]*(?:[-*+•]|\d+[.)])?[ \t]*(.*)$", re.MULTILINE)
+_FIGURE = re.compile(r"\d[\d.,]*")
+_KEY = re.compile(r"[^\W\d].*:\s*0|(?!.*[=_({])(?:.*\b[^\W\d]{2,}){3}")  # `key: 0`, or three words beside it
 _FOLDED = bytes(range(256)).lower().translate(bytes.maketrans(b"123456789", b"000000000"))
 _BLANKS = re.compile(rb"\| +(?=\|)")  # cells with nothing in them, which may be of any width
 _PLAIN = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~\n")
@@ -172,8 +174,10 @@ class _Words:
         """Return about how many tokens the text from a word on has: in Latin script one a word, or for 4 bytes."""
         text = self._text[self._at(start) :]
         size = len(text.encode(errors="replace"))
-        most = size / _BYTES_ELSEWHERE
-        return most if size >= _WIDE * len(text) else max(size / _BYTES_A_TOKEN, min(len(self._raw) - start, most))
+        if size >= _WIDE * len(text):
+            return size / _BYTES_ELSEWHERE
+        least = 3 if any(map(str.isdecimal, self._raw[start:])) else 2  # bytes a word
+        return max(size / _BYTES_A_TOKEN, min(len(self._raw) - start, size / least))
 
     def _start(self, covered: list[bool], begin: int) -> int:
         """Return where the end of the text begins that is covered but for few words.
@@ -216,8 +220,7 @@ class _Words:
         raw = self._raw[start:]
         if not any(map(str.isdecimal, raw)):
             return False
-        keys = _KEYED_LINE.findall(self._text[self._at(start) :])
-        if len(keys) >= _SAME_KEYS and 2 * Counter(keys).most_common(1)[0][1] >= len(keys):
+        if _says_one_thing(self._text[self._at(start) :]):
             return False
         numbers = [
             word
@@ -228,6 +231,13 @@ class _Words:
         alone = 2 * sum(word[0].isdigit() for word in raw) > words
         telling = _telling(numbers, counting_tells=alone)
         return 2 * telling > len(numbers) and 12 * telling > words
+
+
+def _says_one_thing(text: str) -> bool:
+    """Whether half of the lines have the same words, with one figure in each."""
+    lines = [_FIGURE.subn("0", line) for line in _MARKED_LINE.findall(text)]
+    keys = [line for line, figures in lines if figures == 1 and _KEY.match(line)]
+    return len(keys) >= _SAME_KEYS and 2 * Counter(keys).most_common(1)[0][1] >= len(keys)
 
 
 def _telling(numbers: list[str], *, counting_tells: bool) -> int:

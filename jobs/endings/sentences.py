@@ -13,7 +13,7 @@ _HOURS = ("a.m.", "p.m.")
 _NUMBER_ALONE = re.compile(r"(?:^|\n)[ \t]*(?:[*_]{0,2}|#+ )(?:\d+|[A-Za-z]|[ivx]+)[.)]\Z")
 _PAIRS = tuple(pair.split() for pair in ("( )", "“ ”", "« »", "「 」", "『 』", "（ ）", "【 】", "《 》"))
 _DANGLING = re.compile(
-    r"(?:[,;:،、，；：(\[{“«「–—=+/&\\<]|\s-|"
+    r"(?:^\[\d\d?:\d\d\]|[,;:،、，；：(\[{“«「–—=+/&\\<]|\s-|"
     r"\b(?:the|an?|and|or|but|of|to|in|on|at|by|for|with|from|as|that|which|who|is|are|was|were|be|has|have|had|"
     r"will|would|can|could|should|may|their|its?|my|your|our|his|if|when|while|because|than|into|this|these|"
     r"und|oder|der|die|das|ein|eine|mit|von|zu|für|et|ou|le|la|les|une?|des?|du|avec|pour|y|el|los|las|con|para|"

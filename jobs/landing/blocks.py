@@ -31,8 +31,8 @@ def in_bracket(state: State, code: bytes) -> State:
 
 
 def in_square(state: State, code: bytes) -> State:
-    """Behind a bracket that begins a line: a value, or `[a placeholder]`."""
-    if code.isalpha() or code >= b"\x80":
+    """Behind a bracket that begins a line: a value, or `[a placeholder]`, `[10:30]`, `[1]`."""
+    if code.isalnum() or code >= b"\x80":
         return in_bracket(("bracket", state[1], 1, ""), code)
     return in_value(("value", 1), code)
 
@@ -124,7 +124,7 @@ def behind_dollar(state: State, code: bytes) -> State:
 
 def in_tag(state: State, code: bytes) -> State:
     """Behind `<` at the start of a line."""
-    return ("html", "") if code.isalpha() or code == b"!" else in_text(("text", state[1], MID), code)
+    return ("html", "") if code.isalpha() or code in b"!?" else in_text(("text", state[1], MID), code)
 
 
 def in_html(state: State, code: bytes) -> State:

@@ -54,6 +54,6 @@ def test_prompts_beyond_the_window_are_found_in_a_trace_and_older_traces_lack_th
 
 def test_a_loop_is_shown_without_the_full_stop_that_led_into_it():
     """SmolLM2-135M's was told as “. I can also help you with everything from food and wine to”."""
-    text = "I can help with food" + ". I can also help you with everything from wine to art" * 6
-    assert loop_in(text) == ("I can also help you with everything from wine to art", False)
+    text = "I can help with food" + ". I can also help you with everything from food and wine to shoes" * 6
+    assert loop_in(text) == ("I can also help you with everything from food and wine to…", False)
     assert loop_in("!" * 300)[0].startswith("!")

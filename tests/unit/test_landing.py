@@ -65,6 +65,8 @@ NONE = [
     "\\begin{a}\n\\begin{b}x.\\end{b}\nWell. ",
     "<table>\n  <tr>Hi.</tr>\n",
     "[Your Name]\n",
+    "[10:30] raj: done\n[10:31]",
+    "<?xml?",
     "---\n",
     "CREATE TABLE books (\n  id INT,\n  title TEXT (80)\n",
     "function f() {\n  if (x) {\n    g(1);\n  }\n",

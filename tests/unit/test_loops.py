@@ -114,6 +114,7 @@ def test_a_list_that_says_one_key_again_and_again_is_a_loop_whatever_its_figures
     assert loop_of("".join(f"{n}. {keys[n % 3]}: {figure}\n" for n, figure in enumerate(figures, 1))) is not None
     towns = "Rome Paris Lima Oslo Cairo Delhi Quito Accra Dakar Tunis Sofia Minsk Riga Bern Kyiv Doha".split()
     named = zip(towns, figures, strict=True)
+    assert loop_of("".join(f'* "{figure * 37}" matches a decimal digit\n' for figure in figures)) is not None
     assert loop_of("".join(f"{town} in degrees Celsius: {figure}\n" for town, figure in named)) is None
 
 
@@ -132,3 +133,8 @@ def test_other_scripts_need_no_more_copies_than_latin(sentence):
     """Lengths were those of Latin letters: four copies of an Arabic question are 90 tokens, and were no loop."""
     assert loop_of("Well: " + f"{sentence}\n\n" * (4 if len(sentence) > 4 else 12)) is not None
     assert loop_of(f"{sentence}\n\n" * 2) is None
+
+
+def test_loops_of_signs_alone_count_a_token_a_sign():
+    """Empty fences, one behind the other, were too short for a loop as their text was counted."""
+    assert loop_of("Use this code:\n" + "```\n" * 34) is not None

@@ -72,7 +72,9 @@ def loop_in(text: str) -> tuple[str, bool]:
         return "", False
     first = text[found.start : found.kept]
     words = first.lstrip(_BETWEEN) or first  # a loop may begin behind the sentence that led into it
-    return words[:_QUOTED], not text.startswith(first, found.kept)
+    if len(words) > _QUOTED:
+        words = f"{words[:_QUOTED].rpartition(' ')[0] or words[:_QUOTED]}…"
+    return words, not text.startswith(first, found.kept)
 
 
 def _at_sentence_ends(
