@@ -11,7 +11,7 @@ from endmark.cli.sampling import SAMPLING_OPTIONS, chosen_sampling
 from endmark.cli.shapes import SHAPE_OPTIONS, chosen_shape
 from endmark.cli.terminal import note
 from endmark.jobs.errors import SpecError
-from endmark.jobs.finetuning.adapters import ADAPTER_BASE, check_adapter
+from endmark.jobs.finetuning.adapters import ADAPTER_BASE, ADAPTER_CONFIG, check_adapter
 from endmark.jobs.hub import check_model_name, local_folder
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
@@ -19,7 +19,10 @@ from endmark.jobs.strategies import REGISTRY, build_strategies
 from endmark.jobs.strategies.parsing import parse_strategies
 from endmark.jobs.template_args import read_template_args
 
-_A_MODEL = "give a folder with `config.json`, or a hub id"
+_WANTED = {
+    "model": "give a folder with `config.json`, or a hub id",
+    "adapter": "give a folder with `adapter_config.json`: `endmark finetune` makes one",
+}
 _PRIORITY = 1_000_000  # the ledger's integers hold more
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -268,7 +271,7 @@ def adapter_folder(text: str | None, model: str) -> str | None:
         return None
     folder = _folder(text, "adapter")
     if folder is None:
-        raise SpecError(f"there is no adapter folder `{text}`", hint="`endmark finetune` makes one")
+        raise SpecError(f"there is no adapter folder `{text}`", hint=_WANTED["adapter"])
     if Path(folder).is_dir():
         check_adapter(Path(folder), model, local_folder(model))
     return folder
@@ -277,14 +280,17 @@ def adapter_folder(text: str | None, model: str) -> str | None:
 def _folder(text: str, what: str) -> str | None:
     """Return the whole path of a folder; None if the text may be something else."""
     path = Path(text).expanduser()
+    wanted = _WANTED[what]
     if text and path.is_dir():
         if what == "model" and not (path / "config.json").is_file():
-            raise SpecError(f"`{text}` is no model folder: it holds no `config.json`", hint=_A_MODEL)
+            adapter = (path / ADAPTER_CONFIG).is_file()
+            fix = "it holds an adapter: give it as `--adapter`, and its base as `--model`" if adapter else wanted
+            raise SpecError(f"`{text}` is no model folder: it holds no `config.json`", hint=fix)
         return str(path.resolve())
     if text and path.is_file():
-        raise SpecError(f"`{text}` is a file, and no {what} folder", hint=_A_MODEL if what == "model" else None)
+        raise SpecError(f"`{text}` is a file, and no {what} folder", hint=wanted)
     if path.is_absolute() and not text.startswith("~"):
         return text  # it may be there for the workers, on other hosts
     if text.startswith((".", "~")) or (text and path.exists()):
-        raise SpecError(f"there is no {what} folder `{text}`", hint=_A_MODEL)
+        raise SpecError(f"there is no {what} folder `{text}`", hint=wanted)
     return None

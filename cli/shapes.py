@@ -52,5 +52,13 @@ def _content(kind: ShapeKind, text: str) -> str:
         return text
     try:
         return Path(text).expanduser().read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        what = (
+            "JSON, or a file that holds it"
+            if kind is ShapeKind.JSON_SCHEMA
+            else "rules, or a file that holds them"
+        )
+        raise SpecError(f"`{kind.option}`: there is no file `{text}`", hint=f"give {what}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"`{kind.option}`: `{text}` cannot be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SpecError(f"`{kind.option}`: `{text}` cannot be read: {reason}") from error

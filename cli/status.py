@@ -1,5 +1,7 @@
 """`endmark status`: how far the jobs are, and what they wait for. It also does the reaper's work."""
 
+import shutil
+import sys
 from collections.abc import Sequence
 
 import click
@@ -54,7 +56,7 @@ def status(job: str | None, watch: bool, json_wanted: bool, price: float | None)
         def read() -> list[JobStatus]:
             return [job_status(store, job_id)] if job_id is not None else all_statuses(store)
 
-        view = (lambda jobs: one_job(jobs[0])) if job_id is not None else table_of_jobs
+        view = (lambda jobs: one_job(jobs[0])) if job_id is not None else _fitting
         found = watched(read, view, lambda: _care(settings, store)) if watch else read()
         details = None
         if job_id is not None:
@@ -64,6 +66,11 @@ def status(job: str | None, watch: bool, json_wanted: bool, price: float | None)
             _advise(settings, found, single=job_id is not None)
     failed = watch and job_id is not None and found[0].failed
     return _FAILED_ROWS if failed else 0
+
+
+def _fitting(found: Sequence[JobStatus]) -> str:
+    """Return a line for each job that the terminal has place for."""
+    return table_of_jobs(found, shutil.get_terminal_size().columns)
 
 
 def _print(found: Sequence[JobStatus], details: Details | None, json_wanted: bool) -> None:
@@ -76,7 +83,7 @@ def _print(found: Sequence[JobStatus], details: Details | None, json_wanted: boo
     elif single:
         click.echo(one_job(found[0], details))
     elif found:
-        click.echo(table_of_jobs(found))
+        click.echo(_fitting(found) if sys.stdout.isatty() else table_of_jobs(found))
     else:
         note("no jobs yet")
         hint("`endmark run DATASET -o FILE`, or `endmark submit DATASET`")

@@ -14,6 +14,7 @@ from endmark.jobs.spelling import counted, size
 
 _NAME_WIDTH = 32
 _JOB_HEADINGS = ("JOB", "NAME", "STATE", "ROWS", "EOS", "TRUNCATED", "FAILED", "TOKENS/S", "LEFT", "MODEL")
+_SPARED = ("MODEL", "TRUNCATED", "EOS", "LEFT", "TOKENS/S", "FAILED", "NAME")  # left out first to last
 _WORKER_HEADINGS = ("WORKER", "DEVICE", "ENGINE", "WEIGHTS", "KV CACHE", "TOKENS/S", "SHARDS", "LAST HEARD")
 
 
@@ -38,9 +39,18 @@ def as_json(status: JobStatus, details: Details | None = None) -> dict[str, Any]
     return values
 
 
-def table_of_jobs(found: Sequence[JobStatus]) -> str:
-    """Return a line for each job."""
-    return table(_JOB_HEADINGS, [_job_cells(item) for item in found])
+def table_of_jobs(found: Sequence[JobStatus], room: int | None = None) -> str:
+    """Return a line for each job; columns for which a terminal of `room` characters has no place are left out."""
+    rows = [_JOB_HEADINGS, *map(_job_cells, found)]
+    kept = list(range(len(_JOB_HEADINGS)))
+    text = table(rows[0], rows[1:])
+    for name in _SPARED:
+        if room is None or max(map(len, text.splitlines())) <= room:
+            break
+        kept.remove(_JOB_HEADINGS.index(name))
+        heading, *lines = ([row[place] for place in kept] for row in rows)
+        text = table(heading, lines)
+    return text
 
 
 def _job_cells(status: JobStatus) -> tuple[str, ...]:

@@ -120,8 +120,9 @@ class TokenUnknown(EndmarkError):
     """The prompt holds a token that the tokeniser knows and the model has no embedding for."""
 
     def __init__(self, token_id: int, text: str, embeddings: int, *, where: str = "the prompt") -> None:
+        named = f"{token_id} `{text}`" if text else str(token_id)
         super().__init__(
-            f"{where} holds the token {token_id} `{text}`, and the model's embedding ends at {embeddings - 1}",
+            f"{where} holds the token {named}, and the model's embedding ends at {embeddings - 1}",
             hint=f"take it out of {where}, or give the model the tokeniser that it was trained with",
         )
 

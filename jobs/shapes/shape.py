@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from endmark.jobs.errors import SpecError
+from endmark.jobs.spelling import counted
 
 MOST_CHARACTERS = 1_000_000  # of one shape
 MOST_CHOICES = 10_000
@@ -101,5 +102,5 @@ def _labels(text: str, where: str) -> list[str]:
     if twice or len(set(labels)) < len(labels):
         raise SpecError(f"{where}: a label stands twice" + (f": `{twice[0]}`" if twice else ""))
     if not 2 <= len(labels) <= MOST_CHOICES:
-        raise SpecError(f"{where} has {len(labels):,} labels: must be from 2 to {MOST_CHOICES:,}")
+        raise SpecError(f"{where} has {counted(len(labels), 'label')}: must be from 2 to {MOST_CHOICES:,}")
     return list(labels)

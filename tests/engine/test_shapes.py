@@ -64,7 +64,7 @@ def demo():
         ("choices", "a,b,a", "a label stands twice: `a`"),
         ("choices", ",".join(map(str, [*range(150), 7])), "a label stands twice"),
         ("choices", '["a"', "is not a JSON array of labels"),
-        ("choices", "a", "has 1 labels"),
+        ("choices", "a", "has 1 label: must be"),
         ("grammar", 'start: "a" foo', 'unknown name: "foo"'),
         ("grammar", " ", "is empty"),
     ],

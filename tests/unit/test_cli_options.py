@@ -126,9 +126,22 @@ def test_a_folder_or_a_file_that_is_no_model_is_told_before_a_job_is_stored(tmp_
     """`--model model.gguf` and a folder without a config were stored, and failed in the worker."""
     with pytest.raises(SpecError, match=r"is no model folder: it holds no `config.json`"):
         model_name(str(tmp_path))
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(SpecError) as caught:
+        model_name(str(tmp_path))
+    assert "give it as `--adapter`" in caught.value.hint
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     with pytest.raises(SpecError, match="is a file, and no model folder"):
         model_name(str(tmp_path / "x.gguf"))
+
+
+def test_an_adapter_that_is_not_there_is_told_what_one_is(tmp_path, monkeypatch):
+    """It was to be a folder with the files of a model, or a hub id."""
+    monkeypatch.chdir(tmp_path)
+    for text in ("./none", "none"):
+        with pytest.raises(SpecError, match=f"there is no adapter folder `{text}`") as caught:
+            spec_of("--adapter", text)
+        assert "adapter_config.json" in caught.value.hint
 
 
 def test_priorities_are_bounded():

@@ -238,3 +238,14 @@ def test_a_command_that_asks_again_has_what_the_template_was_given():
     words = spec_options_of(spec)
     assert "--template-arg enable_thinking=false" in words
     assert "--thinking-marks '<a>,</a>'" in words
+
+
+@pytest.mark.parametrize("room", [40, 60, 80])
+def test_a_narrow_terminal_has_fewer_columns(room):
+    """Lines of 90 characters were broken, and cut in `status --watch`."""
+    wide = table_of_jobs([status()])
+    text = table_of_jobs([status()], room)
+    heading, line = text.splitlines()
+    assert max(map(len, (heading, line))) <= room < len(wide.splitlines()[0])
+    assert {"JOB", "STATE", "ROWS"} <= set(heading.split()) < set(wide.splitlines()[0].split())
+    assert table_of_jobs([status()], len(wide)) == wide
