@@ -69,6 +69,24 @@ class Dataset(ABC):
         return DatasetError([Problem(self.source, line, reason)], 1, hint=hint)
 
 
+class AheadDataset(Dataset):
+    """A dataset whose first rows are read when it is opened: columns are to be known before anything is stored."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        self._raw: Any = ""  # the row last read
+        self._rows: Iterator[Line] = iter(())  # reads a row each, and notes it as `_raw`
+        self._ahead: list[tuple[Any, Line]] = []  # rows that were read, each as it stands in the file
+
+    def __iter__(self) -> Iterator[Line]:
+        """Return the rows and the problems."""
+        for raw, line in self._ahead:
+            self._raw = raw
+            yield line
+        self._ahead.clear()
+        yield from self._rows
+
+
 class TextLines:
     """The lines of a text, line ends kept, numbered from 1; what is wrong with them is told by `fault`."""
 

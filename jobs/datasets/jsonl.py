@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from endmark.jobs.datasets.base import AS_UTF8, NOT_UTF8, Dataset, Line, Source, TextLines
+from endmark.jobs.datasets.base import AS_UTF8, NOT_UTF8, AheadDataset, Line, Source, TextLines
 from endmark.jobs.errors import Problem
 from endmark.jobs.strict_json import refuse_constant, refuse_infinite, refuse_unstorable
 
@@ -13,7 +13,7 @@ _TOO_LONG = "holds a whole number of more than 4,300 digits"
 _LOOK_AHEAD = 1000  # bad lines read in search of the first good one
 
 
-class JsonlDataset(Dataset):
+class JsonlDataset(AheadDataset):
     """A JSONL file. A key that no line before has had becomes a new column; blank lines are passed over."""
 
     name = "jsonl"
@@ -23,14 +23,11 @@ class JsonlDataset(Dataset):
     def __init__(self, source: Source) -> None:
         super().__init__(source)
         self._lines = TextLines(source)
-        self._raw = ""
         self._places: dict[str, int] = {}
         self._decode = json.JSONDecoder(
             parse_constant=refuse_constant, parse_float=refuse_infinite, object_pairs_hook=_refuse_repeats
         ).decode
         self._rows = self._read()
-        # The columns are to be known before anything is stored.
-        self._ahead: list[tuple[str, Line]] = []
         for line in self._rows:
             self._ahead.append((self._raw, line))
             if not isinstance(line, Problem):
@@ -49,15 +46,7 @@ class JsonlDataset(Dataset):
     @property
     def raw(self) -> str:
         """The row last read."""
-        return self._raw
-
-    def __iter__(self) -> Iterator[Line]:
-        """Return the rows and the problems."""
-        for raw, line in self._ahead:
-            self._raw = raw
-            yield line
-        self._ahead.clear()
-        yield from self._rows
+        return str(self._raw)
 
     def _read(self) -> Iterator[Line]:
         """Read the lines one by one."""

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from endmark.jobs.datasets.base import Dataset, Line, Source
+from endmark.jobs.datasets.base import AheadDataset, Line, Source
 from endmark.jobs.errors import Problem, UsageError
 from endmark.jobs.strict_json import refuse_unstorable
 
 _PLAIN = (bool, int)
 
 
-class RowsDataset(Dataset):
+class RowsDataset(AheadDataset):
     """An iterable of rows, or a data frame of pandas or polars. Keys that no row before has had are new columns.
 
     A row is a prompt, a dictionary of columns, or a list of chat turns. Values that JSON does not have (dates,
@@ -31,11 +31,11 @@ class RowsDataset(Dataset):
             UsageError: they cannot be gone through.
         """
         super().__init__(Source("row", io.BufferedReader(io.BytesIO())))
-        self._raw: Any = None
         self._known: set[str] = set()  # columns
         self._rows = self._read(_records(rows))
         first = next(self._rows, None)
-        self._ahead = [] if first is None else [(self._raw, first)]
+        if first is not None:
+            self._ahead.append((self._raw, first))
 
     @classmethod
     def begins(cls, head: bytes) -> bool:
@@ -47,14 +47,6 @@ class RowsDataset(Dataset):
     def raw(self) -> str:
         """The row last read."""
         return repr(self._raw)
-
-    def __iter__(self) -> Iterator[Line]:
-        """Return the rows and the problems."""
-        for raw, line in self._ahead:
-            self._raw = raw
-            yield line
-        self._ahead.clear()
-        yield from self._rows
 
     def _read(self, records: Iterable[Any]) -> Iterator[Line]:
         """Read the rows one by one, numbered from 1."""
