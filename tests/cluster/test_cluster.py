@@ -65,16 +65,25 @@ def test_the_checker_finds_a_bug_that_is_planted_into_the_processes(tmp_path, da
 
 
 def test_a_second_database_takes_over_without_the_last_second(tmp_path, data):
-    """What was stored in it is run again; of two leases under one fence one alone is good."""
+    """What was stored in it is run again; of two leases under one fence one alone is good.
+
+    On a busy machine the rows were done before the second database was made, and nothing was lost: then again.
+    """
     cluster = Cluster(tmp_path, 0, data)
     try:
         jobs = [cluster.submit(80) for _ in range(2)]
         cluster.start_workers()
         cluster.wait_for_claims()
-        begin = time.monotonic()
-        cluster.fail_over()
-        cluster.faults.append((begin, time.monotonic(), "*", "database fails over"))
-        cluster.wait(jobs)
+        for _ in range(5):
+            begin = time.monotonic()
+            cluster.fail_over()
+            cluster.faults.append((begin, time.monotonic(), "*", "database fails over"))
+            cluster.wait(jobs)
+            if cluster.stored_in_vain():
+                break
+            before = cluster.stored()
+            jobs += [cluster.submit(80) for _ in range(2)]
+            wait_until(lambda before=before: cluster.stored() > before)
         assert cluster.wrong() == [], cluster.log()
         assert cluster.stored_in_vain() > 0
     finally:
