@@ -29,6 +29,7 @@ _LACKING = 0.35  # part of a copy that may be missing, as the first one often be
 _SIGN = 0.1  # what a sign weighs beside a word
 _LONG = 24  # letters from which on a word is read letter by letter: it may be a loop of its own
 _SAME_KEYS = 6  # lines with one figure from which on half of them with the same words say nothing new
+_PHRASE = 3  # words beside a figure that make a line a phrase
 _PROBES, _PROBE, _REACH = 12, 10, 240  # how often the end is probed for what returns, and with how many bytes
 
 _OWN_WORDS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # no spaces between
@@ -37,7 +38,9 @@ _ASCII_WORD = re.compile(r"[A-Za-z]+|\d{1,8}|\n+|[!-/:-@\[-`{-~]{1,4}")
 _LISTED_LINE = re.compile(r"^[ \t]*(?:[-*+•|]|\d+[.)]|[A-Za-z]\))", re.MULTILINE)
 _MARKED_LINE = re.compile(r"^[ \t]*(?:[-*+•]|\d+[.)])?[ \t]*(.*)$", re.MULTILINE)
 _FIGURE = re.compile(r"\d[\d.,]*")
-_KEY = re.compile(r"[^\W\d].*:\s*0|(?!.*[=_({])(?:.*\b[^\W\d]{2,}){3}")  # `key: 0`, or three words beside it
+_KEY = re.compile(r"[^\W\d].*:\s*0")
+_SPELLED = re.compile(r"[^\W\d_]{2,}")
+_CODE_SIGNS = frozenset("=_({")
 _FOLDED = bytes(range(256)).lower().translate(bytes.maketrans(b"123456789", b"000000000"))
 _BLANKS = re.compile(rb"\| +(?=\|)")  # cells with nothing in them, which may be of any width
 _PLAIN = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~\n")
@@ -236,8 +239,13 @@ class _Words:
 def _says_one_thing(text: str) -> bool:
     """Whether half of the lines have the same words, with one figure in each."""
     lines = [_FIGURE.subn("0", line) for line in _MARKED_LINE.findall(text)]
-    keys = [line for line, figures in lines if figures == 1 and _KEY.match(line)]
+    keys = [line for line, figures in lines if figures == 1 and (_KEY.match(line) or _is_phrase(line))]
     return len(keys) >= _SAME_KEYS and 2 * Counter(keys).most_common(1)[0][1] >= len(keys)
+
+
+def _is_phrase(line: str) -> bool:
+    """Whether a line has three words and more, and is no code."""
+    return _CODE_SIGNS.isdisjoint(line) and len(_SPELLED.findall(line)) >= _PHRASE
 
 
 def _telling(numbers: list[str], *, counting_tells: bool) -> int:

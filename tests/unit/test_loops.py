@@ -59,7 +59,10 @@ def test_what_is_kept_ends_with_the_first_copy(text, kept):
     assert text[: loop_of(text).kept].rstrip() == kept
 
 
-@pytest.mark.parametrize("text", ["", "   ", "\x00" * 300, "\ud800" * 300, "a", "\n\n", "-" * 60])
+@pytest.mark.parametrize(
+    "text",
+    [f"1 {'ab' * 900} {'cd' * 900}\n" * 8 + "7\n", "", "   ", "\x00" * 300, "\ud800" * 300, "a", "\n\n", "-" * 60],
+)
 def test_odd_texts_are_judged_without_error(text):
     loop_of(text)
 
