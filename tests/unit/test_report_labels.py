@@ -66,7 +66,7 @@ def test_the_page_the_terminal_and_the_figures_show_them():
     report = Report("Labels", (arm,), (), 3)
     page = write_page(report)
     assert "Least certain rows" in page
-    assert '<td data-label="prompt">prompt 1</td>' in page
+    assert '<td class="text" data-label="prompt">prompt 1</td>' in page
     assert HOSTILE not in page
     assert "a: 2 (66.7%), 2.1 expected" in table(report)
     (job,) = figures(report)["jobs"]
