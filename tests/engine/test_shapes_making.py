@@ -1,10 +1,13 @@
 """Masks that are made together are those that each answer would get alone, and fail alone."""
 
+import os
+
 import numpy as np
 import pytest
 
 from endmark.jobs.shapes import ShapeKind, read_shape
 from endmark.worker.engine.text import Vocabulary
+from endmark.worker.shapes import making
 from endmark.worker.shapes.compiled import Shapes
 from endmark.worker.shapes.mask import ShapeMask
 
@@ -116,3 +119,26 @@ def test_a_check_that_comes_late_and_finds_no_way_gives_back_what_came_since():
     assert taken <= 7
     mask.see(ord("b"))
     assert allowed(mask) == (b"", True)
+
+
+def test_what_the_answers_of_a_step_have_seen_is_one_batch(monkeypatch):
+    """The thread woke at the first answer that was told its token, and made a few masks at a time."""
+    made_together = []
+    make = making._make
+    monkeypatch.setattr(
+        making, "_make", lambda executor, batch: made_together.append(len(batch.followed)) or make(executor, batch)
+    )
+    shapes = Shapes(BYTES, {END})
+    maker = shapes.maker(read_shape(ShapeKind.REGEX, "a*b", "shape"))
+    masks = [maker((), 40) for _ in range(32)]
+    for mask in masks:
+        mask.words()
+    for _ in range(3):
+        for mask in masks:
+            mask.see(ord("a"))
+            os.sched_yield()
+        for mask in masks:
+            mask.start()
+        for mask in masks:
+            assert allowed(mask) == (b"ab", False)
+    assert [count for count in made_together if count] == [32, 32, 32]
