@@ -3,7 +3,7 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from endmark.jobs.datasets.base import AS_UTF8, NOT_UTF8, Dataset, Line, Source, TextLines
 from endmark.jobs.errors import Problem
@@ -11,7 +11,8 @@ from endmark.jobs.errors import Problem
 _FIELD_LIMIT = 2**26  # characters; a quote that nobody closes must not take in a file of gigabytes
 _SEPARATOR_LINE = re.compile(r'"?sep=(?P<mark>[^"\r\n])"?[,;\t]*\s*', re.IGNORECASE)  # Excel's, above the header
 _QUOTED = re.compile(r'"[^"]*(?:"|$)')
-_MARKS = "\t,;|"  # the earlier wins where two stand there equally often
+_MARKS: Mapping[str, str] = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}  # the earlier wins a tie
+_NO_MARK = "\x1f"  # ASCII's unit separator, which stands in no text
 
 
 class CsvDataset(Dataset):
@@ -30,6 +31,7 @@ class CsvDataset(Dataset):
         line = self._lines.number
         csv.field_size_limit(_FIELD_LIMIT)
         mark = source.delimiter or (told["mark"] if told else _delimiter(header))
+        self._mark = _MARKS.get(mark, f"`{mark}`")  # in words
         self._rows = csv.reader(self._with_first(header), delimiter=mark, strict=True)
         try:
             self.columns = next((row for row in self._rows if row), [])
@@ -104,7 +106,7 @@ class CsvDataset(Dataset):
                 yield begin, cells
             else:
                 count = f"{len(cells):,} cell" + ("s" if len(cells) > 1 else "")
-                more = "; a cell with a comma needs quotes" if len(cells) > width else ""
+                more = f"; a cell with a {self._mark} needs quotes" if len(cells) > width else ""
                 yield self._problem(begin, f"has {count}, the header has {width:,}{more}")
 
     def _problem(self, line: int, reason: str) -> Problem:
@@ -117,9 +119,13 @@ class CsvDataset(Dataset):
 
 
 def _delimiter(header: str) -> str:
-    """Return what separates the cells: the mark that stands most often outside of quotes; a comma if none does."""
+    """Return what separates the cells: the mark that stands most often outside of quotes; if none does, no text.
+
+    Then there is one column, and a comma or a tab in a line is part of its cell.
+    """
     plain = _QUOTED.sub("", header)
-    return max(_MARKS, key=plain.count)
+    found = max(_MARKS, key=plain.count)
+    return found if found in plain else _NO_MARK
 
 
 def _reason(error: csv.Error) -> str:

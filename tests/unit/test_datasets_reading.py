@@ -282,6 +282,20 @@ def test_the_delimiter_is_judged_outside_of_quotes(read):
     assert read("id\tprompt, or not\n1\tx\n", name="x.tsv")[0] == ["id", "prompt, or not"]
 
 
+def test_a_header_without_a_delimiter_is_one_column(read):
+    """A prompt with a tab was refused, "a cell with a comma needs quotes"; one with a comma was taken."""
+    columns, rows = read('prompt\nHello, world\nx\ty; z|\n"quoted, ""too"""\n')
+    assert columns == ["prompt"]
+    assert [cells for _, cells in rows] == [["Hello, world"], ["x\ty; z|"], ['quoted, "too"']]
+
+
+@pytest.mark.parametrize(("mark", "name"), [(";", "semicolon"), ("\t", "tab"), ("|", "bar")])
+def test_a_cell_too_many_names_the_delimiter(read, mark, name):
+    assert read(f"a{mark}b\n1{mark}2{mark}3\n")[1] == [
+        f"2: has 3 cells, the header has 2; a cell with a {name} needs quotes"
+    ]
+
+
 def test_a_delimiter_may_be_named(tmp_path):
     path = tmp_path / "data.csv"
     path.write_text("a,b,c\td\n1,2,3\t4\n")
