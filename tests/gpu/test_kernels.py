@@ -7,9 +7,16 @@ import torch
 
 pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; these tests are for GPU machines")
 
+from endmark.worker.engine.cuda import tiles
 from endmark.worker.engine.cuda.kernels.cache_write import write_cache
 from endmark.worker.engine.cuda.kernels.decode_attention import decode_attention
 from endmark.worker.engine.cuda.kernels.gated import GELU_TANH, SILU, gated
+from endmark.worker.engine.cuda.kernels.gathered_attention import (
+    Chunks,
+    Gathered,
+    GatheredTiles,
+    gathered_attention,
+)
 from endmark.worker.engine.cuda.kernels.norms import rms_norm
 from endmark.worker.engine.cuda.kernels.prefill_attention import Tiles, prefill_attention
 
@@ -18,6 +25,7 @@ pytestmark = pytest.mark.gpu
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 HALF = torch.float16 if INTERPRETED else torch.bfloat16  # Triton's interpreter multiplies no matrices in bf16
+HAS_TMA = INTERPRETED or (torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9)
 PAGE, WIDTH = 16, 8
 CASES = [
     pytest.param(4, 4, 64, None, None, id="64"),
@@ -90,13 +98,50 @@ def test_prefill_attention(heads, kv_heads, size, window, softcap, dtype, bound)
     """Two rows: seventy tokens from the start, and ten behind thirty that are cached."""
     keys, values, tables = cache(kv_heads, size, dtype=dtype)
     query = random(80, heads, size, seed=9, dtype=dtype)
-    tiles = Tiles(*map(ints, ([2, 2, 0], [0, 64, 70], [64, 6, 10], [0, 64, 30])))
-    got = prefill_attention(query, keys, values, tables, tiles, scale=0.1, window=window, softcap=softcap)
+    paged = Tiles(*map(ints, ([2, 2, 0], [0, 64, 70], [64, 6, 10], [0, 64, 30])))
+    got = prefill_attention(query, keys, values, tables, paged, scale=0.1, window=window, softcap=softcap)
     for slot, begin, count, position in ((2, 0, 70, 0), (0, 70, 10, 30)):
         key, value = (of_row(pool, tables, slot, position + count) for pool in (keys, values))
         asked = query[begin : begin + count]
         want = attention(asked, key, value, window, softcap, torch.arange(position, position + count))
         assert error(got[begin : begin + count], want) < bound
+
+
+@pytest.mark.skipif(not HAS_TMA, reason="for Hopper alone")
+@pytest.mark.parametrize(("heads", "kv_heads", "size", "window", "softcap"), CASES[:-2])
+@pytest.mark.parametrize("kind", [HALF, torch.float8_e4m3fn])
+def test_gathered_attention(heads, kv_heads, size, window, softcap, kind):
+    """The same rows: keys that are gathered give what pages give, and nothing of what others left there."""
+    keys, values, tables = cache(kv_heads, size, dtype=torch.float32)
+    for pool in (keys, values):
+        pool[tables[0, 2].long(), :, 8:] = pool[tables[2, 4].long(), :, 6:] = torch.nan  # behind the rows' ends
+    keys, values = keys.to(kind), values.to(kind)
+    query = random(80, heads, size, seed=9, dtype=HALF)
+    gathered = Gathered(
+        Chunks(*map(ints, ([2, 0], [0, 0], [70, 40], [0, 128]))),
+        GatheredTiles(*map(ints, ([0, 64, 70], [64, 6, 10], [0, 64, 30], [0, 0, 128]))),
+        256,
+    )
+    options = {"scale": 0.1, "window": window, "softcap": softcap}
+    got = gathered_attention(query, keys, values, tables, gathered, **options)
+    paged = Tiles(*map(ints, ([2, 2, 0], [0, 64, 70], [64, 6, 10], [0, 64, 30])))
+    assert error(got, prefill_attention(query, keys, values, tables, paged, **options)) < 1e-3
+    for slot, begin, count, position in ((2, 0, 70, 0), (0, 70, 10, 30)):
+        key, value = (of_row(pool, tables, slot, position + count) for pool in (keys, values))
+        asked = query[begin : begin + count]
+        want = attention(asked, key, value, window, softcap, torch.arange(position, position + count))
+        assert error(got[begin : begin + count], want) < 1e-2
+
+
+@pytest.mark.skipif(not HAS_TMA, reason="for Hopper alone")
+@pytest.mark.parametrize("kind", [HALF, torch.float8_e4m3fn])
+def test_a_card_tries_gathering_before_it_is_used(kind, monkeypatch):
+    keys = random(1, 2, PAGE, 64, seed=1).to(kind)
+    assert tiles._difference(HALF, 4, keys, 100) < 1e-3
+    assert tiles.room_for(HALF, 4, keys, 100) == (0 if INTERPRETED else 2**28 // (2 * 2 * 64 * 2))
+    if not INTERPRETED:
+        monkeypatch.setattr(tiles, "_difference", lambda *_: torch.nan)
+        assert tiles.room_for(HALF, 4, keys, 100) == 0
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "size"), [(4, 4, 64), (9, 3, 80), (4, 1, 96), (16, 2, 256)])

@@ -10,6 +10,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from endmark.jobs.errors import ModelError
 from endmark.worker.engine.cuda.kernels.cache_write import write_cache
 from endmark.worker.engine.cuda.kernels.decode_attention import decode_attention
+from endmark.worker.engine.cuda.kernels.gathered_attention import Gathered, gathered_attention
 from endmark.worker.engine.cuda.kernels.prefill_attention import Tiles, prefill_attention
 from endmark.worker.engine.last_layer import KeysWritten
 
@@ -26,8 +27,9 @@ class DeviceBatch:
     tables: Tensor  # (slots, W) int32
     slots: Tensor  # (T,) int32, of each token's row
     positions: Tensor  # (T,) int32, of each token in its row
-    tiles: Tiles | None  # of prompts; None in a step without any
+    tiles: Tiles | None  # of prompts; None where there are none
     decoding: int  # tokens at the front that are one a row; all where there are no tiles
+    gathered: Gathered | None = None  # tiles of prompts whose keys are gathered
     rotary: tuple[Tensor, Tensor] | None = field(default=None)  # left by a rotary function that was put off
     wanted: Tensor | None = None  # (R,) int64: the tokens that the last layer is for alone; see `last_layer`
     writes_only: bool = False
@@ -41,7 +43,7 @@ class DeviceBatch:
         """Become the batch of the tokens that are wanted, which attend as rows that run do."""
         assert self.wanted is not None
         self.slots, self.positions = self.slots[self.wanted], self.positions[self.wanted]
-        self.tiles, self.decoding = None, len(self.wanted)
+        self.tiles, self.gathered, self.decoding = None, None, len(self.wanted)
         self.wanted, self.writes_only = None, False
         return self
 
@@ -133,6 +135,10 @@ def attend(
     if paged.tiles is not None:
         prefill_attention(
             query, keys, values, paged.tables, paged.tiles, scale=scale, window=window, softcap=softcap, out=out
+        )
+    if paged.gathered is not None:
+        gathered_attention(
+            query, keys, values, paged.tables, paged.gathered, scale=scale, window=window, softcap=softcap, out=out
         )
     return out
 

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from endmark.worker.engine.cuda.decode import DecodeInputs
-from endmark.worker.engine.cuda.kernels.prefill_attention import TILE, Tiles
+from endmark.worker.engine.cuda.kernels.gathered_attention import Chunks, Gathered, GatheredTiles
+from endmark.worker.engine.cuda.kernels.prefill_attention import Tiles
 from endmark.worker.engine.cuda.rooms import SampledRows
 from endmark.worker.engine.cuda.staging import to_device
+from endmark.worker.engine.cuda.tiles import PieceAt, cut
 from endmark.worker.engine.plan import PrefillRow
 from endmark.worker.engine.scores import Questions
 
@@ -88,7 +90,8 @@ class PassInputs:
     positions: Tensor  # (T,) int32, for the kernels
     slots: Tensor  # (T,) int32
     decoding: int  # tokens at the front that are one a row: those of rows that run
-    tiles: Tiles  # of the others
+    tiles: Tiles | None  # of the others, but for those whose keys are gathered
+    gathered: Gathered | None
     keep: Tensor  # (R,) int64: the rows' last tokens in the batch; one of no meaning where R is 0
     rows: SampledRows
     sampled: int  # R
@@ -97,12 +100,21 @@ class PassInputs:
     questions: Questions  # what rows ask about, by row of all logits
 
     @classmethod
-    def of(cls, pieces: Sequence[Piece], running: DecodeInputs | None, device: torch.device) -> "PassInputs":
-        """Lay rows that run and pieces of prompts out side by side, the pieces in one copy to the device."""
+    def of(
+        cls, pieces: Sequence[Piece], running: DecodeInputs | None, device: torch.device, room: int = 0
+    ) -> "PassInputs":
+        """Lay rows that run and pieces of prompts out side by side, the pieces in one copy to the device.
+
+        Args:
+            pieces: in order.
+            running: rows that are given a token each.
+            device: the runner's.
+            room: tokens whose keys may be gathered; see `tiles.room_for`.
+        """
         lengths = [piece.end - piece.begin for piece in pieces]
         total, decoding = sum(lengths), len(running.tokens) if running is not None else 0
         packed = np.empty((3, total), np.int32)
-        tiles: list[tuple[int, int, int, int]] = []
+        placed: list[PieceAt] = []
         ends: list[tuple[int, int, int, int, int]] = []
         others: list[int] = []
         at = 0
@@ -111,15 +123,15 @@ class PassInputs:
             packed[0, at : at + length] = row.token_ids[piece.begin : piece.end]
             packed[1, at : at + length] = np.arange(piece.begin, piece.end)
             packed[2, at : at + length] = row.slot
-            for offset in range(0, length, TILE):
-                place = decoding + at + offset
-                tiles.append((row.slot, place, min(TILE, length - offset), piece.begin + offset))
+            placed.append(PieceAt(row.slot, piece.begin, piece.end, decoding + at))
             at += length
             if piece.is_last:
                 ends.append((decoding + at - 1, row.slot, piece.end - 1, row.step, row.position))
                 others += range(decoding + at - 1 - len(row.asked_before), decoding + at - 1)
-        sent = _send([packed, np.array(tiles, np.int32).T, np.array(ends or [(0,) * 5], np.int32).T], device)
-        (tokens, positions, slots), tile_rows, (last, *rows) = sent
+        tiles = cut(placed, room)
+        blocks = [packed, np.array(ends or [(0,) * 5], np.int32).T, tiles.paged, tiles.gathered, tiles.chunks]
+        (tokens, positions, slots), (last, *rows), *parts = _send(blocks, device)
+        paged, gathered, chunks = Tiles(*parts[0]), GatheredTiles(*parts[1]), Chunks(*parts[2])
         ended = [piece.row for piece in pieces if piece.is_last]
         alone = cls(
             tokens=tokens.long(),
@@ -127,7 +139,8 @@ class PassInputs:
             positions=positions,
             slots=slots,
             decoding=decoding,
-            tiles=Tiles(*tile_rows),
+            tiles=paged if len(paged.slots) else None,
+            gathered=Gathered(chunks, gathered, tiles.tokens) if tiles.tokens else None,
             keep=last.long(),
             rows=SampledRows(*rows),
             sampled=decoding + len(ended),

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from endmark.worker.engine.cuda.attention import PAGED, DeviceBatch, empty_cache
 from endmark.worker.engine.cuda.decode import DecodeInputs, DecodeStep, Kind, RecordedSteps, bucket_sizes
 from endmark.worker.engine.cuda.fusion import Fused, fuse
+from endmark.worker.engine.cuda.kernels.gathered_attention import Gathered
 from endmark.worker.engine.cuda.kernels.inputs import note_tokens
 from endmark.worker.engine.cuda.kernels.prefill_attention import Tiles
 from endmark.worker.engine.cuda.kernels.sampling import finish_step
@@ -21,6 +22,7 @@ from endmark.worker.engine.cuda.replay import Recorder
 from endmark.worker.engine.cuda.rooms import Rooms, SampledRows, Steering
 from endmark.worker.engine.cuda.slots import SlotState
 from endmark.worker.engine.cuda.staging import Download
+from endmark.worker.engine.cuda.tiles import room_for
 from endmark.worker.engine.last_layer import narrow_last_layer
 from endmark.worker.engine.layout import RESULT
 from endmark.worker.engine.plan import StepPlan, StepResult, Ticket
@@ -67,6 +69,9 @@ class CudaRunner:
         self._fused = fused if fused is not None else fuse(network)
         kind = cache_type or network.dtype
         self._keys, self._values = empty_cache(network, num_pages + 1, page_size, kind)
+        config = network.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        self._gathers = room_for(network.dtype, config.num_attention_heads, self._keys[0], window)
         ends = sorted(eos_ids)
         self._eos_ids = torch.tensor(ends, dtype=torch.int32, device=self._device)
         self._table = sentence_table.to(self._device) if sentence_table is not None else None
@@ -139,10 +144,16 @@ class CudaRunner:
         return logits
 
     def batch(
-        self, slots: Tensor, positions: Tensor, tiles: Tiles | None = None, decoding: int = 0
+        self,
+        slots: Tensor,
+        positions: Tensor,
+        tiles: Tiles | None = None,
+        decoding: int = 0,
+        gathered: Gathered | None = None,
     ) -> DeviceBatch:
         """Return a step's batch over the runner's cache; see `DeviceBatch`."""
-        return DeviceBatch(self._keys, self._values, self._slots.tables, slots, positions, tiles, decoding)
+        tables = self._slots.tables
+        return DeviceBatch(self._keys, self._values, tables, slots, positions, tiles, decoding, gathered)
 
     def note(self, tokens: Tensor, slots: Tensor, positions: Tensor) -> None:
         """Keep the step's input tokens, of which penalties are made; see `note_tokens`."""
@@ -197,7 +208,7 @@ class CudaRunner:
 
         def compute(group: list[Piece], done: int) -> int:
             running = DecodeInputs.sent(plan.decode, self._slots) if plan.decode.slots and not done else None
-            inputs = PassInputs.of(group, running, self._device)
+            inputs = PassInputs.of(group, running, self._device, self._gathers)
             whole = self._logits(inputs)
             if inputs.questions.asked:
                 found = Download(asked_scores(whole, inputs.questions.asked).view(torch.int32))
@@ -223,7 +234,7 @@ class CudaRunner:
     def _logits(self, inputs: PassInputs) -> Tensor:
         """Run one forward pass; return the logits (R + O, V) of the rows' last tokens, then of others."""
         self.note(inputs.tokens, inputs.slots, inputs.positions)
-        batch = self.batch(inputs.slots, inputs.positions, inputs.tiles, inputs.decoding)
+        batch = self.batch(inputs.slots, inputs.positions, inputs.tiles, inputs.decoding, inputs.gathered)
         wanted = torch.cat([inputs.keep, inputs.others])
         return self._scores_of(wanted, inputs.tokens, inputs.positions64, batch, narrow=self._narrows)
 

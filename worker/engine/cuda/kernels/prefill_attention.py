@@ -28,8 +28,9 @@ def _attend_tile(
     q_ptr, keys, values, tables, slots, begins, counts, positions, out,
     scale, window, softcap, stride_q, table_width, kv_heads, group,
     D: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    CAPPED: tl.constexpr,
 ):  # fmt: skip
-    """One tile, one query head."""
+    """One tile, one query head; `scale` is for powers of two."""
     tile, head = tl.program_id(0), tl.program_id(1)
     slot = tl.load(slots + tile).to(tl.int64)
     begin = tl.load(begins + tile).to(tl.int64)
@@ -56,16 +57,19 @@ def _attend_tile(
         mask = inside[:, None] & in_d[None, :]
         k = tl.load(keys + place[:, None] + offs_d[None, :], mask=mask, other=0.0).to(q.dtype)
         v = tl.load(values + place[:, None] + offs_d[None, :], mask=mask, other=0.0).to(q.dtype)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        if softcap > 0:
-            scores = softcap * (2.0 / (1.0 + tl.exp(-2.0 * scores / softcap)) - 1.0)
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+        if CAPPED:
+            scores = softcap * (2.0 / (1.0 + tl.math.exp2(-2.0 * scores * scale / softcap)) - 1.0)
+            factor = 1.4426950408889634
+        else:
+            factor = scale
         seen = (at[None, :] <= own[:, None]) & (at[None, :] > own[:, None] - window) & inside[None, :]
         scores = tl.where(seen, scores, -float("inf"))
-        new_best = tl.maximum(best, tl.max(scores, 1))
-        weights = tl.exp(scores - new_best[:, None])
-        shrink = tl.exp(best - new_best)
+        new_best = tl.maximum(best, tl.max(scores, 1) * factor)
+        weights = tl.math.exp2(scores * factor - new_best[:, None])
+        shrink = tl.math.exp2(best - new_best)
         total = total * shrink + tl.sum(weights, 1)
-        acc = acc * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+        acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
         best = new_best
     acc = acc / tl.where(total > 0, total, 1.0)[:, None]
     tl.store(out + place_q, acc.to(out.dtype.element_ty), mask=mask_q)
@@ -99,8 +103,9 @@ def prefill_attention(
     wide = query.dtype == torch.float32 or block > 128
     _attend_tile[(len(tiles.slots), heads)](
         query, keys, values, tables, *tiles, out,
-        scale, window or 2**30, float(softcap or 0.0), heads * size, tables.shape[1], kv_heads, heads // kv_heads,
+        scale * 1.4426950408889634, window or 2**30, float(softcap or 0.0), heads * size, tables.shape[1],
+        kv_heads, heads // kv_heads,
         D=size, BLOCK_D=block, PAGE=page, BLOCK_M=TILE, BLOCK_N=32 if wide else 64,
-        num_warps=4, num_stages=1 if wide else 2,
+        CAPPED=bool(softcap), num_warps=4, num_stages=1 if wide else 2,
     )  # fmt: skip
     return out
