@@ -6,7 +6,7 @@ _FENCE = re.compile(r"^[ \t>]*(?:[-*+]\s+|\d+[.)]\s+)?(`{3,}|~{3,})([^`\n]*)$", 
 _MARK = re.compile(r"```|~~~")
 _STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
 _OPENING_LINE = re.compile(r"[{\[]\s*$", re.MULTILINE)
-_ROUND_OPENING = re.compile(r"\([ \t]*$", re.MULTILINE)
+_ROUND_OPENING = "(\n"
 _LISTED = re.compile(r"^[ \t]*\w{1,3}\)", re.MULTILINE)  # such as `a)`
 _VALUE = re.compile(r"[\[{].*[\]}],?;?\Z", re.DOTALL)
 _ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{")
@@ -86,10 +86,10 @@ def _tagged(text: str) -> bool | None:
 
 def _round(text: str) -> bool | None:
     """See `in_or_behind_block`, for what stands on lines of its own between round brackets, as in SQL."""
-    opening = _ROUND_OPENING.search(text)
-    if opening is None:
+    opening = text.find(_ROUND_OPENING)
+    if opening < 0:
         return None
-    bare = _LISTED.sub("", _STRING.sub('""', text[opening.start() :]))
+    bare = _LISTED.sub("", _STRING.sub('""', text[opening:]))
     depth = bare.count("(") - bare.count(")")
     if depth > 0:
         return True

@@ -100,7 +100,7 @@ def _length_of(tokens: int, end: str) -> int:
 def _may_loop(text: str, copies: int) -> bool:
     """Whether most of what stands near the end has stood as often before; cheap, and true of every loop."""
     data = text.encode(errors="replace").translate(_FOLDED)
-    if b"| " in data:
+    if b"|" in data:
         data = _BLANKS.sub(b"|", data)
     step = max(1, min(len(data), _REACH) // _PROBES)
     ends = range(len(data), _PROBE, -step)[:_PROBES]
