@@ -90,6 +90,7 @@ def test_a_second_database_takes_over_without_the_last_second(tmp_path, data):
         cluster.close()
 
 
+@pytest.mark.slow
 def test_a_machine_loses_power_and_its_disk_what_it_was_not_told_to_keep(tmp_path):
     """The file is whole, and rows whose answers are gone are run again."""
     cluster = Cluster(tmp_path, 0)
