@@ -35,7 +35,7 @@ ENDMARK = Path(sys.executable).with_name("endmark")
 AXE = files("axe_core_python").joinpath("axe.min.js")
 RULES = "{runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice']}"
 ROWS = 60
-LABELS = {"no": 0.25, "yes": 0.75}  # of one row
+LABELS = {"no": 0.25, "Cut no more.": 0.75}  # of one row
 WORKER = WorkerReport("host:1", "NVIDIA H100", "m", None, "packed", 1234.0, weight_bytes=2**32, kv_tokens=9)
 
 
@@ -185,7 +185,9 @@ def test_a_row_shows_where_its_answer_stops_and_what_was_tried_before(ledger, pl
     )
     assert page.locator("main > article polyline").get_attribute("points").count(",") == 3
     expect(page.locator("main > article circle")).to_have_count(1)
-    assert "yes 75.0 %\nno 25.0 %" in page.locator("main > article .figures").inner_text().replace("\xa0", " ")
+    assert "Cut no more. 75.0 %\nno 25.0 %" in page.locator("main > article .figures").inner_text().replace(
+        "\xa0", " "
+    )
     page.click("summary")
     assert "✂ cut: the token budget ran out, mid-sentence" in page.locator("details pre").inner_text()
     page.click("a[rel=next]")
