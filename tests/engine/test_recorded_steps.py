@@ -1,10 +1,13 @@
 """Which captured step runs: the one of its size, or a larger one where a new capture would not pay."""
 
+import gc
+
 import pytest
 
 pytest.importorskip("triton", reason="Triton is for Linux alone")
 
 from endmark.worker.engine.cuda.decode import Kind, RecordedSteps
+from endmark.worker.engine.cuda.replay import collection_waits
 
 pytestmark = pytest.mark.engine
 LATE = Kind(late=True)
@@ -51,3 +54,28 @@ def test_a_larger_batch_than_any_before_is_captured_at_once():
     made, _ = steps()
     assert made.of(5, LATE) == (8, LATE)
     assert made.of(33, LATE) == (64, LATE)
+
+
+class _Dead:
+    """Garbage that only the collector finds, as an engine is that has ended."""
+
+    gone = 0
+
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        _Dead.gone += 1
+
+
+def test_nothing_is_collected_in_a_capture():
+    """On an H200 two tests failed: the graphs of the engine before were destroyed in a capture."""
+    gc.collect()
+    _Dead.gone = 0
+    with collection_waits():
+        for _ in range(3 * gc.get_threshold()[0]):
+            _Dead()
+        assert _Dead.gone == 0
+    assert gc.isenabled()
+    gc.collect()
+    assert _Dead.gone == 3 * gc.get_threshold()[0]

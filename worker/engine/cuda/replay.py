@@ -1,6 +1,8 @@
 """A step that is recorded once and run many times: a captured graph on a card."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -28,6 +30,18 @@ class Recorder:
             step()  # compiles kernels and makes the libraries' workspaces, which cannot be captured
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with collection_waits(), torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             step()
         return graph.replay
+
+
+@contextmanager
+def collection_waits() -> Iterator[None]:
+    """Collect no garbage meanwhile: the graphs of an engine before, if destroyed in a capture, invalidate it."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
