@@ -9,9 +9,10 @@ import torch
 
 from endmark.jobs.errors import ModelError, TokenUnknown
 from endmark.jobs.landing import tabulate
+from endmark.worker.engine.fp8 import Fp8Linear, scaled_rows
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.text import Vocabulary
-from endmark.worker.models.building import Shape, fitting_rows, sentence_table
+from endmark.worker.models.building import Shape, fitting_rows, piece_tokens, sentence_table
 from endmark.worker.models.end_tokens import end_token_ids
 from endmark.worker.models.loader import load_engine
 from tests.integration.tiny_model import save_tiny_model
@@ -173,6 +174,9 @@ def test_a_small_model_takes_more_tokens_of_prompts_beside_running_rows(hidden, 
         rows=64,
     )
     assert shape.piece_tokens == tokens
+    scaled = Fp8Linear(scaled_rows(torch.ones(16, 16)), None, torch.bfloat16)
+    assert piece_tokens(torch.nn.Linear(16, 16), shape) == tokens
+    assert piece_tokens(torch.nn.Sequential(scaled), shape) == min(2 * tokens, 8192)
 
 
 def test_a_processor_has_the_rows_that_suit_it():

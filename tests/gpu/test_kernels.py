@@ -92,6 +92,20 @@ def test_decode_attention(heads, kv_heads, size, window, softcap, splits, dtype,
         assert error(got[row : row + 1], want) < bound
 
 
+@pytest.mark.parametrize("large", [1.0, 60000.0])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(8, 2), (4, 4)])
+def test_decode_attention_over_a_cache_in_fp8(heads, kv_heads, large):
+    """Also of queries as large as fp16 has them: it multiplies in fp16, and sums of them would be infinite."""
+    *pools, tables = cache(kv_heads, 128)
+    keys, values = (pool.to(torch.float8_e4m3fn) for pool in pools)
+    query = random(3, heads, 128, seed=9).clamp(-1, 1).mul(large).to(HALF)
+    got = decode_attention(query, keys, values, tables, ints([2, 0, 1]), ints([0, 37, 100]), scale=0.1 / large)
+    for row, (slot, length) in enumerate(((2, 0), (0, 37), (1, 100))):
+        key, value = (of_row(pool.float(), tables, slot, length + 1) for pool in (keys, values))
+        want = attention(query[row : row + 1], key, value, None, None, torch.tensor([length]), 0.1 / large)
+        assert error(got[row : row + 1], want) < 3e-3
+
+
 @pytest.mark.parametrize(("heads", "kv_heads", "size", "window", "softcap"), CASES)
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (HALF, 1e-2)])
 def test_prefill_attention(heads, kv_heads, size, window, softcap, dtype, bound):

@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from endmark.worker.engine.fp8 import FP8
+
 _PROGRAMS = 132 * 20  # enough to keep every multiprocessor of the largest cards busy
 _MOST_SPLITS = 64
 
@@ -67,12 +69,23 @@ def _attend_one(
 
 
 @triton.jit
+def _in_fp16(q):
+    """Return queries in fp16, divided by the largest number of each, so that no sum is too large, and that.
+
+    A card makes fp16 of two fp8 numbers in one instruction, exactly; bf16 would come by way of fp32.
+    """
+    wide = q.to(tl.float32)
+    largest = tl.maximum(tl.max(tl.abs(wide), 1), 1e-30)
+    return (wide / largest[:, None]).to(tl.float16), largest
+
+
+@triton.jit
 def _attend_group(
     q_ptr, keys, values, tables, slots, lengths, out, lse_ptr,
     scale, window, softcap,
     stride_q, table_width, kv_heads,
     G: tl.constexpr, BLOCK_G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    PAGE: tl.constexpr, BLOCK_N: tl.constexpr, SPLITS: tl.constexpr,
+    PAGE: tl.constexpr, BLOCK_N: tl.constexpr, SPLITS: tl.constexpr, FP16: tl.constexpr,
 ):  # fmt: skip
     """The G query heads that share one head of keys, on the matrix unit: program (KV head, row, split)."""
     head, row, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -84,9 +97,7 @@ def _attend_group(
     chunk = tl.cdiv(blocks - first_block, SPLITS)
     begin = first_block + split * chunk
     end = tl.minimum(begin + chunk, blocks)
-    offs_d = tl.arange(0, BLOCK_D)
-    offs_g = tl.arange(0, BLOCK_G)
-    offs_n = tl.arange(0, BLOCK_N)
+    offs_d, offs_g, offs_n = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_G), tl.arange(0, BLOCK_N)
     in_d = offs_d < D
     in_g = offs_g < G
     heads = head * G + offs_g
@@ -95,6 +106,10 @@ def _attend_group(
         mask=in_g[:, None] & in_d[None, :],
         other=0.0,
     )
+    factor = tl.full([BLOCK_G], 1.0, tl.float32) * scale
+    if FP16:
+        q, largest = _in_fp16(q)
+        factor *= largest
     best = tl.full([BLOCK_G], -1e38, tl.float32)
     total = tl.zeros([BLOCK_G], tl.float32)
     acc = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
@@ -106,7 +121,7 @@ def _attend_group(
         mask = inside[:, None] & in_d[None, :]
         k = tl.load(keys + place[:, None] + offs_d[None, :], mask=mask, other=0.0).to(q.dtype)
         v = tl.load(values + place[:, None] + offs_d[None, :], mask=mask, other=0.0).to(q.dtype)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * factor[:, None]
         if softcap > 0:
             scores = softcap * (2.0 / (1.0 + tl.exp(-2.0 * scores / softcap)) - 1.0)
         scores = tl.where((inside & (at >= first))[None, :], scores, -float("inf"))
@@ -192,6 +207,7 @@ def decode_attention(
     grid = (kv_heads, rows, splits)
     common = (query, keys, values, tables, slots, lengths, parts, lse)
     numbers = (scale, window or 2**30, float(softcap or 0.0), heads * size, tables.shape[1], kv_heads)
+    fp16 = keys.dtype == FP8 and query.dtype != torch.float32 and block <= 128
     if group == 1:
         _attend_one[grid](
             *common, *numbers, D=size, BLOCK_D=block, PAGE=page, SPLITS=splits, num_warps=1 if block <= 128 else 2
@@ -200,7 +216,8 @@ def decode_attention(
         _attend_group[grid](
             *common, *numbers,
             G=group, BLOCK_G=max(16, triton.next_power_of_2(group)), D=size, BLOCK_D=block,
-            PAGE=page, BLOCK_N=64 if block <= 128 else 32, SPLITS=splits, num_warps=4,
+            PAGE=page, BLOCK_N=32 if fp16 or block > 128 else 64, SPLITS=splits, FP16=fp16,
+            num_warps=1 if fp16 else 4, num_stages=4 if fp16 else 3,
         )  # fmt: skip
     if splits > 1:
         _merge_splits[(rows * heads,)](parts, lse, out, D=size, BLOCK_D=block, SPLITS=splits, BLOCK_S=splits)
