@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from endmark.client.options import parse_options
 from endmark.jobs.datasets import checked_rows, settle
 from endmark.jobs.datasets.rows import RowsDataset
 from endmark.jobs.engines import AUTO, LOCAL, EngineChoice, computed_with
-from endmark.jobs.errors import EndmarkError
+from endmark.jobs.errors import EndmarkError, PromptTooLong
 from endmark.jobs.prompts import PromptPlan
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import Attempt, StoredRow
@@ -155,10 +156,12 @@ class Engine:
         run = running[finished.key]
         run.conclude(finished)
         following = run.next_request(finished, finished.key, self._prompter)
-        if following is None:
-            yield _last(running.pop(finished.key))
-        else:
-            self._engine.add(following)
+        if following is not None:
+            # A further attempt for which the context has no room left is none: the row stays as it was.
+            with suppress(PromptTooLong):
+                self._engine.add(following)
+                return
+        yield _last(running.pop(finished.key))
 
 
 def _last(run: "RowRun") -> Attempt:

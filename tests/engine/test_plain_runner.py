@@ -157,6 +157,14 @@ def test_a_score_of_minus_infinity_is_no_fault():
     assert all(item.verdict.error is None for item in finished.values())
 
 
+def test_a_context_wider_than_the_cache_takes_no_room():
+    """A config that names 10 million positions made a table for all of them for each row: out of memory."""
+    engine = build_engine(build_model("llama"), context=10**12, num_pages=8)
+    assert engine.capacity.context == 8 * 16
+    (done,) = run(engine, [Request(1, tuple(range(5, 105)), 100)]).values()
+    assert len(done.token_ids) == 28 or done.verdict.finish_reason is FinishReason.EOS
+
+
 def test_a_short_row_is_not_padded_with_the_page_of_a_failed_one():
     model = build_model("llama")
     model.get_input_embeddings().weight.data[100, 3] = torch.nan

@@ -138,6 +138,14 @@ def test_rows_beyond_a_batch_and_those_that_go_on_all_come_back():
     assert longer[0].completion_tokens > 8
 
 
+def test_a_row_that_fills_the_context_stays_as_it_was():
+    """`continue` asked for an attempt behind 1,024 of 1,024 tokens, and all other answers were lost with it."""
+    long, short = "Tell me of rivers and of hills. " * 100, "Tell me about Paris."
+    answers = endmark.Engine().generate([long, short], max_new_tokens=900, strategy="continue")
+    assert [answer.verdict.finish_reason for answer in answers] == ["length", "eos"]
+    assert answers[0].prompt_tokens + answers[0].completion_tokens == 1024
+
+
 def test_the_notebook_runs(tmp_path):
     import nbformat
     from nbclient import NotebookClient

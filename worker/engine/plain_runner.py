@@ -63,7 +63,8 @@ class PlainRunner:
         page_bytes = page_size * 2 * heads * size * model.dtype.itemsize
         self._group_pages = _CPU_GROUP_BYTES // page_bytes if self._device.type == "cpu" else num_pages
         self._pools = [torch.zeros(shape, dtype=model.dtype, device=self._device) for _ in layers]
-        self._tables = torch.zeros(max_rows, -(-context // page_size) + 1, dtype=torch.int64, device=self._device)
+        width = min(-(-context // page_size), num_pages) + 1  # a context may be wider than the cache
+        self._tables = torch.zeros(max_rows, width, dtype=torch.int64, device=self._device)
         self._rows: dict[int, PrefillRow] = {}  # as they were planned, by slot
         self._tokens = self._ints([0] * (num_pages * page_size))  # those whose keys and values stand in the pool
         self._eos_ids = self._ints(sorted(eos_ids))

@@ -75,7 +75,7 @@ class CudaRunner:
         ends = sorted(eos_ids)
         self._eos_ids = torch.tensor(ends, dtype=torch.int32, device=self._device)
         self._table = sentence_table.to(self._device) if sentence_table is not None else None
-        width = -(-context // page_size) + 1
+        width = min(-(-context // page_size), num_pages) + 1  # a context may be wider than the cache
         self._slots = SlotState(max_rows, width, ends, self._device, spare_page=num_pages)
         self._history = torch.zeros(num_pages + 1, page_size, dtype=torch.int32, device=self._device)
         self._rooms: Rooms | None = None
