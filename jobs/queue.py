@@ -15,7 +15,8 @@ from kombu.connection import Connection
 from kombu.exceptions import KombuError
 
 from endmark.jobs.broker.access import broker_reachable
-from endmark.jobs.broker.address import mask, parse_address
+from endmark.jobs.broker.address import mask, parse_address, why_silent
+from endmark.jobs.broker.sentinels import SCHEME, Sentinels
 from endmark.jobs.errors import BrokerError
 
 __all__ = ["FORMER_TASKS", "WAKE_TASK", "broker_reachable", "make_app", "queue_name", "waiting_messages", "wake"]
@@ -31,8 +32,9 @@ def make_app(broker_url: str, queue: str) -> Celery:
     Raises:
         BrokerError: the URL is not that of a Redis-protocol server.
     """
-    parse_address(broker_url)
-    app = Celery("endmark", broker=broker_url, set_as_current=False)
+    address = parse_address(broker_url)
+    behind = address if isinstance(address, Sentinels) else None
+    app = Celery("endmark", broker=behind.kombu_url() if behind else broker_url, set_as_current=False)
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",
@@ -49,8 +51,11 @@ def make_app(broker_url: str, queue: str) -> Celery:
             "global_keyprefix": _KEY_PREFIX,
             "socket_connect_timeout": 5,
             "socket_timeout": 30,  # a publish on a dead connection must not wait for ever
+            **(behind.kombu_options(timeout=5) if behind else {}),
         },
     )
+    if behind and behind.tls is not None:
+        app.conf.broker_use_ssl = dict(behind.tls)
     return app
 
 
@@ -99,7 +104,9 @@ def _broker_errors(broker_url: str) -> Iterator[None]:
     try:
         yield
     except (KombuError, OSError) as error:
-        reason = error.__cause__ or error
+        # Of Sentinels the client tells how it looks inside, and not which master they know.
+        silence = why_silent(broker_url) if broker_url.startswith(f"{SCHEME}://") else None
+        reason = silence or error.__cause__ or error
         raise BrokerError(
             f"cannot use the broker at `{mask(broker_url)}`: {reason}",
             hint="nothing is lost: workers find the work in the database when the broker is back",

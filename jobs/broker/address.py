@@ -3,10 +3,12 @@
 kombu speaks with it where messages are sent and taken; this asks whether it answers, and ends our own.
 """
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from endmark.jobs.broker.sentinels import SCHEME, Sentinels, in_one, parse_sentinels, reason_of
 from endmark.jobs.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -28,28 +30,45 @@ class Address:
     verify: bool  # whether its certificate is checked
 
 
-def parse_address(url: str) -> Address:
-    """Read a broker URL as kombu reads it.
+def parse_address(url: str) -> Address | Sentinels:
+    """Read a broker URL as kombu reads it; one of Sentinels as `sentinels` says.
 
     Raises:
         BrokerError: it is not a URL of a Redis-protocol server.
     """
+    sentinels = url.startswith(f"{SCHEME}://")
+    url = in_one(url) if sentinels else url
+    _check_encoded(url)
+    try:
+        return parse_sentinels(url) if sentinels else _parse_server(url)
+    except ValueError as error:
+        hint = _SENTINELS if sentinels else _SHAPES
+        raise BrokerError(f"broker URL `{mask(url)}`: {error}", hint=hint) from error
+
+
+def _check_encoded(url: str) -> None:
+    """Refuse a password that would end where it should not."""
     credentials = url.partition("://")[2].rpartition("@")[0]
     if not credentials.startswith("/") and any(sign in credentials for sign in _TO_ENCODE):
         raise BrokerError(f"broker URL `{mask(url)}`: its password is not %-encoded", hint=_ENCODED)
-    try:
-        parts = urlsplit(url)
-        port = parts.port or 6379
-    except ValueError as error:
-        raise BrokerError(f"broker URL `{mask(url)}`: {error}", hint=_SHAPES) from error
+
+
+def _parse_server(url: str) -> Address:
+    """Read the URL of one server.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts = urlsplit(url)
+    port = parts.port or 6379
     if parts.scheme not in SCHEMES:
-        raise BrokerError(f"broker URL `{mask(url)}`: unknown scheme `{parts.scheme}`", hint=_SHAPES)
+        raise ValueError(f"unknown scheme `{parts.scheme}`")
     number = parse_qs(parts.query).get("virtual_host", [""])[0] or parts.path.strip("/")
     if parts.scheme != "redis+socket" and number and not number.isdecimal():
-        raise BrokerError(f"broker URL `{mask(url)}`: `{number}` is no number of a database", hint=_SHAPES)
+        raise ValueError(f"`{number}` is no number of a database")
     path = unquote(parts.path) if parts.scheme == "redis+socket" else None
     if path is not None and not path.startswith("/"):
-        raise BrokerError(f"broker URL `{mask(url)}` names no socket", hint=_SHAPES)
+        raise ValueError("names no socket")
     # kombu checks a certificate only where the URL says how.
     verify = "required" in parse_qs(parts.query).get("ssl_cert_reqs", [""])[0].lower()
     return Address(
@@ -64,12 +83,14 @@ def parse_address(url: str) -> Address:
 
 
 _SHAPES = "use `redis://HOST:PORT/0`, `rediss://HOST:PORT/0` or `redis+socket:///PATH?virtual_host=0`"
+_SENTINELS = "use `sentinel://USER:PASSWORD@HOST:26379,HOST:26379,HOST:26379/MASTER/0`"
 _TO_ENCODE = "/?#[]@"  # what would end the password for whoever reads the URL
 _ENCODED = "in a password, write `%40` for `@`, `%2F` for `/`, `%23` for `#`, `%3F` for `?`, `%25` for `%`"
 
 
 def mask(url: str) -> str:
-    """Return the URL without its password, for messages."""
+    """Return the URL without its passwords, for messages."""
+    url = re.sub(r"(sentinel_password=).*", r"\1***", url)
     scheme, separator, rest = url.partition("://")
     credentials, at, location = rest.rpartition("@")
     if not at or ":" not in credentials:
@@ -91,14 +112,18 @@ def why_silent(url: str, timeout: float = 1.0) -> str | None:
         with client(address, timeout) as asked:
             asked.ping()
     except (RedisError, OSError) as error:
-        system = error.__context__  # the client tells its number and the address once more
-        said = system.strerror if isinstance(system, OSError) else None
-        return said or str(error) or type(error).__name__
+        return reason_of(error)
     return None
 
 
-def client(address: Address, timeout: float = 5.0) -> "Redis":
-    """Return a client of the server, which tries everything once and waits `timeout` seconds at most."""
+def client(address: Address | Sentinels, timeout: float = 5.0) -> "Redis":
+    """Return a client of the server, which tries everything once and waits `timeout` seconds at most.
+
+    Behind Sentinels it is one of the master of this moment.
+
+    Raises:
+        redis.ConnectionError: the Sentinels name none.
+    """
     from redis import Redis  # a tenth of a second of imports
     from redis.backoff import NoBackoff
     from redis.retry import Retry
@@ -112,6 +137,9 @@ def client(address: Address, timeout: float = 5.0) -> "Redis":
         "decode_responses": True,
         "protocol": 2,  # of 3 the handshake itself is refused where a password is missing, in other words
     }
+    if isinstance(address, Sentinels):
+        options |= {"db": address.database, "ssl": address.tls is not None, **(address.tls or {})}
+        return Redis(*address.find_master(timeout), **options)
     if address.path is not None:
         return Redis(unix_socket_path=address.path, **options)
     if address.tls:

@@ -124,7 +124,7 @@ class Valkey:
         self._processes = []
         folder = Path(tempfile.mkdtemp(prefix="endmark-valkey-"))
         self._socket = folder / "socket"
-        self._certificate = _certificate(folder) if secured else None
+        self._certificate = certificate(folder) if secured else None
         password = f":{secrets.token_hex(8)}@" if secured else ""
         self._password = password.strip(":@")
         self.local = f"redis+socket://{password}{self._socket}"
@@ -177,7 +177,7 @@ def data_folder():
     return server
 
 
-def _certificate(folder):
+def certificate(folder):
     """A self-signed certificate with its key, in one file."""
     path = folder / "broker.pem"
     subprocess.run(

@@ -82,7 +82,8 @@ def test_submit_prints_the_id_alone_and_says_that_no_worker_runs(call, store):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("sentinel://h:1", "unknown scheme `sentinel`"),
+        ("amqp://h:1", "unknown scheme `amqp`"),
+        ("sentinel://h:1", "names no master"),
         ("redis://h:99999", "Port out of range"),
         ("redis://h:1/jobs", "`jobs` is no number of a database"),
         ("redis+socket://path", "names no socket"),
