@@ -111,7 +111,7 @@ def test_options_name_a_file_or_are_the_shape_itself(tmp_path):
     path.write_text(json.dumps(PERSON))
     by_file, _ = parse_options({"model": "demo", "json_schema": str(path)})
     assert json.loads(by_file.shape.text) == PERSON
-    with pytest.raises(SpecError, match="cannot be read"):
+    with pytest.raises(SpecError, match="there is no file"):
         parse_options({"model": "demo", "json_schema": str(tmp_path / "none.json")})
     with pytest.raises(SpecError, match="`--regex` and `--choices` exclude each other"):
         parse_options({"model": "demo", "regex": "a", "choices": "a,b"})
