@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from endmark.worker.engine.adjusting import Written, adjust
 from endmark.worker.engine.attention import PagedBatch, Span
+from endmark.worker.engine.key_shape import key_shape
 from endmark.worker.engine.last_layer import KeysWritten, narrow_last_layer
 from endmark.worker.engine.layout import SLOT
 from endmark.worker.engine.logprobs import TokenScores, told_scores
@@ -56,8 +57,7 @@ class PlainRunner:
         self._model = model
         self._device = model.device
         config = model.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads, size = key_shape(config)
         shape = (num_pages, page_size, 2, heads, size)
         layers = range(config.num_hidden_layers)
         page_bytes = page_size * 2 * heads * size * model.dtype.itemsize

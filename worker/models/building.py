@@ -17,6 +17,7 @@ from endmark.worker.engine.adjusting import ROOM_BYTES, ROOMS
 from endmark.worker.engine.contract import Runner
 from endmark.worker.engine.cpu.blocks import speed_up
 from endmark.worker.engine.fp8 import Fp8Linear
+from endmark.worker.engine.key_shape import key_shape
 from endmark.worker.engine.plain_runner import PlainRunner
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.models.weights import free_memory
@@ -59,11 +60,12 @@ class Shape:
         """Read a model's shape."""
         config = network.config.get_text_config()
         on_gpu = network.device.type == "cuda"
+        kv_heads, head_size = key_shape(config)
         return cls(
             device=network.device,
             layers=int(config.num_hidden_layers),
-            kv_heads=int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads),
-            head_size=int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads),
+            kv_heads=kv_heads,
+            head_size=head_size,
             hidden=int(config.hidden_size),
             widest=int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size),
             vocabulary=int(config.vocab_size),

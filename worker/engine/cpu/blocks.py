@@ -15,6 +15,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from endmark.worker.engine.attention import PagedBatch, Span, attend, paged_attention
 from endmark.worker.engine.cpu.products import PackedLinear, pack_products, packed, packed_together
+from endmark.worker.engine.key_shape import key_shape
 
 _TRIAL = "endmark_cpu_trial"  # the name in transformers' registry
 _TOKENS = 5  # of the trial
@@ -192,9 +193,7 @@ def _tried(network: PreTrainedModel, layers: list[Any]) -> dict[int, Block]:
 
 def _trial(config: Any) -> _Trial:  # noqa: ANN401 - the config of any model
     """Return a step of one row that nothing is cached of, with a page for it in each layer."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    pools = [torch.zeros(1, _TOKENS, 2, heads, size) for _ in range(config.num_hidden_layers)]
+    pools = [torch.zeros(1, _TOKENS, 2, *key_shape(config)) for _ in range(config.num_hidden_layers)]
     places = torch.arange(_TOKENS)
     row = Span(0, 1, _TOKENS, torch.zeros(1, 1, dtype=torch.int64), places.unsqueeze(0))
     return _Trial(pools, places, [row])

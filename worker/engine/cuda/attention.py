@@ -12,6 +12,7 @@ from endmark.worker.engine.cuda.kernels.cache_write import write_cache
 from endmark.worker.engine.cuda.kernels.decode_attention import decode_attention
 from endmark.worker.engine.cuda.kernels.gathered_attention import Gathered, gathered_attention
 from endmark.worker.engine.cuda.kernels.prefill_attention import Tiles, prefill_attention
+from endmark.worker.engine.key_shape import key_shape
 from endmark.worker.engine.last_layer import KeysWritten
 
 PAGED = "endmark_paged"  # the name in transformers' registry
@@ -148,8 +149,7 @@ def empty_cache(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return each layer's keys and values, (pages, KV heads, page size, head size)."""
     config = network.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads, size = key_shape(config)
     shape = (pages, heads, page_size, size)
     layers = range(config.num_hidden_layers)
     keys = [torch.zeros(shape, dtype=kind, device=network.device) for _ in layers]
