@@ -6,11 +6,10 @@ rate is the median of nine runs.
 """
 
 import argparse
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from card_time import milliseconds
 
 from endmark.worker.engine.cuda.kernels.gathered_attention import (
     Chunks,
@@ -39,19 +38,6 @@ def operations(rows: Sequence[tuple[int, int]]) -> float:
     return sum((end * (end + 1) - begin * (begin + 1)) / 2 for begin, end in rows) * 4 * HEADS * SIZE
 
 
-def seconds(run: Callable[[], Tensor]) -> float:
-    """Return what one run takes."""
-    times = []
-    for _ in range(12):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        run()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end) / 1e3)
-    return statistics.median(times[3:])
-
-
 def rates(rows: Sequence[tuple[int, int]], kind: torch.dtype) -> tuple[float, float]:
     """Return operations a second over pages, and over gathered keys, in a cache of that type."""
     width = -(-max(end for _, end in rows) // PAGE)
@@ -68,8 +54,10 @@ def rates(rows: Sequence[tuple[int, int]], kind: torch.dtype) -> tuple[float, fl
     )
     given, scale = (query, keys, values, tables), SIZE**-0.5
     return (
-        operations(rows) / seconds(lambda: prefill_attention(*given, tiles, scale=scale)),
-        operations(rows) / seconds(lambda: gathered_attention(*given, gathered, scale=scale)),
+        1e3 * operations(rows) / milliseconds(lambda: prefill_attention(*given, tiles, scale=scale), 9, dropped=3),
+        1e3
+        * operations(rows)
+        / milliseconds(lambda: gathered_attention(*given, gathered, scale=scale), 9, dropped=3),
     )
 
 

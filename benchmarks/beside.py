@@ -6,10 +6,10 @@ beside attention inside a layer; the rows' whole layers beside the prompt's on a
 multiprocessors set apart for each (green contexts). Medians over four layers, so that no cache holds them.
 """
 
-import statistics
 from collections.abc import Callable
 
 import torch
+from card_time import milliseconds as event_milliseconds
 from products import HIDDEN, SIZES, random
 from torch import Tensor, nn
 from torch.cuda.green_contexts import GreenContext
@@ -117,7 +117,6 @@ def milliseconds(*chains: tuple[torch.cuda.Stream | None, Work], captured: bool 
         for stream, _ in chains:
             here.wait_stream(stream or here)
 
-    times = []
     with torch.cuda.stream(main):
         once()
         torch.cuda.synchronize()
@@ -127,14 +126,7 @@ def milliseconds(*chains: tuple[torch.cuda.Stream | None, Work], captured: bool 
             with torch.cuda.graph(graph, stream=main):
                 once()
             run = graph.replay
-        for _ in range(5):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            run()
-            end.record()
-            torch.cuda.synchronize()
-            times.append(begin.elapsed_time(end) / _LAYERS)
-    return statistics.median(times)
+        return event_milliseconds(run, 5) / _LAYERS
 
 
 def tell(name: str, *chains: tuple[torch.cuda.Stream | None, Work], captured: bool = True) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit, Params4bit
+from card_time import milliseconds
 from torch import Tensor, nn
 
 from endmark.worker.engine.cuda.kernels.packed_product import packed_product, unpack
@@ -44,15 +45,7 @@ def microseconds(product: Callable[[int, int], Tensor]) -> float:
         for layer in range(_LAYERS):
             for shape in range(len(_SHAPES)):
                 product(layer, shape)
-    times = []
-    for _ in range(_TURNS + 2):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) * 1e3 / _LAYERS)
-    return sorted(times[2:])[_TURNS // 2]
+    return milliseconds(graph.replay, _TURNS, dropped=2) * 1e3 / _LAYERS
 
 
 @torch.inference_mode()

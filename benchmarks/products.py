@@ -5,11 +5,11 @@ of four layers with weights of their own, so that no cache holds them. Errors ar
 """
 
 import argparse
-import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
+from card_time import milliseconds
 from torch import Tensor, nn
 
 from endmark.worker.engine.cuda.kernels.gated import SILU, gated, scaled_gated
@@ -53,15 +53,7 @@ def microseconds(work: Callable[[int], object]) -> float:
     with torch.cuda.graph(graph):
         for layer in range(_LAYERS):
             work(layer)
-    times = []
-    for _ in range(_REPLAYS):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end) * 1e3 / _LAYERS)
-    return statistics.median(times)
+    return milliseconds(graph.replay, _REPLAYS) * 1e3 / _LAYERS
 
 
 def precise(layer: Fp8Linear, x: Scaled) -> Tensor:

@@ -7,7 +7,6 @@ Both versions have what is named here.
 import json
 import os
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,18 +20,14 @@ from endmark.jobs.launch.workers import WorkerOptions
 from endmark.jobs.progress import WorkerReport
 from endmark.jobs.settings import Settings
 from endmark.jobs.spec import GenerationSpec
-from endmark.worker.engine.engine import Engine
-from endmark.worker.engine.scripted import ScriptedRunner
 from endmark.worker.process.logs import log_to_stderr
 from endmark.worker.service.app import Orphaned, _patiently, consume, notify, rows_ahead
 from endmark.worker.service.ending import break_off
 from endmark.worker.service.prompting import Prompter
 from endmark.worker.service.service import Pace, Service
 from tests.cluster.recording import Recorder
-from tests.cluster.scripted import VOCABULARY, numbered_script
+from tests.cluster.scripted import ROWS, scripted_engine
 from tests.unit.byte_tokenizer import ByteTokenizer
-
-_ROWS = 8
 
 
 def submit(url, rows):
@@ -55,26 +50,18 @@ def work(told):
     settings = Settings.load()
     options = WorkerOptions(told["model"], lease=told["lease"], grace=told["grace"])
 
-    def script(tokens):
-        time.sleep(told["step"] / _ROWS)
-        return numbered_script(tokens)
-
     with (
         _patiently(lambda: ensure_broker(settings)) as broker,
         _patiently(lambda: open_store(settings.database_url)) as store,
     ):
         life = LifeFile(None)
         service = Service(
-            Engine(
-                ScriptedRunner(script, max_rows=_ROWS, num_pages=512, context=200, prefill_tokens=400),
-                VOCABULARY,
-                {0},
-            ),
+            scripted_engine(told["step"]),
             Prompter(ByteTokenizer()),
             store,
             WorkerReport(name, "cpu", told["model"], None, "packed", 0.0),
-            rows_at_once=_ROWS,
-            rows_ahead=rows_ahead(_ROWS, "cpu"),
+            rows_at_once=ROWS,
+            rows_ahead=rows_ahead(ROWS, "cpu"),
             notify=lambda keys: notify(broker.url, options, keys),
             fatal=lambda reason, stalled: break_off(life, reason, stalled=stalled),
             pace=replace(Pace.of(told["lease"], 60.0), look=1.0),

@@ -1,10 +1,14 @@
 """What the scripted engine answers: the number in a prompt, so that no row's answer is another's."""
 
 import re
+import time
 
+from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.scripted import ScriptedRunner
 from endmark.worker.engine.text import Vocabulary
 from tests.unit.byte_tokenizer import VOCABULARY_SIZE
 
+ROWS = 8  # at once
 VOCABULARY = Vocabulary([b"", *(bytes((byte,)) for byte in range(256)), b""][:VOCABULARY_SIZE])
 
 
@@ -18,3 +22,14 @@ def numbered_script(tokens):
     prompt, _, answer = bytes(token - 1 for token in tokens if 0 < token <= 256).decode().rpartition("[assistant]")
     whole = answer_of(prompt).encode()
     return 1 + whole[len(answer)] if len(answer) < len(whole) else 0
+
+
+def scripted_engine(step):
+    """An engine that answers so, and takes `step` seconds for a token of all its rows."""
+
+    def script(tokens):
+        time.sleep(step / ROWS)
+        return numbered_script(tokens)
+
+    runner = ScriptedRunner(script, max_rows=ROWS, num_pages=512, context=200, prefill_tokens=400)
+    return Engine(runner, VOCABULARY, {0})

@@ -7,7 +7,6 @@ line. Times that a product's worker counts in tens of seconds are scaled down, a
 import json
 import os
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +17,6 @@ from endmark.jobs.launch.lives import LifeFile
 from endmark.jobs.launch.workers import Launch, WorkerOptions
 from endmark.jobs.progress import WorkerReport
 from endmark.jobs.settings import Settings
-from endmark.worker.engine.engine import Engine
-from endmark.worker.engine.scripted import ScriptedRunner
 from endmark.worker.process.logs import log_to_stderr
 from endmark.worker.service.app import Orphaned, _patiently, consume, rows_ahead
 from endmark.worker.service.ending import break_off
@@ -27,10 +24,9 @@ from endmark.worker.service.prompting import Prompter
 from endmark.worker.service.service import Pace, Service
 from tests.cluster import bugs
 from tests.cluster.recording import Recorder
-from tests.cluster.scripted import VOCABULARY, numbered_script
+from tests.cluster.scripted import ROWS, scripted_engine
 from tests.unit.byte_tokenizer import ByteTokenizer
 
-_ROWS = 8
 _LOOK = 1.0  # seconds between looks into the ledger; a product's worker has 5
 
 
@@ -45,25 +41,17 @@ def main(told):
     connection._FROZEN_AFTER = told["frozen_after"]
     settings = Settings.load()
 
-    def script(tokens):
-        time.sleep(told["step"] / _ROWS)
-        return numbered_script(tokens)
-
     with (
         _patiently(lambda: ensure_broker(settings)) as broker,
         _patiently(lambda: open_store(settings.database_url)) as store,
     ):
         life = LifeFile(None)
         service = Service(
-            Engine(
-                ScriptedRunner(script, max_rows=_ROWS, num_pages=512, context=200, prefill_tokens=400),
-                VOCABULARY,
-                {0},
-            ),
+            scripted_engine(told["step"]),
             Prompter(ByteTokenizer()),
             store,
             WorkerReport(name, "cpu", told["model"], None, "packed", 0.0),
-            rows_ahead=rows_ahead(_ROWS, "cpu"),
+            rows_ahead=rows_ahead(ROWS, "cpu"),
             fatal=lambda reason, stalled: break_off(life, reason, stalled=stalled),
             pace=replace(Pace.of(told["lease"], 60.0), look=_LOOK),
         )

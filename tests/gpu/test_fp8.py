@@ -19,7 +19,6 @@ from endmark.worker.engine.cuda.kernels.scaling import scale_rows
 from endmark.worker.engine.fp8 import FP8, Fp8Linear, Scaled, scaled_rows
 from endmark.worker.models.weights import scale_to_fp8
 from tests.engine.conftest import CONFIGS, SHAPE
-from tests.gpu.test_fusion import _rotary_stays  # noqa: F401  acts by itself
 from tests.gpu.test_kernels import error, random
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -30,6 +29,7 @@ LAYERS = SHAPE["num_hidden_layers"]
 SAME = 1e-5 if INTERPRETED else 0.15
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.usefixtures("rotary_stays"),
     pytest.mark.skipif(
         not INTERPRETED and (not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9)),
         reason="the card has no fp8",

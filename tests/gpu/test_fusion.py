@@ -18,7 +18,11 @@ from endmark.worker.engine.cuda.kernels.gated import GELU_TANH, SILU
 from tests.engine.conftest import CONFIGS, SHAPE
 
 # a gate of large scores overflows to the 0 that it should be, of which the interpreter's NumPy warns
-pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.usefixtures("rotary_stays"),
+    pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning"),
+]
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 LAYERS = SHAPE["num_hidden_layers"]
@@ -32,15 +36,6 @@ def build(config):
         if "norm" in name:
             weight.data = 1 + torch.randn_like(weight) / 4
     return model.to(DEVICE)
-
-
-@pytest.fixture(autouse=True)
-def _rotary_stays(monkeypatch):
-    """Else a rotation that was put off stays so in transformers' module, for all other tests."""
-    for config in CONFIGS.values():
-        source = f"transformers.models.{config.model_type}.modeling_{config.model_type}"
-        module = __import__(source, fromlist=["x"])
-        monkeypatch.setattr(module, "apply_rotary_pos_emb", module.apply_rotary_pos_emb)
 
 
 @torch.inference_mode()

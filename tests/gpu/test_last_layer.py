@@ -14,19 +14,14 @@ from endmark.worker.engine.cuda.runner import CudaRunner
 from tests.engine.conftest import CONFIGS
 from tests.engine.test_last_layer import assert_alike, results
 
-pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.usefixtures("rotary_stays"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+]
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
-
-
-@pytest.fixture(autouse=True)
-def _rotary_stays(monkeypatch):
-    """Else a rotation that was put off stays so in transformers' module, for all other tests."""
-    for config in CONFIGS.values():
-        source = f"transformers.models.{config.model_type}.modeling_{config.model_type}"
-        module = __import__(source, fromlist=["x"])
-        monkeypatch.setattr(module, "apply_rotary_pos_emb", module.apply_rotary_pos_emb)
 
 
 @pytest.mark.parametrize("name", ["gemma2"] if INTERPRETED else list(CONFIGS))
