@@ -3,6 +3,10 @@
 Both run the same prompts. An answer that baseline ends naturally before the landing window is to be the same to
 the letter, unless it is a loop all the same; of those that it ends naturally in the window few may end sooner; and
 where baseline does not loop, `whole` may not win by answering less.
+
+Rows that the strategy takes back change the batch of the others. What that alone does is told at temperature 0: of
+early answers that differ, how many part at a near tie (`near_ties.py`), and how many do so between baseline and
+baseline over the same rows in another order.
 """
 
 import argparse
@@ -11,6 +15,7 @@ from pathlib import Path
 
 import torch
 from endings import EVERYDAY, judge, run_rows
+from near_ties import BEST, is_near_tie, movements, parting
 from prompts import read_prompts
 
 from endmark.jobs.sampling import Sampling
@@ -30,7 +35,7 @@ def figures(before: Sequence[Attempt], after: Sequence[Attempt], window: int) ->
     pairs = list(zip(before, after, strict=True))
     natural = [pair for pair in pairs if pair[0].verdict.eos_source is EosSource.NATURAL]
     whole = [pair for pair in natural if pair[0].ending is not Ending.LOOP]
-    early = [pair for pair in whole if pair[0].completion_tokens < window]
+    early = early_pairs(before, after, window)
     late = [pair for pair in whole if pair[0].completion_tokens >= window]
     sound = [pair for pair in pairs if pair[0].ending is not Ending.LOOP]
     kept = sum(own.completion_tokens for _, own in sound) / max(
@@ -50,6 +55,28 @@ def figures(before: Sequence[Attempt], after: Sequence[Attempt], window: int) ->
         "rows taken back": f"{len(rewinds)}, {sum(rewinds)} times",
         "tokens dropped": f"{dropped:.1%} of those kept",
     }
+
+
+def early_pairs(before: Sequence[Attempt], after: Sequence[Attempt], window: int) -> list[tuple[Attempt, Attempt]]:
+    """Return what baseline ends naturally before the window, and not in a loop, with the answers beside it."""
+    return [
+        (base, own)
+        for base, own in zip(before, after, strict=True)
+        if base.verdict.eos_source is EosSource.NATURAL
+        and base.ending is not Ending.LOOP
+        and base.completion_tokens < window
+    ]
+
+
+def near_ties(before: Sequence[Attempt], after: Sequence[Attempt], window: int) -> str:
+    """Tell of the early answers that differ in two greedy runs how many part at a near tie."""
+    pairs = early_pairs(before, after, window)
+    untouched = [pair for pair in zip(before, after, strict=True) if not pair[1].rewinds]
+    largest = max((moved for pair in untouched for moved in movements(*pair)), default=0.0)
+    found = [parting(*pair) for pair in pairs if not _same(*pair)]
+    moved = ", ".join("?" if item is None or item.moved is None else f"{item.moved:.3f}" for item in found)
+    ties = sum(is_near_tie(item, largest) for item in found)
+    return f"{ties} of {len(found)} that differ (by {moved or '-'} nats; elsewhere up to {largest:.3f})"
 
 
 def _count(pairs: Sequence[tuple[Attempt, Attempt]], which: Callable[[Attempt, Attempt], bool]) -> int:
@@ -82,19 +109,27 @@ def main() -> None:
     landing = next(item for item in build_strategies([options.strategy]) if item.place.is_scores)
     window = int(landing.number("start") * options.budget)
     for temperature in map(float, options.temperatures.split(",")):
-        found = []
-        for strategy in ("baseline", options.strategy):
-            spec = GenerationSpec(
+        specs = [
+            GenerationSpec(
                 strategies=build_strategies([strategy]),
                 max_new_tokens=options.budget,
                 sampling=Sampling(temperature=temperature),
+                logprobs=BEST,
             )
-            found.append(run_rows(loaded, spec, prompts))
+            for strategy in ("baseline", options.strategy)
+        ]
+        found = [run_rows(loaded, spec, prompts) for spec in specs]
         print(
             f"\n{options.strategy}, {len(prompts)} prompts, {options.budget} tokens, temperature {temperature:g}:"
         )
         for name, value in figures(*found, window).items():
             print(f"  {name}: {value}")
+        if temperature == 0:
+            print(f"  near ties: {near_ties(*found, window)}")
+            turned = run_rows(loaded, specs[0], prompts[::-1])[::-1]
+            early = early_pairs(found[0], turned, window)
+            print(f"  baseline in another order, the same to the letter: {_count(early, _same)} of {len(early)}")
+            print(f"  near ties: {near_ties(found[0], turned, window)}")
         if options.answers is not None:
             with options.answers.open("a", encoding="utf-8") as file:
                 for item in found[1]:
