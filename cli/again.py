@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from endmark.db.connection import Store
 from endmark.db.jobs import Job, retry_rows
+from endmark.jobs.conflicts import consistent
 from endmark.jobs.errors import UsageError
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import build_strategies
@@ -24,7 +25,7 @@ class Again:
         """Return the job's spec with what is changed.
 
         Raises:
-            SpecError: a strategy or the budget is wrong.
+            SpecError: a strategy or the budget is wrong, or contradicts another option of the job.
             UsageError: nothing is changed, so that what was cut would be cut again.
         """
         spec = job.spec
@@ -37,7 +38,7 @@ class Again:
                 "the same prompt with the same spec would be cut again",
                 hint="give a `--strategy`, such as `whole` (`think` for thoughts), or a larger `--max-new-tokens`",
             )
-        return spec
+        return spec if spec == job.spec else consistent(spec)
 
 
 def ask_again(store: Store, job: Job, wanted: Again) -> int:

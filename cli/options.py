@@ -10,6 +10,7 @@ import click
 from endmark.cli.sampling import SAMPLING_OPTIONS, chosen_sampling
 from endmark.cli.shapes import SHAPE_OPTIONS, chosen_shape
 from endmark.cli.terminal import note
+from endmark.jobs.conflicts import consistent
 from endmark.jobs.errors import SpecError
 from endmark.jobs.finetuning.adapters import ADAPTER_BASE, ADAPTER_CONFIG, check_adapter
 from endmark.jobs.hub import check_model_name, local_folder
@@ -212,29 +213,31 @@ def build_spec(options: dict[str, Any]) -> GenerationSpec:
     """Return the spec that the options stand for.
 
     Raises:
-        SpecError: one of them is wrong.
+        SpecError: one of them is wrong, or two contradict each other.
     """
     model = model_name(options["model"])
-    return GenerationSpec(
-        model=model,
-        adapter=adapter_folder(options["adapter"], model),
-        strategies=build_strategies(_with_follow_up(options["strategies"], options["on_truncation"])),
-        max_new_tokens=options["max_new_tokens"],
-        sampling=chosen_sampling(model, options),
-        system=options["system"],
-        prompt_column=options["prompt_column"],
-        template=options["template"],
-        raw=options["raw"],
-        trace=options["trace"],
-        row_options=not options["no_row_options"],
-        allow_control_tokens=options["allow_control_tokens"],
-        thinking_marks=options["thinking_marks"],
-        template_args=read_template_args(options["template_args"]),
-        shape=chosen_shape(options),
-        samples=options["samples"],
-        logprobs=options["logprobs"],
-        dedupe=options["dedupe"],
-        token_healing=options["token_healing"],
+    return consistent(
+        GenerationSpec(
+            model=model,
+            adapter=adapter_folder(options["adapter"], model),
+            strategies=build_strategies(_with_follow_up(options["strategies"], options["on_truncation"])),
+            max_new_tokens=options["max_new_tokens"],
+            sampling=chosen_sampling(model, options),
+            system=options["system"],
+            prompt_column=options["prompt_column"],
+            template=options["template"],
+            raw=options["raw"],
+            trace=options["trace"],
+            row_options=not options["no_row_options"],
+            allow_control_tokens=options["allow_control_tokens"],
+            thinking_marks=options["thinking_marks"],
+            template_args=read_template_args(options["template_args"]),
+            shape=chosen_shape(options),
+            samples=options["samples"],
+            logprobs=options["logprobs"],
+            dedupe=options["dedupe"],
+            token_healing=options["token_healing"],
+        )
     )
 
 

@@ -18,6 +18,7 @@ from endmark.cli.terminal import hint, note
 from endmark.cli.waiting import ended_like_by_ctrl_c
 from endmark.db.progress import workers_for
 from endmark.jobs.broker.access import ensure_broker
+from endmark.jobs.conflicts import consistent
 from endmark.jobs.engines import EngineChoice
 from endmark.jobs.errors import MissingDependency, UsageError
 from endmark.jobs.spec import GenerationSpec
@@ -99,7 +100,7 @@ def serve(
         sampling=chosen_sampling(name, {}),
     )
     most = _Most(max_file_mb * 2**20, max_requests, max_connections)
-    _listen(spec, take_engine(engine, here=False), host, port, access, most)
+    _listen(consistent(spec), take_engine(engine, here=False), host, port, access, most)
 
 
 class _Most(NamedTuple):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from json.encoder import encode_basestring
 from typing import Any, NamedTuple
 
+from endmark.jobs.conflicts import RowConflicts, consistent
 from endmark.jobs.datasets.base import AS_UTF8, NOT_UTF8, Dataset
 from endmark.jobs.datasets.control import control_tokens
 from endmark.jobs.datasets.seen import SeenIds
@@ -76,9 +77,9 @@ def checked_rows(
 
     Raises:
         DatasetError: at the end, if there were bad rows and no `on_bad`, or if no row is left.
-        SpecError: the columns that the spec needs are not there.
+        SpecError: the columns that the spec needs are not there, or its options contradict each other.
     """
-    with closing(_RowCheck(dataset, spec)) as check:
+    with closing(_RowCheck(dataset, consistent(spec))) as check:
         yield from _checked(dataset, check, on_bad)
 
 
@@ -135,6 +136,7 @@ class _RowCheck:
         self._dataset = dataset
         self._spec = spec
         self._width = -1
+        self._conflicts = RowConflicts(spec)
         self._control = control_tokens(spec.model)
         self._samples = 1  # answers of the row that was checked last
         self._model: int | None = None  # the column in which a batch file asks for a model
@@ -148,13 +150,14 @@ class _RowCheck:
             if isinstance(self._plan, SpecError):
                 raise self._plan
             request = self._plan.read(cells)
+            idle = self._conflicts.notes(request.overrides)
         except SpecError as error:
             reason = f"{error}; {error.hint}" if error.hint else str(error)
             return Problem(self._dataset.source, line, reason)
         problem = self._check_ids(line, cells)
         if problem is None:
             self._samples = request.overrides.get("samples", self._spec.samples)
-            self._take_note(line, cells, request)
+            self._take_note(line, cells, request, idle)
         return problem
 
     def new_rows(self, cells: Sequence[Any]) -> Iterator[NewRow]:
@@ -164,14 +167,14 @@ class _RowCheck:
             return iter((NewRow(text),))
         return (NewRow(text, sample) for sample in range(self._samples))
 
-    def _take_note(self, line: int, cells: Sequence[Any], request: RowRequest) -> None:
-        """Note what is worth a word in a row that is taken."""
+    def _take_note(self, line: int, cells: Sequence[Any], request: RowRequest, idle: Sequence[str]) -> None:
+        """Note what is worth a word in a row that is taken, and what of it is without effect."""
         notes = self._dataset.notes
         asked = cells[self._model] if self._model is not None else None
         if asked is not None and asked != self._spec.model:
             notes.add(f"the model is `{self._spec.model}`, as `--model` says, and not `{as_text(asked)}`", line)
-        if self._samples > 1 and request.overrides.get("temperature", self._spec.sampling.temperature) == 0:
-            notes.add("the answers of a prompt are all alike at temperature 0; see `--temperature`", line)
+        for text in idle:
+            notes.add(text, line)
         if request.overrides and self._dataset.name != "openai":
             notes.add_options(request.overrides)
         if self._control is not None:

@@ -191,13 +191,15 @@ def _logprobs(body: Mapping[str, Any], *, chat: bool) -> int | None:
 
 def _stop(stop: Any) -> str | None:  # noqa: ANN401 - any JSON value
     """Return the stop strings as a strategy that is added to the job's."""
-    texts = [stop] if isinstance(stop, str) else stop
-    if not texts:
+    if stop is None or stop == []:
         return None
+    texts = [stop] if isinstance(stop, str) else stop
     if isinstance(texts, list) and len(texts) > _MOST_STOPS:
         raise ValueError(f"`body.stop` has {len(texts):,} texts; the Batch API takes {_MOST_STOPS}")
-    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError("`body.stop` is not text, nor a list of texts")
+    if not all(texts):
+        raise ValueError("`body.stop` holds an empty text, at which every answer would stop")
     return "+" + write_strategies([Stop({"text": tuple(texts)})])
 
 
