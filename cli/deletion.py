@@ -14,7 +14,7 @@ from endmark.db.jobs import resolve_job
 from endmark.db.progress import job_status
 from endmark.db.sizes import job_size
 from endmark.jobs.errors import EndmarkError, JobNotFound, UsageError
-from endmark.jobs.spelling import age, counted, size
+from endmark.jobs.spelling import ago, counted, size
 
 _AGE = re.compile(r"([1-9][0-9]{0,5})([mhdw])")
 _SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -90,7 +90,7 @@ def age_in_seconds(given: str) -> int:
 
 def _ended(item: EndedJob) -> str:
     """Return a job's state and since when it is in it."""
-    return f"{item.state.value}, {age(item.age)} ago"
+    return f"{item.state.value}, {ago(item.age)}"
 
 
 def _shown(store: Store, found: Sequence[tuple[str, str, str, int]]) -> str:

@@ -1,5 +1,6 @@
 """A job's progress as a table, as lines, and as JSON."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from endmark.cli.terminal import one_line
 from endmark.db.deliveries import DeliveryRecord
 from endmark.db.sizes import JobSize
 from endmark.jobs.progress import JobStatus, WorkerInfo
-from endmark.jobs.spelling import counted, size
+from endmark.jobs.spelling import ago, counted, size
 
 _NAME_WIDTH = 32
 _JOB_HEADINGS = ("JOB", "NAME", "STATE", "ROWS", "EOS", "TRUNCATED", "FAILED", "TOKENS/S", "LEFT", "MODEL")
@@ -78,6 +79,7 @@ def one_job(status: JobStatus, details: Details | None = None) -> str:
         ("state", what_it_does(status)),
         *([("because", one_line(status.error))] if status.error is not None else []),
         ("progress", describe(status)),
+        ("stored", _when(status)),
         (
             "rows",
             f"{status.pending:,} pending, {status.running:,} running, {status.succeeded:,} succeeded,"
@@ -100,6 +102,13 @@ def one_job(status: JobStatus, details: Details | None = None) -> str:
     if not status.workers or status.state.is_final:
         return text
     return f"{text}\n\n{table(_WORKER_HEADINGS, [_worker_cells(item) for item in status.workers])}"
+
+
+def _when(status: JobStatus) -> str:
+    """Return when a job was stored, and when it ended, in words."""
+    now = time.time()
+    ended = f", ended {ago(now - status.finished_at)}" if status.finished_at is not None else ""
+    return f"{ago(now - status.created_at)}{ended}"
 
 
 def tokens_of(status: JobStatus) -> str:

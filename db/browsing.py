@@ -167,9 +167,8 @@ def _conditions(store: Store, wanted: Wanted) -> tuple[list[str], dict[str, str]
     conditions = [f"({KINDS[wanted.kind].condition})"] if wanted.kind else []
     if not wanted.words:
         return conditions, {}
-    like = "LIKE" if store.dialect == "sqlite" else "ILIKE"
-    conditions.append(f"(r.cells {like} :cells ESCAPE '!' OR a.text {like} :words ESCAPE '!')")
-    return conditions, {"words": _pattern(wanted.words), "cells": _pattern(_as_stored(wanted.words))}
+    conditions.append(f"(r.cells {store.like} :cells ESCAPE '!' OR a.text {store.like} :words ESCAPE '!')")
+    return conditions, {"words": pattern_of(wanted.words), "cells": pattern_of(_as_stored(wanted.words))}
 
 
 def _as_stored(words: str) -> str:
@@ -177,8 +176,8 @@ def _as_stored(words: str) -> str:
     return json.dumps(words, ensure_ascii=False)[1:-1]
 
 
-def _pattern(words: str) -> str:
-    """Return the pattern of LIKE for a text that holds some words."""
+def pattern_of(words: str) -> str:
+    """Return the pattern of `LIKE … ESCAPE '!'` for a text that holds some words."""
     for sign in "!%_":
         words = words.replace(sign, f"!{sign}")
     return f"%{words}%"

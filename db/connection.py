@@ -44,6 +44,11 @@ class Store:
             return "((julianday('now') - 2440587.5) * 86400.0)"
         return "extract(epoch from clock_timestamp())::double precision"
 
+    @property
+    def like(self) -> str:
+        """The operator that finds a pattern, ASCII letters in either case."""
+        return "LIKE" if self.dialect == "sqlite" else "ILIKE"
+
     def close(self) -> None:
         """Close all connections."""
         self.reader.dispose()

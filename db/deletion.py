@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from endmark.db.connection import Store
-from endmark.db.job_states import lock_job
+from endmark.db.job_states import FINAL, lock_job
 from endmark.db.served_batches import OPEN
 from endmark.db.transactions import reading, write
 from endmark.jobs.errors import JobStateError
@@ -64,12 +64,11 @@ def ended_before(store: Store, seconds: float) -> list[EndedJob]:
     Raises:
         StoreError: the database cannot be used.
     """
-    final = ", ".join(f"'{state.value}'" for state in JobState if state.is_final)
     with reading(store) as connection:
         found = connection.execute(
             text(
                 f"SELECT id, name, state, total, {store.now} - finished_at AS age FROM jobs"
-                f" WHERE state IN ({final}) AND finished_at <= {store.now} - :seconds AND NOT EXISTS ({_IN_BATCH})"
+                f" WHERE state IN ({FINAL}) AND finished_at <= {store.now} - :seconds AND NOT EXISTS ({_IN_BATCH})"
                 " ORDER BY finished_at, id"
             ),
             {"seconds": seconds},

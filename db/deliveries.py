@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, bindparam, text
 
 from endmark.db.connection import Store
+from endmark.db.job_states import FINAL
 from endmark.db.progress import job_status
 from endmark.db.transactions import reading, write
 from endmark.jobs.delivery.keys import Key
 from endmark.jobs.delivery.sending import COMMAND_SECONDS, URL_SECONDS, Send
 from endmark.jobs.delivery.word import COMMAND, URL, Delivery, Kind, NewDelivery, word_of
 from endmark.jobs.errors import JobNotFound
-from endmark.jobs.vocabulary import JobState
 
 WAITS = (
     5.0,
@@ -27,7 +27,6 @@ WAITS = (
 )  # seconds before each further try of a URL
 _LEASE = {URL: 4 * URL_SECONDS, COMMAND: COMMAND_SECONDS + 60.0}  # seconds
 _WRITING = 600.0  # seconds that `endmark run` has to write the results before the word goes out without it
-_FINAL = ", ".join(f"'{state.value}'" for state in JobState if state.is_final)
 _NAMED = "job_id = :job AND kind = :kind AND attempts = :attempt AND state = 'waiting'"
 
 
@@ -130,7 +129,7 @@ def _claim(
         wanted = f"(d.due_at IS NULL OR d.due_at <= {store.now}) AND NOT EXISTS ({unwritten})"
     statement = text(
         "SELECT d.job_id, d.kind, d.target, d.key_id, d.proof, d.attempts FROM deliveries d"
-        f" JOIN jobs j ON j.id = d.job_id WHERE d.state = 'waiting' AND j.state IN ({_FINAL})"
+        f" JOIN jobs j ON j.id = d.job_id WHERE d.state = 'waiting' AND j.state IN ({FINAL})"
         f" AND d.key_id IN :keys AND (d.leased_until IS NULL OR d.leased_until < {store.now})"
         f" AND {wanted} ORDER BY j.finished_at, d.job_id, d.kind LIMIT 20"
     ).bindparams(bindparam("keys", expanding=True))

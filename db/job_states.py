@@ -11,6 +11,7 @@ from endmark.jobs.errors import JobNotFound
 from endmark.jobs.vocabulary import JobState, Lease
 
 LEASE_SECONDS = 90.0
+FINAL = ", ".join(f"'{state.value}'" for state in JobState if state.is_final)  # of SQL's `IN (…)`
 # Of the shard of a lease that is still good; see `named`.
 HELD = "job_id = :job AND shard = :shard AND fence = :fence AND worker = :worker AND state = 'running'"
 _CLOCK_SLACK = 5.0  # seconds by which a clock may be corrected

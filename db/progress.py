@@ -7,7 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from endmark.db.browsing import pattern_of
 from endmark.db.connection import Store
+from endmark.db.job_states import FINAL
 from endmark.db.schema import COUNTERS
 from endmark.db.transactions import reading
 from endmark.db.workers import ALIVE_SECONDS, list_workers, workers_for
@@ -16,7 +18,7 @@ from endmark.jobs.progress import JobStatus, WorkerInfo
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import ENDS, FinishReason, JobState
 
-__all__ = ["all_statuses", "job_status", "workers_for"]
+__all__ = ["all_statuses", "job_status", "listed_statuses", "workers_for"]
 _COUNTED = [(end.reason, end.counter) for end in ENDS]
 SILENT_SECONDS = 30.0  # without a report of a worker that makes one every 3
 
@@ -43,6 +45,41 @@ def all_statuses(store: Store) -> list[JobStatus]:
     return _read(store, "j.state <> 'submitting'")
 
 
+def listed_statuses(
+    store: Store, *, words: str = "", among: Collection[str] | None = None, first: int = 0, most: int
+) -> tuple[list[JobStatus], bool]:
+    """Return some jobs' progress, and whether there are more: first those that have not ended, then the newest.
+
+    Args:
+        words: stand in a job's name, or its id begins with them; ASCII letters in either case.
+        among: the ids of the jobs that are looked at; all by default.
+        first: how many are passed over.
+        most: how many are returned at most.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    statement = (
+        "SELECT id FROM jobs WHERE state <> 'submitting'"
+        f" AND (name {store.like} :words ESCAPE '!' OR id {store.like} :id ESCAPE '!')"
+        f" ORDER BY CASE WHEN state IN ({FINAL}) THEN 1 ELSE 0 END, created_at DESC, id"
+    )
+    pattern = pattern_of(words)
+    with reading(store) as connection:
+        ids = (
+            connection.execute(text(statement), {"words": pattern, "id": pattern.removeprefix("%")})
+            .scalars()
+            .all()
+        )
+    ids = [item for item in ids if among is None or item in among]
+    shown = ids[first : first + most]
+    if not shown:
+        return [], False
+    names = {f"job{place}": item for place, item in enumerate(shown)}
+    found = {item.id: item for item in _read(store, f"j.id IN (:{', :'.join(names)})", **names)}
+    return [found[item] for item in shown if item in found], len(ids) > first + most
+
+
 def clock_ahead(store: Store) -> float:
     """Return the seconds by which the database's clock is ahead of this host's, within the time of one question.
 
@@ -62,7 +99,7 @@ def _read(store: Store, condition: str, **values: object) -> list[JobStatus]:
     without = "s.end_row - s.first_row - s.succeeded - s.failed"
     statement = (
         f"SELECT j.id, j.name, j.state, j.model, j.adapter, j.total, j.started_at, j.finished_at,"
-        f" j.error, j.device_seconds, {sums},"
+        f" j.created_at, j.error, j.device_seconds, {sums},"
         f" coalesce(sum(CASE WHEN s.state = 'running' THEN {without} ELSE 0 END), 0) AS running,"
         f" coalesce(sum(CASE WHEN s.state = 'done' THEN {without} ELSE 0 END), 0) AS cancelled,"
         f" coalesce(max(s.updated_at), {store.now}) AS updated_at,"
@@ -158,6 +195,8 @@ def _status(
         deduplicated=counts["deduplicated"],
         cached_tokens=counts["cached_tokens"],
         silent_seconds=_silence(shares, by_name),
+        created_at=float(item.created_at),
+        finished_at=float(item.finished_at) if state.is_final and item.finished_at is not None else None,
     )
 
 

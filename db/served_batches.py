@@ -8,17 +8,15 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, text
 
-from endmark.db.job_states import row_lock
+from endmark.db.job_states import FINAL, row_lock
 from endmark.db.served import BATCH_ID, Caller, Records, parsed, read_one, read_page
 from endmark.db.served_files import NewFile, insert_file, lock_file
 from endmark.db.transactions import reading, write
-from endmark.jobs.vocabulary import JobState
 
 Ending = Literal["cancelled", "expired"]
 Final = Literal["completed", "failed", "cancelled", "expired"]
 VALIDATING, IN_PROGRESS = "validating", "in_progress"
 OPEN = f"state IN ('{VALIDATING}', '{IN_PROGRESS}')"
-_FINAL_JOBS = ", ".join(f"'{state.value}'" for state in JobState if state.is_final)
 _COLUMNS = (
     "id, owner, endpoint, input_file_id, completion_window, metadata, output_seconds, created_at, expires_at,"
     " state, ending, job_id, errors, times, total, completed, failed, output_file_id, error_file_id"
@@ -157,7 +155,7 @@ def due_batches(records: Records) -> list[str]:
     Raises:
         StoreError: the database cannot be used.
     """
-    runs = f"SELECT 1 FROM jobs WHERE jobs.id = batches.job_id AND jobs.state NOT IN ({_FINAL_JOBS})"
+    runs = f"SELECT 1 FROM jobs WHERE jobs.id = batches.job_id AND jobs.state NOT IN ({FINAL})"
     due = f"(state = '{VALIDATING}' OR ending IS NOT NULL OR NOT EXISTS ({runs}))"
     return _ids(records, f"{OPEN} AND {due}")
 

@@ -69,6 +69,8 @@ class JobStatus:
     cached_tokens: int = 0  # of the prompt tokens, that had been computed for other rows
     deduplicated: int = 0  # rows that have the answer of another row, which asked the same
     valid: int = 0  # of these, rows whose answer is a whole value of it
+    created_at: float = 0.0  # seconds since 1970, by the database's clock
+    finished_at: float | None = None  # the same; None while it has not ended
 
     @property
     def finished(self) -> int:

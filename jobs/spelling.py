@@ -30,3 +30,8 @@ def age(seconds: float) -> str:
         (86400, "day") if seconds >= 2 * 86400 else (3600, "hour") if seconds >= 2 * 3600 else (60, "minute")
     )
     return counted(max(0, int(seconds // unit)), name)
+
+
+def ago(seconds: float) -> str:
+    """Return when something was, such as `just now` or `5 hours ago`."""
+    return "just now" if seconds < 60 else f"{age(seconds)} ago"

@@ -50,14 +50,19 @@ class Bands:
     groups: tuple[tuple[str, Band], ...]  # class in the stylesheet, band
 
 
-def write_page(report: Report) -> str:
-    """Return the page as HTML."""
+def write_page(report: Report, back: str | None = None) -> str:
+    """Return the page as HTML.
+
+    Args:
+        back: where a link at its top leads; without one it stands for itself.
+    """
     advice = recommend(report.arms)
     longest = max((size for arm in report.arms for counted in arm.lengths.values() for size in counted), default=1)
     options = {arm.label: arm.options for arm in report.arms if arm.options}
     return page(
         "report.html",
         script="report.js",
+        back=back,
         report=report,
         facts=_facts(report),
         options=options,

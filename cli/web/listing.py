@@ -1,31 +1,62 @@
-"""Which rows a request asks for, and the links to those before and behind."""
+"""Which jobs or rows a request asks for, and the links to those before and behind."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from endmark.db.browsing import KINDS, Found, Order, Wanted
 
 ORDERS: Mapping[str, Order] = {"longest": "longest", "shortest": "shortest"}
+JOBS = 25  # on a page
 _WORDS_MOST = 200  # characters to search for
 _DIGITS_MOST = 15
+
+
+@dataclass(frozen=True, slots=True)
+class WantedJobs:
+    """Which jobs a list shows."""
+
+    words: str = ""  # in the name, or at the begin of the id
+    first: int = 0  # how many are passed over
+
+    @property
+    def query(self) -> str:
+        """The query that asks for them, with its question mark; empty where all are wanted."""
+        values = {name: value for name, value in (("q", self.words), ("from", self.first)) if value}
+        return f"?{urlencode(values)}" if values else ""
+
+    def links(self, *, more: bool) -> Mapping[str, str | None]:
+        """Return the links to the jobs before and behind; None where there are none."""
+        before = WantedJobs(self.words, max(0, self.first - JOBS)).query
+        after = WantedJobs(self.words, self.first + JOBS).query
+        return {"before": f"/{before}" if self.first else None, "after": f"/{after}" if more else None}
+
+
+def wanted_jobs(query: Mapping[str, str]) -> WantedJobs:
+    """Return which jobs a request asks for; what it says wrongly counts as not said."""
+    return WantedJobs(_words(query), _number(query.get("from", "")) or 0)
 
 
 def wanted_rows(query: Mapping[str, str]) -> Wanted:
     """Return which rows a request asks for; what it says wrongly counts as not said."""
     kind = query.get("ending", "")
-    words = query.get("q", "").replace("\0", "").strip()[:_WORDS_MOST]
     order = ORDERS.get(query.get("order", ""), "")
     before = None if order else _number(query.get("before", ""))
     tokens, dot, row = query.get("after", "").rpartition(".")
     after = _number(row) if not order or dot else None
     return Wanted(
         kind if kind in KINDS else "",
-        words,
+        _words(query),
         order,
         key=after if before is None else before,
         key_tokens=_number(tokens) or 0,
         backwards=before is not None,
     )
+
+
+def _words(query: Mapping[str, str]) -> str:
+    """Return the words that a request searches for."""
+    return query.get("q", "").replace("\0", "").strip()[:_WORDS_MOST]
 
 
 def _number(text: str) -> int | None:

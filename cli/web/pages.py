@@ -18,14 +18,14 @@ from endmark.cli.pages.gathering import build_report
 from endmark.cli.pages.report import write_page
 from endmark.cli.terminal import note
 from endmark.cli.web.door import VISITOR, Visitor
-from endmark.cli.web.listing import links_of, wanted_rows
+from endmark.cli.web.listing import JOBS, WantedJobs, links_of, wanted_jobs, wanted_rows
 from endmark.cli.web.rendering import ASSETS, HEADERS, asset, rendered
 from endmark.cli.web.views import JobView, attempt_view, end_lines, plan_of, row_line, turns_of
 from endmark.db.browsing import KINDS, count_ends, find_rows
 from endmark.db.connection import Store
 from endmark.db.deliveries import deliveries_of
 from endmark.db.jobs import Job, load_job
-from endmark.db.progress import all_statuses, job_status
+from endmark.db.progress import job_status, listed_statuses
 from endmark.db.row_history import row_history
 from endmark.db.served import Caller
 from endmark.db.sizes import job_size
@@ -70,22 +70,29 @@ class Pages:
         return made
 
     def jobs(self, request: Request) -> Response:
-        """Show all jobs and workers."""
-        visitor = visitor_of(request)
-        return page(request, "jobs.html", **self._jobs(visitor))
+        """Show the jobs, some at a time, and the workers."""
+        wanted = wanted_jobs(request.query_params)
+        return page(request, "jobs.html", **self._jobs(visitor_of(request), wanted))
 
     def live_jobs(self, request: Request) -> Response:
         """Send the list of jobs whenever it has changed."""
-        visitor = visitor_of(request)
-        return self._stream(lambda: (rendered("jobs_live.html", **self._jobs(visitor), visitor=visitor), False))
+        visitor, wanted = visitor_of(request), wanted_jobs(request.query_params)
 
-    def _jobs(self, visitor: Visitor) -> dict[str, Any]:
+        def part() -> tuple[str, bool]:
+            return rendered("jobs_live.html", **self._jobs(visitor, wanted), visitor=visitor), False
+
+        return self._stream(part)
+
+    def _jobs(self, visitor: Visitor, wanted: WantedJobs) -> dict[str, Any]:
         """Return what the list shows."""
-        found = all_statuses(self._store)
-        if not visitor.caller.operator:
-            owned = self._owned(visitor.caller)
-            found = [status for status in found if status.id in owned]
-        return {"jobs": [JobView.of(status) for status in found], "workers": list_workers(self._store)}
+        owned = None if visitor.caller.operator else self._owned(visitor.caller)
+        found, more = listed_statuses(self._store, words=wanted.words, among=owned, first=wanted.first, most=JOBS)
+        return {
+            "jobs": [JobView.of(status) for status in found],
+            "wanted": wanted,
+            "links": wanted.links(more=more),
+            "workers": list_workers(self._store),
+        }
 
     def job_of(self, request: Request) -> Job:
         """Return the job that a request names.
@@ -145,7 +152,9 @@ class Pages:
         if not count_ends(self._store, job.id):
             raise Refused(409, "no row has a result yet", "invalid_state")
         label = write_strategies(job.spec.strategies)
-        made = write_page(build_report(self._store, {label: job.id}, title=f"How {job.name} ended"))
+        made = write_page(
+            build_report(self._store, {label: job.id}, title=f"How {job.name} ended"), back=f"/jobs/{job.id}"
+        )
         # It runs a script of its own, which the policy in the page itself knows by its hash.
         return HTMLResponse(made, headers={**HEADERS, "content-security-policy": "frame-ancestors 'none'"})
 

@@ -40,5 +40,9 @@ def _environment() -> Environment:
     """Return the templates with their filters."""
     made = templates("endmark.cli.web")
     made.filters.update(thousands="{:,}".format, duration=duration, bytes=size)
-    made.globals.update(percent=percent, known_strategies=tuple(REGISTRY), export_formats=EXPORTS)
+    made.globals.update(
+        percent=percent,
+        known_strategies={name: item.summary for name, item in REGISTRY.items()},
+        export_formats=EXPORTS,
+    )
     return made

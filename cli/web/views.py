@@ -1,7 +1,9 @@
 """What the pages show, from jobs and rows: states in words, bars, excerpts, curves."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from endmark.cli.advice import worker_command
@@ -11,6 +13,7 @@ from endmark.db.browsing import FoundRow
 from endmark.jobs.errors import SpecError
 from endmark.jobs.progress import JobStatus
 from endmark.jobs.prompts import PromptPlan, Turn
+from endmark.jobs.spelling import ago
 from endmark.jobs.vocabulary import Attempt, End, Ending, FinishReason, JobState
 
 _BAR = 1000.0  # units of a bar's width
@@ -41,6 +44,8 @@ class JobView:
     tone: str  # class in the stylesheet: live, good, bad or quiet
     bar: tuple[Segment, ...]
     told: str  # what the bar shows, in words
+    when: str  # since when it has stood so, in words
+    at: str  # the same as a time, in ISO form
     starts: str | None  # the command that starts a worker for it; None where it needs none
 
     @classmethod
@@ -61,6 +66,7 @@ class JobView:
             f"{count:,} {name}" for name, count in zip(_PARTS, (c for _, c in parts), strict=True) if count
         )
         done = f"{status.finished:,} of {status.total:,} rows"
+        at = status.created_at if status.finished_at is None else status.finished_at
         waits = status.state in (JobState.QUEUED, JobState.RUNNING) and not status.workers
         return cls(
             status=status,
@@ -68,6 +74,8 @@ class JobView:
             tone=_tone(status),
             bar=tuple(bar),
             told=f"{done}: {words}" if words else done,
+            when=f"{'ended' if status.finished_at is not None else 'stored'} {ago(time.time() - at)}",
+            at=datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds"),
             starts=worker_command(status.model, status.adapter) if waits else None,
         )
 

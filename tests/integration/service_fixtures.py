@@ -48,10 +48,12 @@ def gated():
     return gate, script
 
 
-def submit(store, prompts, *, shard_size=8, model="m", adapter=None, strategies=(), priority=0, **options):
+def submit(
+    store, prompts, *, shard_size=8, model="m", adapter=None, strategies=(), priority=0, name="test", **options
+):
     """Store a job as `endmark submit` does; return its id."""
     spec = GenerationSpec(model=model, adapter=adapter, strategies=build_strategies(strategies), **options)
-    job = begin_job(store, name="test", spec=spec, priority=priority)
+    job = begin_job(store, name=name, spec=spec, priority=priority)
     add_rows(store, job, 0, [json.dumps([prompt]) for prompt in prompts])
     finish_submission(store, job, columns=("prompt",), total=len(prompts), shard_size=shard_size)
     return job

@@ -16,6 +16,7 @@ from playwright.sync_api import expect
 
 from endmark.db.attempts import commit
 from endmark.db.connection import open_store
+from endmark.db.jobs import cancel_job, delete_job
 from endmark.db.progress import all_statuses
 from endmark.db.rows import unfinished_rows
 from endmark.db.shards import finish
@@ -136,6 +137,13 @@ def faults(page):
     return [f"{item['id']}: {node['html']}" for item in found["violations"] for node in item["nodes"]]
 
 
+# Where the first and the last character of a text stand, from the left.
+PLACES = """node => [0, node.firstChild.length - 1].map(at => {
+  const range = document.createRange();
+  range.setStart(node.firstChild, at);
+  range.setEnd(node.firstChild, at + 1);
+  return range.getBoundingClientRect().left;
+})"""
 READ = ["/", "/jobs/{done}", "/jobs/{done}/rows/7", "/jobs/{running}", "/jobs/none"]
 ASKING = ["/jobs/new", "/jobs/{done}/retry", "/jobs/{done}/delete", "/jobs/{running}/cancel"]
 
@@ -201,6 +209,18 @@ def test_what_a_model_writes_is_shown_as_text(ledger, place, page):
         assert "</script><script>alert(1)</script>" in page.locator("main").inner_text()
 
 
+def test_a_text_goes_in_the_direction_of_its_script(ledger, place, page):
+    """The question mark of an Arabic prompt stood at its right, where the sentence begins."""
+    job = submit(ledger[1], ["\u0645\u0627 \u0647\u064a\u061f!", "What?!"])
+    for path in (f"/jobs/{job}", f"/jobs/{job}/rows/0", f"/jobs/{job}/rows/1"):
+        page.goto(place + path)
+        text = page.locator(".rows bdi, .asked").first
+        ends = text.evaluate(PLACES)
+        assert (ends[0] > ends[1]) is not path.endswith("/1")
+    cancel_job(ledger[1], job)
+    delete_job(ledger[1], job)
+
+
 def test_all_is_reached_by_keyboard(ledger, place, page):
     page.goto(place)
     reached = []
@@ -239,7 +259,7 @@ def test_a_job_is_made_paused_cancelled_and_deleted_by_hand(ledger, place, page)
     page.fill("textarea", "What can I do in Paris?")
     page.fill("input[name=model]", "demo")
     page.fill("input[name=strategies]", "hole")
-    page.click("text=Start")
+    page.click("form.tall > button")
     assert "hole" in page.locator("[role=alert]").inner_text()
     assert page.locator("textarea").input_value() == "What can I do in Paris?"
     page.fill("textarea", "")
@@ -248,13 +268,13 @@ def test_a_job_is_made_paused_cancelled_and_deleted_by_hand(ledger, place, page)
         {"name": "x.csv", "mimeType": "text/csv", "buffer": "id;prompt\n1;ü\n".encode("latin-1")},
     )
     page.fill("input[name=strategies]", "concise")
-    page.click("text=Start")
+    page.click("form.tall > button")
     told = page.locator("[role=alert]").inner_text()
     assert "x.csv:2: is not UTF-8" in told
     assert "iconv" in told
     assert "--skip-bad-rows" not in told
     page.fill("textarea", "What can I do in Paris?")
-    page.click("text=Start")
+    page.click("form.tall > button")
     expect(page.locator("h1")).to_contain_text("prompts.txt")
     page.click("#pause")
     expect(page.locator(".state")).to_have_text("paused")
@@ -276,6 +296,8 @@ def test_the_report_is_as_far_as_the_job(ledger, place, page):
     page.goto(f"{place}/jobs/{ledger[2]}")
     page.click("#report")
     assert page.title() == "How test ended"
+    page.click("text=Back to the job")
+    page.click("#report")
     assert page.locator("#count").inner_text() == str(ROWS)
     page.select_option("#ending", "cut")
     assert page.locator("#count").inner_text() == str(ROWS * 2 // 5), "its own script runs"

@@ -230,3 +230,21 @@ def test_who_is_no_operator_stores_no_job(store):
     assert web.get("/jobs/new", alice).status == 403
     assert web.upload(b"prompt\nHi\n", "night.csv", alice).status == 403
     assert all_statuses(store) == []
+
+
+def test_a_long_list_of_jobs_is_read_in_parts_and_searched(store, web):
+    for number in range(30):
+        submit(store, ["a"], name=f"night {number}.csv")
+    shown = web.get("/").body.decode()
+    assert shown.count('<li class="job">') == 25
+    assert 'data-live="/live"' in shown
+    assert "stored just now" in shown
+    assert 'href="/?from=25">Older</a>' in shown
+    shown = web.get("/?from=25").body.decode()
+    assert shown.count('<li class="job">') == 5
+    assert 'data-live="/live?from=25"' in shown
+    assert 'href="/">Newer</a>' in shown
+    shown = web.get("/?q=T+7.CSV").body.decode()
+    assert shown.count('<li class="job">') == 1
+    assert b"night 7.csv" in web.get("/live?q=T+7.CSV").body
+    assert b"No job" in web.get("/?q=elsewhere").body

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from endmark.cli.http.access import OPEN_ACCESS, read_access
 from endmark.cli.http.guard import Limits
 from endmark.cli.web.door import COOKIE, Door, beside
-from endmark.cli.web.listing import links_of, wanted_rows
+from endmark.cli.web.listing import WantedJobs, links_of, wanted_jobs, wanted_rows
 from endmark.cli.web.pages import Pages
 from endmark.cli.web.sessions import Sessions
 from endmark.cli.web.signing import Signing
@@ -95,6 +95,20 @@ def test_nothing_is_done_for_a_page_of_another_place(told, status):
 )
 def test_what_a_query_says_wrongly_counts_as_not_said(query, wanted):
     assert wanted_rows(query) == wanted
+
+
+@pytest.mark.parametrize(
+    ("query", "more", "wanted", "before", "after"),
+    [
+        ({}, False, WantedJobs(), None, None),
+        ({"from": "x", "q": " a\0b "}, True, WantedJobs("ab"), None, "/?q=ab&from=25"),
+        ({"from": "25"}, True, WantedJobs("", 25), "/", "/?from=50"),
+        ({"from": "30", "q": "a&b"}, False, WantedJobs("a&b", 30), "/?q=a%26b&from=5", None),
+    ],
+)
+def test_jobs_are_listed_some_at_a_time(query, more, wanted, before, after):
+    assert wanted_jobs(query) == wanted
+    assert wanted.links(more=more) == {"before": before, "after": after}
 
 
 def found(*rows, looked_to=None):

@@ -13,7 +13,7 @@ from endmark.db.export import export_job, stream_results
 from endmark.db.export.stream import COLUMNS
 from endmark.db.jobs import cancel_job, load_job, pause_job, resolve_job, resume_job, retry_rows
 from endmark.db.migrations import migrate
-from endmark.db.progress import all_statuses, job_status
+from endmark.db.progress import all_statuses, job_status, listed_statuses
 from endmark.db.rows import unfinished_rows
 from endmark.db.shards import finish
 from endmark.db.summaries import commonest_error
@@ -380,3 +380,21 @@ def test_cells_that_a_spreadsheet_would_run_are_defused(store, tmp_path):
     assert {line[header.index("response")] for line in found} == {"'=HYPERLINK(1)"}
     export_job(store, job, tmp_path / "out.csv")
     assert "'=" not in (tmp_path / "out.csv").read_text()
+
+
+def test_jobs_are_listed_some_at_a_time_those_that_go_on_first(store):
+    """The page of 2,000 jobs was 1.2 MB, and each open tab had it made anew every second."""
+    jobs = [submit(store, ["a"], name=f"Night_{number}") for number in range(5)]
+    for job in jobs[2:]:
+        cancel_job(store, job)
+    listed, more = listed_statuses(store, most=3)
+    assert ([item.id for item in listed], more) == ([jobs[1], jobs[0], jobs[4]], True)
+    listed, more = listed_statuses(store, first=3, most=3)
+    assert ([item.id for item in listed], more) == ([jobs[3], jobs[2]], False)
+    assert listed_statuses(store, first=5, most=3) == ([], False)
+    assert [item.id for item in listed_statuses(store, words="nIGHT_3", most=3)[0]] == [jobs[3]]
+    assert listed_statuses(store, words="Night%", most=3) == ([], False)
+    assert [item.id for item in listed_statuses(store, words=jobs[4], most=3)[0]] == [jobs[4]]
+    assert [item.id for item in listed_statuses(store, among=[jobs[0], jobs[2]], most=3)[0]] == [jobs[0], jobs[2]]
+    assert listed[0].created_at <= listed[0].finished_at
+    assert job_status(store, jobs[0]).finished_at is None
