@@ -19,7 +19,7 @@ from pathlib import Path
 from peers_systems import SYSTEMS, Result
 from workload import Row
 
-_SHAPE = {
+SHAPE_8B = {
     "vocab_size": 128256,
     "hidden_size": 4096,
     "intermediate_size": 14336,
@@ -60,17 +60,24 @@ def sets(scale: float) -> dict[str, list[Row]]:
 
 
 def make_model(folder: Path) -> None:
-    """Write the model with random bf16 weights, and a tokeniser of one word a token."""
+    """Write the model with random bf16 weights, and its tokeniser."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):
-        network = LlamaForCausalLM(LlamaConfig(**_SHAPE))
+        network = LlamaForCausalLM(LlamaConfig(**SHAPE_8B))
     network.generation_config.eos_token_id = 2
     network.save_pretrained(folder)
+    make_tokenizer(folder)
+
+
+def make_tokenizer(folder: Path) -> None:
+    """Write a tokeniser of one word a token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     special = ("<unk>", "<s>", "</s>")
     words = {word: index for index, word in enumerate(special)}
     words.update({f"▁w{index}": index for index in range(len(special), 128256)})

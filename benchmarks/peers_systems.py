@@ -134,31 +134,39 @@ def run_drawn(model: Path, work: dict[str, list[Row]], options: Sequence[str]) -
         work: rows by the name of their set.
         options: the weights (`16bit`, `nf4`), and rows in one batch.
     """
+    from endmark.worker.vllm.loading import load_vllm_engine
+
+    engine = load_vllm_engine(str(model), weights=options[0], max_rows=int(options[1])).engine
+    yield from measure_drawn("drawn " + " ".join(options), engine, work)
+
+
+def measure_drawn(name: str, engine: Any, work: dict[str, list[Row]]) -> Iterator[Result]:  # noqa: ANN401
+    """Yield what an engine over vLLM does with each set, with strategies on every row."""
     import torch
 
     from endmark.jobs.strategies import build_strategies
     from endmark.worker.engine.request import Request
-    from endmark.worker.vllm.loading import load_vllm_engine
 
-    engine: Any = load_vllm_engine(str(model), weights=options[0], max_rows=int(options[1])).engine
     engine.eos_ids, engine.core.eos_ids = frozenset(), []  # as in `run_endmark`
     strategies = build_strategies(["soft-landing", "trim", 'stop:text="zzzz"'])
 
     def measure(some: Sequence[Row]) -> tuple[int, float]:
         torch.cuda.synchronize()
+        waiting = deque(
+            Request(key, row.prompt_token_ids, row.max_tokens, stream=key, strategies=strategies)
+            for key, row in enumerate(some)
+        )
         tokens, started = 0, time.perf_counter()
-        for key, row in enumerate(some):
-            engine.add(
-                Request(key, row.prompt_token_ids, row.max_tokens, stream=key, strategies=strategies),
-            )
-        while engine.has_work:
+        while waiting or engine.has_work:
+            while waiting and engine.running + engine.waiting < engine.capacity.rows:  # the order is the file's
+                engine.add(waiting.popleft())
             tokens += sum(item.completion_tokens for item in engine.step())
         torch.cuda.synchronize()
         return tokens, time.perf_counter() - started
 
     measure([Row(row.prompt_token_ids[:32], 8) for row in next(iter(work.values()))[:4]])
-    for name, some in work.items():
-        yield _result("drawn " + " ".join(options), name, some, *measure(some))
+    for name_of_set, some in work.items():
+        yield _result(name, name_of_set, some, *measure(some))
 
 
 def _result(system: str, name: str, rows: Sequence[Row], tokens: int, seconds: float) -> Result:

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -36,17 +36,17 @@ from endmark.worker.vllm.core import VllmCore
 from endmark.worker.vllm.engine import VllmEngine
 from endmark.worker.vllm.loading import build_llm, engine_options
 
-_TOKENS, _END, _ROWS, _NEW, _CONTEXT = 512, 2, 16, 32, 256
-_IDS = {"vocab_size": _TOKENS, "bos_token_id": 1, "eos_token_id": _END, "pad_token_id": 0}
-_SIZES = {
+_TOKENS, END, ROWS, _NEW, CONTEXT = 512, 2, 16, 32, 256
+_IDS = {"vocab_size": _TOKENS, "bos_token_id": 1, "eos_token_id": END, "pad_token_id": 0}
+_SMALL = {
     **_IDS,
     "hidden_size": 256,
     "num_hidden_layers": 4,
     "initializer_range": 0.15,
     "tie_word_embeddings": False,
 }
-_DENSE = {
-    **_SIZES,
+SIZES = {
+    **_SMALL,
     "intermediate_size": 512,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -81,45 +81,51 @@ def _config(kind: str, common: dict[str, Any], **own: Any) -> Any:  # noqa: ANN4
 
 
 FAMILIES: dict[str, Callable[[], Any]] = {
-    "deepseek_v2": partial(_config, "DeepseekV2Config", _DENSE | _EXPERTS | _LATENT, q_lora_rank=None),
-    "falcon": partial(_config, "FalconConfig", _SIZES, num_attention_heads=4),
+    "deepseek_v2": partial(_config, "DeepseekV2Config", SIZES | _EXPERTS | _LATENT, q_lora_rank=None),
+    "falcon": partial(_config, "FalconConfig", _SMALL, num_attention_heads=4),
     "falcon_h1": partial(
-        _config, "FalconH1Config", _DENSE, head_dim=64, mamba_d_ssm=512, mamba_n_heads=8, mamba_d_head=64,
+        _config, "FalconH1Config", SIZES, head_dim=64, mamba_d_ssm=512, mamba_n_heads=8, mamba_d_head=64,
         mamba_d_state=64, mamba_n_groups=1,
     ),
-    "glm4_moe_lite": partial(_config, "Glm4MoeLiteConfig", _DENSE | _EXPERTS | _LATENT, q_lora_rank=128),
+    "glm4_moe_lite": partial(_config, "Glm4MoeLiteConfig", SIZES | _EXPERTS | _LATENT, q_lora_rank=128),
     "gptj": partial(
         _config, "GPTJConfig", _IDS, n_embd=256, n_layer=4, n_head=4, n_positions=512, rotary_dim=32,
         initializer_range=0.15,
     ),
     "jamba": partial(
-        _config, "JambaConfig", _DENSE, num_experts=2, attn_layer_period=2, attn_layer_offset=1,
+        _config, "JambaConfig", SIZES, num_experts=2, attn_layer_period=2, attn_layer_offset=1,
         use_mamba_kernels=False,
     ),
-    "mamba": partial(_config, "MambaConfig", _SIZES, state_size=16),
+    "mamba": partial(_config, "MambaConfig", _SMALL, state_size=16),
     "mamba2": partial(
-        _config, "Mamba2Config", _SIZES, num_heads=8, head_dim=64, expand=2, state_size=64, n_groups=1
+        _config, "Mamba2Config", _SMALL, num_heads=8, head_dim=64, expand=2, state_size=64, n_groups=1
     ),
-    "persimmon": partial(_config, "PersimmonConfig", _DENSE),
+    "persimmon": partial(_config, "PersimmonConfig", SIZES),
     "qwen3_next": partial(
-        _config, "Qwen3NextConfig", _DENSE | _EXPERTS | _DELTA, num_experts=4,
+        _config, "Qwen3NextConfig", SIZES | _EXPERTS | _DELTA, num_experts=4,
         shared_expert_intermediate_size=128, layer_types=["linear_attention"] * 3 + ["full_attention"],
     ),
 }  # fmt: skip
 
 
+def save_model(config: Any, folder: Path) -> None:  # noqa: ANN401
+    """Write a model with random bf16 weights, the same each time, and a tokeniser of one word a token."""
+    torch.manual_seed(5)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = END, 0
+    model.to(torch.bfloat16).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({f"w{index}": index for index in range(_TOKENS)}, unk_token="w0"))
+    words.decoder = decoders.Metaspace()
+    PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w1", eos_token=f"w{END}").save_pretrained(folder)
+
+
 def make(name: str, folder: Path) -> str:
-    """Write a model with random bf16 weights; return what our engine says of its kind.
+    """Write a model of a kind; return what our engine says of it.
 
     Raises:
         RuntimeError: it would not refuse it.
     """
-    torch.manual_seed(5)
-    model = AutoModelForCausalLM.from_config(FAMILIES[name](), dtype=torch.float32)
-    model.generation_config.eos_token_id, model.generation_config.pad_token_id = _END, 0
-    model.to(torch.bfloat16).save_pretrained(folder)
-    words = Tokenizer(models.WordLevel({f"w{index}": index for index in range(_TOKENS)}, unk_token="w0"))
-    PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w1", eos_token=f"w{_END}").save_pretrained(folder)
+    save_model(FAMILIES[name](), folder)
     try:
         load_engine(str(folder), device="cpu", four_bits=False)
     except Refusal as refusal:
@@ -138,26 +144,26 @@ def requests() -> list[Request]:
             stream=key,
             strategies=build_strategies(["deadline"]) if key % 4 == 3 else (),
         )
-        for key in range(_ROWS)
+        for key in range(ROWS)
     ]
 
 
 def answers(folder: Path, rows: list[Request], dtype: torch.dtype) -> list[Finished]:
     """Run rows through our engine over vLLM."""
-    block = Block.make(_ROWS, _TOKENS)
+    block = Block.make(ROWS, _TOKENS)
     options = {
         "model": str(folder),
-        "max_model_len": _CONTEXT,
+        "max_model_len": CONTEXT,
         "dtype": str(dtype).removeprefix("torch."),
         "enforce_eager": True,
         "gpu_memory_utilization": 0.08,  # several run side by side, and none may measure what the others leave
         "kv_cache_memory_bytes": 1 << 30,
     }
-    options["additional_config"] = engine_options(block, {_END})["additional_config"] | _WITHOUT_FLASHINFER
-    llm, _ = build_llm(engine_options(block, {_END}) | options)
+    options["additional_config"] = engine_options(block, {END})["additional_config"] | _WITHOUT_FLASHINFER
+    llm, _ = build_llm(engine_options(block, {END}) | options)
     block.unlink()
     vocabulary = Vocabulary([b""] * 3 + [b"x"] * (_TOKENS - 3))
-    engine = VllmEngine(VllmCore(llm, {_END}), block, vocabulary, {_END}, embeddings=_TOKENS)
+    engine = VllmEngine(VllmCore(llm, {END}), block, vocabulary, {END}, embeddings=_TOKENS)
     done: list[Finished] = []
     for row in rows:
         engine.add(row)

@@ -180,6 +180,12 @@ def test_vllm_that_is_missing_is_named_with_its_extra(monkeypatch):
         ("auto", {"quant_method": "fp8"}, (None, "fp8")),
         ("nf4", None, ("bitsandbytes", "nf4")),
         ("checkpoint", {"quant_method": "awq"}, (None, "awq")),
+        ("auto", {"quant_method": "gptq", "bits": 4, "group_size": 128}, (None, "gptq, 4 bits")),
+        (
+            "auto",
+            {"quant_method": "compressed-tensors", "format": "float-quantized"},
+            (None, "compressed-tensors, float-quantized"),
+        ),
         ("16bit", None, (None, None)),
     ],
 )

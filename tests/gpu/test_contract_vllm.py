@@ -56,6 +56,7 @@ def core(*, roomy, cards=(1, 1)):
         "num_gpu_blocks_override": 1 + (ROWS * CONTEXT // 16 if roomy else 5),
         "enforce_eager": True,
         "gpu_memory_utilization": 0.2,
+        "kv_cache_memory_bytes": 1 << 28,  # nothing is measured, so that other engines may run beside it
     }
     llm, _ = build_llm(engine_options(block, ENDS, cards=cards) | options)
     block.unlink()

@@ -1,6 +1,7 @@
 """Which models the engine can run: those that it would get wrong are refused, with the reason."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,15 +26,20 @@ class Trial:
     refusals: list[str] = field(default_factory=list)
 
 
+def own_quantisation(config: PreTrainedConfig) -> dict[str, Any] | None:
+    """Return what a checkpoint says of its quantisation, as its `quantization_config`; None where it has none."""
+    stored = getattr(config.get_text_config(), "quantization_config", None)
+    stored = stored or getattr(config, "quantization_config", None)
+    return stored if isinstance(stored, dict) or stored is None else dict(stored.to_dict())
+
+
 def check_quantised(config: PreTrainedConfig) -> None:
     """Refuse weights that were quantised otherwise than by bitsandbytes: they would be read as something else.
 
     Raises:
         Refusal: naming how they were.
     """
-    stored = getattr(config.get_text_config(), "quantization_config", None)
-    stored = stored or getattr(config, "quantization_config", None)
-    values = stored if isinstance(stored, dict) or stored is None else stored.to_dict()
+    values = own_quantisation(config)
     if values is None or values.get("load_in_4bit") or values.get("load_in_8bit"):
         return
     method = values.get("quant_method")

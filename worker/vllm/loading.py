@@ -16,6 +16,7 @@ from endmark.worker.models.building import sentence_table
 from endmark.worker.models.end_tokens import end_token_ids
 from endmark.worker.models.loaded import Description, LoadedEngine
 from endmark.worker.models.loader import load_tokenizer, model_path, tokenizer_folder
+from endmark.worker.models.support import own_quantisation
 from endmark.worker.vllm.adapters import Adapters
 from endmark.worker.vllm.block import Block, packed
 from endmark.worker.vllm.core import VllmCore
@@ -79,7 +80,7 @@ def load_vllm_engine(
     config = _config(path, trust_remote_code=trust_remote_code)
     size = int(config.get_text_config().vocab_size)
     eos_ids = end_token_ids(_generation(path), config, config.get_text_config(), tokenizer, vocabulary=size)
-    method, said = chosen_weights(weights, getattr(config, "quantization_config", None))
+    method, said = chosen_weights(weights, own_quantisation(config))
     vocabulary = Vocabulary.of(tokenizer)
     block = Block.make(max_rows or _ROWS, size)
     block.sentences[:] = np.asarray(sentence_table(vocabulary, size))
@@ -166,7 +167,7 @@ def build_llm(options: dict[str, Any]) -> tuple[Any, int]:
     return llm, max(llm.collective_rpc(bind))
 
 
-def chosen_weights(weights: str, own: Any) -> tuple[str | None, str | None]:  # noqa: ANN401
+def chosen_weights(weights: str, own: dict[str, Any] | None) -> tuple[str | None, str | None]:
     """Return vLLM's method of quantisation, None for the file's own or none, and what it is called; None: 16 bits.
 
     Args:
@@ -176,10 +177,7 @@ def chosen_weights(weights: str, own: Any) -> tuple[str | None, str | None]:  # 
     Raises:
         ModelError: the two do not go together.
     """
-    found = None
-    if own is not None:
-        named = own.get("quant_method") if isinstance(own, dict) else getattr(own, "quant_method", None)
-        found = str(named or "quantised")
+    found = None if own is None else _called(own)
     if weights == "auto":
         weights = "checkpoint" if found else "nf4"
     if weights == "checkpoint":
@@ -193,6 +191,13 @@ def chosen_weights(weights: str, own: Any) -> tuple[str | None, str | None]:  # 
     if found is not None:
         raise ModelError(f"the checkpoint is quantised already: {found}", hint="leave `--weights` out")
     return ("bitsandbytes", "nf4") if weights == "nf4" else (None, None)
+
+
+def _called(own: dict[str, Any]) -> str:
+    """Return what a file's own quantisation is called: its method, its bits or its format where these are told."""
+    bits = own.get("bits") or own.get("w_bit")
+    parts = [own.get("quant_method") or "quantised", bits and f"{bits} bits", own.get("format")]
+    return ", ".join(str(part) for part in parts if part)
 
 
 def _config(path: str, *, trust_remote_code: bool) -> Any:  # noqa: ANN401
