@@ -87,6 +87,22 @@ class EngineContract:
         cramped = run(self.build(roomy=False), requests)
         assert all(same(cramped[key], together[key]) for key in together)
 
+    def test_prompts_that_differ_in_their_last_token_end_as_they_would_alone(self):
+        """The front of a page that others have filled is copied, its tokens too, of which penalties are made."""
+        rng = random.Random(8)
+        front = [rng.randrange(3, TOKENS) for _ in range(30)]
+        requests = [
+            Request(key, [*front[:length], *last], 6, sampling=PENALTIES[key % 3], stream=key)
+            for key, (length, last) in enumerate([(26, [5]), (26, [6]), (30, [7, 8]), (26, [6]), (30, [])])
+        ]
+        engine = self.build()
+        together = run(engine, requests)
+        again = run(engine, requests)
+        for request in requests:
+            expected = run(self.build(), [request])[request.key]
+            assert same(expected, together[request.key])
+            assert same(expected, again[request.key])
+
     def test_an_attempt_is_whole_in_itself(self):
         """Its text is that of its tokens, its counts are theirs, and its trace is that of its steps."""
         engine = self.build()

@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; these tests are for GPU machines")
 
 from endmark.worker.engine.cuda import tiles
-from endmark.worker.engine.cuda.kernels.cache_write import write_cache
+from endmark.worker.engine.cuda.kernels.cache_write import copy_fronts, write_cache
 from endmark.worker.engine.cuda.kernels.decode_attention import decode_attention
 from endmark.worker.engine.cuda.kernels.gated import GELU_TANH, SILU, gated
 from endmark.worker.engine.cuda.kernels.gathered_attention import (
@@ -179,6 +179,19 @@ def test_writing_the_cache(heads, kv_heads, size, rotary):
         page, place = int(tables[slot, position // PAGE]), position % PAGE
         assert error(keys[page, :, place], turned(key)[token]) < 1e-6
         assert torch.equal(values[page, :, place], value[token])
+
+
+@pytest.mark.parametrize("kind", [torch.float32, HALF, torch.float8_e4m3fn])
+@pytest.mark.parametrize(("heads", "size"), [(2, 128), (1, 80), (1, 1)])
+def test_fronts_of_pages_are_copied(heads, size, kind):
+    """Also of tokens, one number each, and as bits, whatever numbers they stand for."""
+    pool = random(6, heads, PAGE, size, seed=9).to(kind)
+    want = pool.clone()
+    copied = [(1, 3, 16), (1, 0, 5), (2, 5, 1)]
+    for source, page, tokens in copied:
+        want[page, :, :tokens] = want[source, :, :tokens]
+    copy_fronts(pool, torch.tensor(copied, dtype=torch.int32, device=DEVICE).T.contiguous())
+    assert torch.equal(pool.float(), want.float())
 
 
 @pytest.mark.parametrize("offset", [False, True])

@@ -105,6 +105,33 @@ def test_a_shared_page_is_free_when_its_last_user_has_left():
     assert pool.free == 2
 
 
+def test_the_page_whose_front_is_alike_for_longest_is_copied_from():
+    """What stands behind equal pages is compared, and a token is left out, as of whole pages."""
+    pool = PagePool(8, 4)
+    first, second, other = pool.take(2), pool.take(1), pool.take(2)
+    pool.publish_prefix([1, 2, 3, 4, 5, 6, 7], first)
+    pool.publish_prefix([1, 2, 3, 4, 5, 9], [first[0], *second])
+    pool.publish_prefix([8, 2, 3, 4, 5, 6, 7], other)
+    assert pool.hold_alike([1, 2, 3, 4, 5, 6, 7, 8], first[:1]) == (first[1], 3)
+    assert pool.hold_alike([1, 2, 3, 4, 5, 6, 7], first[:1]) == (first[1], 2)
+    assert pool.hold_alike([1, 2, 3, 4, 5, 9, 9], first[:1]) == (second[0], 2)
+    assert pool.hold_alike([8, 2, 3], []) == (other[0], 2)
+    assert pool.hold_alike([7, 2, 3, 4], [])[1] == 0
+
+
+def test_a_page_is_not_taken_while_it_is_copied_from():
+    pool = PagePool(2, 4)
+    pages = pool.take(1)
+    pool.publish_prefix([1, 2, 3], pages)
+    pool.release(pages)
+    page, tokens = pool.hold_alike([1, 2, 3, 4], [])
+    assert ([page], tokens) == (pages, 3)
+    assert pool.take(2) is None
+    pool.release([page])
+    assert sorted(pool.take(2)) == [0, 1]
+    assert pool.hold_alike([1, 2, 3, 4], [])[1] == 0, "it holds something else now"
+
+
 def test_too_many_pages_are_not_taken_in_part():
     pool = PagePool(3, 2)
     assert pool.take(4) is None

@@ -226,7 +226,7 @@ def test_of_equal_prompts_a_token_is_left_to_compute(length):
     done, _, runner = run(requests, page_size=4)
     rows = [row for plan in prefills(runner) for row in plan.prefill]
     assert all(row.cached < len(row.token_ids) for row in rows)
-    assert [row.cached for row in rows[1:]] == [(length - 1) // 4 * 4] * 2
+    assert [row.cached for row in rows[1:]] == [length - 1] * 2, "the front of a page is copied"
     assert all(list(done[request.key].token_ids) == alone(request) for request in requests)
 
 
@@ -497,3 +497,12 @@ def test_what_a_failed_row_has_computed_is_not_found_again():
     engine.add(Request(1, [1, 2, 3, *[7] * 8], 2))
     (again,) = [finished for _ in range(9) for finished in engine.step()]
     assert again.cached_tokens == 0
+
+
+def test_a_cache_that_a_row_fills_has_no_page_to_copy_from():
+    """Holding the page of the row before while it is copied from left one too few, and nothing ran any more."""
+    prompt = list(range(1, 14))
+    requests = [Request(key, prompt, 3) for key in range(2)]
+    done, engine, _ = run(requests, num_pages=4, page_size=4, max_rows=1)
+    assert [list(done[key].token_ids) for key in range(2)] == [alone(request) for request in requests]
+    assert engine.pages[0] == 0

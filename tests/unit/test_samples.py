@@ -75,25 +75,28 @@ def test_the_answers_of_a_prompt_are_in_one_shard(total, samples, size):
 
 
 def test_sixteen_answers_compute_their_prompt_once():
-    """But for what stands behind the last full page, which each computes again."""
+    """But for its last token: what stands behind the last full page was computed by each."""
     prompt = list(range(1, 43))  # ten pages of four, and two tokens
     requests = [Request(key, prompt, 4, stream=key) for key in range(16)]
     _, _, runner = run(requests, max_rows=16, num_pages=128, prefill_tokens=4096)
     (plan,) = [plan for plan in runner.plans if plan.prefill]
-    assert [len(row.token_ids) - row.cached for row in plan.prefill] == [42, *[2] * 15]
+    assert [len(row.token_ids) - row.cached for row in plan.prefill] == [42, *[1] * 15]
     assert len({page for row in plan.prefill for page in row.pages}) == 10 + 16
 
 
-@pytest.mark.parametrize("neighbours", [0, 60])
-def test_the_answers_of_a_long_prompt_compute_it_once(neighbours):
-    """It is computed in pieces, among short rows now and then, and the others have their slots before the last."""
+@pytest.mark.parametrize(("neighbours", "again"), [(0, 1), (60, 2)])
+def test_the_answers_of_a_long_prompt_compute_it_once(neighbours, again):
+    """It is computed in pieces, among short rows now and then, and the others have their slots before the last.
+
+    Of a page that is not full then they copy nothing.
+    """
     prompt = [1 + index * index % 89 for index in range(402)]
     requests = [Request(100 + key, prompt, 70, stream=key) for key in range(5)]
     requests += [Request(key, [key + 1] * 9, 60) for key in range(neighbours)]
     options = {"num_pages": 900, "context": 500, "prefill_tokens": 64, "piece_tokens": 16}
     done, _, runner = run(requests, max_rows=16, **options)
     pieces = [row for plan in runner.plans for row in plan.prefill if row.token_ids[:5] == tuple(prompt[:5])]
-    assert sum(row.end - row.cached for row in pieces) == 402 + 4 * 2
+    assert sum(row.end - row.cached for row in pieces) == 402 + 4 * again
     assert len({done[100 + key].token_ids for key in range(5)}) == 1
 
 

@@ -43,6 +43,8 @@ class PagedBatch:
     spans: list[Span]
     wanted: Tensor | None = None  # (R,) int64: the tokens that the last layer is for alone; see `last_layer`
     wanted_spans: Sequence[Span] = ()  # those tokens as they attend, counted among themselves
+    # (C,) int64 each: tokens whose keys and values are copied once the step's own are written, and where to
+    copied: tuple[Tensor, Tensor] | None = None
     writes_only: bool = False
 
     def writing(self) -> Self:
@@ -52,7 +54,8 @@ class PagedBatch:
     def narrowed(self) -> Self:
         """Return the step of the tokens that are wanted."""
         assert self.wanted is not None
-        return replace(self, write=self.write[self.wanted], spans=list(self.wanted_spans), wanted=None)
+        write = self.write[self.wanted]
+        return replace(self, write=write, spans=list(self.wanted_spans), wanted=None, copied=None)
 
 
 def paged_attention(
@@ -112,7 +115,11 @@ def attend(
         KeysWritten: the step wants no more than that.
     """
     pool = paged.pools[layer]
-    pool.flatten(0, 1).index_copy_(0, paged.write, new.to(pool.dtype))
+    cells = pool.flatten(0, 1)
+    cells.index_copy_(0, paged.write, new.to(pool.dtype))
+    if paged.copied is not None:
+        source, target = paged.copied
+        cells.index_copy_(0, target, cells[source])
     if paged.writes_only:
         raise KeysWritten
     (_, heads, size), kv_heads = query.shape, new.shape[2]

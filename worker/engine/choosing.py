@@ -2,8 +2,9 @@
 
 Every label becomes an attempt of one token in the engine beneath, behind the row's prompt and the label, which
 also tells what the model gives along the label; of an engine that cannot, every place of the labels becomes one.
-Pages are shared, so the prompt is computed once and each attempt costs what stands behind the last full page. Of
-thousands of labels no more attempts wait in the engine beneath than it has slots.
+Pages are shared, and the front of the last one is copied: the prompt is computed once, and each attempt costs the
+label's own tokens, mostly in the prompt's own step. Of thousands of labels no more attempts wait in the engine
+beneath than it has slots.
 """
 
 import itertools

@@ -4,7 +4,7 @@ It runs where no kernels do, and each step has run when `launch` returns.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from endmark.worker.engine.logprobs import TokenScores, told_scores
 from endmark.worker.engine.plan import DecodePlan, PrefillRow, StepPlan, StepResult, Ticket
 from endmark.worker.engine.scores import Questions, asked_scores, best_scores
 from endmark.worker.engine.step_end import StepEnd
+from endmark.worker.engine.step_tokens import StepTokens
 
 _LENGTH_SPREAD = 1.5  # decode rows are grouped so that no row's cache is padded beyond this
 _CPU_GROUP_BYTES = 3 << 19  # of a group on a CPU: gathered copies that stay in its caches cost a third
@@ -76,7 +77,7 @@ class PlainRunner:
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> Ticket:
         """Run the step."""
-        batch = _Batch()
+        batch = StepTokens()
         if plan.decode.slots:
             self._decode(plan.decode, batch)
         if plan.prefill:
@@ -109,7 +110,7 @@ class PlainRunner:
         asked = {index: count for index, count in told.items() if count is not None}
         return told_scores(best_scores(raw, self._ints(tokens)).cpu().numpy(), asked) if asked else {}
 
-    def _prefill(self, rows: Sequence[PrefillRow], batch: "_Batch", ended: int) -> None:
+    def _prefill(self, rows: Sequence[PrefillRow], batch: StepTokens, ended: int) -> None:
         """Set the rows' slots and add their tokens, and the last one of each that has none left.
 
         Args:
@@ -118,6 +119,8 @@ class PlainRunner:
         self._clear([row.pages[-1] for row in rows])  # the last page is filled by the last piece alone
         for row in rows:
             self._set_slot(row.slot, row)
+            if row.copied is not None:
+                batch.copy(row.copied, self.page_size)
             fresh = self._ints(range(row.cached, row.end))
             table = self._tables[row.slot : row.slot + 1]
             span = self._span(batch.size, table, fresh.unsqueeze(0))
@@ -130,7 +133,7 @@ class PlainRunner:
                 batch.keep.append(self._ints([batch.count - 1]))
                 ended += 1
 
-    def _decode(self, plan: DecodePlan, batch: "_Batch") -> None:
+    def _decode(self, plan: DecodePlan, batch: StepTokens) -> None:
         """Add one token a row, all of which are kept, in the plan's order."""
         for slot, index, page in plan.new_pages:
             self._tables[slot, index] = page
@@ -177,19 +180,23 @@ class PlainRunner:
         """Return where the tokens at these positions of one row stand in the pool."""
         return pages[positions // self.page_size] * self.page_size + positions % self.page_size
 
-    def _forward(self, batch: "_Batch") -> Tensor:
+    def _forward(self, batch: StepTokens) -> Tensor:
         """Run the model over a step's tokens; return the logits (R, V) of those that are kept."""
         inputs, positions, write = (torch.cat(parts) for parts in (batch.inputs, batch.positions, batch.write))
         self._tokens[write] = inputs
+        step = PagedBatch(self._pools, write, batch.spans)
+        if batch.sources:
+            source, target = self._ints(batch.sources), self._ints(batch.targets)
+            self._tokens[target] = self._tokens[source]
+            step = replace(step, copied=(source, target))
         keep = torch.cat([*batch.keep, self._ints([place for _, place, _ in batch.others])])
-        return self._scores_of(keep, inputs, positions, write, batch)
+        return self._scores_of(keep, inputs, positions, step, batch)
 
     def _scores_of(
-        self, keep: Tensor, inputs: Tensor, positions: Tensor, write: Tensor, batch: "_Batch"
+        self, keep: Tensor, inputs: Tensor, positions: Tensor, step: PagedBatch, batch: StepTokens
     ) -> Tensor:
         """Return the logits (R, V) of the tokens that are kept, as they are counted among those wanted."""
         wanted = self._ints(batch.wanted)
-        step = PagedBatch(self._pools, write, batch.spans)
         narrow = self._narrows and len(wanted) < len(inputs)
         if narrow:
             step = replace(step, wanted=wanted, wanted_spans=batch.wanted_spans)
@@ -211,10 +218,11 @@ class PlainRunner:
         self._narrows = narrow
         places = self._ints(range(5))
         span = self._span(0, self._tables[:1], places.unsqueeze(0))
-        batch = _Batch()
+        batch = StepTokens()
         batch.add(places, places, places, [span])
         batch.want(span, 3)
-        return self._scores_of(self._ints([0, 2]), places, places, places, batch)
+        step = PagedBatch(self._pools, places, batch.spans)
+        return self._scores_of(self._ints([0, 2]), places, places, step, batch)
 
     def _adjusted(self, logits: Tensor, slots: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return the scores (R, V) after the rows' penalties; the same tensor where no row has any."""
@@ -240,44 +248,6 @@ class PlainRunner:
     def _ints(self, values: Sequence[int] | Sequence[list[int]]) -> Tensor:
         """Return int64 on the device."""
         return torch.tensor(values, dtype=torch.int64, device=self._device)
-
-
-@dataclass(slots=True)
-class _Batch:
-    """A step's tokens as they are put together, part by part."""
-
-    size: int = 0
-    inputs: list[Tensor] = field(default_factory=list)  # (N,) int64 each, as the next two
-    positions: list[Tensor] = field(default_factory=list)
-    write: list[Tensor] = field(default_factory=list)  # where their keys and values go
-    spans: list[Span] = field(default_factory=list)
-    wanted: list[int] = field(default_factory=list)  # tokens whose scores are asked for, in their order
-    wanted_spans: list[Span] = field(default_factory=list)  # the same, as they attend
-    keep: list[Tensor] = field(default_factory=list)  # which of them rows are sampled behind
-    # others of them that rows ask about: the row, counted as they are sampled, which one, and what is asked
-    others: list[tuple[int, int, Sequence[int]]] = field(default_factory=list)
-
-    def add(self, inputs: Tensor, positions: Tensor, write: Tensor, spans: Sequence[Span]) -> None:
-        """Add tokens and the rows that they are of."""
-        self.size += len(inputs)
-        self.inputs.append(inputs)
-        self.positions.append(positions)
-        self.write.append(write)
-        self.spans += spans
-
-    @property
-    def count(self) -> int:
-        """How many tokens are wanted."""
-        return len(self.wanted)
-
-    def want(self, span: Span, tokens: int) -> None:
-        """Ask for the scores of a span's last tokens: of each row the only one, or so many of its row."""
-        end = span.begin + span.rows * span.queries
-        own = replace(span, begin=self.count)
-        if span.queries > 1:
-            own = replace(own, queries=tokens, positions=span.positions[:, -tokens:], fresh=False, masks={})
-        self.wanted_spans.append(own)
-        self.wanted += range(end - tokens, end)
 
 
 def _groups(pages: Sequence[int], most: int) -> Iterable[tuple[int, int]]:

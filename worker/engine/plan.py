@@ -5,6 +5,7 @@ Scheduler, strategies and verdicts know only this; `worker.engine.contract.Runne
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,21 @@ from endmark.worker.engine.logprobs import TokenScores
 from endmark.worker.engine.steering import Insertion, Phase, RowSteering
 
 
+class Copied(NamedTuple):
+    """The front of a page that another row has computed, or computes in the same step before: it is copied."""
+
+    source: int
+    page: int  # of the row, that it is copied to
+    tokens: int
+
+
 @dataclass(frozen=True, slots=True)
 class PrefillRow:
     """A row whose tokens are to be computed, all or the next of them; after the last its next token is sampled."""
 
     slot: int
     token_ids: Sequence[int]  # all of the row so far: prompt, then what has been generated
-    cached: int  # tokens at the front whose keys and values stand in `pages` already
+    cached: int  # tokens at the front whose keys and values stand in `pages` already, or are `copied` there
     pages: Sequence[int]  # the row's page table, enough for `token_ids`
     step: int  # tokens that this attempt has generated: the n of the score numbers
     position: int  # tokens of the answer so far, those of earlier attempts included: keys the random numbers
@@ -41,6 +50,7 @@ class PrefillRow:
     asked: Sequence[int] = ()  # tokens whose log probabilities after `token_ids` are told
     asked_before: Sequence[Sequence[int]] = ()  # the same behind the last tokens but one, all of the last piece
     logprobs: int | None = None  # best tokens of each step that are told; None: not its own either
+    copied: Copied | None = None  # the last of the tokens that are cached
     left: int = 0  # tokens at the end that later steps compute; nothing is sampled before they have
 
     @property

@@ -5,7 +5,7 @@ from dataclasses import replace
 from endmark.jobs.strategies import ScoreNumbers, score_numbers
 from endmark.worker.engine.answer import Answer
 from endmark.worker.engine.logprobs import LogProbs, TokenScores
-from endmark.worker.engine.plan import PrefillRow
+from endmark.worker.engine.plan import Copied, PrefillRow
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.steering import Call
 
@@ -22,6 +22,7 @@ class RowState:
         self.front = 0  # tokens to be computed before its next one can be sampled, since it was given its slot
         self.spent: int | None = None  # tokens that were computed for its front, again ones too; None: not told
         self.computed = 0  # how many of them stand in its pages when the steps that are planned have run
+        self.copied: Copied | None = None  # what its first piece is to copy
         self.launched = 0  # tokens of this attempt that have been asked of the device
         self.stale = 0  # steps in flight whose result for the row is of tokens that were taken back
         # of all the answer's tokens; None where they are not told
@@ -147,4 +148,5 @@ class RowState:
             asked_before=self.request.asked_before,
             logprobs=self.request.logprobs,
             left=self.front - self.computed,
+            copied=self.copied,
         )

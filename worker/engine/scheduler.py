@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from endmark.worker.engine.contract import Runner
 from endmark.worker.engine.long_prompts import LongPrompts
 from endmark.worker.engine.pages import PagePool
-from endmark.worker.engine.plan import DecodePlan, PrefillRow, StepPlan
+from endmark.worker.engine.plan import Copied, DecodePlan, PrefillRow, StepPlan
 from endmark.worker.engine.row import RowState
 from endmark.worker.engine.steering import Call
 from endmark.worker.engine.waiting import WaitingRows
@@ -31,6 +31,7 @@ class Scheduler:
         self.running: list[RowState] = []  # oldest first
         self.preemptions = 0
         self._pool = PagePool(runner.num_pages, runner.page_size)
+        self._sources: list[int] = []  # pages that this step's rows copy from: nobody else may fill them meanwhile
         self._slots = list(range(runner.max_rows - 1, -1, -1))
         self._prefill_tokens = runner.prefill_tokens
         self._refill = runner.refill
@@ -126,6 +127,8 @@ class Scheduler:
             if most := budget if alone else min(budget, self._long.due(left, row.computed, decoding, used)):
                 self._share_more(row)
                 self._take(row, most, taken)
+        self._pool.release(self._sources)
+        self._sources = []
         return taken
 
     def _step_tokens(self, decoding: int) -> int:
@@ -163,8 +166,10 @@ class Scheduler:
         if size > 0:
             begin, row.computed = row.computed, row.computed + size
             row.spent = (row.spent or 0) + size
-            self._pool.publish_prefix(row.request.prompt_token_ids[: row.computed], row.pages)
+            if row.copied is None:  # else its last page can be copied from once this step has run, not in it
+                self._pool.publish_prefix(row.request.prompt_token_ids[: row.computed], row.pages)
             taken.append((row.plan(row.token_ids, begin), row))
+            row.copied = None
         return size
 
     def _admit(self, budget: int) -> RowState | None:
@@ -173,8 +178,9 @@ class Scheduler:
             row = self._waiting.first
             token_ids = row.token_ids
             shared = row.pages or self._pool.share_prefix(row.sharable)
-            cached = len(shared) * self._pool.page_size
             wanted = self._pool.pages_for(len(token_ids)) - len(shared)
+            source, copied = self._copied(row, shared, wanted)
+            cached = len(shared) * self._pool.page_size + copied
             fits = budget >= min(len(token_ids) - cached, self._least)
             # One page of room for each running row keeps a newcomer from being preempted at once.
             roomy = self._pool.free >= wanted + len(self.running)
@@ -182,16 +188,46 @@ class Scheduler:
             if pages is None:
                 if not row.pages:
                     self._pool.release(shared)
+                self._pool.release(source)
                 if self.running or not self._let_go():
                     return None
                 continue
             self._waiting.admit()
+            if source:
+                row.copied = Copied(source[0], pages[0], copied)
+                self._sources += source
             row.pages = shared + pages
             row.slot = self._slots.pop()
             row.front, row.computed = len(token_ids), cached
             self.running.append(row)
             return row
         return None
+
+    def _copied(self, row: RowState, shared: list[int], wanted: int) -> tuple[list[int], int]:
+        """Find a page whose front is a waiting row's too, where copying it leaves no more than that to compute.
+
+        So a row that copies is computed in the step that admits it, and one that begins like others with a few
+        tokens alone, as most prompts do, is computed as it would be without them.
+
+        Args:
+            row: that waits.
+            shared: its pages that others have computed, or that it has kept.
+            wanted: pages that it needs besides.
+
+        Returns:
+            The page to copy from, held until it is given back, if there is one; and how many tokens.
+        """
+        left = len(row.sharable) - len(shared) * self._pool.page_size
+        if row.pages or left > 2 * self._pool.page_size:
+            return [], 0
+        page, tokens = self._pool.hold_alike(row.sharable, shared)
+        if not tokens:
+            return [], 0
+        rest = len(row.token_ids) - len(shared) * self._pool.page_size - tokens
+        if rest > tokens or self._pool.free < wanted + len(self.running):  # holding it may be one page too many
+            self._pool.release([page])
+            return [], 0
+        return [page], tokens
 
     def _grow(self) -> tuple[list[RowState], list[tuple[int, int, int]]]:
         """Give every row that has tokens left room for one more; preempt the youngest where there is none."""

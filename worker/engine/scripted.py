@@ -69,6 +69,10 @@ class ScriptedRunner:
             self._masks[row.slot] = row.mask
             self._logprobs[row.slot] = row.logprobs
             self._steering[row.slot] = steering_of(row)
+            if row.copied is not None:
+                page, source = (at * self.page_size for at in (row.copied.page, row.copied.source))
+                front = self._memory[source : source + row.copied.tokens]
+                self._memory[page : page + row.copied.tokens] = front
             for index in range(row.cached, row.end):
                 self._memory[self._address(row.slot, index)] = row.token_ids[index]
         decode = plan.decode

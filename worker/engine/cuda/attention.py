@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from endmark.jobs.errors import ModelError
-from endmark.worker.engine.cuda.kernels.cache_write import write_cache
+from endmark.worker.engine.cuda.kernels.cache_write import copy_fronts, write_cache
 from endmark.worker.engine.cuda.kernels.decode_attention import decode_attention
 from endmark.worker.engine.cuda.kernels.gathered_attention import Gathered, gathered_attention
 from endmark.worker.engine.cuda.kernels.prefill_attention import Tiles, prefill_attention
@@ -33,6 +33,7 @@ class DeviceBatch:
     gathered: Gathered | None = None  # tiles of prompts whose keys are gathered
     rotary: tuple[Tensor, Tensor] | None = field(default=None)  # left by a rotary function that was put off
     wanted: Tensor | None = None  # (R,) int64: the tokens that the last layer is for alone; see `last_layer`
+    copied: Tensor | None = None  # as of `copy_fronts`: tokens copied in each layer once its own are written
     writes_only: bool = False
 
     def writing(self) -> Self:
@@ -45,7 +46,7 @@ class DeviceBatch:
         assert self.wanted is not None
         self.slots, self.positions = self.slots[self.wanted], self.positions[self.wanted]
         self.tiles, self.gathered, self.decoding = None, None, len(self.wanted)
-        self.wanted, self.writes_only = None, False
+        self.wanted, self.copied, self.writes_only = None, None, False
         return self
 
 
@@ -94,6 +95,9 @@ def paged_attention(
         paged.slots,
         paged.positions,
     )
+    if paged.copied is not None:
+        copy_fronts(keys, paged.copied)
+        copy_fronts(values, paged.copied)
     if paged.writes_only:
         raise KeysWritten
     scale = scaling if scaling is not None else asked.shape[-1] ** -0.5

@@ -92,6 +92,7 @@ class PassInputs:
     decoding: int  # tokens at the front that are one a row: those of rows that run
     tiles: Tiles | None  # of the others, but for those whose keys are gathered
     gathered: Gathered | None
+    copied: Tensor | None  # as of `copy_fronts`
     keep: Tensor  # (R,) int64: the rows' last tokens in the batch; one of no meaning where R is 0
     rows: SampledRows
     sampled: int  # R
@@ -129,9 +130,18 @@ class PassInputs:
                 ends.append((decoding + at - 1, row.slot, piece.end - 1, row.step, row.position))
                 others += range(decoding + at - 1 - len(row.asked_before), decoding + at - 1)
         tiles = cut(placed, room)
-        blocks = [packed, np.array(ends or [(0,) * 5], np.int32).T, tiles.paged, tiles.gathered, tiles.chunks]
+        copied = [piece.row.copied for piece in pieces if piece.row.copied and piece.begin == piece.row.cached]
+        blocks = [
+            packed,
+            np.array(ends or [(0,) * 5], np.int32).T,
+            tiles.paged,
+            tiles.gathered,
+            tiles.chunks,
+            np.array([others], np.int32),
+        ]
         (tokens, positions, slots), (last, *rows), *parts = _send(blocks, device)
         paged, gathered, chunks = Tiles(*parts[0]), GatheredTiles(*parts[1]), Chunks(*parts[2])
+        (asked,) = parts[3]
         ended = [piece.row for piece in pieces if piece.is_last]
         alone = cls(
             tokens=tokens.long(),
@@ -141,11 +151,12 @@ class PassInputs:
             decoding=decoding,
             tiles=paged if len(paged.slots) else None,
             gathered=Gathered(chunks, gathered, tiles.tokens) if tiles.tokens else None,
+            copied=to_device(np.array(copied, np.int32).T.copy(), device) if copied else None,
             keep=last.long(),
             rows=SampledRows(*rows),
             sampled=decoding + len(ended),
             on_host=[*(running.on_host if running is not None else ()), *(row.slot for row in ended)],
-            others=torch.tensor(others, dtype=torch.int64).to(device, non_blocking=True),
+            others=asked.long(),
             questions=_questions(ended, decoding),
         )
         return alone._behind(running, len(ended)) if running is not None else alone

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from endmark.worker.engine.cuda.attention import PAGED, DeviceBatch, empty_cache
 from endmark.worker.engine.cuda.decode import DecodeInputs, DecodeStep, Kind, RecordedSteps, bucket_sizes
 from endmark.worker.engine.cuda.fusion import Fused, fuse
+from endmark.worker.engine.cuda.kernels.cache_write import copy_fronts
 from endmark.worker.engine.cuda.kernels.gathered_attention import Gathered
 from endmark.worker.engine.cuda.kernels.inputs import note_tokens
 from endmark.worker.engine.cuda.kernels.prefill_attention import Tiles
@@ -234,7 +235,10 @@ class CudaRunner:
     def _logits(self, inputs: PassInputs) -> Tensor:
         """Run one forward pass; return the logits (R + O, V) of the rows' last tokens, then of others."""
         self.note(inputs.tokens, inputs.slots, inputs.positions)
+        if inputs.copied is not None:
+            copy_fronts(self._history.view(-1, 1, self.page_size, 1), inputs.copied)
         batch = self.batch(inputs.slots, inputs.positions, inputs.tiles, inputs.decoding, inputs.gathered)
+        batch.copied = inputs.copied
         wanted = torch.cat([inputs.keep, inputs.others])
         return self._scores_of(wanted, inputs.tokens, inputs.positions64, batch, narrow=self._narrows)
 

@@ -1,4 +1,4 @@
-"""Rotary embedding and the writing of new keys and values to their pages, in one launch.
+"""Rotary embedding and the writing of new keys and values to their pages, in one launch; fronts of pages copied.
 
 Products are rounded to the model's type before they are added, as transformers' own rotary function does it.
 """
@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 _HEADS = 8  # that one program handles
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}  # as which numbers are copied, by their bytes
 _LIMITS = {torch.float8_e4m3fn: 448.0}  # beyond which a narrow type has no numbers
 
 
@@ -121,3 +122,32 @@ def write_cache(
         ROTARY=rotary is not None, LIMIT=_LIMITS.get(keys.dtype, 0.0), num_warps=2,
     )  # fmt: skip
     return out
+
+
+@triton.jit
+def _copy(pool, copied, count, heads, D: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr):
+    """The front of one page, of one head; page sizes are powers of two."""
+    index, head = tl.program_id(0), tl.program_id(1)
+    source = tl.load(copied + index).to(tl.int64)
+    page = tl.load(copied + count + index).to(tl.int64)
+    tokens = tl.load(copied + 2 * count + index)
+    at, offs = tl.arange(0, PAGE), tl.arange(0, BLOCK_D)
+    inside = (at < tokens)[:, None] & (offs < D)[None, :]
+    cells = at[:, None] * D + offs[None, :]
+    front = tl.load(pool + (source * heads + head) * PAGE * D + cells, mask=inside)
+    tl.store(pool + (page * heads + head) * PAGE * D + cells, front, mask=inside)
+
+
+def copy_fronts(pool: Tensor, copied: Tensor) -> None:
+    """Copy the fronts of pages to other pages, none of which is copied from.
+
+    Args:
+        pool: (pages, heads, page size, D), contiguous; written.
+        copied: (3, C) int32: pages to copy from, pages to copy to, tokens of each.
+    """
+    _, heads, page, size = pool.shape
+    count = copied.shape[1]
+    _copy[(count, heads)](
+        pool.view(_BITS[pool.itemsize]), copied, count, heads,
+        D=size, BLOCK_D=triton.next_power_of_2(size), PAGE=page, num_warps=2,
+    )  # fmt: skip
