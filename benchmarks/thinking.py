@@ -8,6 +8,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--model", default=str(EXAMPLES / "thinking_model" / "model"))
     parser.add_argument("--dataset", type=Path, nargs="+", default=[EXAMPLES / "prompts.csv"])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--temperature", type=float, nargs="+", default=[0.0])
     parser.add_argument("--budgets", default="64,128", help="tokens of the thought and of the answer")
     parser.add_argument("--answers", type=Path, metavar="FILE", help="write all answers there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
@@ -58,10 +59,12 @@ def main() -> None:
     prompts = [prompt for dataset in options.dataset for prompt in read_prompts(dataset)]
     engine = Engine(options.model, device=options.device)
     told = {}
-    for name, settings in runs(*map(int, options.budgets.split(","))).items():
-        found = engine.generate(prompts, temperature=options.temperature, **settings)
+    wanted = runs(*map(int, options.budgets.split(",")))
+    for temperature, (run, settings) in product(options.temperature, wanted.items()):
+        name = f"{run}, temperature {temperature:g}"
+        found = engine.generate(prompts, temperature=temperature, **settings)
         told[name] = figures(found)
-        print(f"\n{name}, temperature {options.temperature:g}:")
+        print(f"\n{name}:")
         for what, value in told[name].items():
             print(f"  {what}: {value}", flush=True)
         if options.answers is not None:
@@ -70,8 +73,8 @@ def main() -> None:
                     ends = f"{item.verdict.finish_reason} {item.ending} {item.thought_closed}"
                     head = f"{name} row {item.row} {ends} complete={item.complete}"
                     file.write(f"=== {head}\n<{item.reasoning}>\n{item.text}\n")
-    if options.json is not None:
-        options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        if options.json is not None:
+            options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

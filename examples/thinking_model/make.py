@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--examples", type=Path, help="chats with thoughts; those of the demo by default")
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--learning-rate", default="2e-3")
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument(
         "--max-length", type=int, default=224, help="tokens of an example; a longer thought is cut"
     )
@@ -67,6 +68,7 @@ def main() -> None:
         examples = arguments.examples or examples
         command = [sys.executable, "-m", "endmark.cli.main", "finetune", examples, "-o", adapter, "--model", base]
         command += ["--here", "--steps", arguments.steps, "--learning-rate", arguments.learning_rate]
+        command += ["--batch-size", arguments.batch_size]
         command += ["--max-length", arguments.max_length, "--alpha", "64", "--dropout", "0", "--held-out", "8"]
         subprocess.run(list(map(str, command)), check=True)
         merge(base, adapter, arguments.folder)

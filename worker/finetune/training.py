@@ -19,6 +19,7 @@ from endmark.jobs.errors import SpecError
 from endmark.jobs.finetuning.request import FinetuneProgress, FinetuneSpec
 from endmark.worker.finetune.batches import Collator, count_eos
 from endmark.worker.finetune.labels import Labelled, pack
+from endmark.worker.finetune.memory import use_room
 from endmark.worker.models.loader import compute_dtype
 
 CHECKPOINTS = "checkpoints"  # in the adapter's folder
@@ -66,6 +67,7 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     _learn_in_fp32(trainer.model)
+    use_room(trainer, batch_size=spec.batch_size)
     return trainer
 
 
