@@ -71,7 +71,7 @@ def check(json_wanted: bool) -> int:
                 click.echo(f"{'':<17}→ {item.fix}")
     bad = [item for item in findings if item.kind == "bad"]
     if not bad and not json_wanted:
-        hint("`endmark run examples.csv -o results.csv` runs a dataset; `endmark ask PROMPT` a single prompt")
+        hint("`endmark run DATASET -o results.csv` runs a dataset, `endmark ask PROMPT` a single prompt")
     return 1 if bad else 0
 
 

@@ -16,7 +16,7 @@ from endmark.cli.watching import watched
 from endmark.db.connection import Store
 from endmark.db.deliveries import deliveries_of
 from endmark.db.jobs import resolve_job
-from endmark.db.progress import SILENT_SECONDS, all_statuses, clock_ahead, job_status
+from endmark.db.progress import SILENT_SECONDS, all_statuses, clock_ahead, job_status, listed_statuses
 from endmark.db.reaper import reap
 from endmark.db.sizes import job_size
 from endmark.jobs.broker.access import find_broker
@@ -28,6 +28,7 @@ from endmark.jobs.strict_json import strict_json
 from endmark.jobs.vocabulary import JobState
 
 _FAILED_ROWS = 3  # exit code
+_MOST = 20  # jobs in a table
 _CLOCK_APART = 60.0  # seconds; hosts that keep time are within one
 
 
@@ -41,10 +42,16 @@ Examples:
 )
 @click.argument("job", required=False)
 @click.option("--watch", is_flag=True, help="Go on until the job, or every job, has ended.")
+@click.option(
+    "--all", "all_wanted", is_flag=True, help="Show every job, not only those that go on and the newest."
+)
 @click.option("--json", "json_wanted", is_flag=True, help="Print JSON: an object, or without JOB a list of them.")
 @price_option
-def status(job: str | None, watch: bool, json_wanted: bool, price: float | None) -> int:
-    """Show how far all jobs are, the newest first, or one job with its workers.
+def status(job: str | None, watch: bool, all_wanted: bool, json_wanted: bool, price: float | None) -> int:
+    """Show how far the jobs are, the newest first, or one job with its workers.
+
+    Of more than 20 jobs those that have not ended are shown, and the newest of the others; `--all` shows all of
+    them, and JSON holds all in any case.
 
     JOB is an id, the beginning of one, or `latest`. Works without a broker too. With `--watch`, exits with 3 if
     rows of JOB have failed in the end.
@@ -54,7 +61,9 @@ def status(job: str | None, watch: bool, json_wanted: bool, price: float | None)
         _care(settings, store)
 
         def read() -> list[JobStatus]:
-            return [job_status(store, job_id)] if job_id is not None else all_statuses(store)
+            if job_id is not None:
+                return [job_status(store, job_id)]
+            return all_statuses(store) if all_wanted or json_wanted else _newest(store)
 
         view = (lambda jobs: one_job(jobs[0])) if job_id is not None else _fitting
         found = watched(read, view, lambda: _care(settings, store)) if watch else read()
@@ -63,9 +72,22 @@ def status(job: str | None, watch: bool, json_wanted: bool, price: float | None)
             details = Details(job_size(store, job_id, found[0].total), deliveries_of(store, job_id), price)
         _print(found, details, json_wanted)
         if not json_wanted:
+            _tell_others(store, len(found), single=job_id is not None)
             _advise(settings, found, single=job_id is not None)
     failed = watch and job_id is not None and found[0].failed
     return _FAILED_ROWS if failed else 0
+
+
+def _newest(store: Store) -> list[JobStatus]:
+    """Return how far those jobs are that have place in a table, the newest first."""
+    found, _ = listed_statuses(store, most=_MOST)
+    return sorted(found, key=lambda item: -item.created_at)
+
+
+def _tell_others(store: Store, shown: int, *, single: bool) -> None:
+    """Say that there are more jobs than are shown."""
+    if not single and shown < (total := listed_statuses(store, most=0)[1]):
+        note(f"{shown:,} of {total:,} jobs; `endmark status --all` shows all of them")
 
 
 def _fitting(found: Sequence[JobStatus]) -> str:

@@ -47,8 +47,8 @@ def all_statuses(store: Store) -> list[JobStatus]:
 
 def listed_statuses(
     store: Store, *, words: str = "", among: Collection[str] | None = None, first: int = 0, most: int
-) -> tuple[list[JobStatus], bool]:
-    """Return some jobs' progress, and whether there are more: first those that have not ended, then the newest.
+) -> tuple[list[JobStatus], int]:
+    """Return some jobs' progress, first those that have not ended, then the newest; and how many jobs there are.
 
     Args:
         words: stand in a job's name, or its id begins with them; ASCII letters in either case.
@@ -74,10 +74,10 @@ def listed_statuses(
     ids = [item for item in ids if among is None or item in among]
     shown = ids[first : first + most]
     if not shown:
-        return [], False
+        return [], len(ids)
     names = {f"job{place}": item for place, item in enumerate(shown)}
     found = {item.id: item for item in _read(store, f"j.id IN (:{', :'.join(names)})", **names)}
-    return [found[item] for item in shown if item in found], len(ids) > first + most
+    return [found[item] for item in shown if item in found], len(ids)
 
 
 def clock_ahead(store: Store) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from endmark.cli.pages.arms import Arm
 
 WIDTH, HEIGHT = 400, 130
-_BARS, BOTTOM, _TOP = 24, 20, 18
+_BARS, BOTTOM, _TOP = 24, 20, 18  # bars at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,14 @@ def lengths(arm: Arm, longest: int) -> Lengths:
         longest: tokens of the longest answer of all arms, which the right edge takes in.
     """
     size = max(1, -(-(longest + 1) // _BARS))  # tokens of one bar
-    heights = {kind: [0] * _BARS for kind in (True, False)}
+    number = longest // size + 1
+    heights = {kind: [0] * number for kind in (True, False)}
     for complete, counted in arm.lengths.items():
         for tokens, count in counted.items():
-            heights[complete][min(_BARS - 1, tokens // size)] += count
+            heights[complete][tokens // size] += count
     most = max(map(sum, zip(heights[True], heights[False], strict=True)), default=0)
     bars = []
-    for index in range(_BARS):
+    for index in range(number):
         base = float(HEIGHT - BOTTOM)
         for kind, name in ((True, "complete"), (False, "not complete")):
             count = heights[kind][index]
@@ -51,6 +52,6 @@ def lengths(arm: Arm, longest: int) -> Lengths:
             height = count / most * (HEIGHT - BOTTOM - _TOP)
             base -= height
             told = f"{index * size} to {(index + 1) * size - 1} tokens: {count} {name}"
-            x, width = index * WIDTH / _BARS + 1, WIDTH / _BARS - 2
+            x, width = index * WIDTH / number + 1, WIDTH / number - 2
             bars.append(Bar(kind, round(x, 1), round(base, 1), round(width, 1), round(height, 1), told))
-    return Lengths(tuple(bars), size * _BARS, most)
+    return Lengths(tuple(bars), size * number, most)

@@ -25,11 +25,14 @@ class WantedJobs:
         values = {name: value for name, value in (("q", self.words), ("from", self.first)) if value}
         return f"?{urlencode(values)}" if values else ""
 
-    def links(self, *, more: bool) -> Mapping[str, str | None]:
-        """Return the links to the jobs before and behind; None where there are none."""
+    def links(self, total: int) -> Mapping[str, str | None]:
+        """Return the links to the jobs before and behind, of so many in all; None where there are none."""
         before = WantedJobs(self.words, max(0, self.first - JOBS)).query
         after = WantedJobs(self.words, self.first + JOBS).query
-        return {"before": f"/{before}" if self.first else None, "after": f"/{after}" if more else None}
+        return {
+            "before": f"/{before}" if self.first else None,
+            "after": f"/{after}" if self.first + JOBS < total else None,
+        }
 
 
 def wanted_jobs(query: Mapping[str, str]) -> WantedJobs:

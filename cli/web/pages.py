@@ -20,10 +20,11 @@ from endmark.cli.terminal import note
 from endmark.cli.web.door import VISITOR, Visitor
 from endmark.cli.web.listing import JOBS, WantedJobs, links_of, wanted_jobs, wanted_rows
 from endmark.cli.web.rendering import ASSETS, HEADERS, asset, rendered
-from endmark.cli.web.views import JobView, attempt_view, end_lines, plan_of, row_line, turns_of
+from endmark.cli.web.views import JobView, attempt_view, end_lines, plan_of, row_line, shown_finetunings, turns_of
 from endmark.db.browsing import KINDS, count_ends, find_rows
 from endmark.db.connection import Store
 from endmark.db.deliveries import deliveries_of
+from endmark.db.finetunings import list_finetunings
 from endmark.db.jobs import Job, load_job
 from endmark.db.progress import job_status, listed_statuses
 from endmark.db.row_history import row_history
@@ -86,12 +87,14 @@ class Pages:
     def _jobs(self, visitor: Visitor, wanted: WantedJobs) -> dict[str, Any]:
         """Return what the list shows."""
         owned = None if visitor.caller.operator else self._owned(visitor.caller)
-        found, more = listed_statuses(self._store, words=wanted.words, among=owned, first=wanted.first, most=JOBS)
+        found, total = listed_statuses(self._store, words=wanted.words, among=owned, first=wanted.first, most=JOBS)
         return {
             "jobs": [JobView.of(status) for status in found],
             "wanted": wanted,
-            "links": wanted.links(more=more),
+            "total": total,
+            "links": wanted.links(total),
             "workers": list_workers(self._store),
+            "finetunings": shown_finetunings(list_finetunings(self._store)) if owned is None else [],
         }
 
     def job_of(self, request: Request) -> Job:

@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from endmark.cli.http.naming import file_name
-from endmark.cli.options import model_name
+from endmark.cli.options import adapter_folder, model_name
 from endmark.cli.sampling import chosen_sampling
 from endmark.cli.submission import submit_rows
 from endmark.cli.web.actions import Wake, check_operator, whole_number
@@ -31,7 +31,7 @@ from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strategies import build_strategies
 
-_FIELDS = ("prompts", "model", "strategies", "budget", "name", "template")
+_FIELDS = ("prompts", "model", "adapter", "strategies", "budget", "name", "template")
 _SUFFIX_MOST = 12  # characters of what tells a dataset's format
 
 
@@ -139,6 +139,7 @@ def _spec_of(given: _Given) -> GenerationSpec:
     budget = whole_number(values["budget"], "the budget")
     return GenerationSpec(
         model=model,
+        adapter=adapter_folder(values["adapter"] or None, model),
         strategies=build_strategies([values["strategies"]] if values["strategies"] else ()),
         max_new_tokens=GenerationSpec().max_new_tokens if budget is None else budget,
         sampling=chosen_sampling(model, {}),

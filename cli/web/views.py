@@ -10,6 +10,7 @@ from endmark.cli.advice import worker_command
 from endmark.cli.pages.curves import Axes, axes, points
 from endmark.cli.progress import percent, what_it_does
 from endmark.db.browsing import FoundRow
+from endmark.db.finetunings import FinetuneEntry
 from endmark.jobs.errors import SpecError
 from endmark.jobs.progress import JobStatus
 from endmark.jobs.prompts import PromptPlan, Turn
@@ -17,6 +18,8 @@ from endmark.jobs.spelling import ago
 from endmark.jobs.vocabulary import Attempt, End, Ending, FinishReason, JobState
 
 _BAR = 1000.0  # units of a bar's width
+_GOES_ON = ("queued", "running")  # states of a fine-tuning
+_ENDED_MOST = 5  # fine-tunings that have ended
 _EXCERPT = 200  # characters of a prompt in a list
 _PLACES: Mapping[Ending | None, str] = {  # where an answer that is not complete stops
     Ending.OPEN: ", mid-sentence",
@@ -90,6 +93,12 @@ def _tone(status: JobStatus) -> str:
     if status.state is JobState.COMPLETED:
         return "good"
     return "live" if status.state is JobState.RUNNING and status.workers else "quiet"
+
+
+def shown_finetunings(found: Sequence[FinetuneEntry]) -> list[FinetuneEntry]:
+    """Return of all fine-tunings those that have not ended, and the newest of the others."""
+    ended = [item for item in found if item.state not in _GOES_ON][:_ENDED_MOST]
+    return [item for item in found if item.state in _GOES_ON or item in ended]
 
 
 @dataclass(frozen=True, slots=True)

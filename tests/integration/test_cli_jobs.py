@@ -16,7 +16,7 @@ import pytest
 from endmark.cli import submission
 from endmark.cli.main import main
 from endmark.db.connection import open_store
-from endmark.db.jobs import load_job
+from endmark.db.jobs import cancel_job, load_job
 from endmark.db.shards import claim
 from endmark.db.workers import report_worker
 from endmark.jobs.broker.access import ensure_broker
@@ -25,6 +25,7 @@ from endmark.jobs.progress import WorkerReport
 from endmark.jobs.queue import waiting_messages
 from endmark.jobs.settings import Settings
 from endmark.jobs.vocabulary import JobState
+from tests.integration.service_fixtures import submit as service_submit
 
 pytestmark = pytest.mark.integration
 
@@ -451,3 +452,19 @@ def test_a_file_without_a_header_says_what_it_takes_for_one(call):
     assert code == 0
     assert "prompts are read from the only column, `What can I do in Paris?`" in err
     assert "only column" not in call("submit", dataset("prompt\nTell me about Rome.\n"))[2]
+
+
+def test_a_table_of_many_jobs_has_those_that_go_on_and_the_newest(call, store):
+    """After a year of nights `endmark status` printed thousands of lines."""
+    waiting = service_submit(store, ["a"], name="waits")
+    for number in range(21):
+        cancel_job(store, service_submit(store, ["a"], name=f"night-{number}"))
+    code, out, err = call("status")
+    assert code == 0
+    assert len(out.splitlines()) == 21
+    assert out.splitlines()[-1].startswith(waiting)
+    assert "night-1 " not in out
+    assert "20 of 22 jobs; `endmark status --all` shows all of them" in err
+    code, out, err = call("status", "--all")
+    assert (code, len(out.splitlines()), "jobs; " in err) == (0, 23, False)
+    assert len(json.loads(call("status", "--json")[1])) == 22

@@ -14,9 +14,11 @@ from endmark.cli.web.door import COOKIE, Door
 from endmark.cli.web.pages import Pages
 from endmark.cli.web.sessions import Sessions
 from endmark.cli.web.uploading import Uploads
+from endmark.db.finetunings import add_finetuning, cancel_finetuning, claim_finetuning, report_finetuning
 from endmark.db.jobs import load_job
 from endmark.db.progress import all_statuses, job_status
 from endmark.db.served import Caller
+from endmark.jobs.finetuning.request import FinetuneProgress, FinetuneSpec
 from endmark.jobs.vocabulary import Ending
 from tests.integration.service_fixtures import submit
 from tests.integration.store.ledger import answer, take
@@ -179,6 +181,10 @@ def test_prompts_that_are_typed_in_become_a_job(store, web):
     job = load_job(store, answered.headers["location"].removeprefix("/jobs/"))
     assert (job.name, job.total, job.spec.model) == ("two towns", 2, "demo")
     assert b"And in Rome?" in web.get(f"/jobs/{job.id}").body
+    answered = web.post("/jobs", prompts="And in Oslo?", adapter="/on/the/workers")
+    job = load_job(store, answered.headers["location"].removeprefix("/jobs/"))
+    assert job.spec.adapter == "/on/the/workers"
+    assert web.woken[-1] == ("demo", "/on/the/workers")
 
 
 def test_a_dataset_that_cannot_be_used_is_told_line_by_line_and_nothing_is_stored(store, web):
@@ -188,6 +194,7 @@ def test_a_dataset_that_cannot_be_used_is_told_line_by_line_and_nothing_is_store
         (b"\x89PNG\r\n\x1a\n", "night.csv", {}, b"night.csv"),
         (b"prompt\nHi\n", "night.csv", {"strategies": "hole"}, b"hole"),
         (b"prompt\nHi\n", "night.csv", {"budget": "x"}, b"the budget is no number"),
+        (b"prompt\nHi\n", "night.csv", {"adapter": "./none"}, b"there is no adapter folder"),
         (b"prompt\nHi\n", "night.csv", {"prompts": "Hi"}, b"give either a file or prompts"),
         (b"", "", {}, b"give either a file or prompts"),
     ]:
@@ -248,3 +255,21 @@ def test_a_long_list_of_jobs_is_read_in_parts_and_searched(store, web):
     assert shown.count('<li class="job">') == 1
     assert b"night 7.csv" in web.get("/live?q=T+7.CSV").body
     assert b"No job" in web.get("/?q=elsewhere").body
+
+
+def test_fine_tunings_stand_beside_the_workers(store, web):
+    assert b"Fine-tunings" not in web.get("/").body
+    old = [add_finetuning(store, FinetuneSpec(dataset="d.jsonl", output=f"adapter-{n}")) for n in range(7)]
+    for item in old:
+        cancel_finetuning(store, item)
+    running = add_finetuning(store, FinetuneSpec(dataset="chats.jsonl", output="my-adapter", model="m"))
+    lease = claim_finetuning(store, running, model="m", worker="host:1")
+    report_finetuning(store, lease, FinetuneProgress("training", 30, 250, 1.25, 90.0))
+    shown = web.get("/").body.decode()
+    assert shown.count(">cancelled<") == 5, "of those that have ended the newest"
+    assert "<b>my-adapter</b>" in shown
+    for told in ("step 30 of 250", "loss 1.2500", "1:30 left", "m, chats.jsonl"):
+        assert told in shown
+    assert (
+        b"Fine-tunings" not in made(store, read_access(None, None, {"ENDMARK_TOKENS": f"a:{TOKEN}"})).get("/").body
+    )

@@ -175,7 +175,8 @@ def test_nothing_hostile_leaves_its_place():
 def test_the_edge_of_a_histogram_is_where_its_last_bar_ends():
     drawn = lengths(arm("x", [answer(0, tokens=60)]), 60)
     assert [bar.told for bar in drawn.bars] == ["60 to 62 tokens: 1 complete"]
-    assert drawn.edge == 72  # 24 bars of 3
+    assert drawn.edge == 63  # 21 bars of 3: with 24 of them answers of at most 120 tokens had an axis to 144
+    assert drawn.bars[0].x + drawn.bars[0].width == 399.0
 
 
 def test_columns_that_are_none_in_every_arm_are_folded():

@@ -98,17 +98,17 @@ def test_what_a_query_says_wrongly_counts_as_not_said(query, wanted):
 
 
 @pytest.mark.parametrize(
-    ("query", "more", "wanted", "before", "after"),
+    ("query", "total", "wanted", "before", "after"),
     [
-        ({}, False, WantedJobs(), None, None),
-        ({"from": "x", "q": " a\0b "}, True, WantedJobs("ab"), None, "/?q=ab&from=25"),
-        ({"from": "25"}, True, WantedJobs("", 25), "/", "/?from=50"),
-        ({"from": "30", "q": "a&b"}, False, WantedJobs("a&b", 30), "/?q=a%26b&from=5", None),
+        ({}, 25, WantedJobs(), None, None),
+        ({"from": "x", "q": " a\0b "}, 26, WantedJobs("ab"), None, "/?q=ab&from=25"),
+        ({"from": "25"}, 51, WantedJobs("", 25), "/", "/?from=50"),
+        ({"from": "30", "q": "a&b"}, 55, WantedJobs("a&b", 30), "/?q=a%26b&from=5", None),
     ],
 )
-def test_jobs_are_listed_some_at_a_time(query, more, wanted, before, after):
+def test_jobs_are_listed_some_at_a_time(query, total, wanted, before, after):
     assert wanted_jobs(query) == wanted
-    assert wanted.links(more=more) == {"before": before, "after": after}
+    assert wanted.links(total) == {"before": before, "after": after}
 
 
 def found(*rows, looked_to=None):

@@ -387,13 +387,13 @@ def test_jobs_are_listed_some_at_a_time_those_that_go_on_first(store):
     jobs = [submit(store, ["a"], name=f"Night_{number}") for number in range(5)]
     for job in jobs[2:]:
         cancel_job(store, job)
-    listed, more = listed_statuses(store, most=3)
-    assert ([item.id for item in listed], more) == ([jobs[1], jobs[0], jobs[4]], True)
-    listed, more = listed_statuses(store, first=3, most=3)
-    assert ([item.id for item in listed], more) == ([jobs[3], jobs[2]], False)
-    assert listed_statuses(store, first=5, most=3) == ([], False)
+    listed, total = listed_statuses(store, most=3)
+    assert ([item.id for item in listed], total) == ([jobs[1], jobs[0], jobs[4]], 5)
+    listed, total = listed_statuses(store, first=3, most=3)
+    assert ([item.id for item in listed], total) == ([jobs[3], jobs[2]], 5)
+    assert listed_statuses(store, first=5, most=3) == ([], 5)
     assert [item.id for item in listed_statuses(store, words="nIGHT_3", most=3)[0]] == [jobs[3]]
-    assert listed_statuses(store, words="Night%", most=3) == ([], False)
+    assert listed_statuses(store, words="Night%", most=3) == ([], 0)
     assert [item.id for item in listed_statuses(store, words=jobs[4], most=3)[0]] == [jobs[4]]
     assert [item.id for item in listed_statuses(store, among=[jobs[0], jobs[2]], most=3)[0]] == [jobs[0], jobs[2]]
     assert listed[0].created_at <= listed[0].finished_at
