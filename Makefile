@@ -53,6 +53,7 @@ lint: install
 versions: install
 	.ci/versions lowest resolve
 	.ci/versions newest resolve
+	.ci/versions vllm
 
 # All that CI runs.
 check: test lint versions
@@ -76,4 +77,4 @@ docs: install
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf .venv .venv-lowest .venv-newest results.csv
+	rm -rf .venv .venv-lowest .venv-newest .venv-vllm results.csv

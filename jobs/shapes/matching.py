@@ -3,7 +3,8 @@
 from functools import lru_cache
 from typing import Any
 
-from endmark.jobs.shapes.grammar import library
+from endmark.jobs.shapes.grammar import SPACES, grammar_of, library
+from endmark.jobs.shapes.shape import Shape, ShapeKind
 
 _END = 256  # the end token, behind the 256 bytes
 
@@ -35,6 +36,14 @@ def byte_matcher(grammar: str) -> Any:  # noqa: ANN401 - llguidance has no types
         MissingDependency: the extra `shapes` is not installed.
     """
     return library("llguidance").LLMatcher(_tokenizer(), grammar, log_level=0)
+
+
+@lru_cache(maxsize=1)
+def bounds_white_space() -> bool:
+    """Whether llguidance ends white space between the parts of a JSON value by itself, as it does from 1.9 on."""
+    longer = b"{" + b" " * (SPACES + 1)
+    matcher = byte_matcher(grammar_of(Shape(ShapeKind.JSON_SCHEMA, '{"type": "object"}')))
+    return bool(matcher.validate_tokens(list(longer)) < len(longer))
 
 
 def completes(matcher: Any, data: bytes) -> bool:  # noqa: ANN401 - llguidance's

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from endmark.jobs.shapes import Shape, ShapeKind
 from endmark.jobs.shapes.grammar import behind, grammar_of, library
-from endmark.jobs.shapes.matching import byte_matcher
+from endmark.jobs.shapes.matching import bounds_white_space, byte_matcher
 from endmark.worker.engine.choices import Choices
 from endmark.worker.engine.healing import Healed, Healer
 from endmark.worker.engine.masks import TokenMask
@@ -19,6 +19,7 @@ from endmark.worker.engine.text import Vocabulary
 from endmark.worker.shapes.closing import Closer, Grammar
 from endmark.worker.shapes.making import MaskMaker
 from endmark.worker.shapes.mask import Compiled, ShapeMask
+from endmark.worker.shapes.white_space import WhiteSpace
 
 _KEPT = 256  # compiled shapes
 _MARKS = frozenset(b'{}[],:"\\')  # of JSON, by which searches tell how a text stands
@@ -116,7 +117,13 @@ class Shapes:
         else:
             way = self._closer.shortest(single, known)
         way = way if self._closes else None
-        return Compiled(matcher, single, self._end_bits, self._vocabulary, self._closer, way, known)
+        white = self._white_space if is_json and not bounds_white_space() else None
+        return Compiled(matcher, single, self._end_bits, self._vocabulary, self._closer, way, known, white)
+
+    @cached_property
+    def _white_space(self) -> WhiteSpace:
+        """What ends white space in JSON."""
+        return WhiteSpace(self._vocabulary, len(self._end_bits))
 
     @cached_property
     def _healer(self) -> Healer:

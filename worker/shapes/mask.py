@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.shapes.closing import Closer, Grammar, Standing, Way
 from endmark.worker.shapes.making import Batch, MaskMaker
+from endmark.worker.shapes.white_space import START, WhiteSpace
 
 _FAR = 32  # the most tokens between two checks
 _SHARE = 4  # a check is due when this part of the budget beyond the way is used up
@@ -36,6 +37,7 @@ class Compiled:
     closer: Closer
     way: Way | None  # the shortest from the beginning; None if none was found
     grammar: Grammar  # what searches have found
+    white_space: WhiteSpace | None  # what ends it; None where nothing has to
 
 
 class ShapeMask:
@@ -65,6 +67,7 @@ class ShapeMask:
         self._too_long: Way | None = None  # that the last check found
         self._ahead: tuple[int, ...] = ()  # of the way that is being taken
         self._words = np.zeros_like(compiled.end_bits)
+        self._place = START  # of white space, behind the last token
         self.refusal = ""
         self.closes = False
         self.surplus = 0
@@ -103,6 +106,8 @@ class ShapeMask:
             self.refuse(_LEFT)
             return False
         self._since = list(token_ids)
+        for token_id in token_ids:
+            self._pass(token_id)
         if token_ids and not self._check():
             self._way = self._too_long
         need = len(self._way.token_ids) + 1 if self._way is not None else 0
@@ -134,6 +139,7 @@ class ShapeMask:
             self._show(self._ahead[:1])
             return False
         self._since.append(token_id)
+        self._pass(token_id)
         if self._missed:
             self.surplus = len(self._since)
             return False
@@ -164,7 +170,8 @@ class ShapeMask:
 
     def show(self, words: NDArray[np.int32], *, some: bool) -> None:
         """Let those tokens follow whose bits are set, (ceil(V / 32),); `some`: whether there are any."""
-        self._words = words
+        white = self._compiled.white_space
+        self._words = words if white is None else white.within(words, self._place)
         if not some or self.matcher.is_error():
             self.refuse(f"the shape of the answer lets no token follow: {self.matcher.get_error() or 'none fits'}")
 
@@ -172,6 +179,11 @@ class ShapeMask:
     def end_bits(self) -> NDArray[np.int32]:
         """The bits of all end tokens, (ceil(V / 32),)."""
         return self._compiled.end_bits
+
+    def _pass(self, token_id: int) -> None:
+        """Note what white space stands behind a token."""
+        if self._compiled.white_space is not None:
+            self._place = self._compiled.white_space.behind(self._place, token_id)
 
     def _wait_for_check(self) -> None:
         """Settle when the next check is due: one that fails costs the tokens since the last."""
