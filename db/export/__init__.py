@@ -12,7 +12,7 @@ from typing import IO, Any
 from endmark.db.connection import Store
 from endmark.db.export.fields import with_fields
 from endmark.db.export.request import Export, Format
-from endmark.db.export.stream import Only, Result, result_columns, stream_results
+from endmark.db.export.stream import Batch, Only, Result, result_columns, stream_batches, stream_results
 from endmark.db.export.traces import write_traces
 from endmark.db.jobs import load_job
 from endmark.jobs.compression import SUFFIXES as COMPRESSED
@@ -118,14 +118,14 @@ def export_job(
     job = load_job(store, job_id)
     count = 0
 
-    def counted() -> Iterator[Result]:
+    def counted() -> Iterator[Batch]:
         nonlocal count
         count = 0
-        for result in stream_results(store, job_id, only=only, logprobs=chosen.logprobs):
-            count += 1
-            if on_progress is not None and count % 2000 == 0:
+        for batch in stream_batches(store, job_id, only=only, logprobs=chosen.logprobs):
+            count += len(batch.rows)
+            if on_progress is not None:
                 on_progress(count)
-            yield result
+            yield batch
 
     with ExitStack() as files:
         beside = partial(_beside, files, path) if path is not None and is_regular(path) else None

@@ -1,6 +1,6 @@
 """CSV by RFC 4180, and the same with tabs."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import partial
 from typing import IO, Any
 
@@ -9,22 +9,40 @@ from endmark.db.export.stream import COLUMNS
 from endmark.jobs.strict_json import strict_json
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_SAME_TEXT = {type(None), str, bool, int}  # of these, equal values of one type are the same text
 
 
 def write(handle: IO[str], export: Export, *, delimiter: str = ",") -> None:
     """Write a header and a line for each result."""
-    for line in _lines(export):
-        cells = _defused(line) if export.excel_safe else line
-        handle.write(delimiter.join(quoted(cell, delimiter) for cell in cells) + "\r\n")
-
-
-def _lines(export: Export) -> Iterator[list[str]]:
-    """Return the header, and the cells of each result."""
-    yield ["row", *export.columns, *COLUMNS]
+    header = ["row", *export.columns, *COLUMNS]
+    handle.write(_lines([[name] for name in header], delimiter, excel_safe=export.excel_safe))
     width = len(export.columns)
-    for result in export.rows():
-        cells = result.cells + [""] * (width - len(result.cells))
-        yield [_text(cell) for cell in (result.row, *cells, *result.values)]
+    for batch in export.batches():
+        cells = [found + [None] * (width - len(found)) for found in batch.cells]
+        columns = [batch.rows, *zip(*cells, strict=True), *batch.values]
+        handle.write(_lines(columns, delimiter, excel_safe=export.excel_safe))
+
+
+def _lines(columns: Sequence[Sequence[Any]], delimiter: str, *, excel_safe: bool) -> str:
+    """Return the lines of some rows, given by columns: what costs Python a call is done once for a column."""
+    cells = [_cells(column, delimiter, excel_safe=excel_safe) for column in columns]
+    return "\r\n".join(map(delimiter.join, zip(*cells, strict=True))) + "\r\n"
+
+
+def _cells(column: Sequence[Any], delimiter: str, *, excel_safe: bool) -> Sequence[str]:
+    """Return the cells of a column as they stand in their lines."""
+    kinds = set(map(type, column))
+    if kinds <= _SAME_TEXT and len(kinds) == 1 and column.count(column[0]) == len(column):
+        return _cells_of([_text(column[0])], delimiter, excel_safe=excel_safe) * len(column)
+    if kinds <= {int, float}:  # none of which is quoted or a formula
+        return list(map(repr, column))
+    texts = column if kinds == {str} else [_text(value) for value in column]
+    return _cells_of(texts, delimiter, excel_safe=excel_safe)
+
+
+def _cells_of(texts: Sequence[str], delimiter: str, *, excel_safe: bool) -> list[str]:
+    """Return texts as cells."""
+    return [quoted(text, delimiter) for text in (map(_defused, texts) if excel_safe else texts)]
 
 
 def quoted(cell: str, delimiter: str = ",") -> str:
@@ -44,9 +62,9 @@ def _text(value: Any) -> str:  # noqa: ANN401
     return "" if value is None else strict_json(value)
 
 
-def _defused(line: list[str]) -> list[str]:
-    """Put a quote before cells that a spreadsheet would run as formulas."""
-    return ["'" + cell if cell.startswith(_FORMULA) and not _is_number(cell) else cell for cell in line]
+def _defused(cell: str) -> str:
+    """Put a quote before a cell that a spreadsheet would run as a formula."""
+    return "'" + cell if cell.startswith(_FORMULA) and not _is_number(cell) else cell
 
 
 def _is_number(cell: str) -> bool:

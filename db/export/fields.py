@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from endmark.db.export.request import Export
-from endmark.db.export.stream import COLUMNS, Result
+from endmark.db.export.stream import COLUMNS, Batch
 from endmark.jobs.shapes import Shape, ShapeKind
 
 _RESPONSE = COLUMNS.index("response")
@@ -20,19 +20,23 @@ def with_fields(export: Export) -> Export:
     are read twice.
     """
     names = dict.fromkeys(_named(export.job.spec.shape))
-    for result in export.rows():
-        names.update(dict.fromkeys(_fields(result)))
+    for batch in export.batches():
+        for fields in map(_fields, batch.values[_RESPONSE]):
+            names.update(dict.fromkeys(fields))
     taken = {"row", *export.columns, *COLUMNS}
     columns = [f"answer_{name}" if name in taken else name for name in names]
 
-    def rows() -> Iterator[Result]:
+    def batches() -> Iterator[Batch]:
         width = len(export.columns)
-        for result in export.rows():
-            found = _fields(result)
-            cells = [*result.cells, *([None] * (width - len(result.cells))), *map(found.get, names)]
-            yield replace(result, cells=cells)
+        for batch in export.batches():
+            found = map(_fields, batch.values[_RESPONSE])
+            cells = [
+                [*old, *([None] * (width - len(old))), *map(new.get, names)]
+                for old, new in zip(batch.cells, found, strict=True)
+            ]
+            yield replace(batch, cells=cells)
 
-    return replace(export, columns=(*export.columns, *columns), rows=rows)
+    return replace(export, columns=(*export.columns, *columns), batches=batches)
 
 
 def _named(shape: Shape | None) -> Sequence[str]:
@@ -43,9 +47,8 @@ def _named(shape: Shape | None) -> Sequence[str]:
     return tuple(properties)
 
 
-def _fields(result: Result) -> dict[str, Any]:
+def _fields(text: str | None) -> dict[str, Any]:
     """Return the fields of an answer; none where it is no JSON object."""
-    text = result.values[_RESPONSE]
     if not text or not text.lstrip().startswith("{"):
         return {}
     try:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from endmark.db.export.stream import Result
+from endmark.db.export.stream import Batch, Result
 from endmark.db.jobs import Job
 
 
@@ -14,12 +14,17 @@ class Export:
 
     job: Job
     columns: tuple[str, ...]  # the input's, as they are to come out
-    rows: Callable[[], Iterator[Result]]  # the results, in input order; may be asked for again
+    batches: Callable[[], Iterator[Batch]]  # the results, in input order; may be asked for again
     excel_safe: bool = False  # put a quote before cells that a spreadsheet would run as formulas
     unanswered: tuple[str, str] | None = (
         None  # code and message for rows without a result, where OpenAI's has them
     )
     beside: Callable[[str], IO[str]] | None = None  # opens a second file, named by its ending; None on a stream
+
+    def rows(self) -> Iterator[Result]:
+        """Yield the results one by one."""
+        for batch in self.batches():
+            yield from batch.results()
 
 
 @dataclass(frozen=True, slots=True)

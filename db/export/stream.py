@@ -1,12 +1,14 @@
-"""Reading rows with their results in input order, a chunk at a time, in constant memory."""
+"""Reading rows with their results in input order, a batch at a time and by columns, in constant memory."""
 
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from itertools import compress
 from typing import Any, Literal
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from endmark.db.connection import Store
 from endmark.db.transactions import reading
@@ -44,17 +46,20 @@ COLUMNS = (
     "same_as",
     "error",
 )
+_CHUNK = 500  # rows, of which twice as many are in memory
+# Of a row that was run again there are several final attempts, of which the reader keeps the last.
 _QUERY = (
     "SELECT r.row, r.sample, r.cells, a.text, a.finish_reason, a.eos_source, a.stop_sequence, a.prompt_tokens,"
-    " a.completion_tokens, a.attempt, a.eos_prob_max, a.error, a.ending, a.trimmed_tokens,"
+    " a.completion_tokens, coalesce(a.attempt, 0), a.eos_prob_max, a.error, a.ending, a.trimmed_tokens,"
     " a.rewinds, a.rewound_tokens, a.reasoning, a.reasoning_tokens, a.ended_in, a.thought_closed, a.valid,"
-    " a.choice_probs, a.weights, a.same_as, a.cached_tokens, {told}"
+    " a.choice_probs, a.weights, a.same_as, coalesce(a.cached_tokens, 0), {told}"
     " FROM rows r"
-    " LEFT JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.final"
-    " AND a.attempt ="
-    " (SELECT max(attempt) FROM attempts b WHERE b.job_id = r.job_id AND b.row = r.row AND b.final)"
-    " WHERE r.job_id = :job AND r.row >= :first AND r.row < :end ORDER BY r.row"
+    " LEFT JOIN attempts a ON a.job_id = r.job_id AND a.row = r.row AND a.final{near}"
+    " WHERE r.job_id = :job AND r.row >= :first AND r.row < :end ORDER BY r.row, a.attempt"
 )
+# Postgres does not conclude from one range to the other; SQLite would take this one for each row anew.
+_NEAR = {"postgresql": " AND a.job_id = :job AND a.row >= :first AND a.row < :end"}
+_Item = tuple[Any, ...]  # a row of the query
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,70 +83,93 @@ class Result:
         return found if self.logprobs is None else {**found, "logprobs": as_openai(self.logprobs)}
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some rows with their results, by columns: what costs Python a call is done once for a column."""
+
+    rows: Sequence[int]
+    cells: Sequence[list[Any]]
+    values: Sequence[Sequence[Any]]  # a column for each of COLUMNS
+    logprobs: Sequence[str | None]
+    cached_tokens: Sequence[int]
+
+    def results(self) -> Iterator[Result]:
+        """Yield the rows one by one."""
+        values = zip(*self.values, strict=True)
+        return map(Result, self.rows, self.cells, values, self.logprobs, self.cached_tokens)
+
+
 def result_columns(columns: Sequence[str]) -> tuple[str, ...]:
     """Return the input's columns as they come out: one that is called like a result's stands behind `input_`."""
     return tuple(f"input_{name}" if name in ("row", *COLUMNS) else name for name in columns)
 
 
 def stream_results(
-    store: Store, job_id: str, *, only: Only | None = None, logprobs: bool = False, chunk: int = 2000
+    store: Store, job_id: str, *, only: Only | None = None, logprobs: bool = False, chunk: int = _CHUNK
 ) -> Iterator[Result]:
-    """Yield the job's rows in input order.
+    """Yield the job's rows in input order; arguments as those of `stream_batches`."""
+    for batch in stream_batches(store, job_id, only=only, logprobs=logprobs, chunk=chunk):
+        yield from batch.results()
+
+
+def stream_batches(
+    store: Store, job_id: str, *, only: Only | None = None, logprobs: bool = False, chunk: int = _CHUNK
+) -> Iterator[Batch]:
+    """Yield the job's rows in input order; while a batch is used, the next one is read.
 
     Args:
         only: rows whose answer is truncated, that failed, or that have a complete answer; by default all.
         logprobs: read the log probabilities of the answers' tokens, where they are kept.
         chunk: rows read at once.
     """
-    query = text(_QUERY.format(told="a.logprobs" if logprobs else "NULL"))
-    with reading(store) as connection:
+    query = text(_QUERY.format(told="a.logprobs" if logprobs else "NULL", near=_NEAR.get(store.dialect, "")))
+
+    def read(connection: Connection, first: int) -> list[_Item]:
+        bounds = {"job": job_id, "first": first, "end": first + chunk}
+        return [tuple(item) for item in connection.execute(query, bounds)]
+
+    with reading(store) as connection, ThreadPoolExecutor(1, "export") as reader:
         job = connection.execute(text("SELECT total, state FROM jobs WHERE id = :job"), {"job": job_id}).one()
         missing = FinishReason.CANCELLED.value if job.state == JobState.CANCELLED else None
-        for first in range(0, job.total, chunk):
-            found = connection.execute(query, {"job": job_id, "first": first, "end": first + chunk})
-            for item in found:
-                result = _result(tuple(item), missing, only)
-                if result is not None:
-                    yield result
+        ahead = reader.submit(read, connection, 0)
+        for end in range(chunk, job.total + chunk, chunk):
+            found = ahead.result()
+            if end < job.total:
+                ahead = reader.submit(read, connection, end)
+            batch = _batch(found, missing, only)
+            if batch is not None:
+                yield batch
 
 
-def _result(item: tuple[Any, ...], missing: str | None, only: Only | None) -> Result | None:
-    """Return a row of the query with its result; None if it is not among those asked for.
+def _batch(found: list[_Item], missing: str | None, only: Only | None) -> Batch | None:
+    """Return rows of the query with their results; None if none of them is among those asked for.
 
     Args:
         missing: how a row without a result has ended.
     """
-    row, sample, cells, response, reason, source, stop, prompt, tokens, attempt, prob, error, at, *more = item
-    *cut, part, closed, valid, probs, weights, same_as, cached, told = more
-    end = _end(reason or missing, source)
-    ending = _ending(response, end, at)
-    part = part or (Part.ANSWER.value if end is not None and end.reason.has_answer else None)
-    complete = is_complete(end, ending, valid)
-    if only is not None and not _wanted(only, end, complete=complete):
+    last = {item[0]: item for item in found}
+    found = found if len(last) == len(found) else list(last.values())
+    judged = [
+        _judged(reason or missing, source, at or _ending_of_old(response, reason, source), part, valid)
+        for _, _, _, response, reason, source, *_, at, _, _, _, _, _, part, _, valid, _, _, _, _, _ in found
+    ]
+    if only is not None:
+        wanted = [_wanted(only, *item[:2]) for item in judged]
+        found, judged = list(compress(found, wanted)), list(compress(judged, wanted))
+    if not found:
         return None
-    values = (
-        sample,
-        response,
-        end.reason.value if end else None,
-        end.reason is FinishReason.EOS if end else None,
-        end.reason.truncated if end else None,
-        source,
-        stop,
-        ending.value if ending is not None else None,
-        complete if end else None,
-        *_shaped(response, valid, probs),
-        prompt,
-        tokens,
-        *cut,
-        part,
-        closed,
-        attempt if attempt is not None else 0,
-        prob,
-        weights,
-        same_as,
-        error,
+    row, sample, cells, response, _, source, stop, prompt, tokens, attempt, prob, error, _, *more = zip(
+        *found, strict=True
     )
-    return Result(row, json.loads(cells), values, told, cached or 0)
+    trimmed, rewinds, rewound, reasoning, thought, _, closed, _, probs, weights, same_as, cached, told = more
+    _, complete, reason, by_eos, truncated, ending, part, valid = zip(*judged, strict=True)
+    chosen = _chosen(response, probs)
+    values = (
+        *(sample, response, reason, by_eos, truncated, source, stop, ending, complete, valid, *chosen),
+        *(prompt, tokens, trimmed, rewinds, rewound, reasoning, thought, part, closed),
+        *(attempt, prob, weights, same_as, error),
+    )
+    return Batch(row, json.loads(f"[{','.join(cells)}]"), values, told, cached)
 
 
 def read_probs(stored: str | None) -> dict[str, float] | None:
@@ -149,24 +177,45 @@ def read_probs(stored: str | None) -> dict[str, float] | None:
     return None if stored is None else dict(json.loads(stored))
 
 
-def _shaped(response: str | None, valid: Any, stored: str | None) -> tuple[Any, ...]:  # noqa: ANN401 - a database's
-    """Return whether an answer is valid, and the label that was chosen by its score, its probability and all."""
-    probs = read_probs(stored)
-    chosen = (None, None, None) if probs is None else (response, max(probs.values()), stored)
-    return (None if valid is None else bool(valid), *chosen)
+def _chosen(responses: Sequence[str | None], probs: Sequence[str | None]) -> Sequence[Sequence[Any]]:
+    """Return the labels that were chosen by their scores, their probabilities, and all as stored; by columns."""
+    nothing = [None] * len(probs)
+    if probs.count(None) == len(probs):
+        return nothing, nothing, probs
+    read = [read_probs(stored) for stored in probs]
+    labels = [None if item is None else response for item, response in zip(read, responses, strict=True)]
+    return labels, [None if item is None else max(item.values()) for item in read], probs
 
 
 @cache
-def _end(reason: str | None, source: str | None) -> End | None:
-    """Return how a row ended; None while it has no result."""
-    return None if reason is None else End.of(reason, source)
+def _judged(reason: str | None, source: str | None, at: str | None, part: str | None, valid: Any) -> _Item:  # noqa: ANN401
+    """Return what is concluded from how a row ended, and to be remembered for the many that ended alike.
+
+    Args:
+        reason: None while it has no result.
+        valid: as a database has it.
+
+    Returns:
+        The end, and of COLUMNS `complete`, `finish_reason`, `ended_with_eos`, `truncated`, `ending`, `ended_in`
+        and `valid`.
+    """
+    checked = None if valid is None else bool(valid)
+    if reason is None:
+        return None, None, None, None, None, None, part, checked
+    end = End.of(reason, source)
+    ending = Ending(at) if at and end.reason.has_answer else None
+    complete = is_complete(end, ending, valid)
+    by_eos, cut = end.reason is FinishReason.EOS, end.reason.truncated
+    part = part or (Part.ANSWER.value if end.reason.has_answer else None)
+    return end, complete, end.reason.value, by_eos, cut, ending.value if ending else None, part, checked
 
 
-def _ending(response: str | None, end: End | None, stored: str | None) -> Ending | None:
-    """Return where a result's text ends: as stored, or worked out for a row of before endings were stored."""
-    if response is None or end is None or not end.reason.has_answer:
+def _ending_of_old(response: str | None, reason: str | None, source: str | None) -> str | None:
+    """Return where the text of a row ends that was stored before endings were."""
+    if response is None or reason is None:
         return None
-    return Ending(stored) if stored else ending_of(response, cut=end.reason.truncated)
+    end = End.of(reason, source)
+    return ending_of(response, cut=end.reason.truncated).value if end.reason.has_answer else None
 
 
 def is_complete(end: End | None, ending: Ending | None, valid: Any) -> bool:  # noqa: ANN401 - as a database has it
@@ -174,8 +223,8 @@ def is_complete(end: End | None, ending: Ending | None, valid: Any) -> bool:  # 
     return bool(valid) if valid is not None else end is not None and ending is not None and ending.is_complete(end)
 
 
-def _wanted(only: Only, end: End | None, *, complete: bool) -> bool:
+def _wanted(only: Only, end: End | None, complete: bool | None) -> bool:
     """Whether a row that ended so is among those asked for."""
-    if only == "complete":
-        return complete
-    return end is not None and (end.failed if only == "failed" else end.reason.truncated)
+    if end is None:
+        return False
+    return bool(complete) if only == "complete" else end.failed if only == "failed" else end.reason.truncated

@@ -12,6 +12,7 @@ from endmark.db.export.stream import COLUMNS, Result
 from endmark.db.jobs import Job
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import JobState
+from tests.unit.export_batches import batches_of
 
 pytestmark = pytest.mark.unit
 
@@ -25,7 +26,7 @@ def exported(name):
     rows = [Result(0, ["Hi"], tuple((values | scored).values())), Result(1, ["Ho"], tuple(values.values()))]
     job = Job("j", "j", JobState.COMPLETED, 0, ("prompt",), 2, {0: GenerationSpec(model="m")})
     handle = io.StringIO()
-    FORMATS[name].write(handle, Export(job, ("prompt",), lambda: iter(rows)))
+    FORMATS[name].write(handle, Export(job, ("prompt",), batches_of(rows)))
     handle.seek(0)
     return handle
 

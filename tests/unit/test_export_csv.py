@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from endmark.db.export.as_csv import quoted
+from endmark.db.export.as_csv import _lines, _text, quoted
 from endmark.jobs.strict_json import strict_json
 
 pytestmark = pytest.mark.unit
@@ -24,6 +24,24 @@ def test_a_line_is_that_of_the_csv_module(cells):
     ours = ",".join(map(quoted, cells)) + "\r\n"
     assert ours == theirs.getvalue()
     assert next(csv.reader(io.StringIO(ours, newline=""), strict=True)) == cells
+
+
+_values = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text('",\r\n a=-') | st.lists(st.integers(0, 1))
+)
+_columns = st.integers(2, 6).flatmap(
+    lambda rows: st.lists(
+        st.lists(_values, min_size=rows, max_size=rows) | _values.map(lambda value: [value] * rows), min_size=2
+    )
+)
+
+
+@given(_columns)
+def test_lines_by_columns_are_those_of_the_csv_module_cell_by_cell(columns):
+    """Equal values that are different texts, such as 1, 1.0 and true or 0.0 and -0.0, stay so within a column."""
+    theirs = io.StringIO()
+    csv.writer(theirs, lineterminator="\r\n").writerows([map(_text, row) for row in zip(*columns, strict=True)])
+    assert _lines(columns, ",", excel_safe=False) == theirs.getvalue()
 
 
 @given(_cells | st.lists(st.text('",\t\r\n a'), min_size=2, max_size=5))

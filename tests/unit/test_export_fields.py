@@ -14,6 +14,7 @@ from endmark.db.jobs import Job
 from endmark.jobs.shapes import Shape, ShapeKind
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import End, EosSource, FinishReason, JobState
+from tests.unit.export_batches import batches_of
 
 pytestmark = pytest.mark.unit
 
@@ -26,7 +27,7 @@ def export(answers, columns=("prompt",), schema=None):
     rows = [
         Result(row, ["Hi"], tuple({**values, "response": answer}.values())) for row, answer in enumerate(answers)
     ]
-    return Export(job, columns, lambda: iter(rows))
+    return Export(job, columns, batches_of(rows))
 
 
 def test_fields_stand_behind_the_input_in_the_order_of_the_schema():

@@ -25,6 +25,7 @@ from endmark.worker.service.prompting import Prompt, Prompter
 from endmark.worker.service.rows import RowRun
 from tests.engine_contract import run
 from tests.unit.byte_tokenizer import ByteTokenizer
+from tests.unit.export_batches import batches_of
 
 pytestmark = pytest.mark.unit
 VOCABULARY = Vocabulary([b"", *(bytes((byte,)) for byte in range(256))], names={0: "</s>"})
@@ -121,7 +122,7 @@ def exported(name, url, stored, thought=0):
     job = Job("j", "j", JobState.COMPLETED, 0, ("url",), 1, {0: GenerationSpec(model="m")})
     handle = io.StringIO()
     rows = [Result(0, [url], tuple(values.values()), stored)]
-    FORMATS[name].write(handle, Export(job, ("url",), lambda: iter(rows)))
+    FORMATS[name].write(handle, Export(job, ("url",), batches_of(rows)))
     return json.loads(handle.getvalue())
 
 

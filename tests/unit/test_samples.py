@@ -17,6 +17,7 @@ from endmark.jobs.shards import shard_size
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import JobState
 from endmark.worker.engine.request import Request
+from tests.unit.export_batches import batches_of
 from tests.unit.test_engine_scheduling import run
 
 pytestmark = pytest.mark.unit
@@ -117,7 +118,7 @@ def test_a_request_has_one_line_with_its_answers():
     ]
     job = Job("j", "j", JobState.COMPLETED, 0, ("custom_id",), 5, {0: GenerationSpec(model="m")})
     handle, errors = io.StringIO(), io.StringIO()
-    export = Export(job, ("custom_id",), lambda: iter(rows), beside=lambda ending: errors)
+    export = Export(job, ("custom_id",), batches_of(rows), beside=lambda ending: errors)
     FORMATS["openai"].write(handle, export)
     several, single = map(json.loads, handle.getvalue().splitlines())
     body = several["response"]["body"]

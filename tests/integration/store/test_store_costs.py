@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import event, text
 
 from endmark.db import shards
+from endmark.db.export import stream_results
 from endmark.db.rows import UNFINISHED
 from endmark.db.workers import list_workers, report_worker
 from endmark.jobs.progress import WorkerReport
@@ -143,17 +144,22 @@ def test_a_claim_reads_as_much_of_thousands_of_waiting_jobs_as_of_ten(store, ada
     assert 0 < reads[1] <= 1.2 * reads[0] + 5, reads
 
 
-def plans(store, work):
-    """How the database goes about each statement of some work on jobs and shards, in its own words."""
+def plans(store, work, tables=("shards", "jobs"), *, reads=False):
+    """How the database goes about each statement of some work on tables, in its own words.
+
+    Args:
+        reads: of what only reads, for what writes.
+    """
     seen = []
+    engine = store.reader if reads else store.writer
 
     def note(connection, cursor, statement, parameters, context, many):
-        if "shards" in statement or "jobs" in statement:
+        if any(table in statement for table in tables):
             seen.append((statement, parameters))
 
-    event.listen(store.writer, "before_cursor_execute", note)
+    event.listen(engine, "before_cursor_execute", note)
     work()
-    event.remove(store.writer, "before_cursor_execute", note)
+    event.remove(engine, "before_cursor_execute", note)
     explain = "EXPLAIN QUERY PLAN " if store.dialect == "sqlite" else "EXPLAIN "
     found = []
     with store.reader.connect() as connection:
@@ -175,6 +181,24 @@ def test_a_claim_walks_no_table_and_sorts_nothing(store, adapter):
     assert sum(plan.count(" jobs_in_turn") for plan in found) == 2
     assert sum("shards_in_turn" in plan for plan in found) == 1
     assert sum("shards_held" in plan for plan in found) == 1
+
+
+def test_an_export_reads_its_batches_by_key(store):
+    """Each row's last attempt was looked up by a query of its own; and SQLite, once the range of both tables was
+    named for Postgres, read a batch's attempts for each of its rows: 44 µs a row for 4.5."""
+    rows = 20_000
+    job = submit(store, [""] * rows, shard_size=1000)
+    execute(
+        store,
+        "INSERT INTO attempts (job_id, row, attempt, round, final, text, finish_reason, eos_source, strategies,"
+        " prompt_tokens, completion_tokens, eos_hidden_steps)"
+        " SELECT job_id, row, 1, 0, true, 'Yes.', 'eos', 'natural', 'baseline', 9, 3, 0 FROM rows",
+    )
+    analyzed(store)
+    found = plans(store, lambda: next(stream_results(store, job)), ("attempts",), reads=True)
+    assert len(found) >= 1
+    for plan in found:
+        assert not re.search(r"\bSCAN\b|TEMP B-TREE|Seq Scan|SubPlan|row>\? AND row<\?\) LEFT-JOIN", plan), plan
 
 
 def test_the_counts_of_queued_and_running_shards_follow_their_shards(store):
