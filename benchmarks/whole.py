@@ -10,6 +10,7 @@ baseline over the same rows in another order.
 """
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def _sooner(base: Attempt, own: Attempt) -> bool:
 
 
 def main() -> None:
-    """Measure, and print what is measured; with `--answers`, the answers that are not complete too."""
+    """Measure, and print what is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEMO_MODEL)
     parser.add_argument("--dataset", type=Path, default=EVERYDAY)
@@ -103,7 +104,9 @@ def main() -> None:
     parser.add_argument("--temperatures", default="0,0.7", help="joined by commas")
     parser.add_argument("--budget", type=int, default=256)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--answers", type=Path, metavar="FILE", help="write all answers of the strategy there")
+    parser.add_argument(
+        "--answers", type=Path, metavar="FILE", help="add all answers of the strategy there, as JSON lines"
+    )
     options = parser.parse_args()
     prompts, loaded = read_prompts(options.dataset), load_engine(options.model, device=options.device)
     landing = next(item for item in build_strategies([options.strategy]) if item.place.is_scores)
@@ -132,11 +135,22 @@ def main() -> None:
             print(f"  near ties: {near_ties(found[0], turned, window)}")
         if options.answers is not None:
             with options.answers.open("a", encoding="utf-8") as file:
-                for item in found[1]:
-                    head = f"{temperature:g} row {item.row} {item.verdict.finish_reason} {item.verdict.eos_source}"
-                    file.write(
-                        f"=== {head} {item.ending} complete={item.complete} rewinds={item.rewinds}\n{item.text}\n"
-                    )
+                file.writelines(
+                    f"{json.dumps(_told(item, temperature), ensure_ascii=False)}\n" for item in found[1]
+                )
+
+
+def _told(item: Attempt, temperature: float) -> dict[str, object]:
+    """Return what is written of an answer, as `benchmarks/judges.py` reads it."""
+    return {
+        "temperature": temperature,
+        "row": item.row,
+        "text": item.text,
+        "by_itself": item.verdict.end.by_itself,
+        "ending": item.ending,
+        "complete": item.complete,
+        "rewinds": item.rewinds,
+    }
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from itertools import compress
 from statistics import median_low
 
 COPIES, TOKENS = 3, 48  # from which on a repetition is a loop
-_BYTES_A_TOKEN, _BYTES_ELSEWHERE = 4, 3  # of a token's text, in the Latin script and in others
-_WIDE = 1.3  # bytes a character from which on a text is in another
+_BYTES_A_TOKEN = 4  # of a token's text in ASCII
+_BYTES_ELSEWHERE = ((1.3, 2.5), (1.04, 3))  # from so many bytes a character on: other scripts, other letters
 _WINDOW = 5000  # characters at the end of the text that are looked at
 _COVERED = 0.84  # share of a loop's words that stand elsewhere in it
 _LOSS = -_COVERED / (1 - _COVERED)  # what a word that does not weighs against one that does
@@ -42,7 +42,7 @@ _KEY = re.compile(r"[^\W\d].*:\s*0")
 _SPELLED = re.compile(r"[^\W\d_]{2,}")
 _CODE_SIGNS = frozenset("=_({")
 _FOLDED = bytes(range(256)).lower().translate(bytes.maketrans(b"123456789", b"000000000"))
-_BLANKS = re.compile(rb"\| +(?=\|)")  # cells with nothing in them, which may be of any width
+_BLANKS, _BLANK = re.compile(rb"\|(?: *\|)+"), b"||||||||"  # cells with nothing in them, of any width and number
 _PLAIN = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~\n")
 
 
@@ -60,7 +60,7 @@ def loop_of(text: str, copies: int = COPIES, tokens: int = TOKENS) -> Loop | Non
     Args:
         text: an answer, whole or as far as it is.
         copies: how often a stretch must stand in a row, all but exactly.
-        tokens: how many tokens' worth of text (4 bytes each, 3 outside the Latin script) the copies must span.
+        tokens: how many tokens' worth of text (4 bytes each in ASCII, fewer elsewhere) the copies must span.
     """
     end = len(text.rstrip())
     exact = _exact(text, end, copies, tokens)
@@ -93,15 +93,22 @@ def _length_of(tokens: int, end: str) -> int:
     """Return how many characters so many tokens have, told by the end of their text."""
     if end.isascii():
         return tokens * _BYTES_A_TOKEN
-    width = len(end.encode(errors="replace")) / len(end)
-    return int(tokens * (_BYTES_ELSEWHERE if width >= _WIDE else _BYTES_A_TOKEN) / width)
+    return int(tokens * _bytes_a_token(end) * len(end) / len(end.encode(errors="replace")))
+
+
+def _bytes_a_token(text: str) -> float:
+    """Return how many bytes a token of such a text has: fewer where its letters are rare to tokenisers."""
+    if text.isascii():
+        return _BYTES_A_TOKEN
+    width = len(text.encode(errors="replace")) / len(text)
+    return next((size for least, size in _BYTES_ELSEWHERE if width >= least), _BYTES_A_TOKEN)
 
 
 def _may_loop(text: str, copies: int) -> bool:
     """Whether most of what stands near the end has stood as often before; cheap, and true of every loop."""
     data = text.encode(errors="replace").translate(_FOLDED)
     if b"|" in data:
-        data = _BLANKS.sub(b"|", data)
+        data = _BLANKS.sub(_BLANK, data)
     step = max(1, min(len(data), _REACH) // _PROBES)
     ends = range(len(data), _PROBE, -step)[:_PROBES]
     left, wanted = len(ends), _PROBES // 2
@@ -174,13 +181,10 @@ class _Words:
         return (start, period) if self._tokens(start) >= tokens else None
 
     def _tokens(self, start: int) -> float:
-        """Return about how many tokens the text from a word on has: in Latin script one a word, or for 4 bytes."""
+        """Return about how many tokens the text from a word on has; a word or sign is one at least."""
         text = self._text[self._at(start) :]
-        size = len(text.encode(errors="replace"))
-        if size >= _WIDE * len(text):
-            return size / _BYTES_ELSEWHERE
-        least = 3 if any(map(str.isdecimal, self._raw[start:])) else 2  # bytes a word
-        return max(size / _BYTES_A_TOKEN, min(len(self._raw) - start, size / least))
+        size = len(text.encode(errors="replace")) / _bytes_a_token(text)
+        return max(size, len(self._raw) - start)
 
     def _start(self, covered: list[bool], begin: int) -> int:
         """Return where the end of the text begins that is covered but for few words.
