@@ -4,9 +4,11 @@ import json
 import shlex
 from collections.abc import Sequence
 
+from endmark.jobs.progress import JobStatus
 from endmark.jobs.sampling import TABLE
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.spelling import counted
 from endmark.jobs.strategies import Place, Strategy, Think, build_strategies, write_strategies
 
 
@@ -36,6 +38,16 @@ def retry_command(job_id: str, spec: GenerationSpec, *, in_thought: bool = False
         return shlex.join([*words, "--max-new-tokens", str(2 * spec.max_new_tokens)])
     kept = [item for item in spec.strategies if item.place is not Place.NOWHERE]
     return shlex.join([*words, "--strategy", write_strategies([*kept, *build_strategies(["whole"])])])
+
+
+def cut_hint(status: JobStatus, spec: GenerationSpec) -> str | None:
+    """Return the hint for the rows of a job that were cut; None where none was, or all are complete anyway."""
+    if status.ended_in_reasoning:
+        rows, again = counted(status.ended_in_reasoning, "row"), retry_command(status.id, spec, in_thought=True)
+        return f"{rows} ended inside the thought and have no answer; `{again}` gives thoughts more room"
+    if status.truncated and status.complete < status.succeeded:
+        return f"`{retry_command(status.id, spec)}` retries the rows whose answers were cut"
+    return None
 
 
 def with_thought(spec: GenerationSpec) -> tuple[Strategy, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from endmark.cli.advice import resume_command, retry_command, worker_command
+from endmark.cli.advice import cut_hint, resume_command, worker_command
 from endmark.cli.crew import Crew
 from endmark.cli.engines import engine_options, take_engine
 from endmark.cli.export import OUTPUT_HELP, check_output, write_results
@@ -26,7 +26,6 @@ from endmark.jobs.engines import ANY_ENGINE, EngineChoice
 from endmark.jobs.errors import EndmarkError, Interrupted, StoreError, UsageError
 from endmark.jobs.progress import JobStatus
 from endmark.jobs.settings import Settings
-from endmark.jobs.spelling import counted
 from endmark.jobs.vocabulary import JobState
 
 _FAILED_ROWS = 3  # exit code
@@ -105,12 +104,8 @@ def complete(
         hint(
             f"{loops:,} {ends} in a loop, the same words again and again; `--strategy whole` takes such rows back"
         )
-    if status.ended_in_reasoning:
-        rows = counted(status.ended_in_reasoning, "row")
-        again = retry_command(job.job_id, job.spec, in_thought=True)
-        hint(f"{rows} ended inside the thought and have no answer; `{again}` gives thoughts more room")
-    elif status.truncated:
-        hint(f"`{retry_command(job.job_id, job.spec)}` retries the rows whose answers were cut")
+    if (advised := cut_hint(status, job.spec)) is not None:
+        hint(advised)
     if status.failed:
         hint(f"`endmark export {job.job_id} -o - --only failed` shows why rows failed")
         return _FAILED_ROWS

@@ -153,6 +153,7 @@ def figures(status: JobStatus) -> list[str]:
     if done and status.silent_seconds is None:
         parts.append(f"{status.tokens_per_second:,.0f} tokens/s")
     if done and status.state.is_final:
+        parts.append(f"complete {percent(status.complete, done)}")
         parts.append(f"EOS {percent(status.ended_with_eos, done)}")
         parts.append(f"truncated {percent(status.truncated, done)}")
     return parts
@@ -170,8 +171,13 @@ def what_it_does(status: JobStatus) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """Return a share."""
-    return f"{100 * part / whole:.0f} %" if whole else "–"
+    """Return a share; only what is none or all of the whole is called so."""
+    if not whole:
+        return "–"
+    rounded = round(100 * part / whole)
+    if rounded == 0 and part:
+        return "<1 %"
+    return ">99 %" if rounded == 100 and part < whole else f"{rounded} %"
 
 
 def duration(seconds: float) -> str:

@@ -14,8 +14,20 @@ from endmark.jobs.progress import JobStatus, WorkerInfo
 from endmark.jobs.spelling import ago, counted, size
 
 _NAME_WIDTH = 32
-_JOB_HEADINGS = ("JOB", "NAME", "STATE", "ROWS", "EOS", "TRUNCATED", "FAILED", "TOKENS/S", "LEFT", "MODEL")
-_SPARED = ("MODEL", "TRUNCATED", "EOS", "LEFT", "TOKENS/S", "FAILED", "NAME")  # left out first to last
+_JOB_HEADINGS = (
+    "JOB",
+    "NAME",
+    "STATE",
+    "ROWS",
+    "COMPLETE",
+    "EOS",
+    "TRUNCATED",
+    "FAILED",
+    "TOKENS/S",
+    "LEFT",
+    "MODEL",
+)
+_SPARED = ("MODEL", "TRUNCATED", "EOS", "LEFT", "TOKENS/S", "FAILED", "COMPLETE", "NAME")  # left out first to last
 _WORKER_HEADINGS = ("WORKER", "DEVICE", "ENGINE", "WEIGHTS", "KV CACHE", "TOKENS/S", "SHARDS", "LAST HEARD")
 
 
@@ -57,13 +69,14 @@ def table_of_jobs(found: Sequence[JobStatus], room: int | None = None) -> str:
 def _job_cells(status: JobStatus) -> tuple[str, ...]:
     """Return the cells of one job."""
     done = status.succeeded + status.failed
+    shares = (status.complete, status.ended_with_eos, status.truncated)
     ended = status.state.is_final  # long answers end last, so the shares of the first ones mislead
     return (
         status.id,
         one_line(status.name, _NAME_WIDTH),
         what_it_does(status),
         f"{done:,}/{status.total:,}",
-        *(percent(part, done) if ended else "–" for part in (status.ended_with_eos, status.truncated)),
+        *(percent(part, done) if ended else "–" for part in shares),
         f"{status.failed:,}",
         f"{status.tokens_per_second:,.0f}",
         duration(status.eta_seconds) if status.eta_seconds is not None else "–",

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 from rich.console import Console
 
-from endmark.cli.advice import retry_command, spec_options_of, worker_command
+from endmark.cli.advice import cut_hint, retry_command, spec_options_of, worker_command
 from endmark.cli.failures import report
 from endmark.cli.progress import describe, drawn_bar, duration, figures, job_progress, percent, what_it_does
 from endmark.cli.status_view import as_json, one_job, table_of_jobs
@@ -100,8 +100,15 @@ def test_how_answers_ended_is_told_when_all_have():
     for text in (describe(status()), table_of_jobs([status()]).splitlines()[1]):
         assert "%" not in text
     ended = status(state=JobState.COMPLETED, succeeded=1000, failed=0, total=1000, eta_seconds=None)
-    assert describe(ended) == "1,000/1,000 rows, 1,234 tokens/s, EOS 60 %, truncated 40 %"
-    assert "60 %  40 %" in " ".join(table_of_jobs([ended]).splitlines()[1].split()).replace("% 40", "%  40")
+    assert describe(ended) == "1,000/1,000 rows, 1,234 tokens/s, complete 60 %, EOS 60 %, truncated 40 %"
+    assert "60 % 60 % 40 %" in " ".join(table_of_jobs([ended]).splitlines()[1].split())
+
+
+def test_a_share_is_none_or_all_only_where_it_is():
+    """One cut answer of 20,000 was "truncated 0 %", beside "complete 100 %"."""
+    shown = [percent(part, 20_000) for part in (0, 1, 150, 10_000, 19_999, 20_000)]
+    assert shown == ["0 %", "<1 %", "1 %", "50 %", ">99 %", "100 %"]
+    assert percent(0, 0) == "–"
 
 
 def test_a_job_whose_worker_is_silent_shows_no_speed():
@@ -249,3 +256,12 @@ def test_a_narrow_terminal_has_fewer_columns(room):
     assert max(map(len, (heading, line))) <= room < len(wide.splitlines()[0])
     assert {"JOB", "STATE", "ROWS"} <= set(heading.split()) < set(wide.splitlines()[0].split())
     assert table_of_jobs([status()], len(wide)) == wide
+
+
+def test_answers_that_are_complete_need_no_retry():
+    """Where `whole` had ended each cut answer at a sentence, a retry with twice the budget was advised."""
+    spec = GenerationSpec(model="demo")
+    assert cut_hint(status(), spec).startswith("`endmark retry 3f2a91c0 --truncated --strategy whole` retries")
+    assert cut_hint(status(complete=996), spec) is None
+    assert cut_hint(status(truncated=0), spec) is None
+    assert "2 rows ended inside the thought" in cut_hint(status(complete=996, ended_in_reasoning=2), spec)
