@@ -126,7 +126,7 @@ def test_what_the_answers_of_a_step_have_seen_is_one_batch(monkeypatch):
     made_together = []
     make = making._make
     monkeypatch.setattr(
-        making, "_make", lambda executor, batch: made_together.append(len(batch.followed)) or make(executor, batch)
+        making, "_make", lambda _, batch, *rest: made_together.append(len(batch.followed)) or make(_, batch, *rest)
     )
     shapes = Shapes(BYTES, {END})
     maker = shapes.maker(read_shape(ShapeKind.REGEX, "a*b", "shape"))

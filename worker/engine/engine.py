@@ -163,12 +163,15 @@ class Engine:
         self._planned = planned[1] if planned is not None else ()
         masks = []
         for row, slot in step.late:
-            if row.done or row.stale:
+            mask = row.answer.mask
+            if row.done or row.stale or mask is None:
                 continue  # it has ended, or was taken back
-            if (finished := self._heed_mask(row)) is not None:
-                ended.append(finished)
-            elif not row.stale and row.answer.mask is not None:
-                masks.append((slot, row.answer.mask.words()))
+            words = mask.words()
+            if mask.refusal or mask.surplus:
+                finished = self._heed_mask(row)
+                ended += [finished] if finished is not None else []
+            else:
+                masks.append((slot, words))
         self._planned = ()
         self.runner.draw(step.ticket, masks)
         self._ahead = self._launch(planned)

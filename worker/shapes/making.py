@@ -36,7 +36,7 @@ class Maskable(Protocol):
         """Go on with a token that the matcher was given; return whether what may follow is to be worked out."""
 
     def show(self, words: NDArray[np.int32], *, some: bool) -> None:
-        """Let those tokens follow whose bits are set; `some`: whether there are any."""
+        """Let those tokens follow whose bits are set, and copy them; `some`: whether there are any."""
 
     def look(self) -> None:
         """Do what is `due`, which no mask of this step depends on."""
@@ -127,11 +127,25 @@ class MaskMaker:
         self._queue.start()
 
 
+class _Room:
+    """Where the masks of a batch are made: kept, as fresh memory for each would take longer than they do."""
+
+    def __init__(self) -> None:
+        self._words = np.empty((0, 0), np.int32)
+
+    def of(self, count: int, width: int) -> NDArray[np.int32]:
+        """Return (count, width), whatever stands there."""
+        if self._words.shape[1] != width or len(self._words) < count:
+            self._words = np.empty((count, width), np.int32)
+        return self._words[:count]
+
+
 def _work(queue: _Queue) -> None:
     """Make batches until the queue is closed."""
     executor = library("llguidance").LLExecutor(max(1, min(_MOST_THREADS, (os.cpu_count() or 2) - 1)))
+    room = _Room()
     while (batch := queue.take()) is not None:
-        _make(executor, batch)
+        _make(executor, batch, room)
         batch.done.set()
         _look(queue, batch)
         del batch  # its answers hold the maker, which is to end with them
@@ -145,12 +159,12 @@ def _look(queue: _Queue, batch: Batch) -> None:
         _guarded(mask, mask.look)
 
 
-def _make(executor: Any, batch: Batch) -> None:  # noqa: ANN401 - llguidance has no types
+def _make(executor: Any, batch: Batch, room: _Room) -> None:  # noqa: ANN401 - llguidance has no types
     """Make the masks of a batch."""
     try:
         free = [mask for mask, token_ids in batch.begun if _guarded(mask, mask.begin, token_ids)]
         free += _followed(executor, [item for item in batch.followed if not item[0].refusal])
-        _draw_freely(executor, free)
+        _draw_freely(executor, free, room)
     except Exception as error:
         log.exception("masks cannot be made")
         for mask, _ in (*batch.begun, *batch.followed):
@@ -184,12 +198,12 @@ def _followed(executor: Any, drawn: Sequence[tuple[Maskable, int]]) -> list[Mask
     ]
 
 
-def _draw_freely(executor: Any, masks: Sequence[Maskable]) -> None:  # noqa: ANN401
+def _draw_freely(executor: Any, masks: Sequence[Maskable], room: _Room) -> None:  # noqa: ANN401
     """Let all follow that the shapes allow."""
     if not masks:
         return
     end_bits = masks[0].end_bits
-    words = np.empty((len(masks), len(end_bits)), np.int32)
+    words = room.of(len(masks), len(end_bits))
     going: list[tuple[Any, int]] = []
     for at, mask in enumerate(masks):
         if mask.matcher.is_stopped():
@@ -203,4 +217,4 @@ def _draw_freely(executor: Any, masks: Sequence[Maskable]) -> None:  # noqa: ANN
         words[:, word] = np.where(whole, words[:, word] | end_bits[word], words[:, word] & ~end_bits[word])
     some = np.asarray(words.any(1)).tolist()
     for mask, row, any_of_them in zip(masks, words, some, strict=True):
-        mask.show(row.copy(), some=any_of_them)  # or each would keep the whole batch
+        mask.show(row, some=any_of_them)

@@ -66,7 +66,7 @@ class ShapeMask:
         self._missed = False  # whether that found no way that is short enough
         self._too_long: Way | None = None  # that the last check found
         self._ahead: tuple[int, ...] = ()  # of the way that is being taken
-        self._words = np.zeros_like(compiled.end_bits)
+        self._words = self._room = np.zeros_like(compiled.end_bits)
         self._place = START  # of white space, behind the last token
         self.refusal = ""
         self.closes = False
@@ -169,9 +169,14 @@ class ShapeMask:
         return True
 
     def show(self, words: NDArray[np.int32], *, some: bool) -> None:
-        """Let those tokens follow whose bits are set, (ceil(V / 32),); `some`: whether there are any."""
+        """Let those tokens follow whose bits are set, (ceil(V / 32),), as a copy; `some`: whether there are any.
+
+        They stand where those of the last token stood, which has been drawn: memory of its own for each mask would
+        take ten times as long as the copy.
+        """
         white = self._compiled.white_space
-        self._words = words if white is None else white.within(words, self._place)
+        np.copyto(self._room, words if white is None else white.within(words, self._place))
+        self._words = self._room
         if not some or self.matcher.is_error():
             self.refuse(f"the shape of the answer lets no token follow: {self.matcher.get_error() or 'none fits'}")
 
