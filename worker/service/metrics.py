@@ -54,10 +54,12 @@ class WorkerMetrics(Collector):
         engine, meter = self._engine, self._meter
         used, pages = engine.pages
         worker = GaugeMetricFamily(
-            "endmark_worker_info", "What the worker holds.", labels=["worker", "model", "device", "weights"]
+            "endmark_worker_info",
+            "What the worker holds.",
+            labels=["worker", "model", "device", "engine", "weights"],
         )
         own = self._identity
-        worker.add_metric([own.worker, own.model, own.device, own.weights], 1)
+        worker.add_metric([own.worker, own.model, own.device, own.engine, own.weights], 1)
         yield worker
         yield from self._rows()
         yield _counter(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import weakref
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from vllm.v1.core.scheduler import Request, Scheduler
 from vllm.v1.worker.runner import Runner
 
 _OTHER = "VllmWorker"  # what is to be seen of them in a list of processes
+_FOLLOW = "import sys\nfor line in sys.stdin:\n    print(flush=True)"
 
 
 @dataclass
@@ -92,9 +94,12 @@ class LLMEngine:
         self._worker = SimpleNamespace(model_runner=self._runner, vllm_config=config, rank=0)
         if config.parallel_config.world_size > 1:  # the first worker of the last stage, which the others follow
             self._worker.rank = args.tensor_parallel_size * (args.pipeline_parallel_size - 1)
-        # Those of the other cards, which compute nothing here; vLLM's executor too fails when one has died.
+        # Those of the other cards, which compute nothing here; as under vLLM's executor a step fails when one has
+        # died, and waits for each.
         self._others = [
-            subprocess.Popen([sys.executable, "-c", "input()", _OTHER], stdin=subprocess.PIPE)
+            subprocess.Popen(
+                [sys.executable, "-c", _FOLLOW, _OTHER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+            )
             for _ in range(1, config.parallel_config.world_size)
         ]
         weakref.finalize(self, _end, self._others)
@@ -138,8 +143,11 @@ class LLMEngine:
         return bool(self._names)
 
     def step(self):
-        if any(process.poll() is not None for process in self._others):
-            raise RuntimeError("Executor failed.")
+        for process in self._others:
+            with suppress(BrokenPipeError):
+                process.stdin.write(b"\n")
+            if not process.stdout.readline():
+                raise RuntimeError("Executor failed.")
         depth = 2 if self.vllm_config.scheduler_config.async_scheduling else 1
         if self._scheduler.has_requests():
             plan = self._scheduler.schedule()
@@ -166,3 +174,4 @@ def _end(processes):
     for process in processes:
         process.stdin.close()
         process.wait()
+        process.stdout.close()
