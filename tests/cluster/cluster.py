@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, make_url, text
 
 from endmark.db.connection import Store, open_store, upgrade
 from endmark.db.jobs import load_job
-from endmark.jobs.errors import BrokerError
+from endmark.jobs.errors import BrokerError, StoreError
 from endmark.jobs.queue import wake
 from tests.cluster.checker import check
 from tests.cluster.disk import Disk
@@ -126,8 +126,18 @@ class Cluster:
         return job
 
     def upgrade(self):
-        """Bring the ledger to this version while its workers work; who is started from now on is of it too."""
-        upgrade(self.store.url.render_as_string(hide_password=False))
+        """Bring the ledger to this version while its workers work; who is started from now on is of it too.
+
+        A server beside a busy machine may not answer in time: then again, as a user would.
+        """
+        url = self.store.url.render_as_string(hide_password=False)
+        for more in reversed(range(5)):
+            try:
+                upgrade(url)
+                break
+            except StoreError:
+                if not more:
+                    raise
         self._former = None
 
     def environment(self, host):

@@ -58,6 +58,42 @@ def test_a_machine_that_can_run_is_told_so(tmp_path):
     assert "torch" in found["libraries"]["said"]
 
 
+def test_what_is_known_is_told_while_the_libraries_are_imported(tmp_path):
+    """`endmark check` said nothing for the six seconds that the libraries took to be imported."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    found = {"libraries": {"torch": "1"}, "broken": {}, "gpus": [], "memory": [1, 1], "cores": 1}
+    child = f"open({str(gate)!r}).read(); print({json.dumps(found)!r})"
+    code = (
+        "import sys; from endmark.cli import check"
+        f"; check.module_command = lambda _: [sys.executable, '-c', {child!r}]; check.check()"
+    )
+    done = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "ENDMARK_HOME": str(tmp_path)},
+    )
+    with done:
+        before = [done.stdout.readline().split()[1] for _ in range(3)]
+        gate.write_text("")
+        after = [line.split()[1] for line in done.stdout if not line.startswith(" ")]
+    assert before == ["home", "database", "broker"]
+    assert after[:3] == ["libraries", "processor", "GPU"]
+
+
+def test_the_libraries_are_imported_without_torchs_compiler(tmp_path):
+    """It took half of the processor time of `endmark check`."""
+    code = (
+        "import sys; from endmark.worker.models import machine; machine.main()"
+        "; sys.exit('torch._dynamo' in sys.modules and 'the compiler was loaded')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["libraries"].keys() == {"torch", "transformers", "bitsandbytes", "accelerate"}
+
+
 def test_what_is_in_the_way_is_told_with_its_fix_and_the_exit_code(tmp_path):
     away = endmark(
         "check", home=tmp_path, ENDMARK_BROKER_URL="redis://localhost:1/0", ENDMARK_DATABASE_URL="oracle://x/y"

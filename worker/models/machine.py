@@ -1,4 +1,4 @@
-"""What this machine has for a model, as one JSON line: `python -m endmark.worker.process.machine`."""
+"""What this machine has for a model, as one JSON line: `python -m endmark.worker.models.machine`."""
 
 import importlib
 import json
@@ -7,14 +7,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_NEEDED = ("torch", "transformers", "bitsandbytes", "accelerate")
+# The libraries, each with what imports it as a worker does: bitsandbytes alone would load torch's compiler, which
+# takes as long as all the rest.
+_NEEDED = {
+    "torch": "torch",
+    "transformers": "transformers",
+    "bitsandbytes": "endmark.worker.engine.four_bits",
+    "accelerate": "accelerate",
+}
 
 
 def main() -> int:
     """Print what is found; return the exit code."""
     found: dict[str, Any] = {"libraries": {}, "broken": {}, "gpus": []}
-    for name in _NEEDED:
+    for name, module in _NEEDED.items():
         try:
+            importlib.import_module(module)
             found["libraries"][name] = str(importlib.import_module(name).__version__)
         except Exception as error:  # whatever a library raises on this machine is what is to be told
             found["broken"][name] = f"{type(error).__name__}: {error}"
