@@ -63,7 +63,7 @@ def check_template_args(values: Any, where: str) -> dict[str, Any]:  # noqa: ANN
 def effort_args(effort: Any) -> Mapping[str, Any]:  # noqa: ANN401 - any JSON value
     """Return the arguments that a request's `reasoning_effort` stands for; none where there is none.
 
-    `none` switches thinking off by the name that most templates have for it, too.
+    `none` switches thinking off by the two names that templates have for it, too.
 
     Raises:
         ValueError: it is none that the OpenAI API knows.
@@ -72,4 +72,4 @@ def effort_args(effort: Any) -> Mapping[str, Any]:  # noqa: ANN401 - any JSON va
         return {}
     if effort not in _EFFORTS:
         raise ValueError(f"`body.{EFFORT}` is {effort!r}, not one of `{'`, `'.join(_EFFORTS)}`")
-    return {EFFORT: effort, **({"enable_thinking": False} if effort == "none" else {})}
+    return {EFFORT: effort, **({"enable_thinking": False, "thinking": False} if effort == "none" else {})}

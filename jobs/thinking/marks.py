@@ -14,13 +14,20 @@ class Marks:
 
     open: str
     close: str
+    bare: str = ""  # with which an answer begins that no thought stands before; most models write nothing there
+    header: str = ""  # a regular expression of what stands between two messages of one thought
 
 
 # The first pair that a tokeniser, template or system turn has is the model's.
 FAMILIES = (
     Marks("<think>", "</think>"),  # Qwen3, QwQ, DeepSeek-R1 and distilled, GLM, Nemotron, SmolLM3, MiniMax
     Marks("[THINK]", "[/THINK]"),  # Magistral
-    Marks("<|channel|>analysis<|message|>", "<|start|>assistant<|channel|>final<|message|>"),  # gpt-oss
+    Marks(  # gpt-oss, which may also think in several messages, or tell in `commentary` what it is about to do
+        "<|channel|>analysis<|message|>",
+        "<|start|>assistant<|channel|>final<|message|>",
+        bare="<|channel|>final<|message|>",
+        header=r"(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)<\|message\|>",
+    ),
     Marks("<seed:think>", "</seed:think>"),  # Seed-OSS
     Marks("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A Reasoning
     Marks("◁think▷", "◁/think▷"),  # Kimi

@@ -46,7 +46,7 @@ def split(text: str, marks: Marks, *, opened: bool) -> Parts:
         if count >= _MOST_MARKS:
             break
         piece = text[begin : mark.start()]
-        if mark[0] == marks.close:
+        if mark[0] != marks.open:
             if not is_open and (thoughts or _in_code(piece)):
                 continue
             thoughts.append(piece)
@@ -58,6 +58,8 @@ def split(text: str, marks: Marks, *, opened: bool) -> Parts:
         is_open, begin = mark[0] == marks.open, mark.end()
     if is_open:
         thoughts.append(text[begin:])
+    if marks.header:
+        thoughts = [part for thought in thoughts for part in re.split(marks.header, thought)]
     told = [thought.strip() for thought in thoughts]
     return Parts(
         reasoning="\n\n".join(filter(None, told)) if thoughts else None,
@@ -82,5 +84,6 @@ def _in_code(piece: str) -> bool:
 
 @cache
 def _pattern(marks: Marks) -> re.Pattern[str]:
-    """Return what finds either mark."""
-    return re.compile(f"{re.escape(marks.open)}|{re.escape(marks.close)}")
+    """Return what finds either mark; at the begin of a text also what an answer without a thought begins with."""
+    bare = f"|\\A\\s*{re.escape(marks.bare)}" if marks.bare else ""
+    return re.compile(f"{re.escape(marks.open)}|{re.escape(marks.close)}{bare}")

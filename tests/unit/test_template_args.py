@@ -6,11 +6,12 @@ from endmark.cli.template_check import check_template
 from endmark.client.options import parse_options
 from endmark.jobs.datasets.openai import request_columns
 from endmark.jobs.errors import SpecError
-from endmark.jobs.prompts import PromptPlan
+from endmark.jobs.prompts import PromptPlan, RowRequest
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.template_args import read_template_args
 from endmark.jobs.thinking import Marks, prefilled
-from endmark.worker.service.prompting import Prompter
+from endmark.worker.doctor.sampled import asks_for_no_thought
+from endmark.worker.service.prompting import Prompt, Prompter
 from tests.unit.byte_tokenizer import turns_of
 from tests.unit.test_thinking_rows import ThinkingTokenizer
 
@@ -85,8 +86,9 @@ def test_requests_of_a_batch_file_have_both_fields():
     assert request()["template_args"] is None
     assert request(reasoning_effort="low")["template_args"] == {"reasoning_effort": "low"}
     assert request(reasoning_effort="none")["template_args"]["enable_thinking"] is False
+    assert request(reasoning_effort="none")["template_args"]["thinking"] is False, "as DeepSeek calls it"
     both = request(reasoning_effort="none", chat_template_kwargs={"enable_thinking": True})
-    assert both["template_args"] == {"reasoning_effort": "none", "enable_thinking": True}
+    assert both["template_args"] == {"reasoning_effort": "none", "enable_thinking": True, "thinking": False}
     for wrong in (
         {"reasoning_effort": "much"},
         {"chat_template_kwargs": [1]},
@@ -135,3 +137,19 @@ def test_python_gives_arguments_as_a_mapping():
     assert spec.template_args == {"enable_thinking": False, "effort": "low"}
     spec, _ = parse_options({"model": "acme/m", "template_arg": ["enable_thinking=false"]})
     assert spec.template_args == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    ("given", "system", "asked"),
+    [
+        ({}, None, False),
+        ({"enable_thinking": False}, None, True),
+        ({"thinking": False}, None, True),
+        ({"reasoning_effort": "none"}, None, True),
+        ({"thinking": True}, "Be brief. /nothink", True),
+        ({}, "detailed thinking off", True),
+    ],
+)
+def test_a_row_asks_for_no_thought_by_each_name_that_templates_have_for_it(given, system, asked):
+    spec = GenerationSpec(template_args=given, system=system)
+    assert asks_for_no_thought(Prompt(spec, RowRequest("hi", None, {}))) is asked

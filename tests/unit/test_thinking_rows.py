@@ -166,6 +166,55 @@ def test_each_way_in_which_thought_and_answer_end(case, kind, overlaps):
     assert (attempt.reasoning_tokens > 0) == (bool(reasoning) or "<think>" in text)
 
 
+OSS_NAMES = ("<|start|>", "<|end|>", "<|channel|>", "<|message|>")
+OSS = Vocabulary([*VOCABULARY.token_bytes[:258], *([b""] * len(OSS_NAMES))])
+FINAL = "<|end|><|start|>assistant<|channel|>final<|message|>"
+OSS_TABLE = [  # model's text, reasoning, response, the last part
+    (f"<|channel|>analysis<|message|>Hm.{FINAL}Yes.$", "Hm.", "Yes.", Part.ANSWER),
+    ("<|channel|>final<|message|>Yes.$", "", "Yes.", Part.ANSWER),
+    (f"<|channel|>commentary<|message|>I look.{FINAL}Yes.$", "I look.", "Yes.", Part.ANSWER),
+    (
+        f"<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>analysis<|message|>So.{FINAL}Yes.$",
+        "Hm.\n\nSo.",
+        "Yes.",
+        Part.ANSWER,
+    ),
+    ("<|channel|>analysis<|message|>Hm.<|end|>$", "Hm.", "", Part.REASONING),
+    ("<|channel|>final<|message|>It says `<|channel|>final<|message|>`.$", "", None, Part.ANSWER),
+]
+
+
+class OssTokenizer(ThinkingTokenizer):
+    """Marks of several control tokens without text, as gpt-oss has them; its template opens the turn alone."""
+
+    def __init__(self):
+        super().__init__(marks=OSS_NAMES, special=True, opens="<|start|>assistant")
+
+    def __call__(self, text, **options):
+        whole = [any(name in item for name in OSS_NAMES) for item in text]
+        ids = super().__call__(text, **options)["input_ids"]
+        return {"input_ids": [self.script(t) if w else i for t, w, i in zip(text, whole, ids, strict=True)]}
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("strategies", [[], ["think:budget=90;whole"]])
+@pytest.mark.parametrize(("text", "reasoning", "answer", "part"), OSS_TABLE)
+def test_the_channels_of_gpt_oss(text, reasoning, answer, part, strategies, overlaps):
+    """An answer without a thought, which begins with the channel `final`, had that in its response once."""
+    (attempt,) = answer_of(
+        text,
+        tokenizer=OssTokenizer(),
+        vocabulary=OSS,
+        strategies=strategies,
+        overlaps=overlaps,
+        max_new_tokens=200,
+    )
+    if strategies and part is Part.REASONING:
+        part, answer = Part.ANSWER, ""  # its EOS became the closing mark
+    assert (attempt.reasoning, attempt.ended_in) == (reasoning, part)
+    assert attempt.text == ("It says `<|channel|>final<|message|>`." if answer is None else answer)
+
+
 def test_tokens_of_the_thought_are_counted_with_its_marks():
     (attempt,) = answer_of("<think>abc</think>Yes.$")
     assert (attempt.reasoning_tokens, attempt.completion_tokens) == (5, 9)

@@ -12,6 +12,7 @@ from endmark.jobs.vocabulary import Ending, EosSource, FinishReason, Part
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.flags import NATURAL
 from endmark.worker.engine.scripted import Sampled, ScriptedRunner
+from endmark.worker.engine.text import Vocabulary
 from tests.unit.test_thinking_rows import CLOSE, EOS, OPENS, VOCABULARY, ThinkingTokenizer, answer_of, run_of
 
 pytestmark = pytest.mark.unit
@@ -384,3 +385,58 @@ def test_whole_draws_an_empty_answer_again_and_holds_eos_back(retakes):
         (row,) = runner.plans[len(script)].prefill
         assert row.sampling.min_new_tokens == len(script) - 1 + 4
         assert row.sampling.temperature == 0.7
+
+
+class MergingTokenizer(ThinkingTokenizer):
+    """Marks are ordinary text, and `>` with two line ends behind it is one token, as in Llama 3."""
+
+    def __init__(self, **options):
+        super().__init__(marks=("<other>", "</other>"), **options)
+
+    def script(self, text):
+        first, *others = (super(MergingTokenizer, self).script(part) for part in text.split(">\n\n"))
+        return [*first, *(token_id for part in others for token_id in (MERGED, *part))]
+
+
+MERGED = 260
+MERGING = Vocabulary([*(VOCABULARY.token_bytes[:258]), b"<other>", b"</other>", b">\n\n"])
+MERGED_SAYS = "Hm. So.</think>\n\nYes, it is so, and so it goes on for a while here.$"
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("opens", ["", "<think>\n"])
+@pytest.mark.parametrize("strategies", ["think:budget=40,message=Now.", "think:budget=40;whole", "soft-landing"])
+def test_a_closing_mark_that_is_merged_with_the_line_ends_behind_it_closes_the_thought(
+    strategies, opens, overlaps
+):
+    """`think` wrote the mark into such answers once: the device waited for the mark's own tokens.
+
+    Nemotron's first models say `</think>` in text that Llama 3's tokeniser merges so.
+    """
+    options = {"vocabulary": MERGING, "overlaps": overlaps, "thinking_marks": "<think>,</think>"}
+    says = ("" if opens else "<think>") + MERGED_SAYS
+    (attempt,) = answer_of(
+        says, tokenizer=MergingTokenizer(opens=opens), strategies=[strategies], max_new_tokens=90, **options
+    )
+    assert (attempt.reasoning, attempt.text) == ("Hm. So.", MERGED_SAYS.partition(">\n\n")[2].rstrip("$"))
+    assert (attempt.thought_closed, attempt.verdict.eos_source) == (EosSource.NATURAL, EosSource.NATURAL)
+    assert attempt.rewinds == 0
+    if "think" in strategies:
+        (attempt,) = answer_of(
+            says, tokenizer=MergingTokenizer(opens=opens), strategies=[strategies], max_new_tokens=12, **options
+        )
+        assert attempt.completion_tokens - attempt.reasoning_tokens <= 12, "its budget counts from the mark"
+
+
+def test_an_attempt_that_goes_on_behind_a_merged_mark_is_in_the_answer():
+    attempts = answer_of(
+        MERGED_SAYS,
+        tokenizer=MergingTokenizer(**OPENS),
+        vocabulary=MERGING,
+        strategies=["think:budget=40;continue:times=9"],
+        thinking_marks="<think>,</think>",
+        max_new_tokens=12,
+    )
+    assert len(attempts) > 2
+    assert attempts[-1].text == MERGED_SAYS.partition(">\n\n")[2].rstrip("$")
+    assert {item.reasoning for item in attempts} == {"Hm. So."}

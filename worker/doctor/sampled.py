@@ -10,7 +10,7 @@ from endmark.worker.engine.request import Finished
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.service.prompting import Prompt
 
-_OFF = ("/no_think", "detailed thinking off")  # of Qwen3 and SmolLM3, and of Nemotron
+_OFF = ("/no_think", "/nothink", "detailed thinking off")  # of Qwen3 and SmolLM3, of GLM, and of Nemotron
 _QUOTED = 60  # characters of a loop that are shown
 _BETWEEN = " \n.,;:!?"
 
@@ -52,16 +52,16 @@ def row_evidence(
         special=tuple(item for item in finished.token_ids if item in special and item not in marks),
         in_thought=finished.in_thought,
         thought_tokens=finished.reasoning_tokens,
-        asked_off=_asks_for_no_thought(prompt),
+        asked_off=asks_for_no_thought(prompt),
     )
 
 
-def _asks_for_no_thought(prompt: Prompt) -> bool:
+def asks_for_no_thought(prompt: Prompt) -> bool:
     """Whether a row asks for no thought: by an argument of its template, or by a word that models were taught."""
     given, request = prompt.spec.template_args, prompt.request
     turns = [turn["content"] for turn in request.turns or ()]
     texts = [prompt.spec.system or "", request.prompt or "", *turns]
-    off = given.get("enable_thinking") is False or given.get("reasoning_effort") == "none"
+    off = False in (given.get("enable_thinking"), given.get("thinking")) or given.get("reasoning_effort") == "none"
     return off or any(word in text for text in texts for word in _OFF)
 
 

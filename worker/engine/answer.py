@@ -41,9 +41,7 @@ class Answer:
         self._watchers = self._fresh_watchers()
         self._text = self._view()
         self.budget = self._present_budget()  # new tokens, the end token included, as far as it is known
-        self.steering = FollowedSteering(request, self.token_ids)
-        if self._thought is not None and self._thought.is_first:
-            self.steering.reopen(self.token_ids, 0)
+        self.steering = FollowedSteering(request, self.token_ids, self._thought)
         self.mask = self._fresh_mask()
         self._eos = EosRecord(curve=request.trace)
 
@@ -54,7 +52,7 @@ class Answer:
 
     def landing_state(self) -> int:
         """Return the state of the text in the automaton of landing spots, which begins anew behind a phase."""
-        begin = self.steering.phase.at(self.token_ids)[1] if self.steering.phase is not None else 0
+        begin = self.steering.begin(self.token_ids)
         return advance(START, b"".join(map(self.vocabulary.bytes_of, self.token_ids[begin:])))
 
     def blocked(self) -> Finished | None:
@@ -139,7 +137,7 @@ class Answer:
             self._text = self._view()
             self.budget = self._present_budget()
             self._thought_called = False
-            self.taken_back = self._thought.is_first and self.steering.reopen(self.token_ids, self.generated)
+            self.taken_back = self.steering.see(self._thought, self.token_ids, self.generated)
         elif self._text is not None:
             self._text.append(token_id)
         if self._in_thought and self.request.thought_budget is not None and not self.steering.phase_open:

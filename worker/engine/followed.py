@@ -6,10 +6,16 @@ from endmark.jobs.vocabulary import EosSource
 from endmark.worker.engine.flags import FORCED, INSERTED, NATURAL, UNTOLD
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.steering import OPENED_LATE, Insertion, Phase, PhaseEnd
+from endmark.worker.engine.thought import ThoughtSoFar
 
 
 class FollowedSteering:
     """A request's phase and insertion while its answer grows.
+
+    Args:
+        request: the attempt.
+        token_ids: of earlier attempts.
+        thought: how they stand to the model's thoughts; None for a model without any.
 
     Attributes:
         phase: the request's; one that has opened late no longer names what opens it.
@@ -21,8 +27,9 @@ class FollowedSteering:
         origin: the attempt's token from which the numbers of its strategies count.
     """
 
-    def __init__(self, request: Request, token_ids: list[int]) -> None:
+    def __init__(self, request: Request, token_ids: list[int], thought: ThoughtSoFar | None = None) -> None:
         self._request, self.phase = request, request.phase
+        self._left = thought.first_end if thought is not None else None  # behind the mark, whatever its tokens
         self.phase_open = self.phase_undecided = False
         self.phase_end: PhaseEnd | None = None
         self.matched = 0
@@ -30,11 +37,25 @@ class FollowedSteering:
         self.insertion: Insertion | None = None
         self.origin = 0
         self.enter(token_ids, 0)
+        if thought is not None and thought.is_first:
+            self._reopen(token_ids, 0)
+
+    def see(self, thought: ThoughtSoFar, token_ids: list[int], generated: int) -> bool:
+        """Follow a thought that has just opened or closed; return whether the device is to take the row up anew.
+
+        Args:
+            thought: as it stands now.
+            token_ids: of the answer.
+            generated: how many of them are of this attempt.
+        """
+        if thought.is_open:
+            return thought.is_first and self._reopen(token_ids, generated)
+        return self._leave(len(token_ids), generated)
 
     def enter(self, token_ids: list[int], generated: int) -> None:
         """Stand as an answer does that has come to these tokens, the last of them generated in this attempt."""
         phase, going = self.phase, self.insertion
-        self.phase_open = phase is not None and phase.at(token_ids)[0]
+        self.phase_open = self._at(token_ids)[0]
         opens_with = phase.opens_with if phase is not None else None
         self.phase_undecided = opens_with is not None and opens_with != OPENED_LATE and not token_ids
         self.matched = phase.matched(token_ids) if phase is not None and self.phase_open else 0
@@ -46,10 +67,37 @@ class FollowedSteering:
         if self.phase_open or self.phase_undecided:
             self.phase_end, self.origin = None, 0
 
-    def reopen(self, token_ids: list[int], generated: int) -> bool:
+    def begin(self, token_ids: list[int]) -> int:
+        """Return how many tokens stand before the present part of an answer, as the device counts it."""
+        return self._at(token_ids)[1]
+
+    def _leave(self, count: int, generated: int) -> bool:
+        """End the phase where its mark has come in other tokens; return whether it was open until then.
+
+        Tokenisers of Llama 3's kind merge the end of `</think>` with the line ends behind it; the device waits for
+        the mark's own tokens.
+        """
+        if self.phase is None or not self.phase_open:
+            return False
+        self._left, self.phase_open, self.matched, self._raised = count, False, 0, False
+        self.insertion = None
+        self.origin = generated if self.phase.restarts else 0
+        self.phase_end = PhaseEnd(count, EosSource.NATURAL)
+        return True
+
+    def _at(self, token_ids: list[int]) -> tuple[bool, int]:
+        """Return whether an answer that begins so is in the phase, and where its present part begins."""
+        if self.phase is None:
+            return False, 0
+        is_open, begin = self.phase.at(token_ids)
+        if is_open and self._left is not None and len(token_ids) >= self._left:
+            return False, self._left
+        return is_open, begin
+
+    def _reopen(self, token_ids: list[int], generated: int) -> bool:
         """Open the phase late, where its first token was another; return whether that opens it.
 
-        The device is to take the row up anew. An insertion that was to begin before begins with the next token.
+        An insertion that was to begin before begins with the next token.
         """
         if self.phase is None or self.phase_open or self.phase_undecided:
             return False

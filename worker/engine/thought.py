@@ -52,6 +52,7 @@ class ThoughtSoFar:
         is_open: whether the answer is inside a thought.
         closed: how many thoughts were closed.
         tokens: of the thoughts that were closed, marks included.
+        first_end: tokens of the answer up to its first closing mark, with it; None before.
         begin: tokens before the last part, its mark included.
         begin_text: characters before it.
         rest: what the last part already has of the token that ended in the mark before it.
@@ -64,10 +65,12 @@ class ThoughtSoFar:
         ids = (thought.open_id, thought.close_id)
         self._ids = {token_id for token_id in ids if token_id is not None}
         self._split = [mark for mark, token_id in zip(marks, ids, strict=True) if token_id is None]
+        self._split += [thought.marks.bare.encode()] * bool(thought.marks.bare)
         self._reach = max(map(len, self._split), default=1) - 1
         self._tail = b""
         self.is_open, self.closed, self.tokens, self.begin, self.begin_text = thought.opened, 0, 0, 0, 0
         self.rest = ""
+        self.first_end: int | None = None
         self._token_ids: list[int] = []
         for token_id in token_ids:
             self.see(token_id)
@@ -84,6 +87,7 @@ class ThoughtSoFar:
         count = len(self._token_ids)
         if parts.closed > self.closed:  # the first thought begins with the answer, whoever has opened it
             self.tokens += count - (self.begin if self.closed else 0)
+            self.first_end = self.first_end or count
         self.is_open, self.closed, self.begin = parts.is_open, parts.closed, count
         self.rest, self.begin_text = text[parts.begin :], parts.begin
         return True
