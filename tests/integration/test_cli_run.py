@@ -3,12 +3,14 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from tests.integration.service_fixtures import jobs_until
@@ -92,6 +94,33 @@ def test_failed_rows_make_the_exit_code_3(start, tmp_path, model):
     assert [row["finish_reason"] == "error" for row in rows] == [False, False, True, False, False]
     assert "tokens" in rows[2]["error"]
     assert processes_of(tmp_path / "home") == []
+
+
+def test_each_row_of_a_table_is_kept_to_a_shape_of_its_own(start, tmp_path, model):
+    """Of every kind, in Parquet; one whose value takes more than its budget fails alone, with what it takes."""
+    mood = {"type": "object", "properties": {"mood": {"enum": ["good", "bad"]}}, "required": ["mood"]}
+    shapes = {
+        "json_schema": json.dumps(mood),
+        "regex": "[ab]{3}",
+        "choices": "yes,no",
+        "grammar": 'start: "<" /[0-9]{2}/ ">"',
+    }
+    rows = [{"prompt": "Hi", "max_new_tokens": 40, kind: text} for kind, text in shapes.items()]
+    rows.append({**rows[0], "max_new_tokens": 14})
+    names = ("prompt", "max_new_tokens", *shapes)
+    table = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    words = ["run", "rows.parquet", "-o", "out.jsonl", "--model", model, "--parse"]
+    finished(start(*words), code=3)
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["valid"] for row in found] == [True, True, True, True, None]
+    assert json.loads(found[0]["response"]) == {"mood": found[0]["mood"]}
+    assert re.fullmatch("[ab]{3}", found[1]["response"])
+    probs = found[2]["choice_probs"]
+    assert (set(probs), found[2]["choice"]) == ({"yes", "no"}, max(probs, key=probs.get))
+    assert re.fullmatch("<[0-9]{2}>", found[3]["response"])
+    needed = len('{"mood":"bad"}') + 1
+    assert f"takes {needed} tokens with its end token, and 14 are left" in found[4]["error"]
 
 
 def test_a_model_that_cannot_be_loaded_is_said_at_once(start, tmp_path):

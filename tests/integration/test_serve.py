@@ -197,6 +197,29 @@ def test_a_bad_file_fails_with_its_lines_and_stores_nothing(client, service):
     assert "more than 1,200 requests" in many.errors.data[0].message
 
 
+def test_a_response_format_is_kept_and_one_that_cannot_be_is_refused_with_its_line(client, service):
+    """The value closes within four tokens of one byte, the end token included."""
+    schemas = {"s": {"enum": [7, 42]}, "bad": {"type": "array", "uniqueItems": True}}
+    formats = {
+        name: {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
+        for name, schema in schemas.items()
+    }
+    formats |= {"o": {"type": "json_object"}, "t": {"type": "text"}}
+    content = {
+        name: requests(service[1], 1, response_format=asked).getvalue().replace(b"r0", name.encode())
+        for name, asked in formats.items()
+    }
+    refused = poll(client, submit(client, io.BytesIO(content["o"] + content["bad"])), "failed")
+    assert [(error.line, "`uniqueItems`" in error.message) for error in refused.errors.data] == [(2, True)]
+    kept = io.BytesIO(content["s"] + content["o"] + content["t"])
+    batch = poll(client, submit(client, kept), "completed")
+    bodies = {line["custom_id"]: line["response"]["body"] for line in lines(client, batch.output_file_id)}
+    texts = {name: body["choices"][0]["message"]["content"] for name, body in bodies.items()}
+    assert texts["s"] in ("7", "42")
+    assert json.loads(texts["o"]) == {}
+    assert {name: body["endmark"]["valid"] for name, body in bodies.items()} == {"s": True, "o": True, "t": None}
+
+
 def test_completions_are_raw_and_failed_rows_are_in_the_error_file(client, service):
     content = requests(service[1], 2, "/v1/completions").getvalue()
     content += requests(service[1], 1, "/v1/completions", prompt="x" * 2000).getvalue().replace(b"r0", b"r2")
