@@ -577,6 +577,15 @@ def test_strategies_in_commands_can_be_read(case):
     assert build_strategies([words[words.index("--strategy") + 1]])
 
 
+@pytest.mark.parametrize("case", [case for case, found in FOUND.items() if found[5]])
+def test_commands_ask_for_the_engine_that_was_looked_under(case):
+    """Of a model over two cards the doctor told to look again with a command that wanted one card for it."""
+    check, given, *_ = FOUND[case]
+    words = ("--engine", "vllm", "--tensor-parallel", "2")
+    command = check(replace(given, facts=replace(given.facts, engine=words))).command
+    assert (" ".join(words) in command) is command.startswith(("endmark run", "endmark doctor"))
+
+
 def test_answers_in_a_loop_say_nothing_of_an_end_that_others_found():
     """On SmolLM2 "EOS weakly learned" was told where all cut answers were loops and the others ended at 99 %."""
     looping = replace(CUT, loop="again")

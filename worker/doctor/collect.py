@@ -59,6 +59,7 @@ def collect(sample: Sample) -> Evidence:
     prompts = _encoded(loaded, spec, requests)
     draws = any(prompt.spec.sampling.temperature for prompt in prompts)
     facts = read_facts(spec.model, spec.adapter, loaded.tokenizer, config, loaded.engine.eos_ids)
+    facts = replace(facts, engine=tuple(sample.engine.words()))
     special = facts.token_names.keys() - facts.used_eos
     return Evidence(
         facts=read_weights(facts, AutoConfig.from_pretrained(path), folder),

@@ -10,13 +10,13 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 def run(facts: ModelFacts, *options: str) -> str:
     """Return the command that runs a dataset with these options."""
-    return _joined("endmark run prompts.csv -o answers.csv", _model(facts), *options)
+    return _joined("endmark run prompts.csv -o answers.csv", _model(facts), *facts.engine, *options)
 
 
 def look(facts: ModelFacts, *options: str) -> str:
     """Return the command that has the doctor look again."""
     adapter = ("--adapter", quote(facts.adapter)) if facts.adapter else ()
-    return _joined("endmark doctor", quote(facts.model), *adapter, *options)
+    return _joined("endmark doctor", quote(facts.model), *adapter, *facts.engine, *options)
 
 
 def train(facts: ModelFacts) -> str:

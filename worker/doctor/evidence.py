@@ -13,6 +13,7 @@ class ModelFacts:
 
     model: str
     adapter: str | None = None
+    engine: tuple[str, ...] = ()  # options that ask for the one that was looked at under, as they are typed
     has_chat_template: bool = True
     token_names: Mapping[int, str] = field(default_factory=dict)  # texts of the special tokens
     tokenizer_eos: int | None = None
