@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from endmark.cli.notifying import wake_if_reachable
+from endmark.cli.progress import describe, what_it_does
 from endmark.cli.session import opened
 from endmark.db.export import Only, export_job
 from endmark.db.export.stream import COLUMNS, result_columns, stream_results
@@ -42,6 +44,12 @@ class Job:
 
     def __repr__(self) -> str:
         return f"Job({self.id!r})"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows of it: its name, and how far it is."""
+        status = self.status()
+        told = escape(f"{what_it_does(status)}: {describe(status)}")
+        return f"<p><b>{escape(status.name)}</b> <code>{self.id}</code> {told}</p>"
 
     def status(self) -> JobStatus:
         """Return how far the job is."""

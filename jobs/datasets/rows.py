@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from endmark.jobs.datasets.base import AheadDataset, Line, Source
-from endmark.jobs.errors import Problem, UsageError
+from endmark.jobs.errors import DatasetError, Problem, UsageError
 from endmark.jobs.strict_json import refuse_unstorable
 
 _PLAIN = (bool, int)
@@ -28,14 +28,16 @@ class RowsDataset(AheadDataset):
         """Take the rows; the first one is read at once.
 
         Raises:
+            DatasetError: there are none.
             UsageError: they cannot be gone through.
         """
         super().__init__(Source("row", io.BufferedReader(io.BytesIO())))
         self._known: set[str] = set()  # columns
         self._rows = self._read(_records(rows))
         first = next(self._rows, None)
-        if first is not None:
-            self._ahead.append((self._raw, first))
+        if first is None:
+            raise DatasetError([Problem("rows", 0, "there are none")], 1, hint="give at least one prompt")
+        self._ahead.append((self._raw, first))
 
     @classmethod
     def begins(cls, head: bytes) -> bool:

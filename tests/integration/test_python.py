@@ -66,6 +66,7 @@ def test_a_frame_becomes_answers_and_a_frame_again(tmp_path):
 def test_a_submitted_job_waits_and_can_be_paused_resumed_and_cancelled():
     job = endmark.submit(["a", "b"], name="mine")
     assert job.status().name == "mine"
+    assert job._repr_html_() == f"<p><b>mine</b> <code>{job.id}</code> waiting for a worker: 0/2 rows</p>"
     with pytest.raises(TimeoutError, match="0 of 2 rows"):
         job.wait(timeout=0)
     job.pause()

@@ -73,8 +73,10 @@ def test_what_holds_no_rows_is_refused(rows):
 
 
 def test_no_rows_are_an_error():
-    with pytest.raises(DatasetError, match="has no rows"):
-        list(checked_rows(RowsDataset([]), GenerationSpec()))
+    """They were told as "row: has no rows", to be corrected or left out."""
+    with pytest.raises(DatasetError, match=r"^rows: there are none$") as caught:
+        RowsDataset([])
+    assert caught.value.hint == "give at least one prompt"
 
 
 def test_the_first_row_is_read_at_once_and_the_others_when_their_turn_comes():

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.unit
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 OURS = {name: service for name, service in SERVICES.items() if service["image"].startswith("endmark:")}
 
 
@@ -60,6 +62,10 @@ def test_the_settings_read_what_compose_sets(tmp_path):
         assert database.password == filled(postgres["POSTGRES_PASSWORD"]) == "secret"
         assert (broker.password, broker.port) == ("secret", 6379)
         assert f"--requirepass {broker.password}" in filled(SERVICES[broker.host]["command"])
+
+
+def test_the_image_has_the_version_of_the_package():
+    assert {service["image"] for service in OURS.values()} == {f"endmark:{VERSION}"}
 
 
 def test_every_command_is_one_of_the_command_line():

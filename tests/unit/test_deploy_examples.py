@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from configparser import RawConfigParser
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from endmark.worker.service.service import Pace
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).resolve().parents[2]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 UNITS = sorted((ROOT / "examples" / "deploy" / "systemd").iterdir())
 OBJECTS = list(yaml.safe_load_all((ROOT / "examples" / "deploy" / "kubernetes" / "endmark.yaml").read_text()))
 KNOWN = {"ENDMARK_HOME", "ENDMARK_DATABASE_URL", "ENDMARK_BROKER_URL", TOKENS, OPERATOR_TOKENS, SECRET}
@@ -91,7 +93,7 @@ def test_each_container_runs_a_command_and_takes_its_settings_from_the_secret(tm
         (container,) = pod["containers"]
         found[name] = (*checked(container["args"]), pod, container)
         assert container["envFrom"] == [{"secretRef": {"name": secret["metadata"]["name"]}}]
-        assert container["image"] == "endmark:0.1.0"
+        assert container["image"] == f"endmark:{VERSION}"
         assert pod["securityContext"]["runAsUser"] == 10001
         assert not container["securityContext"]["allowPrivilegeEscalation"]
     assert {name: words[0] for name, words in found.items()} == {

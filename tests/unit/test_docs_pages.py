@@ -5,9 +5,11 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import endmark
 
@@ -87,3 +89,14 @@ def test_importing_endmark_imports_nothing_else_of_ours():
     code = "import sys, endmark; print([name for name in sys.modules if name.startswith('endmark.')])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_each_dependency_has_its_reason():
+    """What only some need is an extra; what everybody installs stands in docs/design.md with what it is for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    told = (ROOT / "docs" / "design.md").read_text(encoding="utf-8").partition("## What it is built on")[2]
+    reasons, _, _ = told.partition("What is written by hand")
+    for line in project["dependencies"]:
+        assert re.search(rf"\b{Requirement(line).name}\b", reasons), line
+    for extra in project["optional-dependencies"].keys() - {"docs", "dev"}:
+        assert f"`{extra}`" in reasons, extra
