@@ -20,7 +20,7 @@ from endmark.db.progress import SILENT_SECONDS, all_statuses, clock_ahead, job_s
 from endmark.db.reaper import reap
 from endmark.db.sizes import job_size
 from endmark.jobs.broker.access import find_broker
-from endmark.jobs.broker.address import mask, why_silent
+from endmark.jobs.broker.address import mask, why_full, why_silent
 from endmark.jobs.errors import BrokerError, StoreError
 from endmark.jobs.progress import JobStatus
 from endmark.jobs.settings import Settings
@@ -113,9 +113,9 @@ def _print(found: Sequence[JobStatus], details: Details | None, json_wanted: boo
 
 def _care(settings: Settings, store: Store) -> None:
     """Put back what dead workers held; say what is in the way."""
-    problem = _silence(settings)
+    problem = _broker_problem(settings)
     if problem:
-        note(f"the broker does not answer: {problem}; workers look into the database by themselves")
+        note(f"the broker {problem}; workers look into the database by themselves")
     ahead = clock_ahead(store)
     if abs(ahead) > _CLOCK_APART:
         which = "ahead of" if ahead > 0 else "behind"
@@ -129,15 +129,17 @@ def _care(settings: Settings, store: Store) -> None:
             hint(error.hint)
 
 
-def _silence(settings: Settings) -> str | None:
+def _broker_problem(settings: Settings) -> str | None:
     """Return what is wrong with the broker that is set; our own need not run while no worker does."""
     if settings.broker_url is None:
         return None
     try:
-        reason = why_silent(settings.broker_url)
+        silent, full = why_silent(settings.broker_url), why_full(settings.broker_url)
     except BrokerError as error:
-        return str(error)
-    return reason and f"`{mask(settings.broker_url)}`: {reason}"
+        return f"does not answer: {error}"
+    if silent:
+        return f"does not answer: `{mask(settings.broker_url)}`: {silent}"
+    return full and f"is short of memory: `{mask(settings.broker_url)}`: {full}"
 
 
 def _advise(settings: Settings, found: Sequence[JobStatus], *, single: bool) -> None:

@@ -116,6 +116,23 @@ def why_silent(url: str, timeout: float = 1.0) -> str | None:
     return None
 
 
+def why_full(url: str, timeout: float = 1.0) -> str | None:
+    """Return what a server does with messages for want of memory; None where it has enough or will not say."""
+    from redis import RedisError
+
+    try:
+        with client(parse_address(url), timeout) as asked:
+            told = asked.info("memory")
+    except (RedisError, OSError):
+        return None
+    most, policy = int(told.get("maxmemory", 0)), told.get("maxmemory_policy", "noeviction")
+    used = int(told.get("used_memory", 0)) - int(told.get("mem_not_counted_for_evict", 0))
+    if not most or used <= most:
+        return None
+    does = "it refuses messages" if policy == "noeviction" else f"it may drop messages ({policy})"
+    return f"{does}, as its memory is full: {used:,} bytes of `maxmemory` {most:,}"
+
+
 def client(address: Address | Sentinels, timeout: float = 5.0) -> "Redis":
     """Return a client of the server, which tries everything once and waits `timeout` seconds at most.
 

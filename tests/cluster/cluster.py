@@ -22,7 +22,9 @@ from tests.cluster.disk import Disk
 from tests.cluster.faults import faults_of
 from tests.cluster.host import COMPILER, Host, sweep
 from tests.cluster.recording import read_events, watch_ledger
-from tests.cluster.scripted import answer_of
+from tests.cluster.schedules import turns
+from tests.cluster.scripted import DEADLY, answer_of
+from tests.cluster.sentinels import SentinelValkey
 from tests.cluster.servers import Postgres, Valkey, end
 from tests.cluster.wire import Wire
 from tests.integration.service_fixtures import submit
@@ -44,15 +46,16 @@ class Cluster:
             the two workers share as processes of one host do.
         models: of each a worker runs on each workers' host.
         bug: the name of one of `bugs.py` that is planted into every worker.
+        sentinels: whether the broker is behind three, its two servers on hosts of their own.
         former: the folder of the version before, whose ledger and workers these are until `upgrade`.
     """
 
     has_clocks = COMPILER is not None
     worker_hosts = ("one", "two")
 
-    def __init__(self, folder, seed, data=None, *, models=("m",), bug=None, former=None):
+    def __init__(self, folder, seed, data=None, *, models=("m",), bug=None, former=None, sentinels=False):
         self.folder, self.models, self._bug = folder, models, bug
-        self._former = former
+        self._former, self.has_sentinels = former, sentinels
         self._random = random.Random(seed)
         self._seed = seed
         self._expected = {}
@@ -72,12 +75,16 @@ class Cluster:
         """Make hosts, servers and ledger, each with what undoes it."""
         sweep()
         self.wire = Wire(self._seed)
-        for number, name in enumerate(("servers", *self.worker_hosts), 1):
+        brokers = ("broker", "second") if self.has_sentinels else ()
+        for number, name in enumerate(("servers", *self.worker_hosts, *brokers), 1):
             self.hosts[name] = Host(self.wire, name, f"10.77.0.{number}", self.folder / name)
             self._undo.callback(self.hosts[name].remove)
         self._undo.callback(self.wire.close)
         self.wire.start()
-        self.broker = Valkey(self.hosts["servers"], secured=self._seed % 2 == 1)
+        if self.has_sentinels:
+            self.broker = SentinelValkey([self.hosts[name] for name in brokers], self.hosts["servers"])
+        else:
+            self.broker = Valkey(self.hosts["servers"], secured=self._seed % 2 == 1)
         self._undo.callback(self.broker.remove)
         self.broker.start()
         self.postgres = self.disk = None
@@ -108,10 +115,14 @@ class Cluster:
         self._workers_url = f"{self.postgres.url(name)}?{_LINK}"
         return self.postgres.url(name, local=True)
 
-    def submit(self, rows, *, model="m", **options):
-        """Store a job and wake the workers."""
-        prompts = [f"place {row}" for row in range(rows)]
-        job = submit(self.store, prompts, shard_size=16, model=model, **options)
+    def submit(self, rows, *, model="m", deadly=None, shard_size=16, **options):
+        """Store a job and wake the workers.
+
+        Args:
+            deadly: the row that kills every worker that runs it; None for none.
+        """
+        prompts = [f"place {row}{DEADLY if row == deadly else ''}" for row in range(rows)]
+        job = submit(self.store, prompts, shard_size=shard_size, model=model, **options)
         self._expected.update(((job, row), answer_of(prompt)) for row, prompt in enumerate(prompts))
         with contextlib.suppress(BrokerError):  # workers look by themselves
             wake(self.broker.local, model, None, 2)
@@ -208,9 +219,16 @@ class Cluster:
         return [process for (where, _), process in self._workers.items() if where == host]
 
     def links(self, host):
-        """The ways from a host to the servers and back."""
-        here, there = self.hosts[host].address, self.hosts["servers"].address
-        return self.wire.link(here, there), self.wire.link(there, here)
+        """The ways from a host to all but workers' hosts, and those back."""
+        here = self.hosts[host].address
+        others = [other.address for name, other in self.hosts.items() if name not in (host, *self.worker_hosts)]
+        return [self.wire.link(here, there) for there in others], [self.wire.link(there, here) for there in others]
+
+    def isolate(self, host, cut):
+        """Cut a host off from all others, or no longer."""
+        for other in self.hosts.values():
+            for ends in ((host.address, other.address), (other.address, host.address)):
+                self.wire.link(*ends).cut = cut
 
     def lose_power(self):
         """Let the machine of a SQLite ledger and its workers lose power; it comes back without workers."""
@@ -225,8 +243,7 @@ class Cluster:
             kinds: of which they are; empty for all.
         """
         every = faults_of(self)
-        first = self._seed * count
-        chosen = [_turn(list(kinds or every), number) for number in range(first, first + count)]
+        chosen = turns(list(kinds or every), self._seed, count)
         moments = []  # (when, number, whether it begins)
         began = time.monotonic()
         planned = []
@@ -267,6 +284,12 @@ class Cluster:
         """How many attempts the ledger holds."""
         with self.store.reader.connect() as connection:
             return connection.execute(text("SELECT count(*) FROM attempts")).scalar()
+
+    def failed(self):
+        """The rows that have failed: job, row and error."""
+        query = text("SELECT job_id, row, error FROM attempts WHERE finish_reason = 'error' ORDER BY job_id, row")
+        with self.store.reader.connect() as connection:
+            return [tuple(item) for item in connection.execute(query)]
 
     def connections(self):
         """How many connections the workers have to Postgres."""
@@ -311,9 +334,3 @@ class Cluster:
         for process in self._all:
             end(process)
         self._undo.close()
-
-
-def _turn(names, number):
-    """The fault whose turn it is: over all seeds each comes as often, and in ever other company."""
-    rounds, index = divmod(number, len(names))
-    return random.Random(rounds).sample(names, len(names))[index]

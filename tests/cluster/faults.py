@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 
 HOUR = 3600
 DRIFT = 200_000  # parts in a million that a clock gains or loses: a fifth
@@ -51,6 +52,9 @@ def faults_of(cluster):
         "broker full": lambda _: _full_broker(cluster, "noeviction"),
         "broker evicts": lambda _: _full_broker(cluster, "allkeys-random"),
     }
+    if cluster.has_sentinels:
+        every["broker fails over"] = lambda _: Fault("broker fails over", "", cluster.broker.fail_over)
+        every["broker's host cut off"] = lambda _: _broker_cut_off(cluster)
     if cluster.postgres is not None:
         every["database killed"] = lambda _: Fault(
             "database killed", "*", cluster.postgres.crash, cluster.postgres.start
@@ -72,11 +76,11 @@ def faults_of(cluster):
 
 def _cut(cluster, host, out, back):
     """Lose all packets between a host and the servers."""
-    links = cluster.links(host)
 
     def set_cut(cut):
-        for link, wanted in zip(links, (out, back), strict=True):
-            link.cut = cut and wanted
+        for links, wanted in zip(cluster.links(host), (out, back), strict=True):
+            for link in links:
+                link.cut = cut and wanted
 
     return Fault("cut", host, lambda: set_cut(True), lambda: set_cut(False))
 
@@ -85,11 +89,11 @@ def _slow(cluster, host):
     """300 ms each way, and every fifth packet lost."""
 
     def begin():
-        for link in cluster.links(host):
+        for link in chain(*cluster.links(host)):
             link.delay, link.loss = 0.3, 0.2
 
     def end():
-        for link in cluster.links(host):
+        for link in chain(*cluster.links(host)):
             link.delay, link.loss = 0.0, 0.0
 
     return Fault("slow and lossy", host, begin, end)
@@ -103,6 +107,19 @@ def _full_broker(cluster, policy):
         cluster.broker.configure("maxmemory", "1")
 
     return Fault(f"broker full, {policy}", "", begin, lambda: cluster.broker.configure("maxmemory", "0"))
+
+
+def _broker_cut_off(cluster):
+    """The host of the broker's master is cut off until the other server takes over; two then believe to be it."""
+
+    def begin():
+        cluster.broker.wait_until_whole()
+        first = cluster.broker.master
+        cluster.isolate(first, True)
+        cluster.broker.wait_for_takeover(cluster.broker.other(first))
+        cluster.isolate(first, False)
+
+    return Fault("broker's host cut off", "", begin)
 
 
 def _clock(cluster, host, seconds, *, gains=0):

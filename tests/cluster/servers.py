@@ -47,7 +47,7 @@ class Postgres:
         with (self._host.home / "postgres.log").open("ab") as log:
             process = self._host.start(words, user="pgserver", stdout=log, stderr=log)
         ready = [str(self._programs / "pg_isready"), "-q", "-h", str(socket)]
-        _wait(lambda: subprocess.run(ready, check=False).returncode == 0, "Postgres does not start")
+        wait_for(lambda: subprocess.run(ready, check=False).returncode == 0, "Postgres does not start")
         return process
 
     def fail_over(self, behind=1.0):
@@ -72,10 +72,10 @@ class Postgres:
         assert self._host.start([str(word) for word in made], user="pgserver").wait() == 0
         standby = self._run(copy / "data", copy, "-h", "")
         following = "SELECT status FROM pg_stat_wal_receiver"
-        _wait(lambda: self._ask(copy, following) == "streaming", "the second server does not follow")
+        wait_for(lambda: self._ask(copy, following) == "streaming", "the second server does not follow")
         self._ask(copy, "ALTER SYSTEM SET primary_conninfo = ''")
         self._ask(copy, "SELECT pg_reload_conf()")
-        _wait(lambda: self._ask(copy, following) == "", "the second server follows still")
+        wait_for(lambda: self._ask(copy, following) == "", "the second server follows still")
         begin = time.monotonic()
         time.sleep(behind)
         self.crash()
@@ -141,7 +141,7 @@ class Valkey:
         if self._certificate:
             place = [self._host.address, "6379", str(self._certificate), str(self._socket)]
             self._start([sys.executable, "-m", "tests.cluster.tls", *place], Path(__file__).parents[2])
-        _wait(lambda: why_silent(self.local) is None, "Valkey does not start")
+        wait_for(lambda: why_silent(self.local) is None, "Valkey does not start")
 
     def _start(self, words, folder):
         with (self._host.home / "valkey.log").open("ab") as log:
@@ -196,7 +196,8 @@ def end(process):
     process.wait()
 
 
-def _wait(condition, otherwise):
+def wait_for(condition, otherwise):
+    """Wait until something holds, or fail with words."""
     deadline = time.monotonic() + _WAIT
     while not condition():
         assert time.monotonic() < deadline, otherwise

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -80,8 +81,25 @@ def test_a_broker_that_is_away(cluster):
     assert "the broker does not answer" in said
 
 
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [("noeviction", "it refuses messages"), ("allkeys-lru", "it may drop messages (allkeys-lru)")],
+)
+def test_a_broker_whose_memory_is_full(cluster, policy, words):
+    """It answers PING all the same, and `status` said that all is well."""
+    cluster.broker.configure("maxmemory-policy", policy)
+    cluster.broker.configure("maxmemory", "1")
+    try:
+        said, code = status(cluster)
+    finally:
+        cluster.broker.configure("maxmemory", "0")
+    assert code == 0
+    assert f"{words}, as its memory is full" in said
+    assert "workers look into the database by themselves" in said
+
+
 def test_a_database_behind_a_dead_network(cluster):
-    for link in cluster.links("one"):
+    for link in chain(*cluster.links("one")):
         link.cut = True
     try:
         said, code = status(cluster)
