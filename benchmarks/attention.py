@@ -15,6 +15,7 @@ from endmark.worker.engine.cuda.kernels.gathered_attention import (
     Chunks,
     Gathered,
     GatheredTiles,
+    GatherRoom,
     gathered_attention,
 )
 from endmark.worker.engine.cuda.kernels.prefill_attention import Tiles, prefill_attention
@@ -50,7 +51,7 @@ def rates(rows: Sequence[tuple[int, int]], kind: torch.dtype) -> tuple[float, fl
     gathered = Gathered(
         Chunks(*torch.from_numpy(flat.chunks.copy()).cuda()),
         GatheredTiles(*torch.from_numpy(flat.gathered.copy()).cuda()),
-        flat.tokens,
+        GatherRoom(flat.tokens),
     )
     given, scale = (query, keys, values, tables), SIZE**-0.5
     return (

@@ -1,11 +1,10 @@
 """Prompts beside running rows, in virtual time: `python benchmarks/mixed_steps.py`.
 
-The engine's own scheduler plans the sets of `peers.py`; a step takes what the 8B shape takes on an H100 by its
-arithmetic: weights and cached keys read at 3.0 and 2.6 TB/s, products at 640 TFLOP/s, attention of prompts at 230.
-With that the scheduler of before, in which prompts and running rows took turns, is at 33.3 s (long), 21.4 (label)
-and 12.3 (mixed); measured were 31.8, 21.0 and 12.8. It prints seconds, output tokens a second and steps of each
-set, with attention of running rows behind that of prompts and beside it, and when short rows end with one prompt
-of 32,000 tokens among them. `--card h200` has more pages and reads cached keys at 3.9 TB/s.
+The engine's own scheduler plans the sets of `peers.py`; a step takes what the 8B shape takes by its arithmetic, at
+the rates of `worker/engine/rates.py`; weights and cached keys are read at 3.0 and 2.6 TB/s. It prints seconds,
+output tokens a second and steps of each set, with attention of running rows behind that of prompts and beside it,
+and when short rows end with one prompt of 32,000 tokens among them. `--card h200` has more pages and reads cached
+keys at 3.9 TB/s; with `--launch 0.044` the host launches steps with prompts kernel by kernel.
 """
 
 import argparse
@@ -19,14 +18,13 @@ from workload import Row
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.flags import NATURAL
 from endmark.worker.engine.plan import StepPlan, StepResult, Ticket
+from endmark.worker.engine.rates import LAUNCH, PAIR, TOKEN
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.text import Vocabulary
 
 _WEIGHTS = 16e9 / 3.0e12  # seconds that reading all weights takes
-_TOKEN = 15e9 / 640e12  # of a token's products
 _CACHED = 131072  # bytes of a token's keys and values
-_PAIR = 4 * 4096 * 32 / 230e12  # of a token's attention to one before it
-_GRAPH, _LAUNCH = 0.0007, 0.018  # beside a captured step; the least of a step with prompts
+_GRAPH = 0.0007  # beside a captured step without prompts
 _LONG_PROMPT = 32000
 _CARDS = {"h100": (25000, 768, 2.6e12), "h200": (53000, 1024, 3.9e12)}  # pages, rows, cached bytes read a second
 
@@ -36,10 +34,10 @@ class CardRunner:
 
     page_size, context, overlaps, prefill_tokens, weight_tokens = 16, 40000, False, 8192, 256
 
-    def __init__(self, card: str, piece_tokens: int, *, beside: bool) -> None:
+    def __init__(self, card: str, piece_tokens: int, *, beside: bool, launch: float = LAUNCH) -> None:
         self.num_pages, self.max_rows, self._read = _CARDS[card]
         self.refill = self.max_rows // 16
-        self.piece_tokens, self._beside = piece_tokens, beside
+        self.piece_tokens, self._beside, self._launch = piece_tokens, beside, launch
         self.now = 0.0  # seconds
         self.mixed = 0  # steps with prompts
 
@@ -47,10 +45,10 @@ class CardRunner:
         """Let the time of a step pass."""
         prompts = sum(row.end - row.cached for row in plan.prefill)
         running = _CACHED / self._read * sum(plan.decode.lengths)
-        pairs = _PAIR * sum((row.end**2 - row.cached**2) / 2 for row in plan.prefill)
+        pairs = PAIR * sum((row.end**2 - row.cached**2) / 2 for row in plan.prefill)
         attention = max(running, pairs) if self._beside else running + pairs
-        seconds = max(_WEIGHTS, _TOKEN * (prompts + len(plan.decode.slots))) + attention
-        self.now += max(seconds, _LAUNCH) if plan.prefill else seconds + _GRAPH
+        seconds = max(_WEIGHTS, TOKEN * (prompts + len(plan.decode.slots))) + attention
+        self.now += max(seconds, self._launch) if plan.prefill else seconds + _GRAPH
         self.mixed += bool(plan.prefill)
         return Ticket(len(plan.slots))
 
@@ -83,12 +81,15 @@ def main() -> None:
     )
     parser.add_argument("--sets", default="long,label,mixed", help="joined by commas")
     parser.add_argument("--card", choices=_CARDS, default="h100")
+    parser.add_argument(
+        "--launch", type=float, default=LAUNCH, help="Seconds of the host for a step with prompts."
+    )
     options = parser.parse_args()
     work = {name: rows for name, rows in sets(1.0).items() if name in options.sets.split(",")}
     for piece in options.pieces:
         for name, rows in work.items():
             for beside in (False, True):
-                runner = CardRunner(options.card, piece, beside=beside)
+                runner = CardRunner(options.card, piece, beside=beside, launch=options.launch)
                 _, steps = ends(rows, runner)
                 tokens = sum(row.max_tokens for row in rows)
                 print(
@@ -97,9 +98,9 @@ def main() -> None:
                     flush=True,
                 )
         short = sets(1.0)["mixed"]
-        alone, _ = ends(short, CardRunner(options.card, piece, beside=False))
+        alone, _ = ends(short, CardRunner(options.card, piece, beside=False, launch=options.launch))
         for place in (0, len(short) // 2):
-            runner = CardRunner(options.card, piece, beside=False)
+            runner = CardRunner(options.card, piece, beside=False, launch=options.launch)
             among, _ = ends([*short[:place], Row((5,) * _LONG_PROMPT, 200), *short[place:]], runner)
             long = among.pop(place)
             print(

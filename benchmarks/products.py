@@ -5,6 +5,7 @@ of four layers with weights of their own, so that no cache holds them. Errors ar
 """
 
 import argparse
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ from endmark.worker.engine.fp8 import Fp8Linear, Scaled, scaled_rows
 HIDDEN, WIDE, QKV = 4096, 14336, 6144
 SIZES = {"qkv": (HIDDEN, QKV), "o": (HIDDEN, HIDDEN), "gate and up": (HIDDEN, 2 * WIDE), "down": (WIDE, HIDDEN)}
 _LAYERS, _REPLAYS = 4, 9
+_TURNS = 20  # of all layers, so that the card never waits for the host
 
 
 def random(*shape: int, spread: float = 1.0) -> Tensor:
@@ -54,6 +56,26 @@ def microseconds(work: Callable[[int], object]) -> float:
         for layer in range(_LAYERS):
             work(layer)
     return milliseconds(graph.replay, _REPLAYS) * 1e3 / _LAYERS
+
+
+def sustained(count: int, layers: Layers, kind: str, seconds: float) -> float:
+    """Return operations a second of all products of so many tokens, once they have been run for so long."""
+    given = {name: random(count, inputs) for name, (inputs, _) in SIZES.items()}
+    scaled = {name: scale_rows(x) for name, x in given.items()}
+
+    def turns() -> None:
+        for layer in [*range(_LAYERS)] * _TURNS:
+            for name in SIZES:
+                if kind == "fp8":
+                    layers.fp8[name][layer](scaled[name])
+                else:
+                    nn.functional.linear(given[name], layers.plain[name][layer])
+
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        taken = milliseconds(turns, 1)
+    work = 2 * count * _LAYERS * _TURNS * sum(inputs * outputs for inputs, outputs in SIZES.values())
+    return work / taken * 1e3
 
 
 def precise(layer: Fp8Linear, x: Scaled) -> Tensor:
@@ -118,6 +140,7 @@ def main() -> None:
     parser.add_argument(
         "--rows", default="1,16,64,256,1024,8192", help="tokens multiplied at once, joined by commas"
     )
+    parser.add_argument("--sustained", type=float, default=0.0, help="seconds for a rate under full power")
     options = parser.parse_args()
     with torch.inference_mode():
         torch.manual_seed(0)
@@ -135,6 +158,10 @@ def main() -> None:
                 f"| {count} | all, with two norms | {plain:.1f} | {small:.1f} | {plain / small:.2f} | |",
                 flush=True,
             )
+        for count in map(int, options.rows.split(",") if options.sustained else ()):
+            for kind in ("bf16", "fp8"):
+                rate = sustained(count, layers, kind, options.sustained)
+                print(f"{count} tokens in {kind}, sustained: {rate / 1e12:.0f} TFLOP/s", flush=True)
         for name, fast, exact in errors(layers):
             print(f"error of {name}: {fast:.2e}, with precise sums {exact:.2e}", flush=True)
 

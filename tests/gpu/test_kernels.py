@@ -15,6 +15,7 @@ from endmark.worker.engine.cuda.kernels.gathered_attention import (
     Chunks,
     Gathered,
     GatheredTiles,
+    GatherRoom,
     gathered_attention,
 )
 from endmark.worker.engine.cuda.kernels.norms import rms_norm
@@ -125,20 +126,23 @@ def test_prefill_attention(heads, kv_heads, size, window, softcap, dtype, bound)
 @pytest.mark.parametrize(("heads", "kv_heads", "size", "window", "softcap"), CASES[:-2])
 @pytest.mark.parametrize("kind", [HALF, torch.float8_e4m3fn])
 def test_gathered_attention(heads, kv_heads, size, window, softcap, kind):
-    """The same rows: keys that are gathered give what pages give, and nothing of what others left there."""
+    """The same rows: keys that are gathered give what pages give, and nothing of what others left there.
+
+    The last chunk and the last tile are those of no row, as a captured step has them: they change nothing.
+    """
     keys, values, tables = cache(kv_heads, size, dtype=torch.float32)
     for pool in (keys, values):
         pool[tables[0, 2].long(), :, 8:] = pool[tables[2, 4].long(), :, 6:] = torch.nan  # behind the rows' ends
     keys, values = keys.to(kind), values.to(kind)
     query = random(80, heads, size, seed=9, dtype=HALF)
     gathered = Gathered(
-        Chunks(*map(ints, ([2, 0], [0, 0], [70, 40], [0, 128]))),
-        GatheredTiles(*map(ints, ([0, 64, 70], [64, 6, 10], [0, 64, 30], [0, 0, 128]))),
-        256,
+        Chunks(*map(ints, ([2, 0, 0], [0, 0, 0], [70, 40, 0], [0, 128, 0]))),
+        GatheredTiles(*map(ints, ([0, 64, 70, 0], [64, 6, 10, 0], [0, 64, 30, 0], [0, 0, 128, 0]))),
+        GatherRoom(256),
     )
     options = {"scale": 0.1, "window": window, "softcap": softcap}
     got = gathered_attention(query, keys, values, tables, gathered, **options)
-    paged = Tiles(*map(ints, ([2, 2, 0], [0, 64, 70], [64, 6, 10], [0, 64, 30])))
+    paged = Tiles(*map(ints, ([2, 2, 0, 0], [0, 64, 70, 0], [64, 6, 10, 0], [0, 64, 30, 0])))
     assert error(got, prefill_attention(query, keys, values, tables, paged, **options)) < 1e-3
     for slot, begin, count, position in ((2, 0, 70, 0), (0, 70, 10, 30)):
         key, value = (of_row(pool, tables, slot, position + count) for pool in (keys, values))

@@ -24,20 +24,32 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
 
-@pytest.mark.parametrize("name", ["gemma2"] if INTERPRETED else list(CONFIGS))
-def test_scores_are_those_of_the_whole_layer(name, monkeypatch):
-    """Interpreted it is one layer of one model, and no row's keys are cut: a program takes milliseconds."""
+SIZES = {"num_pages": 8, "page_size": 16, "max_rows": 4, "prefill_tokens": 64, "piece_tokens": 32, "context": 48}
+
+
+@pytest.fixture(autouse=True)
+def _few_programs(monkeypatch):
+    """The interpreter takes milliseconds for each program: no row's keys are cut for it."""
+    if INTERPRETED:
+        monkeypatch.setattr(decode_attention, "_PROGRAMS", 1)
+
+
+def build(name, layers=1, dtype=torch.float32, **options):
+    """A model, of so many layers where kernels are interpreted, and its runner."""
     torch.manual_seed(7)
     config = copy.deepcopy(CONFIGS[name])
     config.num_attention_heads, config.num_key_value_heads, config.head_dim = 2, 1, 64
     if INTERPRETED:
-        config.num_hidden_layers, config.layer_types = 1, config.layer_types[:1]
+        config.num_hidden_layers, config.layer_types = layers, config.layer_types[:layers]
         config.vocab_size = 64
-        monkeypatch.setattr(decode_attention, "_PROGRAMS", 1)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().to(DEVICE)
-    runner = CudaRunner(
-        model, {2}, num_pages=8, page_size=16, max_rows=4, prefill_tokens=64, piece_tokens=32, context=48
-    )
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().to(DEVICE)
+    return model, CudaRunner(model, {2}, **{**SIZES, **options})
+
+
+@pytest.mark.parametrize("name", ["gemma2"] if INTERPRETED else list(CONFIGS))
+def test_scores_are_those_of_the_whole_layer(name):
+    _, runner = build(name)
+    runner._prompts = None  # or passes are run in two parts: tests/gpu/test_prompt_steps.py
     assert runner._narrows
     got = results(runner)
     runner._narrows = False

@@ -5,7 +5,7 @@ tensors are read by `Layout.of`, filled by `Layout.pack`, and a kernel's constan
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
 
 import numpy as np
 import torch
@@ -152,4 +152,4 @@ def sampling_values(sampling: Sampling) -> dict[str, float]:
 
 def score_values(numbers: ScoreNumbers) -> dict[str, float]:
     """Return the numbers by their names in the layouts."""
-    return dict(zip(SCORES.real, map(float, astuple(numbers)), strict=True))
+    return {name: float(getattr(numbers, name)) for name in SCORES.real}

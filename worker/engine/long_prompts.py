@@ -7,14 +7,12 @@ as each of them does, for it would wait for longer than all of them together.
 """
 
 from endmark.worker.engine.contract import Runner
+from endmark.worker.engine.rates import FAR
 
 _FAR_LONGER = 8  # times as many tokens as other rows have on average
 _LEAST = 4  # a prompt is not long that is no more than this part of a full step
 _ROWS = 12  # among so many rows and more it is given a twelfth of the time of their steps, else as much as each
 _PIECE = 2  # a piece of a long prompt is this part of what runs beside a full batch
-# tokens before one that make it cost twice as much: its attention is a third of its products' work by then, and a
-# card does it at a third of the rate
-_FAR = 8192
 
 
 class LongPrompts:
@@ -46,7 +44,7 @@ class LongPrompts:
         """
         self._credit += (self._weight_tokens + tokens) / min(_ROWS, max(1, rows))
         size = min(left, self.piece)
-        cost = size * (1 + before / _FAR)
+        cost = size * (1 + before / FAR)
         if self._credit < cost:
             return 0
         self._credit = 0.0

@@ -34,9 +34,10 @@ _CPU_PREFILL_TOKENS = 1024
 # Beside running rows: the least that products take at full speed, and numbers of a layer times tokens that take a
 # card (at 600 TFLOP/s) as long as the launch of a layer takes its host (half a millisecond)
 _LEAST_PIECE, _HIDING = 2048, 1.65e11
+_FP8_PIECES = 2  # times as many tokens
 _USEFUL_ROW = 1024  # tokens a row for which room is kept before weights are expanded
 _SPARE = 0.94  # of the free memory that is taken
-_GRAPH_BYTES = 1 << 30  # for captured graphs, kernels and libraries
+_GRAPH_BYTES = 9 << 27  # for captured graphs, the keys that they gather (2^27), kernels and libraries
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +90,10 @@ class Shape:
 
     @property
     def work_bytes(self) -> int:
-        """Bytes that one forward pass takes beside weights and cache."""
+        """Bytes that forward passes take beside weights and cache: one that is launched, and those captured."""
         if self.device.type != "cuda":
             return 0
-        tokens = max(_PREFILL_TOKENS, self.rows)
+        tokens = max(_PREFILL_TOKENS, self.rows) + min(_PREFILL_TOKENS, _FP8_PIECES * self.piece_tokens)
         return (
             tokens * (6 * self.hidden + 3 * self.widest) * self.itemsize
             + self.rows * self.vocabulary * 8
@@ -150,7 +151,7 @@ def fitting_rows(tokens: int, least: int) -> int:
 def piece_tokens(network: nn.Module, shape: Shape) -> int:
     """Return the tokens of a mixed step: in fp8 products take half the time, and the host as long as ever."""
     fp8 = any(isinstance(module, Fp8Linear) for module in network.modules())
-    return min(_PREFILL_TOKENS, shape.piece_tokens * (2 if fp8 else 1))
+    return min(_PREFILL_TOKENS, shape.piece_tokens * (_FP8_PIECES if fp8 else 1))
 
 
 def build_runner(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from endmark.worker.engine.cuda.decode import DecodeInputs
-from endmark.worker.engine.cuda.kernels.gathered_attention import Chunks, Gathered, GatheredTiles
+from endmark.worker.engine.cuda.kernels.gathered_attention import Chunks, Gathered, GatheredTiles, GatherRoom
 from endmark.worker.engine.cuda.kernels.prefill_attention import Tiles
 from endmark.worker.engine.cuda.rooms import SampledRows
 from endmark.worker.engine.cuda.staging import to_device
@@ -150,7 +150,7 @@ class PassInputs:
             slots=slots,
             decoding=decoding,
             tiles=paged if len(paged.slots) else None,
-            gathered=Gathered(chunks, gathered, tiles.tokens) if tiles.tokens else None,
+            gathered=Gathered(chunks, gathered, GatherRoom(tiles.tokens)) if tiles.tokens else None,
             copied=to_device(np.array(copied, np.int32).T.copy(), device) if copied else None,
             keep=last.long(),
             rows=SampledRows(*rows),

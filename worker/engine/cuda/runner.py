@@ -19,6 +19,8 @@ from endmark.worker.engine.cuda.kernels.prefill_attention import Tiles
 from endmark.worker.engine.cuda.kernels.sampling import finish_step
 from endmark.worker.engine.cuda.launched import Answered, Drawn, Launched, drawn_step
 from endmark.worker.engine.cuda.prefill import Passes, PassInputs, Piece
+from endmark.worker.engine.cuda.prompt_steps import PromptSteps
+from endmark.worker.engine.cuda.prompt_tables import Idle, pass_sizes
 from endmark.worker.engine.cuda.replay import Recorder
 from endmark.worker.engine.cuda.rooms import Rooms, SampledRows, Steering
 from endmark.worker.engine.cuda.slots import SlotState
@@ -87,6 +89,7 @@ class CudaRunner:
         self._recorder = Recorder(self._device)
         with torch.inference_mode():
             self._narrows = narrow_last_layer(network, self._trial)
+            self._prompts = self._prompt_steps() if self._narrows else None
             self._steps.record_all(Kind())
 
     @torch.inference_mode()
@@ -177,6 +180,18 @@ class CudaRunner:
         found = ((index, self._logprobs.get(slot)) for index, slot in enumerate(slots))
         return {index: count for index, count in found if count is not None}
 
+    def _prompt_steps(self) -> PromptSteps | None:
+        """Return captured steps with prompts, up to those beside a full batch."""
+        idle = Idle(self._slots.spare, pass_sizes(self.piece_tokens))
+        return PromptSteps.of(self._network, self, self._recorder, idle, self.max_rows, self._gathers // 2)
+
+    def _padded(self, group: list[Piece], running: DecodeInputs | None) -> list[Piece]:
+        """Return the pieces of a pass, and the idle ones that make it one of few sizes."""
+        if self._prompts is None:
+            return group
+        tokens = sum(piece.end - piece.begin for piece in group)
+        return group + self._prompts.idle.beside(tokens + (len(running.tokens) if running is not None else 0))
+
     def _record(self, size: int, kind: Kind) -> DecodeStep:
         """Capture a decode step of so many rows."""
 
@@ -209,7 +224,7 @@ class CudaRunner:
 
         def compute(group: list[Piece], done: int) -> int:
             running = DecodeInputs.sent(plan.decode, self._slots) if plan.decode.slots and not done else None
-            inputs = PassInputs.of(group, running, self._device, self._gathers)
+            inputs = PassInputs.of(self._padded(group, running), running, self._device, self._gathers)
             whole = self._logits(inputs)
             if inputs.questions.asked:
                 found = Download(asked_scores(whole, inputs.questions.asked).view(torch.int32))
@@ -237,9 +252,11 @@ class CudaRunner:
         self.note(inputs.tokens, inputs.slots, inputs.positions)
         if inputs.copied is not None:
             copy_fronts(self._history.view(-1, 1, self.page_size, 1), inputs.copied)
+        wanted = torch.cat([inputs.keep, inputs.others])
+        if self._prompts is not None and self._prompts.first(inputs):
+            return self._prompts.second(inputs, wanted)
         batch = self.batch(inputs.slots, inputs.positions, inputs.tiles, inputs.decoding, inputs.gathered)
         batch.copied = inputs.copied
-        wanted = torch.cat([inputs.keep, inputs.others])
         return self._scores_of(wanted, inputs.tokens, inputs.positions64, batch, narrow=self._narrows)
 
     def _scores_of(
@@ -251,12 +268,15 @@ class CudaRunner:
         batch.wanted = wanted
         return self.forward(tokens, positions, batch, 0)
 
-    def _trial(self, narrow: bool) -> Tensor:
-        """Return the scores of two tokens of a row of five, which stands where no row does."""
-        device = self._device
-        places = torch.arange(5, device=device)
+    def probe(self) -> tuple[Tensor, DeviceBatch]:
+        """Return five tokens (5,) int64 of a row that stands where no row does, each its place; their batch."""
+        places = torch.arange(5, device=self._device)
         slots = torch.full_like(places, self._slots.spare, dtype=torch.int32)
         tile = (self._slots.spare, 0, 5, 0)
-        tiles = Tiles(*(torch.tensor([number], dtype=torch.int32, device=device) for number in tile))
-        batch = self.batch(slots, places.int(), tiles)
+        tiles = Tiles(*(torch.tensor([number], dtype=torch.int32, device=self._device) for number in tile))
+        return places, self.batch(slots, places.int(), tiles)
+
+    def _trial(self, narrow: bool) -> Tensor:
+        """Return the scores of two tokens of a row of five."""
+        places, batch = self.probe()
         return self._scores_of(places[[2, 4]], places, places, batch, narrow=narrow)

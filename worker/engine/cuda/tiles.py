@@ -15,6 +15,7 @@ from endmark.worker.engine.cuda.kernels.gathered_attention import (
     Chunks,
     Gathered,
     GatheredTiles,
+    GatherRoom,
     gathered_attention,
 )
 from endmark.worker.engine.cuda.kernels.prefill_attention import TILE, Tiles, prefill_attention
@@ -92,7 +93,7 @@ def _difference(kind: torch.dtype, heads: int, keys: Tensor, window: int | None)
         return [torch.tensor(row, device=device) for row in block]
 
     flat, scale = cut(piece, 2 * tokens), size**-0.5
-    gathered = Gathered(Chunks(*sent(flat.chunks)), GatheredTiles(*sent(flat.gathered)), flat.tokens)
+    gathered = Gathered(Chunks(*sent(flat.chunks)), GatheredTiles(*sent(flat.gathered)), GatherRoom(flat.tokens))
     paged = Tiles(*sent(cut(piece, 0).paged))
     given, far = (query, key, value, tables), []
     for seen in {None, window}:

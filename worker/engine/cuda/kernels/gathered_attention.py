@@ -39,22 +39,30 @@ class GatheredTiles(NamedTuple):
 
 
 @dataclass(slots=True)
+class GatherRoom:
+    """Room for what is gathered at once, made when it is needed; all layers of a pass share it."""
+
+    tokens: int  # places, a multiple of CHUNK
+    _made: tuple[Tensor, list[TensorDescriptor]] | None = None
+
+    def of(
+        self, kv_heads: int, size: int, kind: torch.dtype, device: torch.device
+    ) -> tuple[Tensor, list[TensorDescriptor]]:
+        """Return it for keys and values, (2, KV heads * tokens, D), and how each is read."""
+        if self._made is None:
+            flat = torch.empty((2, kv_heads * self.tokens, size), dtype=kind, device=device)
+            block = [BLOCK, triton.next_power_of_2(size)]
+            self._made = flat, [TensorDescriptor.from_tensor(half, block) for half in flat]
+        return self._made
+
+
+@dataclass(frozen=True, slots=True)
 class Gathered:
     """What is gathered in each layer of a pass, and who attends to it."""
 
     chunks: Chunks
     tiles: GatheredTiles
-    tokens: int  # places in all, a multiple of CHUNK
-    _room: tuple[Tensor, list[TensorDescriptor]] | None = None
-
-    def room(self, kv_heads: int, size: int, kind: torch.dtype) -> tuple[Tensor, list[TensorDescriptor]]:
-        """Return room (2, KV heads * tokens, D) for keys and values, and how each is read; all layers share it."""
-        if self._room is None:
-            shape = 2, kv_heads * self.tokens, size
-            flat = torch.empty(shape, dtype=kind, device=self.chunks.slots.device)
-            block = [BLOCK, triton.next_power_of_2(size)]
-            self._room = flat, [TensorDescriptor.from_tensor(half, block) for half in flat]
-        return self._room
+    room: GatherRoom
 
 
 @triton.jit
@@ -62,21 +70,23 @@ def _gather(
     keys, values, tables, slots, starts, lengths, places, keys_out, values_out, tokens, table_width, kv_heads,
     D: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """One chunk, one head."""
+    """One chunk, one head; a chunk of no row writes nothing."""
     chunk, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     slot = tl.load(slots + chunk).to(tl.int64)
     offs = tl.arange(0, CHUNK)
     offs_d = tl.arange(0, BLOCK_D)[None, :]
     at = tl.load(starts + chunk) + offs
-    inside = at < tl.load(lengths + chunk)
+    length = tl.load(lengths + chunk)
+    inside = at < length
     page = tl.load(tables + slot * table_width + at // PAGE, mask=inside, other=0).to(tl.int64)
     source = (((page * kv_heads + head) * PAGE + at % PAGE) * D)[:, None] + offs_d
     target = ((head * tokens + tl.load(places + chunk) + offs) * D)[:, None] + offs_d
     in_d = offs_d < D
     k = tl.load(keys + source, mask=inside[:, None] & in_d, other=0.0)
     v = tl.load(values + source, mask=inside[:, None] & in_d, other=0.0)
-    tl.store(keys_out + target, k.to(keys_out.dtype.element_ty), mask=in_d)
-    tl.store(values_out + target, v.to(values_out.dtype.element_ty), mask=in_d)
+    mask = (length > 0) & in_d
+    tl.store(keys_out + target, k.to(keys_out.dtype.element_ty), mask=mask)
+    tl.store(values_out + target, v.to(values_out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -169,8 +179,8 @@ def gathered_attention(
     _, heads, size = query.shape
     kv_heads, page = keys.shape[1], keys.shape[2]
     out = torch.empty_like(query) if out is None else out
-    block, count = triton.next_power_of_2(size), gathered.tokens
-    flat, halves = gathered.room(kv_heads, size, query.dtype)
+    block, count = triton.next_power_of_2(size), gathered.room.tokens
+    flat, halves = gathered.room.of(kv_heads, size, query.dtype, query.device)
     _gather[(len(gathered.chunks.slots), kv_heads)](
         keys, values, tables, *gathered.chunks, *flat, count, tables.shape[1], kv_heads,
         D=size, BLOCK_D=block, PAGE=page, CHUNK=CHUNK, num_warps=4,
