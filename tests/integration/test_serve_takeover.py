@@ -100,6 +100,7 @@ def test_files_and_batches_are_taken_over_in_their_order(store, old):
         failed, completed = service.get("/v1/batches")["data"]
         assert (failed["id"], failed["status"], failed["failed_at"]) == (batch_id(2), "failed", 4)
         assert failed["errors"]["data"] == [error]
+        assert failed["request_counts"] == {"total": 0, "completed": 0, "failed": 0}
         assert (completed["status"], completed["output_file_id"]) == ("completed", file_id(9))
         assert (completed["metadata"], completed["completed_at"]) == ({"a": "b"}, 3)
         assert completed["request_counts"] == {"total": 3, "completed": 3, "failed": 0}

@@ -191,6 +191,15 @@ def test_the_time_left_is_that_of_the_rows_left(store):
     assert status.eta_seconds == pytest.approx(6 * 30 / 10.0)
 
 
+def test_a_job_that_took_no_time_by_the_ledgers_clock_has_no_speed(store):
+    """Nor has one that a clock put back has ended before it began."""
+    job = submit(store, ["x"])
+    answer_all(store, tokens=5)
+    for ended, speed in ((0, 0.0), (-1, 0.0), (10, 0.5)):
+        execute(store, "UPDATE jobs SET finished_at = started_at + :ended WHERE id = :job", job=job, ended=ended)
+        assert job_status(store, job).tokens_per_second == speed
+
+
 def test_a_workers_speed_is_shared_by_the_jobs_whose_shards_it_holds(store):
     """It counted whole for each of them."""
     one, two = submit(store, ["x"] * 3, shard_size=1), submit(store, ["x"] * 3, shard_size=1)

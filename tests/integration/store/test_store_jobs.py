@@ -275,6 +275,14 @@ def test_an_interrupted_export_leaves_what_was_there(store, tmp_path):
     assert (tmp_path / "out.csv").read_text() == "before"
 
 
+def test_an_export_says_how_far_it_is_and_how_many_rows_it_wrote(store, tmp_path):
+    job, told = submit(store, ["x"] * 2500), []
+    assert export_job(store, job, tmp_path / "out.csv", on_progress=told.append) == 2500
+    assert len(told) > 1
+    assert told == sorted(set(told))
+    assert told[-1] == 2500
+
+
 def test_only_some_rows_are_exported_on_request(store):
     job = submit(store, ["x"] * 6)
     lease = take(store)

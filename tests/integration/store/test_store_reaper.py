@@ -66,9 +66,9 @@ def test_a_row_that_kills_its_workers_fails_alone(store, poison):
             finish(store, lease)
     assert load_job(store, job).state is JobState.COMPLETED_WITH_ERRORS
     assert load_job(store, innocent).state is JobState.COMPLETED
-    failed = rows_of(store, "SELECT row, error FROM attempts WHERE finish_reason = 'error' ORDER BY row")
-    assert [row for row, _ in failed] == sorted(poison)
-    assert all("the worker died on this row 3 times" in error for _, error in failed)
+    failed = rows_of(store, "SELECT row, attempt, error FROM attempts WHERE finish_reason = 'error' ORDER BY row")
+    assert [(row, number) for row, number, _ in failed] == [(row, 1) for row in sorted(poison)]
+    assert all("the worker died on this row 3 times" in error for *_, error in failed)
     assert deaths <= 15 * len(poison)
     finals = rows_of(store, "SELECT row FROM attempts WHERE final AND job_id = :job ORDER BY row", job=job)
     assert finals == [(row,) for row in range(64)]
