@@ -4,8 +4,11 @@ import json
 import shlex
 from collections.abc import Sequence
 
+from endmark.jobs.errors import SpecError
+from endmark.jobs.generation_config import own_sampling, read_generation_config
+from endmark.jobs.hub import cached_folder, local_folder
 from endmark.jobs.progress import JobStatus
-from endmark.jobs.sampling import TABLE
+from endmark.jobs.sampling import TABLE, Sampling
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.spelling import counted
@@ -58,13 +61,20 @@ def with_thought(spec: GenerationSpec) -> tuple[Strategy, ...]:
     return (Think(given), *kept)
 
 
-def spec_options_of(spec: GenerationSpec) -> str:
-    """Return the options that ask for what a job asks for, but for its strategies, which its label names."""
+def spec_options_of(spec: GenerationSpec, *, here: bool = False) -> str:
+    """Return the options that ask for what a job asks for, but for its strategies, which its label names.
+
+    Args:
+        spec: the job's.
+        here: leave out what the model's own files on this machine say anyway; elsewhere they may say otherwise.
+    """
     words = ["--model", spec.model, *(["--adapter", spec.adapter] if spec.adapter is not None else [])]
     words += ["--max-new-tokens", str(spec.max_new_tokens)]
+    needed = _needed_here(spec) if here else None
     for item in TABLE:
         value = getattr(spec.sampling, item.name)
-        if item.generation_config or value != item.default:  # what is left out may be set by the model's own files
+        # What is left out may be set by the model's own files.
+        if item.name in needed if needed is not None else item.generation_config or value != item.default:
             words += [item.option, item.kind.write(value)]
     for option, value in (("--system", spec.system), ("--template", spec.template)):
         words += [option, value] if value is not None else []
@@ -77,6 +87,21 @@ def spec_options_of(spec: GenerationSpec) -> str:
     if spec.template is None and spec.prompt_column != GenerationSpec().prompt_column:
         words += ["--prompt-column", spec.prompt_column]
     return shlex.join([*words, *(["--raw"] if spec.raw else [])])
+
+
+def _needed_here(spec: GenerationSpec) -> set[str] | None:
+    """Return the parameters that a job has not from its model's own files; None if those are not here."""
+    folder = local_folder(spec.model) or cached_folder(spec.model)
+    if folder is None:
+        return None
+    try:
+        config = read_generation_config(folder)
+        own = Sampling(**own_sampling(config))
+        needed = {item.name for item in TABLE if getattr(spec.sampling, item.name) != getattr(own, item.name)}
+        given = {name: getattr(spec.sampling, name) for name in needed}
+        return needed if Sampling(**{**own_sampling(config, given), **given}) == spec.sampling else None
+    except SpecError:  # the files were changed since the job was made
+        return None
 
 
 def worker_hint(model: str, adapter: str | None, engine: Sequence[str] = ()) -> str:

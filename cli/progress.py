@@ -10,6 +10,7 @@ import click
 
 from endmark.cli.terminal import note, one_line
 from endmark.jobs.progress import JobStatus
+from endmark.jobs.spelling import speed
 from endmark.jobs.vocabulary import JobState
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def figures(status: JobStatus) -> list[str]:
     if status.failed:
         parts.append(f"{status.failed:,} failed")
     if done and status.silent_seconds is None:
-        parts.append(f"{status.tokens_per_second:,.0f} tokens/s")
+        parts.append(speed(status.tokens_per_second))
     if done and status.state.is_final:
         parts.append(f"complete {percent(status.complete, done)}")
         parts.append(f"EOS {percent(status.ended_with_eos, done)}")

@@ -6,6 +6,7 @@ from math import sqrt
 from endmark.cli.pages.intervals import Interval, mean_of
 from endmark.cli.pages.report import span
 from endmark.db.summaries import TokenSums
+from endmark.jobs.spelling import speed
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def told(found: Projection, price: float | None) -> str:
     if found.seconds is not None:
         devices = "1 device" if found.devices == 1 else f"{found.devices} devices"
         time = f"{span(found.seconds.value)} ({span(found.seconds.low)} to {span(found.seconds.high)})"
-        lines.append(("time", f"{time} on {devices}, at {found.tokens_per_second:,.0f} tokens/s"))
+        lines.append(("time", f"{time} on {devices}, at {speed(found.tokens_per_second)}"))
     if found.cost is not None:
         cost = f"{found.cost.value:,.2f} ({found.cost.low:,.2f} to {found.cost.high:,.2f})"
         lines.append(("cost", f"{cost} at {price:,.2f} for a device and hour"))

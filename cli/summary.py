@@ -5,7 +5,7 @@ from endmark.cli.progress import percent
 from endmark.cli.status_view import tokens_of
 from endmark.cli.terminal import one_line, printable
 from endmark.jobs.progress import JobStatus
-from endmark.jobs.spelling import counted
+from endmark.jobs.spelling import counted, speed
 
 
 def summary(status: JobStatus, output: str, error: tuple[str, int] | None = None) -> str:
@@ -22,7 +22,7 @@ def summary(status: JobStatus, output: str, error: tuple[str, int] | None = None
         ("finish reasons", reasons or "none"),
         (
             "tokens",
-            f"{tokens_of(status)}, {status.tokens_per_second:,.0f} tokens/s",
+            f"{tokens_of(status)}, {speed(status.tokens_per_second)}",
         ),
         ("model", f"{one_line(status.model)}, strategies {one_line('; '.join(status.strategies))}"),
         ("results", printable(named(output))),

@@ -24,6 +24,16 @@ def size(count: int) -> str:
     return f"{count / unit:.1f} {name}"
 
 
+def speed(tokens_per_second: float) -> str:
+    """Return a speed, such as `1 token/s` or `1,204 tokens/s`."""
+    return f"{counted(round(tokens_per_second), 'token')}/s"
+
+
+def as_percent(share: float, digits: int = 0) -> str:
+    """Return a share, such as `40 %`."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def age(seconds: float) -> str:
     """Return how long ago something was, such as `3 minutes`, `5 hours` or `12 days`."""
     unit, name = (

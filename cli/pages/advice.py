@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from endmark.cli.pages.arms import Arm
 from endmark.cli.pages.intervals import Interval, paired_p
+from endmark.jobs.spelling import as_percent
 from endmark.jobs.vocabulary import End, EosSource, FinishReason
 
 _FORCED, _BOOSTED = EosSource.FORCED, EosSource.BOOSTED
@@ -40,7 +41,7 @@ def recommend(arms: Sequence[Arm]) -> Advice | None:
 
 def percent(share: Interval) -> str:
     """Return a share with its interval."""
-    return f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
+    return f"{as_percent(share.value)} ({as_percent(share.low)} to {as_percent(share.high)})"
 
 
 def _p(one: Arm, other: Arm) -> float:
@@ -58,7 +59,8 @@ def _against(chosen: Arm, arm: Arm, best: Arm, equals: Sequence[Arm]) -> str:
     if round(arm.by_itself, 2) < round(chosen.by_itself, 2):
         return (
             f"{figures}, {told_apart}, but fewer ended by themselves: "
-            f"{arm.by_itself:.0%} against {chosen.by_itself:.0%} ({boosted:.0%} boosted, {forced:.0%} forced)"
+            f"{as_percent(arm.by_itself)} against {as_percent(chosen.by_itself)}"
+            f" ({as_percent(boosted)} boosted, {as_percent(forced)} forced)"
         )
     if arm.tokens.value > chosen.tokens.value:
         return (

@@ -13,6 +13,8 @@ from functools import cache
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from endmark.jobs.spelling import as_percent
+
 _STYLE = "pages.css"
 
 
@@ -61,6 +63,7 @@ def templates(*packages: str) -> Environment:
         lstrip_blocks=True,
     )
     made.filters["ticked"] = ticked
+    made.filters["percent"] = as_percent
     return made
 
 

@@ -25,6 +25,7 @@ from endmark.jobs.errors import SpecError, UsageError
 from endmark.jobs.outputs import check_writable, is_regular, written
 from endmark.jobs.prompts import PromptPlan
 from endmark.jobs.shapes import ShapeKind
+from endmark.jobs.spelling import as_percent
 from endmark.jobs.strategies import write_strategies
 
 SHOWN = 500  # rows that a page holds
@@ -123,7 +124,7 @@ def _command(job: Job, dataset: Sequence[str]) -> str:
     if not dataset:
         return shlex.join(["endmark", "export", job.id, "-o", "answers.csv"])
     words = ["endmark", "run", *dataset, "--strategy", write_strategies(job.spec.strategies)]
-    return f"{shlex.join(words)} {spec_options_of(job.spec)} -o answers.csv"
+    return f"{shlex.join(words)} {spec_options_of(job.spec, here=True)} -o answers.csv"
 
 
 def _prompt(plan: PromptPlan, row: Sequence[Any]) -> str:
@@ -215,7 +216,9 @@ def _label_lines(report: Report) -> list[str]:
         lines += ["", f"labels of `{one_line(arm.label)}`:"] if counts else []
         for item in counts[:_LABELS]:
             expected = f", {item.expected:,.1f} expected" if item.expected is not None else ""
-            lines.append(f"  {one_line(item.label, 40)}: {item.rows:,} ({item.share.value:.1%}){expected}")
+            lines.append(
+                f"  {one_line(item.label, 40)}: {item.rows:,} ({as_percent(item.share.value, 1)}){expected}"
+            )
         lines += [f"  and {len(counts) - _LABELS:,} more labels"] if len(counts) > _LABELS else []
     return lines
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from endmark.cli.pages.arms import Arm
 from endmark.cli.pages.intervals import Interval
+from endmark.jobs.spelling import as_percent
 from endmark.jobs.vocabulary import ENDS, End, EosSource
 
 
@@ -82,7 +83,7 @@ def tabled(arms: Sequence[Arm], whole: int | None) -> Table:
 
 def _share(share: Interval) -> Cell:
     """Return a share and its interval."""
-    return Cell(f"{share.value:.0%}", f"{share.low * 100:.0f}–{share.high:.0%}")
+    return Cell(as_percent(share.value), f"{share.low * 100:.0f}–{as_percent(share.high)}")
 
 
 def _clock(seconds: float) -> str:

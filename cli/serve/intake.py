@@ -8,12 +8,16 @@ from typing import IO, Any
 from endmark.cli.submission import Submission, store_job
 from endmark.db.connection import Store
 from endmark.db.served_batches import ServedBatch
+from endmark.jobs.compression import compression_of
 from endmark.jobs.datasets import Dataset, checked_rows, settle
 from endmark.jobs.datasets.base import Source
 from endmark.jobs.datasets.checking import NewRow
+from endmark.jobs.datasets.foreign import foreign_kind
 from endmark.jobs.datasets.openai import COMPLETION, OpenAIDataset
 from endmark.jobs.errors import DatasetError, Problem, UsageError
 from endmark.jobs.spec import GenerationSpec
+
+_HEAD = 4096  # bytes looked at to tell what a file is
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +56,35 @@ def store_batch(
     """
     try:
         content = path.open("rb")
+        head = content.peek(_HEAD)[:_HEAD]
     except OSError as error:
         raise Unusable(
             [problem("the file is not there any more, or cannot be read", "file_unreadable")]
         ) from error
     spec = replace(terms.spec, raw=batch.endpoint == COMPLETION)
     try:
-        with content, _Requests(content, batch.endpoint, spec.model) as dataset:
-            spec = settle(spec, dataset, skip_bad_rows=False)
-            rows = _limited(dataset, checked_rows(dataset, spec), terms.max_requests, ended)
-            return store_job(store, rows, spec, columns=lambda: dataset.columns, name=batch.id, job_id=job_id)
+        with content:
+            _refuse_foreign(head)
+            with _Requests(content, batch.endpoint, spec.model) as dataset:
+                spec = settle(spec, dataset, skip_bad_rows=False)
+                rows = _limited(dataset, checked_rows(dataset, spec), terms.max_requests, ended)
+                return store_job(store, rows, spec, columns=lambda: dataset.columns, name=batch.id, job_id=job_id)
     except DatasetError as error:
         raise Unusable([_described(item) for item in error.problems]) from error
     except UsageError as error:
         raise Unusable([problem(str(error))]) from error
+
+
+def _refuse_foreign(head: bytes) -> None:
+    """Refuse a file that begins as one of another kind, whose every line would be told apart.
+
+    Raises:
+        Unusable: it does.
+    """
+    packed = ("is compressed", "upload what is in it") if compression_of(head) else None
+    kind = packed or foreign_kind(head)
+    if kind is not None:
+        raise Unusable([problem("the file {}: {}".format(*kind))])
 
 
 def problem(message: str, code: str = "invalid_request", line: int | None = None) -> dict[str, Any]:

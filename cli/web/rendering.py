@@ -5,7 +5,7 @@ from jinja2 import Environment
 from endmark.cli.pages.document import source, templates
 from endmark.cli.progress import duration, percent
 from endmark.db.export import FORMATS
-from endmark.jobs.spelling import ago, size
+from endmark.jobs.spelling import ago, size, speed
 from endmark.jobs.strategies import REGISTRY
 
 # No text of a model or a dataset can run, load or send anything.
@@ -39,7 +39,7 @@ def asset(name: str) -> str:
 def _environment() -> Environment:
     """Return the templates with their filters."""
     made = templates("endmark.cli.web")
-    made.filters.update(thousands="{:,}".format, duration=duration, bytes=size, ago=ago)
+    made.filters.update(thousands="{:,}".format, duration=duration, bytes=size, ago=ago, speed=speed)
     made.globals.update(
         percent=percent,
         known_strategies={name: item.summary for name, item in REGISTRY.items()},

@@ -1,5 +1,6 @@
 """`endmark serve` asked by the official `openai` client; a real worker answers."""
 
+import gzip
 import io
 import json
 import os
@@ -193,6 +194,8 @@ def test_a_bad_file_fails_with_its_lines_and_stores_nothing(client, service):
     assert "the batch's endpoint" in said[2]
     assert "`body.tools` is not supported" in said[3]
     assert batch.request_counts.total == 0
+    packed = poll(client, submit(client, io.BytesIO(gzip.compress(content))), "failed")  # it was told line by line
+    assert [error.message for error in packed.errors.data] == ["the file is compressed: upload what is in it"]
     many = poll(client, submit(client, requests(model, 1201)), "failed")
     assert "more than 1,200 requests" in many.errors.data[0].message
 

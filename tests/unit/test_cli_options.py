@@ -1,5 +1,6 @@
 """From the options of a command line to the spec of a job."""
 
+import json
 import shlex
 
 import click
@@ -120,6 +121,29 @@ def test_wrong_options_are_refused(words):
 def test_the_options_told_of_a_job_make_the_same_job(words):
     spec, _ = spec_of(*words)
     assert spec_of(*shlex.split(spec_options_of(spec)))[0] == spec
+
+
+@pytest.mark.parametrize(
+    ("config", "words", "told"),
+    [
+        (None, [], []),
+        (None, ["--temperature", "0.7"], ["--temperature", "0.7"]),
+        ({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, [], []),
+        ({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, ["--top-p", "1"], ["--top-p", "1.0"]),
+        ({"do_sample": True, "temperature": 0.6, "top_k": 20}, ["--temperature", "0"], None),
+        ({"do_sample": "?", "temperature": "?"}, ["--temperature", "0"], None),
+    ],
+)
+def test_a_command_to_copy_leaves_out_what_the_models_files_say(tmp_path, config, words, told):
+    """`compare` printed every default of sampling, seven options that nobody had given."""
+    (tmp_path / "config.json").write_text("{}")
+    if config is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(config))
+    model = ["--model", str(tmp_path), "--max-new-tokens", "256"]
+    spec, _ = spec_of(*model, *words)
+    short = shlex.split(spec_options_of(spec, here=True))
+    assert spec_of(*short)[0] == spec
+    assert told is None or short == model + told
 
 
 def test_a_folder_or_a_file_that_is_no_model_is_told_before_a_job_is_stored(tmp_path):

@@ -51,7 +51,7 @@ def test_a_report_has_a_column_for_every_end_that_happened(end):
     arm.ends[end] = 1
     table = tabled([arm], None)
     column = table.headings.index(end.label)
-    assert table.lines[0][column].value == "100%"
+    assert table.lines[0][column].value == "100 %"
     usual = {other.label for other in ENDS if other.counter and other.source is not EosSource.UNKNOWN}
     assert usual - {end.label} <= set(table.folded)
     assert end.label not in table.folded

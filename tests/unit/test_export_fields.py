@@ -52,7 +52,7 @@ def test_a_report_shows_the_share_of_valid_answers_where_there_are_shapes():
     plain.count(replace(answer, valid=None))
     none.count(replace(answer, valid=False))
     table = tabled([shaped], None)
-    assert table.lines[0][table.headings.index("valid")].value == "50%"
+    assert table.lines[0][table.headings.index("valid")].value == "50 %"
     assert "valid" not in (plain_table := tabled([plain], None)).headings
     assert "valid" not in plain_table.folded
-    assert tabled([none], None).lines[0][tabled([none], None).headings.index("valid")].value == "0%"
+    assert tabled([none], None).lines[0][tabled([none], None).headings.index("valid")].value == "0 %"

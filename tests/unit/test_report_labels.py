@@ -68,7 +68,7 @@ def test_the_page_the_terminal_and_the_figures_show_them():
     assert "Least certain rows" in page
     assert '<td class="text" data-label="prompt">prompt 1</td>' in page
     assert HOSTILE not in page
-    assert "a: 2 (66.7%), 2.1 expected" in table(report)
+    assert "a: 2 (66.7 %), 2.1 expected" in table(report)
     (job,) = figures(report)["jobs"]
     assert [(item["label"], item["rows"]) for item in job["labels"]] == [("a", 2), (HOSTILE, 1)]
     assert job["least_certain"][0] == {"row": 1, "prompt": "prompt 1", "choice_probs": {HOSTILE: 0.6, "a": 0.4}}

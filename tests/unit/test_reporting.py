@@ -80,8 +80,8 @@ def test_an_arm_counts_what_its_answers_are():
     assert counted.seconds_for(50) == pytest.approx(94 / 100 / 5 * 50)
     table = tabled([counted], 50)
     values = {name: cell.value for name, cell in zip(table.headings, table.lines[0], strict=True)}
-    assert values["complete"] == "40%"
-    assert values["stop sequence"] == values["length"] == values["failed"] == "20%"
+    assert values["complete"] == "40 %"
+    assert values["stop sequence"] == values["length"] == values["failed"] == "20 %"
     assert values["50 rows"] == "0:09"
 
 
@@ -91,7 +91,7 @@ def test_rows_that_ended_in_their_thought_have_a_column_where_there_are_any():
     assert "in a thought" not in tabled([plain], None).folded
     table = tabled([plain, thinking], None)
     column = table.headings.index("in a thought")
-    assert [line[column].value for line in table.lines] == ["0%", "50%"]
+    assert [line[column].value for line in table.lines] == ["0 %", "50 %"]
 
 
 def test_an_answer_is_read_from_an_exported_row():
@@ -126,10 +126,10 @@ def test_advice_takes_the_least_interference_of_what_is_equally_good():
     forced = arm("eos-reward", [answer(row, "natural" if row < 50 else "forced") for row in range(99)])
     advice = recommend([base, boosted, forced])
     assert advice.arm is boosted
-    assert advice.reasons[0].startswith("100% (96% to 100%) of its answers are complete")
-    assert "`baseline`: 60% (50% to 69%) complete, which is fewer than chance explains" in advice.reasons
+    assert advice.reasons[0].startswith("100 % (96 % to 100 %) of its answers are complete")
+    assert "`baseline`: 60 % (50 % to 69 %) complete, which is fewer than chance explains" in advice.reasons
     assert any(
-        "fewer ended by themselves: 51% against 60% (0% boosted, 49% forced)" in why for why in advice.reasons
+        "fewer ended by themselves: 51 % against 60 % (0 % boosted, 49 % forced)" in why for why in advice.reasons
     )
     assert recommend([base]) is None
     assert recommend([base, arm("nothing", [])]) is None
@@ -180,7 +180,7 @@ def test_the_edge_of_a_histogram_is_where_its_last_bar_ends():
 
 
 def test_columns_that_are_none_in_every_arm_are_folded():
-    """A table of three arms had six columns of `0%`, and did not fit the page."""
+    """A table of three arms had six columns of `0 %`, and did not fit the page."""
     table = tabled([arm("a", [answer(0)]), arm("b", [answer(0, "length")])], None)
     assert table.headings == (
         "strategy",

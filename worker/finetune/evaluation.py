@@ -2,9 +2,10 @@
 
 import gc
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from endmark.jobs.finetuning.chats import Chat
 from endmark.jobs.finetuning.request import FinetuneSpec
 from endmark.jobs.prompts import RowRequest
 from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.spelling import as_percent
 from endmark.jobs.vocabulary import EosSource
 from endmark.worker.engine.request import Finished, Request
 from endmark.worker.finetune.batches import Collator
@@ -143,17 +145,15 @@ def as_record(endings: Endings, perplexity: Perplexity) -> dict[str, float]:
 
 def table(before: dict[str, float], after: dict[str, float]) -> list[str]:
     """Return the evaluation as lines to print."""
-    rows = [
-        ("natural EOS", "natural_eos", "{:.1%}"),
-        ("truncated", "truncated", "{:.1%}"),
-        ("mean tokens", "mean_tokens", "{:.1f}"),
-        ("perplexity of the answers", "perplexity", "{:.3f}"),
-        ("… with their EOS", "perplexity_with_eos", "{:.3f}"),
+    rows: list[tuple[str, str, Callable[[float], str]]] = [
+        ("natural EOS", "natural_eos", partial(as_percent, digits=1)),
+        ("truncated", "truncated", partial(as_percent, digits=1)),
+        ("mean tokens", "mean_tokens", "{:.1f}".format),
+        ("perplexity of the answers", "perplexity", "{:.3f}".format),
+        ("… with their EOS", "perplexity_with_eos", "{:.3f}".format),
     ]
     left_out = f" ({before['too_long']} more do not fit the model's context)" if before.get("too_long") else ""
     lines = [f"{before['prompts']} held-out prompts, `baseline`, greedy{left_out}"]
     lines.append(f"{'':28}{'before':>10}{'after':>10}")
-    lines += [
-        f"{title:28}{form.format(before[key]):>10}{form.format(after[key]):>10}" for title, key, form in rows
-    ]
+    lines += [f"{title:28}{form(before[key]):>10}{form(after[key]):>10}" for title, key, form in rows]
     return lines

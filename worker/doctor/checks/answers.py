@@ -5,6 +5,7 @@ import re
 from shlex import quote
 from statistics import median
 
+from endmark.jobs.spelling import as_percent
 from endmark.jobs.vocabulary import Ending
 from endmark.worker.doctor import commands
 from endmark.worker.doctor.evidence import Evidence
@@ -47,7 +48,7 @@ def ends_too_soon(evidence: Evidence) -> Finding | None:
         return None
     last = [row.probs[-1] for row in soon if row.probs]
     drawn = bool(evidence.sampling.temperature and last and median(last) < _SURE)
-    shown = f"; EOS stood at {median(last):.1%} there, in the middle of them" if last else ""
+    shown = f"; EOS stood at {as_percent(median(last), 1)} there, in the middle of them" if last else ""
     least = max(1, round(median(row.tokens for row in evidence.ended)))
     return Finding(
         "ends too soon",

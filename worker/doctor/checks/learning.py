@@ -3,6 +3,7 @@
 from dataclasses import replace
 from statistics import mean, median
 
+from endmark.jobs.spelling import as_percent
 from endmark.worker.doctor import commands
 from endmark.worker.doctor.evidence import Evidence
 from endmark.worker.doctor.findings import Finding, Level
@@ -42,8 +43,8 @@ def eos_not_learned(evidence: Evidence) -> Finding | None:
         return None
     best = max(row.prob_max for row in cut)
     after = [prob for row in cut for prob in row.sentence_probs]
-    seen = f"in {len(cut)} cut answers its highest probability was {best:.2%}"
-    seen += f", after the {len(after)} sentence ends {mean(after):.2%} on average" if after else ""
+    seen = f"in {len(cut)} cut answers its highest probability was {as_percent(best, 2)}"
+    seen += f", after the {len(after)} sentence ends {as_percent(mean(after), 2)} on average" if after else ""
     longest = max(row.tokens for row in cut)
     if best < NEVER and longest < _TELLING:
         return Finding(

@@ -3,6 +3,7 @@
 from math import comb
 from statistics import median
 
+from endmark.jobs.spelling import as_percent
 from endmark.worker.doctor import commands
 from endmark.worker.doctor.evidence import Evidence
 from endmark.worker.doctor.findings import Finding, Level
@@ -24,7 +25,9 @@ def four_bits(evidence: Evidence) -> Finding | None:
     if not (unended or looping or weaker):
         return None
     ends = (
-        f"; where it ends in 16 bits EOS stood at {before:.0%}, and in 4 bits at {after:.0%}" if other.ends else ""
+        f"; where it ends in 16 bits EOS stood at {as_percent(before)}, and in 4 bits at {as_percent(after)}"
+        if other.ends
+        else ""
     )
     return Finding(
         "four bits",

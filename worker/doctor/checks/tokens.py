@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 
+from endmark.jobs.spelling import as_percent
 from endmark.worker.doctor import commands
 from endmark.worker.doctor.evidence import Evidence
 from endmark.worker.doctor.findings import Finding, Level
@@ -108,7 +109,8 @@ def eos_hidden(evidence: Evidence) -> Finding | None:
             Level.CAUSE,
             f"{' and '.join(settings).capitalize()} never left an end token to choose",
             f"{len(hidden)} of {len(cut)} cut answers had none in any step; at its best EOS stood at "
-            f"{best.prob_max:.1%}, rank {best.rank_max + 1}. A score of minus infinity means this, not impossible",
+            f"{as_percent(best.prob_max, 1)}, rank {best.rank_max + 1}. A score of minus infinity means this, not "
+            "impossible",
             "raise or leave out top-k and top-p, or take `--strategy whole`, which acts before them",
             commands.run(evidence.facts, "--strategy whole"),
         )
