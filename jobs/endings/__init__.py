@@ -10,6 +10,7 @@ from endmark.jobs.endings.lines import (
     begins_clause,
     body_of,
     ends_statement,
+    heads_a_list,
     is_code,
     is_whole_item,
     is_whole_row,
@@ -71,16 +72,18 @@ def _ending_of_line(text: str, *, cut: bool) -> Ending:
     last = lines[-1]
     kind = kind_of(last)
     if kind is Kind.TABLE:
-        return Ending.ITEM if is_whole_row(lines) else Ending.OPEN
+        return Ending.ITEM if is_whole_row(lines, cut=cut) else Ending.OPEN
     if kind is Kind.RULE:
         return Ending.OPEN if last.lstrip()[0] == "|" or len(lines) == 1 else Ending.ITEM
-    if leaves_open(last) or (last.endswith(".") and is_code(lines)):
+    if leaves_open(lines) or (last.endswith(".") and is_code(lines)):
         return Ending.OPEN
     if ends_with_sentence(text, cut=cut):
         return Ending.SENTENCE
     if not cut and ends_statement(last):
         return Ending.ITEM
     if cut or dangles(last) or begins_clause(last) or (kind is Kind.LIST and not body_of(last)):
+        return Ending.OPEN
+    if kind is Kind.LIST and heads_a_list(lines):
         return Ending.OPEN
     if is_whole_item(lines, kind):
         return Ending.OPEN if siblings_end_sentences(lines, kind) else Ending.ITEM

@@ -7,6 +7,7 @@ _LIST = re.compile(
     r"\s*(?:>\s*)?(?:[-+•◦▪‣·–—●○■*✓✔✅☑]\ufe0f?|\(?\d{1,3}[.)、．:]|\(?[A-Za-z][.)]|[\U0001f000-\U0001faff]+\ufe0f?(?=\s+\S))(?=\s|$)\s*"
 )
 _NUMBERED_BOLD = re.compile(r"\s*\*\*\d+[.)]\s*")
+_NUMBERED = re.compile(r"(?:\*\*)?\d{1,3}[.)]\s")
 _KEY = re.compile(r"\s*(?:\*\*|__|`)?[^\s:：|.!?][^:：|.!?\n]{0,48}(?:\*\*|__|`)?[:：](?:\*\*|__)?\s+\S")
 _RULE = re.compile(r"\s*\|?[\s:|+-]*-{2,}[\s:|+-]*\|?\s*")
 _HEADING = re.compile(r"\s*#{1,6}\s")
@@ -55,10 +56,17 @@ def body_of(line: str) -> str:
     return line[match.end() :] if match else line.strip()
 
 
-def is_whole_row(lines: list[str]) -> bool:
-    """Whether the last line closes a row of a table that has a head, or a row before it."""
+def is_whole_row(lines: list[str], *, cut: bool) -> bool:
+    """Whether the last line closes a row of a table that has a head, or a row before it.
+
+    Args:
+        lines: the text's lines.
+        cut: whether it might have gone on, so that a row with fewer cells than the one before is none.
+    """
     last = lines[-1].strip()
     before = [kind_of(line) for line in lines[-3:-1]]
+    if cut and before[-1:] == [Kind.TABLE] and last.count("|") < lines[-2].count("|"):
+        return False
     return last[1:].endswith("|") and (Kind.RULE in before or before == [Kind.TABLE, Kind.TABLE])
 
 
@@ -77,6 +85,18 @@ def is_whole_item(lines: list[str], kind: Kind) -> bool:
     if kind is Kind.KEY and not (near and kind_of(near[-1]) is Kind.KEY):
         return False
     return bool(like)
+
+
+def heads_a_list(lines: list[str]) -> bool:
+    """Whether the last line is a numbered one like one before it that has a list of its own below it."""
+    if not _NUMBERED.match(lines[-1]):
+        return False
+    below = []
+    for line in filter(str.strip, reversed(lines[-1 - _NEAR : -1])):
+        if _NUMBERED.match(line):
+            return bool(below) and all(kind is Kind.LIST for kind in below)
+        below.append(kind_of(line))
+    return False
 
 
 def is_code(lines: list[str]) -> bool:

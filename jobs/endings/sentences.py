@@ -1,6 +1,8 @@
 """Whether a whole text ends with a sentence: closing signs, emoji and footnote marks may stand behind it."""
 
 import re
+from collections.abc import Sequence
+from itertools import takewhile
 
 from endmark.jobs.sentences import ABBREVIATIONS, TERMINATORS
 
@@ -56,11 +58,19 @@ def bare_end(text: str) -> str:
     return tail[: match.start()] if match else tail
 
 
-def leaves_open(line: str) -> bool:
-    """Whether a bracket, quotation or code mark that opens in the line does not close in it."""
+def leaves_open(lines: Sequence[str]) -> bool:
+    """Whether a bracket, quotation or code mark that opens in the last line does not close in it.
+
+    One that a line before has opened, in the same paragraph, closes in it.
+    """
+    line = lines[-1]
     if any(opening in line and line.count(opening) > line.count(closing) for opening, closing in _PAIRS):
         return True
-    return bool(line.count('"') % 2 and not line.endswith('"')) or bool(line.count("`") % 2)
+    odd = [sign for sign in '`"' if line.count(sign) % 2 and not (sign == '"' and line.endswith(sign))]
+    if not odd:
+        return False
+    paragraph = "\n".join(takewhile(str.strip, reversed(lines)))
+    return any(paragraph.count(sign) % 2 for sign in odd)
 
 
 def dangles(line: str) -> bool:
