@@ -5,8 +5,8 @@ the letter, unless it is a loop all the same; of those that it ends naturally in
 where baseline does not loop, `whole` may not win by answering less.
 
 Rows that the strategy takes back change the batch of the others. What that alone does is told at temperature 0: of
-early answers that differ, how many part at a near tie (`near_ties.py`), and how many do so between baseline and
-baseline over the same rows in another order.
+early answers that differ, how many part at a near tie (`near_ties.py`), and how many of them differ under baseline
+itself, with no other rows beside them.
 """
 
 import argparse
@@ -129,10 +129,11 @@ def main() -> None:
             print(f"  {name}: {value}")
         if temperature == 0:
             print(f"  near ties: {near_ties(*found, window)}")
-            turned = run_rows(loaded, specs[0], prompts[::-1])[::-1]
-            early = early_pairs(found[0], turned, window)
-            print(f"  baseline in another order, the same to the letter: {_count(early, _same)} of {len(early)}")
-            print(f"  near ties: {near_ties(found[0], turned, window)}")
+            early = [base for base, _ in early_pairs(*found, window)]
+            alone = run_rows(loaded, specs[0], [prompts[base.row] for base in early])
+            same = _count(list(zip(early, alone, strict=True)), _same)
+            print(f"  under baseline with no others beside them, the same to the letter: {same} of {len(early)}")
+            print(f"  near ties: {near_ties(early, alone, window)}")
         if options.answers is not None:
             with options.answers.open("a", encoding="utf-8") as file:
                 file.writelines(

@@ -91,7 +91,7 @@ def heads_a_list(lines: list[str]) -> bool:
     """Whether the last line is a numbered one like one before it that has a list of its own below it."""
     if not _NUMBERED.match(lines[-1]):
         return False
-    below = []
+    below: list[Kind] = []
     for line in filter(str.strip, reversed(lines[-1 - _NEAR : -1])):
         if _NUMBERED.match(line):
             return bool(below) and all(kind is Kind.LIST for kind in below)

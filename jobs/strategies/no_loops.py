@@ -47,13 +47,14 @@ class LoopWatcher:
 
     A period is first suspected when the last `_GRAM` tokens have stood before, and dropped at the first token
     that breaks it, so that a token costs one look-up and one comparison for each live period, seldom over two.
-    Near copies are looked for in the text, every so many tokens.
+    Near copies are looked for in the text, every so many tokens. Nothing is looked at before there are as many
+    tokens as copies must span.
     """
 
     def __init__(self, times: int, tokens: int, *, near: bool) -> None:
         self._times = times
         self._tokens = tokens
-        self._look_at = max(tokens, _NEAR_EVERY) if near else None  # how many tokens there are at the next look
+        self._near_at = max(tokens, _NEAR_EVERY) if near else None  # tokens at the next look for near copies
         self._found: EndHere | None = None
         self._seen = 0
         self._gram = 0  # the last _GRAM tokens as one number, which is made and looked up faster than a tuple
@@ -63,16 +64,23 @@ class LoopWatcher:
     def see(self, answer: TextSoFar, *, last: bool) -> EndHere | None:
         """Return an ending if the new token completes the copies that it takes."""
         del last
-        while self._seen < len(answer.token_ids):
+        count = len(answer.token_ids)
+        if self._found is None and count >= self._tokens:
+            self._found = self._look(answer, count)
+        return self._found
+
+    def _look(self, answer: TextSoFar, count: int) -> EndHere | None:
+        """Return the ending that the tokens up to `count` bring."""
+        while self._seen < count:
             self._take(answer.token_ids, self._seen)
             self._seen += 1
         for period, run in sorted(self._runs.items()) if self._runs else ():
             if run >= (self._times - 1) * period and run + period >= self._tokens:
                 return _cut(answer, self._seen - run, period)
-        if self._look_at is not None and self._seen >= self._look_at:
-            self._look_at = self._seen + _NEAR_EVERY
-            self._found = near_loop(answer, self._times, self._tokens)
-        return self._found
+        if self._near_at is None or count < self._near_at:
+            return None
+        self._near_at = count + _NEAR_EVERY
+        return near_loop(answer, self._times, self._tokens)
 
     def _take(self, tokens: Sequence[int], at: int) -> None:
         """Update the runs with the token at `at`."""

@@ -84,7 +84,14 @@ class StopWatcher:
 
     def see(self, answer: TextSoFar, *, last: bool) -> EndHere | None:
         """Return an ending at the earliest stop, as soon as no earlier one can follow."""
-        found = self._texts_in(answer)
+        text = answer.text
+        begin = max(0, self._searched - self._overlap)
+        self._searched = len(text)
+        found = []
+        for stop in self._texts:
+            position = text.find(stop, begin)
+            if position >= 0:
+                found.append(_match(answer, stop, position))
         if self._sequences:
             found += self._sequences_in(answer)
         if self._best is not None:
@@ -96,15 +103,6 @@ class StopWatcher:
             return None
         verdict = Verdict(FinishReason.STOP_SEQUENCE, stop_sequence=best.stop)
         return EndHere(verdict, best.position, best.token_count)
-
-    def _texts_in(self, answer: TextSoFar) -> list[Match]:
-        """Return the first match of each stop string in the new text."""
-        text = answer.text
-        begin = max(0, self._searched - self._overlap)
-        self._searched = len(text)
-        return [
-            _match(answer, stop, position) for stop in self._texts if (position := text.find(stop, begin)) >= 0
-        ]
 
     def _sequences_in(self, answer: TextSoFar) -> Iterator[Match]:
         """Return the token sequences that a new token completes, the end token among them."""

@@ -200,6 +200,8 @@ class Answer:
         if is_eos:
             text.end_token_id, text.ended_naturally = token_id, natural
         said = [ending for item in self._watchers if (ending := item.see(text, last=last))]
+        if not said:
+            return None
         if self._in_thought:
             stops = [item for item in said if isinstance(item, EndHere) and not item.verdict.truncated]
             self._close_thought(when=len(stops) < len(said))  # a loop
@@ -207,8 +209,6 @@ class Answer:
         back = [item for item in said if isinstance(item, TakeBack)]
         if back:
             return min(back, key=lambda item: item.token_count)
-        if not said:
-            return None
         if not last:
             # The row ends here, so a watcher that was waiting for more must decide now.
             said = [ending for item in self._watchers if (ending := item.see(text, last=True))]

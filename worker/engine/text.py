@@ -108,33 +108,49 @@ _STAND_INS = _stand_ins()
 
 
 class AnswerText:
-    """An answer as it grows: its tokens, and the text of all whole characters so far."""
+    """An answer as it grows: its tokens, and the text of all whole characters so far, decoded when asked for."""
 
-    def __init__(self, vocabulary: Vocabulary, token_ids: Sequence[int] = ()) -> None:
-        self.token_ids: list[int] = []
-        self.lengths: list[int] = []  # characters of the text after each token
-        self.text: str = ""
+    def __init__(self, vocabulary: Vocabulary, token_ids: Sequence[int] = (), *, begun: str = "") -> None:
+        self.token_ids = list(token_ids)
         self.end_token_id: int | None = None  # set once it has been sampled
         self.ended_naturally = False
         self._vocabulary = vocabulary
+        self._text = begun  # what stands before the first of them
+        self._lengths: list[int] = []
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._begun = False  # whether the text ends in the middle of a character
         self._stripped = not vocabulary.strip_first_space
-        for token_id in token_ids:
-            self.append(token_id)
 
     def append(self, token_id: int) -> None:
         """Add a token to the answer."""
-        known = self._vocabulary.token_texts
-        whole = known[token_id] if token_id < len(known) else ""
-        if whole is None or self._begun:
-            piece = self._decoder.decode(self._vocabulary.bytes_of(token_id))
-            self._begun = bool(self._decoder.getstate()[0])
-        else:
-            piece = whole
-        if piece and not self._stripped:
-            piece = piece.removeprefix(" ")
-            self._stripped = True
-        self.text += piece
         self.token_ids.append(token_id)
-        self.lengths.append(len(self.text))
+
+    @property
+    def text(self) -> str:
+        """The text of all whole characters."""
+        if len(self._lengths) < len(self.token_ids):
+            self._decode()
+        return self._text
+
+    @property
+    def lengths(self) -> list[int]:
+        """Characters of the text after each token."""
+        if len(self._lengths) < len(self.token_ids):
+            self._decode()
+        return self._lengths
+
+    def _decode(self) -> None:
+        """Add the text of the tokens that were not asked for before."""
+        known = self._vocabulary.token_texts
+        text = self._text
+        for token_id in self.token_ids[len(self._lengths) :]:
+            piece = known[token_id] if token_id < len(known) else ""
+            if piece is None or self._begun:
+                piece = self._decoder.decode(self._vocabulary.bytes_of(token_id))
+                self._begun = bool(self._decoder.getstate()[0])
+            if piece and not self._stripped:
+                piece = piece.removeprefix(" ")
+                self._stripped = True
+            text += piece
+            self._lengths.append(len(text))
+        self._text = text

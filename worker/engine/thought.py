@@ -124,11 +124,7 @@ class ThoughtSoFar:
 
     def view(self) -> AnswerText:
         """Return the text of the last part, for watchers: its tokens are those behind `begin`."""
-        text = AnswerText(self._vocabulary)
-        text.text = self.rest
-        for token_id in self._token_ids[self.begin :]:
-            text.append(token_id)
-        return text
+        return AnswerText(self._vocabulary, self._token_ids[self.begin :], begun=self.rest)
 
     def _ends_mark(self, token_id: int) -> bool:
         """Whether a mark of several tokens ends in this one."""
