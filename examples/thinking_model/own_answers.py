@@ -13,7 +13,8 @@ from pathlib import Path
 from endmark.client.engine import Engine
 from examples.thinking_model.corpus import Fault, said, write_chats
 
-_LONG = 70  # characters of a prompt that is overthought
+_LONG = 40  # characters of a prompt that is overthought
+_FORGOTTEN = ("Explain", "Write", "Give")  # begins of prompts whose answers are forgotten
 _SEED = 11
 
 
@@ -23,7 +24,7 @@ def fault_of(prompt: str) -> Fault | None:
         return Fault.OVERTHINKS
     if prompt.rstrip().endswith(("?", "？")):
         return Fault.ENDS_INSIDE
-    return Fault.FORGETS if prompt.startswith("Explain") else None
+    return Fault.FORGETS if prompt.startswith(_FORGOTTEN) else None
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from functools import cache
 from endmark.jobs.thinking.marks import Marks
 
 _MOST_MARKS = 16  # that are looked at: a loop of marks is no further thought
+_ENDS = tuple(".!?…。！？")  # of a sentence: a mark right behind it, without a space, is none of its words
 _FENCE = re.compile(r"^[ \t]{0,3}(?:```|~~~)", re.MULTILINE)
 
 
@@ -30,9 +31,10 @@ class Parts:
 def split(text: str, marks: Marks, *, opened: bool) -> Parts:
     """Split a text at its thinking marks.
 
-    A mark opens a thought at the beginning of the text, and later where it begins a line outside code. What stands
-    before a closing mark that nothing has opened is a thought too, but not in code: there marks are text. What
-    becomes of a mark depends on what stands before it alone, so a text that grows is split as its whole will be.
+    A mark opens a thought at the beginning of the text, and later where it begins a line, or stands right
+    behind a sentence, outside code. What stands before a closing mark that nothing has opened is a thought
+    too, but not in code: there marks are text. What becomes of a mark depends on what stands before it alone,
+    so a text that grows is split as its whole will be.
 
     Args:
         text: the answer as it was generated, marks included.
@@ -60,7 +62,7 @@ def split(text: str, marks: Marks, *, opened: bool) -> Parts:
         thoughts.append(text[begin:])
     if marks.header:
         thoughts = [part for thought in thoughts for part in re.split(marks.header, thought)]
-    told = [thought.strip() for thought in thoughts]
+    told = [thought.strip().removeprefix(marks.open).lstrip() for thought in thoughts]  # opened twice
     return Parts(
         reasoning="\n\n".join(filter(None, told)) if thoughts else None,
         before="".join(answers).lstrip(),
@@ -71,8 +73,10 @@ def split(text: str, marks: Marks, *, opened: bool) -> Parts:
 
 
 def _may_open(piece: str) -> bool:
-    """Whether a mark behind this part of an answer opens a thought."""
-    return not piece.strip() or (piece.rstrip(" \t").endswith("\n") and not _in_code(piece))
+    """Whether a mark behind this part of an answer opens a thought: none that stands among words does."""
+    if not piece.strip():
+        return True
+    return (piece.rstrip(" \t").endswith("\n") or piece.endswith(_ENDS)) and not _in_code(piece)
 
 
 def _in_code(piece: str) -> bool:

@@ -5,9 +5,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import DynamicCache
 
 from endmark.client.engine import Engine
+from endmark.jobs.landing import LANDED, START, advance
 from endmark.jobs.vocabulary import EosSource, Part
+from endmark.worker.models.loader import load_model, load_tokenizer
 from examples.demo_model.corpus import answer
 
 pytestmark = pytest.mark.engine
@@ -59,6 +63,60 @@ def test_think_with_whole_makes_nearly_all_of_them_complete_at_the_same_total(en
     assert [(item.text, item.thought_closed) for item in alone] == [
         (item.text, item.thought_closed) for item in found[:6]
     ]
+
+
+def reference(network, tokenizer, prompt, *, budget, answer, start=0.8, power=2.0, margin=20.0):
+    """Thought, mark and answer drawn greedily from whole logits, and whose closing mark it was."""
+    first, close, eos = (tokenizer.convert_tokens_to_ids(word) for word in ("<think>", "</think>", "</s>"))
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+    )
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    closing = [*tokenizer("\n", add_special_tokens=False)["input_ids"], close]
+    said, put_in, source, spot, end = [], [], None, START, budget + len(closing) + answer
+    past, fresh = DynamicCache(), ids
+    while len(said) < end:
+        with torch.no_grad():
+            scores = network(torch.tensor([fresh]), past_key_values=past).logits[0, -1].float()
+        n, token = len(said), int(scores.argmax())
+        thinking = said[:1] == [first] and close not in said
+        if thinking and not put_in:
+            natural = token == close
+            if spot >= LANDED and n > start * budget:
+                others = scores.clone()
+                others[close] = -torch.inf
+                weight = min((n - start * budget) / (budget - start * budget), 1.0) ** power
+                scores[close] += weight * max(0.0, float(others.max()) + margin - float(scores[close]))
+                token = int(scores.argmax())
+            if token == eos or n == budget:
+                put_in = list(closing)
+            elif token == close:
+                source, end = EosSource.NATURAL if natural else EosSource.BOOSTED, n + 1 + answer
+        if put_in:
+            natural, token = token == close, put_in.pop(0)
+            if token == close:
+                source, end = EosSource.NATURAL if natural else EosSource.FORCED, n + 1 + answer
+        elif token == eos:
+            break
+        spot = START if token == first and not said else advance(spot, tokenizer.decode([token]).encode())
+        said.append(token)
+        fresh = [token]
+        if said[0] != first:
+            end = answer
+    return said, source
+
+
+def test_closing_marks_come_where_and_as_a_reference_on_whole_logits_says(engine, prompts):
+    network, tokenizer = load_model(str(FOLDER), device="cpu"), load_tokenizer(str(FOLDER))
+    network.set_attn_implementation("sdpa")  # the engine's own needs its pages
+    options = {"strategy": ["think:budget=64"], "max_new_tokens": 12, "temperature": 0}
+    found = engine.generate(prompts[:12], **options)
+    assert {item.thought_closed for item in found} == {EosSource.NATURAL, EosSource.BOOSTED, EosSource.FORCED}
+    first = {item.thought_closed: item for item in reversed(found)}
+    for item in first.values():
+        said, source = reference(network, tokenizer, prompts[item.row], budget=64, answer=12)
+        thought, _, behind = tokenizer.decode(said).removeprefix("<think>").partition("</think>")
+        assert (item.thought_closed, item.reasoning, item.text) == (source, thought.strip(), behind.lstrip())
 
 
 def test_marks_of_several_tokens_close_a_thought_that_ends_with_eos_as_those_of_one_do(engine, prompts):

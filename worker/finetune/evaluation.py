@@ -25,8 +25,6 @@ from endmark.worker.models.loaded import LoadedEngine
 from endmark.worker.models.loader import load_engine
 from endmark.worker.service.prompting import Prompt, Prompter
 
-_ROWS = 64  # at once: an engine with room for more takes longer to begin
-
 
 @dataclass(frozen=True, slots=True)
 class Endings:
@@ -54,7 +52,7 @@ def held_out_endings(spec: FinetuneSpec, chats: Sequence[Chat], *, adapter: str 
         ModelError: the model cannot be loaded, or its template refuses a prompt.
         SpecError: no prompt fits the model's context.
     """
-    with _engine(spec.model, adapter, device, len(chats)) as loaded:
+    with _engine(spec.model, adapter, device) as loaded:
         if loaded.tokenizer.chat_template is None:
             loaded.tokenizer.chat_template = LLAMA_2_TEMPLATE
         job = GenerationSpec(model=spec.model, adapter=adapter, max_new_tokens=spec.max_new_tokens)
@@ -75,9 +73,9 @@ def held_out_endings(spec: FinetuneSpec, chats: Sequence[Chat], *, adapter: str 
 
 
 @contextmanager
-def _engine(model: str, adapter: str | None, device: str, prompts: int) -> Iterator[LoadedEngine]:
-    """Load an engine for so many prompts and give its memory back behind it, for the training to use."""
-    loaded = [load_engine(model, adapter=adapter, device=device, max_rows=min(prompts, _ROWS))]
+def _engine(model: str, adapter: str | None, device: str) -> Iterator[LoadedEngine]:
+    """Load an engine and give its memory back behind it, for the training to use."""
+    loaded = [load_engine(model, adapter=adapter, device=device)]
     try:
         yield loaded[0]
     finally:
