@@ -39,7 +39,8 @@ Examples:
   endmark export 3f2a91c0 -o results.csv
   endmark export latest -o cut.jsonl --only truncated
   endmark export latest -o results.csv --trace trace.jsonl; endmark doctor --trace trace.jsonl -o curves.html
-  endmark export latest -o - | csvstat""",
+  endmark export latest -o - | csvstat
+  for k in 1 2 3 4; do endmark export latest --part $k/4 -o part-$k.csv & done; wait""",
 )
 @click.argument("job")
 @click.option("-o", "--output", required=True, metavar="FILE", help=OUTPUT_HELP)
@@ -47,9 +48,19 @@ Examples:
 @click.option("--only", type=click.Choice(get_args(Only)), help="Leave out the other rows.")
 @click.option("--excel-safe", is_flag=True, help="Defuse cells that a spreadsheet would run as formulas.")
 @parse_option
+@click.option(
+    "--part", metavar="K/N", help="Write the K-th of N parts alone, as one of N processes may do at once."
+)
 @click.option("--trace", metavar="FILE", help="Also write each row's EOS probabilities, as JSON lines.")
 def export(
-    job: str, output: str, format: str | None, only: Only | None, excel_safe: bool, parse: bool, trace: str | None
+    job: str,
+    output: str,
+    format: str | None,
+    only: Only | None,
+    excel_safe: bool,
+    parse: bool,
+    part: str | None,
+    trace: str | None,
 ) -> None:
     """Write a job's rows in input order: `row`, the dataset's columns, then the answer and its verdict.
 
@@ -57,18 +68,34 @@ def export(
     whole. JOB is an id, the beginning of one, or `latest`.
     """
     check_output(output, format=format)
+    options = {"excel_safe": excel_safe, "parse": parse, "part": None if part is None else _read_part(part)}
     if trace is not None:
         check_trace(trace, output)
+        if part is not None:
+            raise UsageError("`--trace` is of all rows", hint="write it once, without `--part`")
     with opened() as (_, store):
         job_id = resolve_job(store, job)
-        count = write_results(store, job_id, output, format=format, only=only, excel_safe=excel_safe, parse=parse)
+        count = write_results(store, job_id, output, format=format, only=only, **options)
         if trace is not None:
             write_traces(store, job_id, trace)
         status = job_status(store, job_id)
-    note(f"{counted(count, 'row')} of job {job_id} written to {named(output)}")
+    whole = "" if part is None else f", part {part},"
+    note(f"{counted(count, 'row')} of job {job_id}{whole} written to {named(output)}")
     missing = status.pending + status.running
     if missing:
         note(f"job {job_id} is {status.state}: {counted(missing, 'row')} without a result yet")
+
+
+def _read_part(part: str) -> tuple[int, int]:
+    """Return the number of a part and how many there are.
+
+    Raises:
+        UsageError: it names none.
+    """
+    number, slash, count = part.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UsageError(f"`{part}` is no part", hint="`--part 2/8` is the second of eight")
+    return int(number), int(count)
 
 
 def write_results(
@@ -83,7 +110,7 @@ def write_results(
     """Export a job to a file or standard output; return the rows.
 
     Args:
-        options: `excel_safe` and `parse`, as `export_job` has them.
+        options: `excel_safe`, `parse` and `part`, as `export_job` has them.
     """
     if is_url(output):
         return _write_remote(store, job_id, output, format=format, only=only, **options)

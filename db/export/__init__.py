@@ -12,7 +12,15 @@ from typing import IO, Any
 from endmark.db.connection import Store
 from endmark.db.export.fields import with_fields
 from endmark.db.export.request import Export, Format
-from endmark.db.export.stream import Batch, Only, Result, result_columns, stream_batches, stream_results
+from endmark.db.export.stream import (
+    Batch,
+    Only,
+    Result,
+    result_columns,
+    rows_of_part,
+    stream_batches,
+    stream_results,
+)
 from endmark.db.export.traces import write_traces
 from endmark.db.jobs import load_job
 from endmark.jobs.compression import SUFFIXES as COMPRESSED
@@ -100,6 +108,7 @@ def export_job(
     excel_safe: bool = False,
     parse: bool = False,
     unanswered: tuple[str, str] | None = None,
+    part: tuple[int, int] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> int:
     """Write a job's rows with their results in input order; return how many.
@@ -108,6 +117,7 @@ def export_job(
         path: the file; None for standard output. An interrupted export leaves what was there before.
         parse: give the fields of JSON answers columns of their own.
         unanswered: code and message of rows without a result, in the format `openai`.
+        part: the number of a part, from 1, and how many there are; None for all rows.
         on_progress: called now and then with the rows written so far.
 
     Raises:
@@ -116,12 +126,13 @@ def export_job(
     """
     chosen = FORMATS[format_of(path, format)]
     job = load_job(store, job_id)
+    rows = None if part is None else rows_of_part(store, job_id, *part)
     count = 0
 
     def counted() -> Iterator[Batch]:
         nonlocal count
         count = 0
-        for batch in stream_batches(store, job_id, only=only, logprobs=chosen.logprobs):
+        for batch in stream_batches(store, job_id, only=only, logprobs=chosen.logprobs, rows=rows):
             count += len(batch.rows)
             if on_progress is not None:
                 on_progress(count)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from itertools import compress
+from itertools import compress, islice
 from typing import Any, Literal
 
 from sqlalchemy import Connection, text
@@ -113,7 +113,13 @@ def stream_results(
 
 
 def stream_batches(
-    store: Store, job_id: str, *, only: Only | None = None, logprobs: bool = False, chunk: int = _CHUNK
+    store: Store,
+    job_id: str,
+    *,
+    only: Only | None = None,
+    logprobs: bool = False,
+    chunk: int = _CHUNK,
+    rows: range | None = None,
 ) -> Iterator[Batch]:
     """Yield the job's rows in input order; while a batch is used, the next one is read.
 
@@ -121,24 +127,45 @@ def stream_batches(
         only: rows whose answer is truncated, that failed, or that have a complete answer; by default all.
         logprobs: read the log probabilities of the answers' tokens, where they are kept.
         chunk: rows read at once.
+        rows: those alone; by default all.
     """
-    query = text(_QUERY.format(told="a.logprobs" if logprobs else "NULL", near=_NEAR.get(store.dialect, "")))
+    near = _NEAR.get(store.dialect, "")
+    query = text(_QUERY.format(told="a.logprobs" if logprobs else "NULL", near=near))
 
-    def read(connection: Connection, first: int) -> list[_Item]:
-        bounds = {"job": job_id, "first": first, "end": first + chunk}
+    def read(connection: Connection, first: int, end: int) -> list[_Item]:
+        bounds = {"job": job_id, "first": first, "end": end}
         return [tuple(item) for item in connection.execute(query, bounds)]
 
     with reading(store) as connection, ThreadPoolExecutor(1, "export") as reader:
         job = connection.execute(text("SELECT total, state FROM jobs WHERE id = :job"), {"job": job_id}).one()
         missing = FinishReason.CANCELLED.value if job.state == JobState.CANCELLED else None
-        ahead = reader.submit(read, connection, 0)
-        for end in range(chunk, job.total + chunk, chunk):
-            found = ahead.result()
-            if end < job.total:
-                ahead = reader.submit(read, connection, end)
+        wanted = range(job.total) if rows is None else rows
+        bounds = ((first, min(first + chunk, wanted.stop)) for first in wanted[::chunk])
+        ahead = [reader.submit(read, connection, *found) for found in islice(bounds, 1)]
+        while ahead:
+            found = ahead.pop().result()
+            ahead = [reader.submit(read, connection, *found) for found in islice(bounds, 1)]
             batch = _batch(found, missing, only)
             if batch is not None:
                 yield batch
+
+
+def rows_of_part(store: Store, job_id: str, number: int, count: int) -> range:
+    """Return the rows of one of a job's parts, which are about as large; answers of one prompt stay together.
+
+    Args:
+        number: of the part, from 1.
+        count: of the parts.
+    """
+    query = text(
+        "SELECT row FROM rows WHERE job_id = :job AND row >= :edge AND coalesce(sample, 0) = 0"
+        " ORDER BY row LIMIT 1"
+    )
+    with reading(store) as connection:
+        total = connection.execute(text("SELECT total FROM jobs WHERE id = :job"), {"job": job_id}).scalar_one()
+        edges = ((total * edge) // count for edge in (number - 1, number))
+        found = [connection.execute(query, {"job": job_id, "edge": edge}).scalar() for edge in edges]
+    return range(*(total if edge is None else edge for edge in found))
 
 
 def _batch(found: list[_Item], missing: str | None, only: Only | None) -> Batch | None:

@@ -66,6 +66,35 @@ def test_comma_separated(call, job, name):
     assert [row["prompt"] for row in rows] == ["one", "two"]
 
 
+def test_parts_have_each_row_once_and_in_order(call, job):
+    """Of ten million rows one process wrote for minutes, and no second one could be put to it."""
+    Path("five.csv").write_text("prompt\n" + "".join(f"row {row}\n" for row in range(5)))
+    job = call("submit", "five.csv")[1].strip()
+    for number in (1, 2, 3):
+        code, _, err = call("export", job, "--part", f"{number}/3", "-o", f"{number}.csv")
+        assert code == 0
+        assert f"of job {job}, part {number}/3, written to `{number}.csv`" in err
+    found = [list(csv.DictReader(Path(f"{number}.csv").read_text().splitlines())) for number in (1, 2, 3)]
+    assert [[row["prompt"] for row in rows] for rows in found] == [
+        ["row 0"],
+        ["row 1", "row 2"],
+        ["row 3", "row 4"],
+    ]
+    (last,) = csv.DictReader(call("export", job, "--part", "9/9", "-o", "-")[1].splitlines())
+    assert last["prompt"] == "row 4"
+    code, _, err = call("export", job, "--part", "1/2", "-o", "some.csv", "--trace", "trace.jsonl")
+    assert code == 2
+    assert "`--trace` is of all rows" in err
+
+
+@pytest.mark.parametrize("part", ["3", "0/2", "3/2", "a/b", "1/", "1/0", "-1/2"])
+def test_what_is_no_part_is_refused(call, job, part):
+    code, _, err = call("export", job, "-o", "out.csv", f"--part={part}")
+    assert code == 2
+    assert f"error: `{part}` is no part\n\nhint: `--part 2/8` is the second of eight" in err
+    assert not Path("out.csv").exists()
+
+
 @pytest.mark.parametrize("name", ["out.tsv", "OUT.TSV", "out.tsv.gz"])
 def test_tab_separated(call, job, name):
     assert call("export", job, "-o", name)[0] == 0

@@ -4,7 +4,7 @@ import pytest
 
 from endmark.cli.submission import submit_rows
 from endmark.db.export import stream_results
-from endmark.db.export.stream import COLUMNS
+from endmark.db.export.stream import COLUMNS, rows_of_part, stream_batches
 from endmark.db.jobs import count_prompts, retry_rows
 from endmark.jobs.datasets.rows import RowsDataset
 from endmark.jobs.sampling import Sampling
@@ -39,6 +39,20 @@ def test_answers_are_rows_of_their_own_and_asked_again_alone(store):
     assert answer_all(store, text="again") == [1]
     rows[1] = (1, "a", 1, "again")
     assert results(store, job.job_id) == rows
+
+
+def test_answers_of_one_prompt_are_in_one_part(store):
+    """A line of the Batch API has all of them: cut apart they would be two."""
+    with RowsDataset([{"prompt": "a"}, {"prompt": "b", "samples": 1}, {"prompt": "c"}]) as dataset:
+        job = submit_rows(store, dataset, SPEC, name="test").job_id  # rows 0 to 2, 3, and 4 to 6
+    parts = [[rows_of_part(store, job, number, count) for number in range(1, count + 1)] for count in (1, 2, 4)]
+    assert parts[0] == [range(7)]
+    assert parts[1] == [range(3), range(3, 7)]
+    assert parts[2] == [range(3), range(3, 3), range(3, 7), range(7, 7)]
+    for found in parts[2]:
+        assert [item.row for batch in stream_batches(store, job, rows=found) for item in batch.results()] == [
+            *found
+        ]
 
 
 def test_a_request_with_several_answers_is_one_of_the_batch(store, tmp_path):
