@@ -3,6 +3,9 @@
 The same full batch makes the same number of steps under every strategy, with no row allowed to end, in interleaved
 rounds, and each step counts as in the median of its rounds. Four strategies do nothing in a step, `baseline` among
 them: their mean is what the others are compared with, and how far they are from it tells the noise.
+
+`--host` takes a runner that computes nothing, so that what is left is the host's work, each step as in the least
+of its rounds: that is quick, and tells the same on a busy machine.
 """
 
 import argparse
@@ -11,7 +14,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.strategies import build_strategies
 from endmark.worker.engine.contract import Runner
 from endmark.worker.engine.engine import Engine
+from endmark.worker.engine.flags import NATURAL
 from endmark.worker.engine.plan import StepPlan, StepResult, Ticket
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.text import Vocabulary
@@ -32,6 +36,22 @@ _BATCH = 64  # rows that are timed together
 _IDLE = ("baseline", "concise", "continue", "escalate")  # the others act before an attempt, or after it
 _SENTENCE = 8  # tokens of a sentence of the text that rows are told
 _NOISE = 0.01  # the most of it that a table may hold
+
+
+class IdleRunner:
+    """A runner that computes nothing, on which all that takes time is the engine."""
+
+    page_size, num_pages, max_rows, context = 16, 64 * 64, _BATCH, 1024
+    prefill_tokens, piece_tokens, weight_tokens, refill, overlaps = 8192, 2048, 8, 1, False
+
+    def launch(self, plan: StepPlan) -> Ticket:
+        """Return the step as done."""
+        return Ticket(len(plan.slots), None)
+
+    def read(self, ticket: Ticket) -> StepResult:
+        """Return the same token for every row."""
+        count = ticket.rows
+        return StepResult([1] * count, [0.0] * count, [1] * count, [NATURAL] * count, {})
 
 
 class EndlessRunner:
@@ -100,6 +120,15 @@ def seven_b() -> Subject:
     return Subject("7B shape", "cuda", bench.runner, bench.vocabulary, frozenset(), prompts)
 
 
+def host_alone() -> Subject:
+    """Build an engine without a device, and with made-up words."""
+    from seven_b import words
+
+    rng = random.Random(3)
+    prompts = [[rng.randrange(6, 30000) for _ in range(64)] for _ in range(_BATCH)]
+    return Subject("no model", "cpu", IdleRunner(), Vocabulary(words()), frozenset(), prompts)
+
+
 def time_steps(subject: Subject, steps: int, rounds: int) -> dict[str, list[list[float]]]:
     """Return, for each strategy, the seconds of every step in every round, each round in another order."""
     # Processor time where it is the device: what else runs on the machine must not decide between strategies.
@@ -136,6 +165,11 @@ def usual(rounds: Sequence[Sequence[float]]) -> float:
     return sum(map(statistics.median, zip(*rounds, strict=True)))
 
 
+def least(rounds: Sequence[Sequence[float]]) -> float:
+    """Return the seconds of a round in which every step takes the least of what it took."""
+    return sum(map(min, zip(*rounds, strict=True)))
+
+
 @dataclass(frozen=True, slots=True)
 class Speed:
     """What the steps of one strategy took."""
@@ -145,9 +179,13 @@ class Speed:
     tokens_per_second: float
 
 
-def compare_speeds(taken: dict[str, list[list[float]]], tokens: int) -> dict[str, Speed]:
+def compare_speeds(
+    taken: dict[str, list[list[float]]],
+    tokens: int,
+    round_of: Callable[[Sequence[Sequence[float]]], float] = usual,
+) -> dict[str, Speed]:
     """Return each strategy's speed from the seconds of its steps, which made that many tokens a round."""
-    seconds = {text: usual(rounds) for text, rounds in taken.items()}
+    seconds = {text: round_of(rounds) for text, rounds in taken.items()}
     base = statistics.mean(seconds[text] for text in _IDLE)
     return {text: Speed(base / own, (own - base) / tokens * 1e6, tokens / own) for text, own in seconds.items()}
 
@@ -158,6 +196,20 @@ def make_table(speeds: dict[str, Speed]) -> str:
     for text, speed in speeds.items():
         lines.append(f"| `{text}` | {speed.ratio:.3f} | {max(0.0, speed.cost):.1f} |")
     return "\n".join(lines) + "\n"
+
+
+def report_host(rounds: int, steps: int) -> str:
+    """Return what each strategy costs the host, in Markdown."""
+    speeds = compare_speeds(time_steps(host_alone(), steps, rounds), _BATCH * steps, least)
+    lines = ["| strategy | host, µs more a token |", "| --- | ---: |"]
+    lines += [f"| `{text}` | {max(0.0, speed.cost):.1f} |" for text, speed in speeds.items()]
+    base = 1e6 / statistics.mean(speeds[text].tokens_per_second for text in _IDLE)
+    noise = max(abs(speeds[text].cost) for text in _IDLE)
+    note = (
+        f"{_BATCH} rows of {steps} tokens, each step as in the least of {rounds} rounds: {base:.1f} µs a token, "
+        f"those that do nothing in a step at most {noise:.2f} from it."
+    )
+    return "\n".join([*lines, "", note, ""])
 
 
 def main() -> None:
@@ -172,8 +224,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--write", action="store_true", help="put the table into docs/strategies.md")
     parser.add_argument("--threads", type=int, default=1, help="of torch on a CPU; one is the steadiest")
+    parser.add_argument("--host", action="store_true", help="what they cost the host, with no model")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.host:
+        table = report_host(options.rounds, options.steps)
+        print(table)
+        if options.write:
+            write_tables("host", table)
+        return
     subject = seven_b() if options.seven_b else load(options.model, options.device, options.dataset)
     rows = len(subject.prompts)
     taken = time_steps(subject, options.steps, options.rounds)
