@@ -111,7 +111,7 @@ class Scheduler:
             if row not in long and budget >= min(row.front - row.computed, self._least):
                 self._share_more(row)
                 budget -= self._take(row, budget, taken)
-        # A step with prompts is no captured graph: for a row or two none is begun.
+        # A step with prompts has a share of its own, however few they are: for a row or two none is begun.
         enough = not self.running or len(self._slots) >= min(self._refill, self.waiting)
         refills = admits and (enough or self._refilling or bool(taken))
         while refills and (admitted := self._admit(budget)) is not None:

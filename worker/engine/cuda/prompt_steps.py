@@ -72,8 +72,7 @@ class PromptSteps:
         if recorder.captures:
             tokens = idle.sizes[-1]
             step = steps._step(Size(tokens, min(steps._running[-1], tokens), steps._gather_room.tokens > 0))
-            steps._first(step.front)
-            steps._record(step)
+            steps._record(step, has_run=False)
         return steps
 
     def first(self, inputs: PassInputs) -> bool:
@@ -89,7 +88,7 @@ class PromptSteps:
         step.fill(inputs)
         step.passes += 1
         if step.replay is None and step.passes > _BEFORE_RECORDING and self._records:
-            self._record(step)
+            self._record(step, has_run=True)
         if step.replay is not None:
             step.replay()
         else:
@@ -107,9 +106,11 @@ class PromptSteps:
             self._steps[size] = PromptStep(size, self.idle.slot, self._gather_room, self._room.device)
         return self._steps[size]
 
-    def _record(self, step: PromptStep) -> None:
-        """Capture a step that has run before, if there is memory for it."""
+    def _record(self, step: PromptStep, *, has_run: bool) -> None:
+        """Capture a step, if there is memory for it; one that has not run yet is run before."""
         try:
+            if not has_run:
+                self._first(step.front)
             step.replay = self._recorder.capture(lambda: self._first(step.front))
             self._records -= 1
         except torch.OutOfMemoryError:
