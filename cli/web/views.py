@@ -134,6 +134,7 @@ def mark_of(end: End | None, *, complete: bool, place: str = "") -> Mark:
     if end is None:
         return Mark("none", "no result yet")
     kind = ("whole" if complete else "cut") if end.reason.has_answer else "failed"
+    place = place if end.reason.has_answer else ""
     return Mark(kind, f"{'✂' if end.reason.truncated else '■'} {end.told}{place}")
 
 

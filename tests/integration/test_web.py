@@ -16,7 +16,7 @@ from playwright.sync_api import expect
 
 from endmark.db.attempts import commit
 from endmark.db.connection import open_store
-from endmark.db.jobs import cancel_job, delete_job
+from endmark.db.jobs import cancel_job, delete_job, pause_job, resume_job
 from endmark.db.progress import all_statuses
 from endmark.db.rows import unfinished_rows
 from endmark.db.shards import finish
@@ -207,6 +207,28 @@ def test_what_a_model_writes_is_shown_as_text(ledger, place, page):
         page.goto(place + path)
         expect(page.locator("main img")).to_have_count(0)
         assert "</script><script>alert(1)</script>" in page.locator("main").inner_text()
+
+
+def test_an_answer_is_near_however_long_its_prompt(ledger, place, chromium):
+    """A prompt of 18,000 tokens made a phone's page of 55,000 px, with the answer at its end."""
+    _, store, _, waiting = ledger
+    pause_job(store, waiting)
+    job = submit(store, ["word " * 9000, "Short."])
+    lease = take(store)
+    commit(store, lease, [outcome(0, ending=Ending.SENTENCE), outcome(1, "error", ending=Ending.EMPTY)])
+    finish(store, lease)
+    with chromium.new_context(viewport={"width": 390, "height": 780}) as context:
+        page = context.new_page()
+        page.goto(f"{place}/jobs/{job}/rows/0")
+        assert page.locator("article").bounding_box()["y"] < 780
+        page.focus(".asked")
+        page.keyboard.press("End")
+        wait_until(lambda: page.locator(".asked").evaluate("node => node.scrollTop") > 1000)
+        assert faults(page) == []
+        page.goto(f"{place}/jobs/{job}/rows/1")
+        assert page.locator("mark").inner_text() == "■ failed"
+    resume_job(store, waiting)
+    delete_job(store, job)
 
 
 def test_a_text_goes_in_the_direction_of_its_script(ledger, place, page):
