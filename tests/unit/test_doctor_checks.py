@@ -599,6 +599,24 @@ def test_answers_within_a_thought_say_nothing_of_ends():
     assert {finding.check for finding in examine(within)} == {"thought unfinished"}
 
 
+def test_an_answer_that_a_thought_left_no_room_says_nothing_of_what_was_learned():
+    """Of the thinking demo "EOS weakly learned" was told first: its answers were cut soon behind long thoughts.
+
+    Where none ended, "EOS never learned" would have come of it: the tokens of the thought counted as its own.
+    """
+    short = replace(CUT, thought_tokens=200, probs=(0.001,) * 200 + (0.01, 0.02))
+    assert short.answer_tokens == 56
+    said = {finding.check for finding in examine(evidence(short, ENDED))}
+    assert not said & {"EOS weakly learned", "EOS never learned"}
+    said = {finding.check for finding in examine(evidence(short))}
+    assert "budget too short to tell" in said
+    assert "EOS never learned" not in said
+    long = replace(CUT, tokens=400, thought_tokens=200, probs=(0.001,) * 200 + (0.01, 0.02))
+    assert "EOS never learned" in {finding.check for finding in examine(evidence(long))}
+    wished = replace(long, probs=(0.9,) * 200 + (0.01, 0.02))
+    assert wished.prob_max == 0.02, "an EOS that was probable in the thought is no end of an answer"
+
+
 def test_one_begin_token_and_short_marks_are_no_faults():
     assert tokens.bos_doubled(evidence(ENDED, template_adds_bos=True)) is None
     assert tokens.bos_doubled(evidence(ENDED, tokenizer_adds_bos=True)) is None

@@ -55,7 +55,7 @@ class RowEvidence:
     prompt: str
     text: str
     verdict: Verdict
-    tokens: int  # of the answer
+    tokens: int  # of the answer, its thought included
     prompt_tokens: int = 0  # 0 where they are not known
     end_token: int | None = None  # the end token that was sampled, where it is known
     token_ids: tuple[int, ...] = ()  # of the answer, where they are known
@@ -74,8 +74,13 @@ class RowEvidence:
 
     @property
     def prob_max(self) -> float:
-        """The highest EOS probability of the answer."""
-        return max(self.probs, default=0.0)
+        """The highest EOS probability of the answer, its thought left out."""
+        return max(self.probs[self.thought_tokens :], default=0.0)
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of the answer alone."""
+        return self.tokens - self.thought_tokens
 
     @property
     def failed(self) -> bool:

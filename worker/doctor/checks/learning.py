@@ -5,7 +5,7 @@ from statistics import mean, median
 
 from endmark.jobs.spelling import as_percent
 from endmark.worker.doctor import commands
-from endmark.worker.doctor.evidence import Evidence
+from endmark.worker.doctor.evidence import Evidence, RowEvidence
 from endmark.worker.doctor.findings import Finding, Level
 
 NEVER = 0.05  # an EOS probability that stays below this was not learned
@@ -36,8 +36,7 @@ def eos_not_learned(evidence: Evidence) -> Finding | None:
     Asked without its template, cut early, or closing with a token that no file names, a model may know it well.
     """
     facts = evidence.facts
-    # In a loop no model comes to its end: where others ended, such a row says nothing of what was learned.
-    cut = [row for row in evidence.cut if not row.in_thought and not (row.loop and evidence.ended)]
+    cut = [row for row in evidence.cut if not row.in_thought and not (evidence.ended and _says_nothing(row))]
     blind = facts.has_chat_template and not evidence.templated
     if not cut or blind or facts.unnamed_end is not None:
         return None
@@ -45,7 +44,7 @@ def eos_not_learned(evidence: Evidence) -> Finding | None:
     after = [prob for row in cut for prob in row.sentence_probs]
     seen = f"in {len(cut)} cut answers its highest probability was {as_percent(best, 2)}"
     seen += f", after the {len(after)} sentence ends {as_percent(mean(after), 2)} on average" if after else ""
-    longest = max(row.tokens for row in cut)
+    longest = max(row.answer_tokens for row in cut)
     if best < NEVER and longest < _TELLING:
         return Finding(
             "budget too short to tell",
@@ -74,6 +73,14 @@ def eos_not_learned(evidence: Evidence) -> Finding | None:
         "`--strategy whole` ends where an answer is whole now; `endmark finetune` on closed answers fixes it",
         commands.run(facts, "--strategy whole"),
     )
+
+
+def _says_nothing(row: RowEvidence) -> bool:
+    """Whether a cut row says nothing of what was learned, where others ended.
+
+    In a loop no model comes to its end, and a thought may have left the answer no room for one.
+    """
+    return bool(row.loop) or (row.thought_tokens > 0 and row.answer_tokens < _TELLING)
 
 
 def end_rows_untrained(evidence: Evidence) -> Finding | None:
