@@ -1,11 +1,12 @@
 """Shapes under strategies that take answers back, go on with them, or cut them."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from endmark.client.engine import Engine
-from endmark.jobs.vocabulary import EosSource
+from endmark.jobs.vocabulary import EosSource, FinishReason
 from endmark.worker.shapes.compiled import Shapes
 
 pytestmark = pytest.mark.engine
@@ -25,6 +26,11 @@ FRUIT = json.dumps(
 @pytest.fixture(scope="module")
 def demo():
     return Engine()
+
+
+@pytest.fixture(scope="module")
+def thinking():
+    return Engine(str(Path(__file__).parents[2] / "examples" / "thinking_model" / "model"))
 
 
 @pytest.mark.parametrize("strategy", ["rewind", "whole"])
@@ -67,3 +73,14 @@ def test_what_is_cut_as_a_loop_is_told_not_to_be_valid(demo):
     cut = [item for item in found if item.verdict.truncated]
     assert len(cut) >= 2
     assert all(item.valid is item.complete is False for item in cut)
+
+
+@pytest.mark.parametrize("shape", [{"json_schema": FRUIT}, {"choices": "stone fruit,berry"}])
+def test_the_thought_of_a_row_with_a_shape_is_free(thinking, shape):
+    """Of a model that thinks: a thought is no value of the shape, and has a budget of its own."""
+    options = {**shape, "temperature": 0, "strategy": "think:budget=24", "max_new_tokens": 90}
+    for item in thinking.generate(PROMPTS, **options):
+        assert item.valid
+        assert len(item.reasoning.split()) > 5
+        assert item.thought_closed is not None
+        assert item.verdict.finish_reason is FinishReason.EOS
