@@ -102,7 +102,7 @@ def main() -> None:
     vocabulary = vocabulary_of(tokenizer, size)
     ends = loaded.engine.eos_ids
     engine = Engine(loaded.runner, vocabulary, ends)
-    shapes = Shapes(vocabulary, ends)
+    shapes = Shapes(vocabulary, ends, memory=loaded.mask_memory)
     shape = read_shape(ShapeKind.JSON_SCHEMA, _SCHEMA, "schema")
     work = Work(options.rows, 128, options.answer)
     keys = range(options.rows)

@@ -63,8 +63,8 @@ class Engine:
         choice = EngineChoice(engine, tensor_parallel, pipeline_parallel, max_adapters, executor)
         loaded = load_chosen(choice, self._spec.model, adapter=self._spec.adapter, **loading)
         self._engine = ChoosingEngine(loaded.engine)
-        shapes, adapters = Shapes(loaded.engine.vocabulary, loaded.engine.eos_ids), loaded.engine.capacity.adapters
-        self._prompter = Prompter(loaded.tokenizer, shapes, adapters)
+        shapes = Shapes(loaded.engine.vocabulary, loaded.engine.eos_ids, memory=loaded.mask_memory)
+        self._prompter = Prompter(loaded.tokenizer, shapes, loaded.engine.capacity.adapters)
         self._busy = False
         self.description = loaded.description
         self._weights = computed_with(loaded.description.engine, loaded.description.weights)

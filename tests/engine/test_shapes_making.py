@@ -142,3 +142,38 @@ def test_what_the_answers_of_a_step_have_seen_is_one_batch(monkeypatch):
         for mask in masks:
             assert allowed(mask) == (b"ab", False)
     assert [count for count in made_together if count] == [32, 32, 32]
+
+
+def test_masks_stand_where_they_were_made_until_each_answer_has_its_next():
+    """They were copied twice on their way to a card, by cores that had not made them: 4 ms of a step."""
+    rooms = []
+
+    def memory(count):
+        rooms.append(np.zeros(count, np.int32))
+        return rooms[-1]
+
+    maker = Shapes(BYTES, {END}, memory=memory).maker(read_shape(ShapeKind.REGEX, "[ab]*c", "shape"))
+    masks = [maker((), 60) for _ in range(4)]
+    for mask in masks:
+        mask.words()
+    assert rooms == [], "what may wait long before it is read is copied"
+    for step in range(12):
+        for mask in masks[: 3 if step == 5 else 4]:  # the last waits, as a row that was sent back does
+            mask.see(ord("a"))
+        for mask in masks:
+            assert allowed(mask) == (b"abc", False)
+        assert all(any(mask.words().base is room for room in rooms) for mask in masks)
+    assert len(rooms) <= 3
+
+
+def test_masks_of_answers_that_wait_do_not_pile_up():
+    """Each would keep the memory of all the masks that were made with it."""
+    rooms = []
+    shapes = Shapes(BYTES, {END}, memory=lambda count: rooms.append(count) or np.zeros(count, np.int32))
+    maker = shapes.maker(read_shape(ShapeKind.REGEX, "[ab]*c", "shape"))
+    waiting = [maker((), 60) for _ in range(30)]
+    for mask in waiting:
+        mask.see(ord("a"))
+        assert allowed(mask) == (b"abc", False)
+    assert len(rooms) == 8
+    assert all(allowed(mask) == (b"abc", False) for mask in waiting)

@@ -87,7 +87,7 @@ def test_rows_are_steered_as_on_the_plain_path(seed):
         inputs = torch.stack([torch.from_numpy(column) for column in columns], 1).to(DEVICE)
         begin_step(inputs, slots.tables, slots.records, tokens, torch.zeros_like(tokens))
         masks = [(slot, random_mask(rng)) for slot, row in enumerate(rows) if row.mask is not None]
-        rooms.mask(masks)
+        rooms.uploads.send(masks)
         plain.mask(masks)
         result = torch.zeros(RESULT.width, ROWS, dtype=torch.int32, device=DEVICE)
         ints = SampledRows(*(inputs[STEP[name]] for name in ("slot", "length", "step", "step")))

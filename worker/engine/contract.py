@@ -124,3 +124,11 @@ class LateDraws(Protocol):
             ticket: of the step.
             masks: slots, and which tokens may follow there; what is drawn for late slots without one is of no use.
         """
+
+
+@runtime_checkable
+class MaskMemory(Protocol):
+    """What a runner has besides whose device reads masks from memory of a kind of its own."""
+
+    def mask_memory(self, count: int) -> NDArray[np.int32]:
+        """Return room for so many 32-bit words, of which masks may be views, each behind those before it."""

@@ -1,10 +1,14 @@
 """What loading a model comes to: an engine, the tokeniser that feeds it, and what it runs on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from endmark.jobs.engines import OWN
-from endmark.worker.engine.contract import InferenceEngine, Runner
+from endmark.worker.engine.contract import InferenceEngine, MaskMemory, Runner
 from endmark.worker.engine.engine import Engine
 
 
@@ -31,6 +35,11 @@ class LoadedEngine:
     tokenizer: Any
     description: Description
 
+    @property
+    def mask_memory(self) -> Callable[[int], NDArray[np.int32]] | None:
+        """What makes room for masks, as of `worker.engine.contract.MaskMemory`; None where any memory will do."""
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class OwnEngine(LoadedEngine):
@@ -38,3 +47,8 @@ class OwnEngine(LoadedEngine):
 
     engine: Engine
     runner: Runner
+
+    @property
+    def mask_memory(self) -> Callable[[int], NDArray[np.int32]] | None:
+        """What makes room for masks; None where any memory will do."""
+        return self.runner.mask_memory if isinstance(self.runner, MaskMemory) else None

@@ -162,7 +162,8 @@ def _load_service(launch: Launch, name: str, store: Store, life: LifeFile) -> Se
 def _prompter(loaded: "LoadedEngine") -> Prompter:
     """Return what makes the prompts of an engine's rows."""
     engine = loaded.engine
-    return Prompter(loaded.tokenizer, Shapes(engine.vocabulary, engine.eos_ids), engine.capacity.adapters)
+    shapes = Shapes(engine.vocabulary, engine.eos_ids, memory=loaded.mask_memory)
+    return Prompter(loaded.tokenizer, shapes, engine.capacity.adapters)
 
 
 def _pass_on(launch: Launch, word: str) -> None:

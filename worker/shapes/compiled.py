@@ -19,6 +19,7 @@ from endmark.worker.engine.text import Vocabulary
 from endmark.worker.shapes.closing import Closer, Grammar
 from endmark.worker.shapes.making import MaskMaker
 from endmark.worker.shapes.mask import Compiled, ShapeMask
+from endmark.worker.shapes.room import Memory
 from endmark.worker.shapes.white_space import WhiteSpace
 
 _KEPT = 256  # compiled shapes
@@ -32,16 +33,24 @@ class Shapes:
         vocabulary: of the model's tokeniser.
         eos_ids: all end tokens.
         closes: whether answers are closed inside their budget; without it they are cut, for comparison.
+        memory: where masks are made, see `MaskMaker`.
     """
 
-    def __init__(self, vocabulary: Vocabulary, eos_ids: Collection[int], *, closes: bool = True) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        eos_ids: Collection[int],
+        *,
+        closes: bool = True,
+        memory: Memory | None = None,
+    ) -> None:
         self._closes = closes
         self._choices: dict[Shape, Choices | None] = {}
         self._vocabulary = vocabulary
         self._eos_ids = sorted(eos_ids)
         self._compiled: OrderedDict[tuple[Shape, str], Compiled] = OrderedDict()
         self._lock = Lock()
-        self._maker = MaskMaker()
+        self._maker = MaskMaker(memory)
 
     def maker(self, shape: Shape, begun: str = "") -> Callable[[Sequence[int], int], TokenMask]:
         """Return what makes the mask of an answer from its first tokens and the budget that is left.

@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endmark.jobs.shapes.grammar import library
+from endmark.worker.shapes.room import Lease, Memory, Room, Scratch
 
 log = logging.getLogger(__name__)
-_MOST_THREADS = 16
+_MOST_THREADS = 4  # the masks of 256 rows are 5 ms of one core
+_FIRST = 64  # words of a mask, which mostly hold a bit: the others are in the caches of the cores that made them
 
 
 class Maskable(Protocol):
@@ -35,8 +37,13 @@ class Maskable(Protocol):
     def follow(self, token_id: int, taken: bool) -> bool:
         """Go on with a token that the matcher was given; return whether what may follow is to be worked out."""
 
-    def show(self, words: NDArray[np.int32], *, some: bool) -> None:
-        """Let those tokens follow whose bits are set, and copy them; `some`: whether there are any."""
+    def show(self, words: NDArray[np.int32], lease: "Lease | None", *, some: bool) -> None:
+        """Let those tokens follow whose bits are set, (ceil(V / 32),).
+
+        Args:
+            words: they stay as they are for as long as the lease is held; without one they are to be copied.
+            some: whether there are any.
+        """
 
     def look(self) -> None:
         """Do what is `due`, which no mask of this step depends on."""
@@ -98,10 +105,16 @@ class _Queue:
 class MaskMaker:
     """Takes what has been drawn, and makes masks on its thread until nobody holds it any more."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Memory | None = None) -> None:
+        """Make the thread, which begins with the first answer.
+
+        Args:
+            memory: returns room for so many 32-bit words, where masks are made; any by default.
+        """
         self.begun = itertools.count()  # answers so far
         self._queue = _Queue()
-        self._thread = Thread(target=_work, args=(self._queue,), name="shapes", daemon=True)
+        room = Room(memory or (lambda count: np.empty(count, np.int32)))
+        self._thread = Thread(target=_work, args=(self._queue, room), name="shapes", daemon=True)
         self._end = weakref.finalize(self, self._queue.close)
 
     def begin(self, mask: Maskable, token_ids: tuple[int, ...]) -> Batch:
@@ -127,23 +140,9 @@ class MaskMaker:
         self._queue.start()
 
 
-class _Room:
-    """Where the masks of a batch are made: kept, as fresh memory for each would take longer than they do."""
-
-    def __init__(self) -> None:
-        self._words = np.empty((0, 0), np.int32)
-
-    def of(self, count: int, width: int) -> NDArray[np.int32]:
-        """Return (count, width), whatever stands there."""
-        if self._words.shape[1] != width or len(self._words) < count:
-            self._words = np.empty((count, width), np.int32)
-        return self._words[:count]
-
-
-def _work(queue: _Queue) -> None:
+def _work(queue: _Queue, room: Room) -> None:
     """Make batches until the queue is closed."""
     executor = library("llguidance").LLExecutor(max(1, min(_MOST_THREADS, (os.cpu_count() or 2) - 1)))
-    room = _Room()
     while (batch := queue.take()) is not None:
         _make(executor, batch, room)
         batch.done.set()
@@ -159,12 +158,13 @@ def _look(queue: _Queue, batch: Batch) -> None:
         _guarded(mask, mask.look)
 
 
-def _make(executor: Any, batch: Batch, room: _Room) -> None:  # noqa: ANN401 - llguidance has no types
+def _make(executor: Any, batch: Batch, room: Room) -> None:  # noqa: ANN401 - llguidance has no types
     """Make the masks of a batch."""
     try:
-        free = [mask for mask, token_ids in batch.begun if _guarded(mask, mask.begin, token_ids)]
-        free += _followed(executor, [item for item in batch.followed if not item[0].refusal])
-        _draw_freely(executor, free, room)
+        begun = [mask for mask, token_ids in batch.begun if _guarded(mask, mask.begin, token_ids)]
+        followed = _followed(executor, [item for item in batch.followed if not item[0].refusal])
+        _draw_freely(executor, followed, room.lease())
+        _draw_freely(executor, begun, room.scratch)  # which may wait long before it is read
     except Exception as error:
         log.exception("masks cannot be made")
         for mask, _ in (*batch.begun, *batch.followed):
@@ -198,12 +198,12 @@ def _followed(executor: Any, drawn: Sequence[tuple[Maskable, int]]) -> list[Mask
     ]
 
 
-def _draw_freely(executor: Any, masks: Sequence[Maskable], room: _Room) -> None:  # noqa: ANN401
+def _draw_freely(executor: Any, masks: Sequence[Maskable], room: Lease | Scratch) -> None:  # noqa: ANN401
     """Let all follow that the shapes allow."""
     if not masks:
         return
     end_bits = masks[0].end_bits
-    words = room.of(len(masks), len(end_bits))
+    words = room.words(len(masks), len(end_bits))
     going: list[tuple[Any, int]] = []
     for at, mask in enumerate(masks):
         if mask.matcher.is_stopped():
@@ -215,6 +215,9 @@ def _draw_freely(executor: Any, masks: Sequence[Maskable], room: _Room) -> None:
     whole = np.array([mask.matcher.is_accepting() for mask in masks])
     for word in np.flatnonzero(end_bits).tolist():  # few words hold end tokens
         words[:, word] = np.where(whole, words[:, word] | end_bits[word], words[:, word] & ~end_bits[word])
-    some = np.asarray(words.any(1)).tolist()
-    for mask, row, any_of_them in zip(masks, words, some, strict=True):
-        mask.show(row, some=any_of_them)
+    some = np.asarray(words[:, :_FIRST].any(1))
+    for at in np.flatnonzero(~some).tolist():
+        some[at] = words[at].any()
+    lease = room if isinstance(room, Lease) else None
+    for mask, row, any_of_them in zip(masks, words, some.tolist(), strict=True):
+        mask.show(row, lease, some=any_of_them)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.shapes.closing import Closer, Grammar, Standing, Way
 from endmark.worker.shapes.making import Batch, MaskMaker
+from endmark.worker.shapes.room import Lease
 from endmark.worker.shapes.white_space import START, WhiteSpace
 
 _FAR = 32  # the most tokens between two checks
@@ -67,6 +68,7 @@ class ShapeMask:
         self._too_long: Way | None = None  # that the last check found
         self._ahead: tuple[int, ...] = ()  # of the way that is being taken
         self._words = self._room = np.zeros_like(compiled.end_bits)
+        self._lease: Lease | None = None  # under which the words stand where they were made
         self._place = START  # of white space, behind the last token
         self.refusal = ""
         self.closes = False
@@ -168,15 +170,17 @@ class ShapeMask:
         self._wait_for_check()
         return True
 
-    def show(self, words: NDArray[np.int32], *, some: bool) -> None:
-        """Let those tokens follow whose bits are set, (ceil(V / 32),), as a copy; `some`: whether there are any.
+    def show(self, words: NDArray[np.int32], lease: Lease | None, *, some: bool) -> None:
+        """Let those tokens follow whose bits are set, as of `Maskable`.
 
-        They stand where those of the last token stood, which has been drawn: memory of its own for each mask would
-        take ten times as long as the copy.
+        Words that are copied stand where those of the last token stood, which has been drawn: fresh memory for
+        each mask would take ten times as long as the copy.
         """
         white = self._compiled.white_space
-        np.copyto(self._room, words if white is None else white.within(words, self._place))
-        self._words = self._room
+        self._words, self._lease = words, lease
+        if lease is None or white is not None:
+            np.copyto(self._room, words if white is None else white.within(words, self._place))
+            self._words, self._lease = self._room, None
         if not some or self.matcher.is_error():
             self.refuse(f"the shape of the answer lets no token follow: {self.matcher.get_error() or 'none fits'}")
 
@@ -257,9 +261,9 @@ class ShapeMask:
         words = np.zeros_like(self._compiled.end_bits)
         for token_id in token_ids:
             words.view(np.uint32)[token_id // 32] |= np.uint32(1 << token_id % 32)
-        self._words = words if token_ids else self._compiled.end_bits.copy()
+        self._words, self._lease = words if token_ids else self._compiled.end_bits.copy(), None
 
     def refuse(self, reason: str) -> None:
         """Let no token follow."""
         self.refusal = reason
-        self._words = np.zeros_like(self._compiled.end_bits)
+        self._words, self._lease = np.zeros_like(self._compiled.end_bits), None

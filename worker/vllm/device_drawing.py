@@ -82,7 +82,7 @@ class DeviceDrawing:
         inputs, slots = self._upload.device_block, self._slots
         begin_step(inputs, slots.tables, slots.records, self._tokens, self._positions)
         note_tokens(self._tokens, inputs[STEP["slot"]], inputs[STEP["length"]], slots.tables, self._history)
-        self._rooms.mask(batch.masks)
+        self._rooms.uploads.send(batch.masks)
         result = torch.empty(RESULT.width, rows, dtype=torch.int32, device=self._device)
         sampled = SampledRows(*(inputs[STEP[name], :rows] for name in ("slot", "length", "step", "position")))
         steering = Steering(slots.targets, slots.inserts)

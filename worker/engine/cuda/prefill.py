@@ -89,7 +89,7 @@ class PassInputs:
     positions64: Tensor  # (T,) int64, for the model
     positions: Tensor  # (T,) int32, for the kernels
     slots: Tensor  # (T,) int32
-    decoding: int  # tokens at the front that are one a row: those of rows that run
+    decoding: int  # tokens at the front that are one a row: those of rows that run, and single ones
     tiles: Tiles | None  # of the others, but for those whose keys are gathered
     gathered: Gathered | None
     copied: Tensor | None  # as of `copy_fronts`
@@ -118,28 +118,23 @@ class PassInputs:
         placed: list[PieceAt] = []
         ends: list[tuple[int, int, int, int, int]] = []
         others: list[int] = []
-        at = 0
-        for piece, length in zip(pieces, lengths, strict=True):
-            row = piece.row
-            packed[0, at : at + length] = row.token_ids[piece.begin : piece.end]
-            packed[1, at : at + length] = np.arange(piece.begin, piece.end)
-            packed[2, at : at + length] = row.slot
-            placed.append(PieceAt(row.slot, piece.begin, piece.end, decoding + at))
-            at += length
+        single = lengths.count(1)
+        for piece, length, at in zip(pieces, lengths, _places(lengths), strict=True):
+            row, end = piece.row, at + length
+            packed[0, at:end] = row.token_ids[piece.begin : piece.end]
+            packed[1, at:end] = np.arange(piece.begin, piece.end)
+            packed[2, at:end] = row.slot
+            if length > 1:
+                placed.append(PieceAt(row.slot, piece.begin, piece.end, decoding + at))
             if piece.is_last:
-                ends.append((decoding + at - 1, row.slot, piece.end - 1, row.step, row.position))
-                others += range(decoding + at - 1 - len(row.asked_before), decoding + at - 1)
+                last = decoding + end - 1
+                ends.append((last, row.slot, piece.end - 1, row.step, row.position))
+                others += range(last - len(row.asked_before), last)
         tiles = cut(placed, room)
         copied = [piece.row.copied for piece in pieces if piece.row.copied and piece.begin == piece.row.cached]
-        blocks = [
-            packed,
-            np.array(ends or [(0,) * 5], np.int32).T,
-            tiles.paged,
-            tiles.gathered,
-            tiles.chunks,
-            np.array([others], np.int32),
-        ]
-        (tokens, positions, slots), (last, *rows), *parts = _send(blocks, device)
+        rest = [tiles.paged, tiles.gathered, tiles.chunks, np.array([others], np.int32)]
+        blocks = [packed, np.array(ends or [(0,) * 5], np.int32).T, *rest]
+        (tokens, positions, slots), (keep, *rows), *parts = _send(blocks, device)
         paged, gathered, chunks = Tiles(*parts[0]), GatheredTiles(*parts[1]), Chunks(*parts[2])
         (asked,) = parts[3]
         ended = [piece.row for piece in pieces if piece.is_last]
@@ -148,11 +143,11 @@ class PassInputs:
             positions64=positions.long(),
             positions=positions,
             slots=slots,
-            decoding=decoding,
+            decoding=decoding + single,
             tiles=paged if len(paged.slots) else None,
             gathered=Gathered(chunks, gathered, GatherRoom(tiles.tokens)) if tiles.tokens else None,
             copied=to_device(np.array(copied, np.int32).T.copy(), device) if copied else None,
-            keep=last.long(),
+            keep=keep.long(),
             rows=SampledRows(*rows),
             sampled=decoding + len(ended),
             on_host=[*(running.on_host if running is not None else ()), *(row.slot for row in ended)],
@@ -163,7 +158,7 @@ class PassInputs:
 
     def _behind(self, running: DecodeInputs, ended: int) -> "PassInputs":
         """Return the pass with the rows that run before the pieces, of which so many rows end."""
-        front = torch.arange(self.decoding, device=self.keep.device)
+        front = torch.arange(len(running.tokens), device=self.keep.device)
         return replace(
             self,
             tokens=torch.cat([running.tokens, self.tokens]),
@@ -175,6 +170,22 @@ class PassInputs:
                 *(torch.cat([one, other[:ended]]) for one, other in zip(running.rows, self.rows, strict=True))
             ),
         )
+
+
+def _places(lengths: Sequence[int]) -> list[int]:
+    """Return where the tokens of each piece begin among those of all, single ones before the others.
+
+    A single token, such as a label's, attends as those of rows that run do, right behind which it then stands.
+    """
+    one, many = 0, lengths.count(1)
+    places: list[int] = []
+    for length in lengths:
+        places.append(one if length == 1 else many)
+        if length == 1:
+            one += 1
+        else:
+            many += length
+    return places
 
 
 def _questions(ended: Sequence[PrefillRow], decoding: int) -> Questions:

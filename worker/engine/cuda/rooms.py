@@ -1,16 +1,13 @@
 """What the end of a step is given: the rows that draw a token, and rooms for those whose scores are changed."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from endmark.worker.engine.adjusting import ROOMS
-from endmark.worker.engine.cuda.staging import Upload, to_device
+from endmark.worker.engine.cuda.mask_upload import MaskUpload
 
 
 class SampledRows(NamedTuple):
@@ -39,8 +36,7 @@ class Rooms:
         history: (pages, page size) int32, the tokens whose keys and values stand there.
         scores: (P, V) fp32.
         counts: (P, V) int32, all 0 between the steps.
-        masks: (S, ceil(V / 32)) int32, by slot: a bit for each token, 1 where it may follow.
-        sent_masks: those on their way there.
+        uploads: sets the masks of slots.
     """
 
     tables: Tensor
@@ -48,8 +44,7 @@ class Rooms:
     history: Tensor
     scores: Tensor
     counts: Tensor
-    masks: Tensor
-    sent_masks: Upload
+    uploads: MaskUpload
 
     @classmethod
     def build(cls, tables: Tensor, lists: Tensor, history: Tensor, vocabulary: int) -> "Rooms":
@@ -58,17 +53,9 @@ class Rooms:
         scores = torch.zeros(shape, device=tables.device)
         counts = torch.zeros(shape, dtype=torch.int32, device=tables.device)
         width = -(-vocabulary // 32)
-        masks = torch.zeros(len(tables), width, dtype=torch.int32, device=tables.device)
-        sent = Upload(len(tables), width, tables.device)
-        return cls(tables, lists, history, scores, counts, masks, sent)
+        return cls(tables, lists, history, scores, counts, MaskUpload(len(tables), width, tables.device))
 
-    def mask(self, masks: Sequence[tuple[int, NDArray[np.int32]]]) -> None:
-        """Set the masks of some slots, in one copy behind what the device is doing."""
-        if masks:
-            count, width = len(masks), self.masks.shape[1]
-            size = min(width, *(len(words) for _, words in masks))  # of one model all are alike
-            block = self.sent_masks.next()[:count]
-            np.concatenate([words[None, :size] for _, words in masks], out=block[:, :size])
-            block[:, size:] = 0
-            slots = to_device(np.array([slot for slot, _ in masks], np.int32), self.masks.device)
-            self.masks.index_copy_(0, slots.long(), self.sent_masks.send(count))
+    @property
+    def masks(self) -> Tensor:
+        """Masks by slot, (S, ceil(V / 32)) int32: a bit for each token, 1 where it may follow."""
+        return self.uploads.masks

@@ -102,7 +102,7 @@ class CudaRunner:
             self._logprobs.pop(row.slot, None)
             if row.logprobs is not None:
                 self._logprobs[row.slot] = row.logprobs
-        self._rooms.mask(plan.masks)
+        self._rooms.uploads.send(plan.masks)
         rows = len(plan.slots)
         if plan.prefill:
             launched = self._mixed(plan, rows)
@@ -120,8 +120,13 @@ class CudaRunner:
         """Draw the tokens of a step with late masks, which has been launched last."""
         assert self._rooms is not None, "made with the first graph"
         assert isinstance(ticket.payload, Launched)
-        self._rooms.mask(masks)
+        self._rooms.uploads.send(masks)
         ticket.payload.draw()
+
+    def mask_memory(self, count: int) -> NDArray[np.int32]:
+        """Return memory for masks that the device reads by itself; see `worker.engine.contract.MaskMemory`."""
+        assert self._rooms is not None, "made with the first graph"
+        return self._rooms.uploads.memory(count)
 
     def read(self, ticket: Ticket) -> StepResult:
         """Wait for the step and return what it sampled."""
