@@ -32,8 +32,7 @@ def main() -> int:
     drawn = random.Random(asked.seed).sample(
         mutants := all_mutants(ROOT, asked.parts), min(asked.count, len(mutants))
     )
-    reasons = explained()
-    tried = [mutant for mutant in drawn if mutant.name not in reasons]
+    tried = [mutant for mutant in drawn if explained(ROOT, mutant) is None]
     print(
         f"{len(drawn)} of {len(mutants)} mutants drawn, {len(drawn) - len(tried)} of them change nothing",
         flush=True,

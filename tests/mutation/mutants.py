@@ -99,6 +99,11 @@ class Mutant:
         assert changed is not None, f"no such place: {self.name}"
         return str(changed)
 
+    def changed(self, root: Path) -> str:
+        """Return the first line that it changes, as it is then, without its indent."""
+        lines = self.diff(root).splitlines()
+        return next((line[1:].strip() for line in lines if line.startswith("+")), "")
+
     def diff(self, root: Path) -> str:
         """Return the change as a diff."""
         source = (root / self.module).read_text(encoding="utf-8")
@@ -171,8 +176,22 @@ def suite(root: Path, part: str, distance: Callable[[tuple[str, str]], int] = la
     return [*files, *PARTS[part].options, "-m", "not slow and not gpu"]
 
 
-def explained() -> dict[str, str]:
-    """Return the mutants that change nothing that can be observed, with the reason of each."""
+def explained(root: Path, mutant: Mutant) -> str | None:
+    """Return why a mutant changes nothing that can be observed; None where nobody has said so.
+
+    It is told by the line that it changes and not by its number, which any other change of the module would shift.
+    """
+    return _reasons().get((mutant.module, mutant.changed(root))) if mutant.module in _reasoned() else None
+
+
+@cache
+def _reasons() -> dict[tuple[str, str], str]:
+    """Return the reasons that are written down, by module and line."""
     text = (Path(__file__).parent / "equivalent.txt").read_text(encoding="utf-8")
-    rows = (line.partition(" # ") for line in text.splitlines() if line and not line.startswith("#"))
-    return {name.strip(): reason for name, _, reason in rows}
+    rows = [line.split(" | ") for line in text.splitlines() if line and not line.startswith("#")]
+    return {(module, " | ".join(line)): reason for module, *line, reason in rows}
+
+
+@cache
+def _reasoned() -> frozenset[str]:
+    return frozenset(module for module, _ in _reasons())

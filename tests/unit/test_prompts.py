@@ -220,3 +220,13 @@ def test_find_prompt_column():
     assert find_prompt_column(["a", "prompt"], GenerationSpec(template="{a}")) is None
     with pytest.raises(SpecError, match="there are none"):
         find_prompt_column([], GenerationSpec())
+
+
+def test_a_row_has_one_shape_and_other_options_beside_it():
+    reader = plan(("prompt", "regex", "temperature", "choices"))
+    assert (
+        refusal(reader, "a", "x+", "0.5", "yes,no")
+        == "column `choices`: another column gives the row a shape already"
+    )
+    found = reader.read(["a", "x+", "0.5", ""]).overrides
+    assert (found["shape"].text, found["temperature"]) == ("x+", 0.5)

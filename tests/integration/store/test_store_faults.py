@@ -207,7 +207,8 @@ def test_the_tables_are_those_that_the_queries_know(database_url):
     url = make_url(database_url)
     engine = create_engine(url if url.get_backend_name() == "sqlite" else url.set(drivername="postgresql+psycopg"))
     with engine.connect() as connection:
-        found = compare_metadata(MigrationContext.configure(connection), metadata)
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        found = compare_metadata(context, metadata)
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == HEAD
     engine.dispose()
     kept = ["remove_fk"] if url.get_backend_name() == "sqlite" else []
