@@ -18,6 +18,7 @@ from endmark.db.progress import job_status
 from endmark.jobs.errors import UsageError
 from endmark.jobs.outputs import check_writable, is_regular, same_file
 from endmark.jobs.remote import check_url_writable, file_name, is_url, shown, upload
+from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.spelling import counted
 
 STDOUT = "-"
@@ -182,6 +183,13 @@ def check_output(output: str, *, format: str | None = None, dataset: str | None 
         raise UsageError(f"`{output}` is a folder", hint="name a file in it")
     room = source.stat().st_size if isinstance(source, Path) and source.is_file() else 0
     check_target(Path(output), format, room=room)
+
+
+def tell_left_out(spec: GenerationSpec, output: str) -> None:
+    """Say so where a file of results, as `check_output` takes it, leaves out what the job keeps."""
+    path = None if output == STDOUT else Path(file_name(output) if is_url(output) else output)
+    if spec.logprobs is not None and not FORMATS[format_of(path)].logprobs:
+        note(f"{named(output)} leaves out the log probabilities that the job keeps: a `.jsonl` file has them")
 
 
 def named(output: str) -> str:

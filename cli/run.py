@@ -11,7 +11,7 @@ import click
 from endmark.cli.beforehand import check_broker, check_folders
 from endmark.cli.completion import complete
 from endmark.cli.engines import engine_options, take_engine
-from endmark.cli.export import OUTPUT_HELP, STDOUT, check_output, parse_option
+from endmark.cli.export import OUTPUT_HELP, STDOUT, check_output, parse_option, tell_left_out
 from endmark.cli.finishing import finish_options, wanted_deliveries
 from endmark.cli.options import build_spec, spec_options
 from endmark.cli.progress import counting
@@ -52,6 +52,7 @@ def run(dataset: str, output: str, parse: bool, new: bool, **options: Any) -> in
     check_output(output, dataset=dataset)
     engine = take_engine(options)
     spec = build_spec(options)
+    tell_left_out(spec, output)
     with opened() as (settings, store), ended_like_by_ctrl_c():
         check_broker(settings, needed=True)
         check_folders(spec)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from endmark.cli.export import tell_left_out
 from endmark.jobs.conflicts import consistent, without_effect
 from endmark.jobs.datasets import checked_rows, open_dataset
 from endmark.jobs.datasets.rows import RowsDataset
@@ -144,3 +145,20 @@ def test_what_is_without_effect_is_told_once_with_its_rows():
         "`--dedupe` answers each row that is drawn at random, but for those with a seed of their own "
         "(2 rows, first in line 2)"
     ]
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        ("out.csv", True),
+        ("-", True),
+        ("s3://here/out.parquet", True),
+        ("out.jsonl.gz", False),
+        ("s3://here/out.jsonl?a=b.csv", False),
+    ],
+)
+def test_a_file_that_leaves_out_what_was_asked_for_is_told(capsys, output, told):
+    tell_left_out(spec(), output)
+    assert capsys.readouterr().err == ""
+    tell_left_out(spec(logprobs=2), output)
+    assert ("leaves out the log probabilities" in capsys.readouterr().err) == told
