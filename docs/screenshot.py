@@ -1,7 +1,7 @@
 """Make the pictures of the docs: a report, and five states of the live page, in a headless Chromium.
 
 `python docs/screenshot.py` runs `endmark compare` on the bundled model in a home of its own, opens its page, and
-then the same jobs in `endmark web`.
+then the same jobs in `endmark web`, beside one that a worker runs.
 """
 
 import json
@@ -9,9 +9,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -21,6 +23,7 @@ PICTURES = ROOT / "docs" / "pictures"
 ENDMARK = Path(sys.executable).with_name("endmark")
 STRATEGIES = ("baseline", "whole", "eos-reward")
 PORT = "8766"
+RUNNING = "everyday.csv, overnight"  # the name of a job
 WIDE, NARROW = {"width": 1280, "height": 800}, {"width": 390, "height": 780}
 
 
@@ -35,21 +38,41 @@ def main() -> None:
         options = [word for name in STRATEGIES for word in ("--strategy", name)]
         compare = [ENDMARK, "compare", "examples/prompts.csv", *options, "--max-new-tokens", "120", "-o", page]
         subprocess.run(compare, cwd=ROOT, env=environment, check=True)
-        submit = [ENDMARK, "submit", "examples/everyday.csv", "--strategy", "whole"]
+        submit = [ENDMARK, "submit", "examples/everyday.csv", "--strategy", "whole", "--name", RUNNING]
         subprocess.run(submit, cwd=ROOT, env=environment, check=True)
         with browser() as chromium:
+            with working(environment):
+                live_page(chromium, environment)
             view = chromium.new_page(viewport={"width": 1280, "height": 1000})
             view.goto(page.as_uri())
             view.screenshot(path=ROOT / "docs" / "report.png", full_page=True)
-            live_page(chromium, environment)
+
+
+def listed(environment: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return how far all jobs are."""
+    words = [ENDMARK, "status", "--json"]
+    found = subprocess.run(words, env=environment, check=True, capture_output=True, text=True)
+    return list(json.loads(found.stdout))
+
+
+@contextmanager
+def working(environment: Mapping[str, str]) -> Iterator[None]:
+    """Have a worker run a third of the job before what is done here."""
+    worker = subprocess.Popen([ENDMARK, "worker"], env=environment, stderr=subprocess.DEVNULL)
+    try:
+        while not any(
+            item["succeeded"] * 3 > item["total"] for item in listed(environment) if item["name"] == RUNNING
+        ):
+            time.sleep(0.2)
+        yield
+    finally:
+        worker.terminate()
+        worker.wait()
 
 
 def live_page(chromium: "Browser", environment: Mapping[str, str]) -> None:
     """Take five pictures of the live page."""
-    listed = subprocess.run(
-        [ENDMARK, "status", "--json"], env=environment, check=True, capture_output=True, text=True
-    )
-    jobs = {item["strategies"][0]: item["id"] for item in json.loads(listed.stdout) if item["succeeded"]}
+    jobs = {item["strategies"][0]: item["id"] for item in listed(environment) if item["name"] != RUNNING}
     process = subprocess.Popen(
         [ENDMARK, "web", "--port", PORT], env=environment, stderr=subprocess.PIPE, text=True
     )
