@@ -67,6 +67,9 @@ def loop_of(text: str, copies: int = COPIES, tokens: int = TOKENS) -> Loop | Non
     if exact is not None:
         return exact
     begin = max(0, end - _WINDOW)
+    again = _again(text[begin:end], begin, copies, tokens)
+    if again is not None:
+        return again
     if not _may_loop(text[begin:end], copies):
         return None
     return _Words(text[begin:end], begin).loop(copies, tokens)
@@ -87,6 +90,21 @@ def _exact(text: str, end: int, copies: int, tokens: int) -> Loop | None:
     while start > 0 and text[start - 1] == text[start - 1 + period]:
         start -= 1
     return Loop(start, start + period)
+
+
+def _again(text: str, begin: int, copies: int, tokens: int) -> Loop | None:
+    """Return the loop of a text whose last line has come as often with one other line between, or None."""
+    last = text[text.rfind("\n") + 1 :]
+    if len(last) * copies < _length_of(tokens, last) or text.count(last) < copies:
+        return None
+    places, at = [], 0
+    for line in text.splitlines(keepends=True):
+        if line.strip():
+            places.append((at, line.strip() == last.strip()))
+        at += len(line)
+    recent = places[-copies - 1 :]
+    same = [begin + at for at, is_last in recent if is_last]
+    return Loop(same[0], same[1]) if len(same) >= copies else None
 
 
 def _length_of(tokens: int, end: str) -> int:

@@ -14,6 +14,8 @@ _SHORT = re.compile(r"(?:^|[^\w.])(?:[a-z]\.)?([A-Za-z]{1,6})\.\Z")
 _HOURS = ("a.m.", "p.m.")
 _NUMBER_ALONE = re.compile(r"(?:^|\n)[ \t]*(?:[*_]{0,2}|#+ )(?:\d+|[A-Za-z]|[ivx]+)[.)]\Z")
 _PAIRS = tuple(pair.split() for pair in ("( )", "“ ”", "« »", "「 」", "『 』", "（ ）", "【 】", "《 》"))
+_OPENING = re.compile(r"(?:(?<=[\s(\[{*_—–-])|\A)\"(?=\S)")
+_CLOSING = re.compile(r"(?<=\S)\"(?=[\s.,;:!?)\]}*_—–-]|\Z)")
 _DANGLING = re.compile(
     r"(?:^\[\d\d?:\d\d\]|[,;:،、，；：(\[{“«「–—=+/&\\<]|\s-|"
     r"\b(?:the|an?|and|or|but|of|to|in|on|at|by|for|with|from|as|that|which|who|is|are|was|were|be|has|have|had|"
@@ -69,8 +71,14 @@ def leaves_open(lines: Sequence[str]) -> bool:
     odd = [sign for sign in '`"' if line.count(sign) % 2 and not (sign == '"' and line.endswith(sign))]
     if not odd:
         return False
-    paragraph = "\n".join(takewhile(str.strip, reversed(lines)))
-    return any(paragraph.count(sign) % 2 for sign in odd)
+    paragraph = "\n".join(reversed(list(takewhile(str.strip, reversed(lines)))))
+    return any(paragraph.count(sign) % 2 and (sign == "`" or _quotes(paragraph)) for sign in odd)
+
+
+def _quotes(paragraph: str) -> bool:
+    """Whether a quotation is open in a paragraph with an odd number of marks, of which one may mean inches."""
+    opening, closing = len(_OPENING.findall(paragraph)), len(_CLOSING.findall(paragraph))
+    return opening > closing or opening + closing < paragraph.count('"')
 
 
 def dangles(line: str) -> bool:

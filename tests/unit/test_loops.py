@@ -49,7 +49,7 @@ def test_those_that_were_kept_aside():
 def test_those_over_which_another_judge_disagreed():
     """None is called a loop by mistake; loops with other lines between their copies are still missed."""
     missed = [case["id"] for case in _read("disputed") if (loop_of(case["text"]) is not None) != case["loop"]]
-    assert len(missed) <= 5
+    assert len(missed) <= 4
     assert all(case["loop"] for case in _read("disputed") if case["id"] in missed)
 
 
@@ -165,6 +165,14 @@ def test_loops_of_signs_alone_count_a_token_a_sign():
 def test_loops_of_what_takes_many_tokens_for_its_length(text):
     """Their length was told as that of English words: such loops of 60 tokens and more were called whole."""
     assert loop_of(text.rstrip()) is not None
+
+
+def test_a_long_line_that_comes_again_with_another_between_is_a_loop():
+    line = "The new album is made of new sounds and songs that we have captured in a way of our own."
+    between = "This is the first song that we are making."
+    assert loop_of(f"{line}\n\n{line}\n\n{between}\n\n{line}") is not None
+    assert loop_of(f"{line}\n\n{between}\n\n{line}\n\nThat is all.\n\n{line}") is None
+    assert loop_of(f"Row, row\n{between}\nRow, row\nRow, row") is None
 
 
 def test_empty_rows_are_a_loop_with_any_number_of_cells():
