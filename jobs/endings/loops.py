@@ -39,6 +39,7 @@ _LISTED_LINE = re.compile(r"^[ \t]*(?:[-*+•|]|\d+[.)]|[A-Za-z]\))", re.MULTILI
 _MARKED_LINE = re.compile(r"^[ \t]*(?:[-*+•]|\d+[.)])?[ \t]*(.*)$", re.MULTILINE)
 _FIGURE = re.compile(r"\d[\d.,]*")
 _KEY = re.compile(r"[^\W\d].*:\s*0")
+_GLUED = re.compile(r"[^\W\d_](?=\d)")  # letters and a figure right behind them, which may be one token
 _SPELLED = re.compile(r"[^\W\d_]{2,}")
 _CODE_SIGNS = frozenset("=_({")
 _FOLDED = bytes(range(256)).lower().translate(bytes.maketrans(b"123456789", b"000000000"))
@@ -202,7 +203,7 @@ class _Words:
         """Return about how many tokens the text from a word on has; a word or sign is one at least."""
         text = self._text[self._at(start) :]
         size = len(text.encode(errors="replace")) / _bytes_a_token(text)
-        return max(size, len(self._raw) - start)
+        return max(size, len(self._raw) - start - len(_GLUED.findall(text)))
 
     def _start(self, covered: list[bool], begin: int) -> int:
         """Return where the end of the text begins that is covered but for few words.
