@@ -47,7 +47,7 @@ def cut_hint(status: JobStatus, spec: GenerationSpec) -> str | None:
     """Return the hint for the rows of a job that were cut; None where none was, or all are complete anyway."""
     if status.ended_in_reasoning:
         rows, again = counted(status.ended_in_reasoning, "row"), retry_command(status.id, spec, in_thought=True)
-        return f"{rows} ended inside the thought and have no answer; `{again}` gives thoughts more room"
+        return f"{rows} ended inside the thought, with no answer; `{again}` gives thoughts more room"
     if status.truncated and status.complete < status.succeeded:
         return f"`{retry_command(status.id, spec)}` retries the rows whose answers were cut"
     return None
