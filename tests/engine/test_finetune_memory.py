@@ -16,6 +16,7 @@ from tests.integration.tiny_model import save_tiny_model
 # transformers and TRL themselves still use options that transformers calls deprecated
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::FutureWarning")]
 EXAMPLES = [Labelled(tuple(range(3, 3 + length)), tuple(range(3, 3 + length)), 1, False) for length in (8, 16, 12)]
+LONGEST = {"input_ids": EXAMPLES[1].token_ids, "labels": EXAMPLES[1].labels}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def gradients(network):
 def test_with_room_weights_are_plain_activations_kept_and_gradients_the_same(trainer):
     before, packed = gradients(trainer.model), packed_in(trainer.model)
     assert packed
-    use_room(trainer, batch_size=2, room=1e12)
+    use_room(trainer, LONGEST, batch_size=2, room=1e12)
     assert packed_in(trainer.model) == 0
     assert not trainer.args.gradient_checkpointing
     after = gradients(trainer.model)
@@ -65,7 +66,7 @@ def test_with_room_weights_are_plain_activations_kept_and_gradients_the_same(tra
 def test_without_room_all_stays_as_it_was(trainer):
     packed = packed_in(trainer.model)
     longest = kept_bytes(trainer.model, batch_of(EXAMPLES[1]))
-    use_room(trainer, batch_size=2, room=2 * longest - 1)
+    use_room(trainer, LONGEST, batch_size=2, room=2 * longest - 1)
     assert packed_in(trainer.model) == packed
     assert trainer.args.gradient_checkpointing
 
@@ -73,7 +74,7 @@ def test_without_room_all_stays_as_it_was(trainer):
 def test_activations_come_before_weights(trainer):
     packed = packed_in(trainer.model)
     longest = kept_bytes(trainer.model, batch_of(EXAMPLES[1]))
-    use_room(trainer, batch_size=2, room=2 * longest)
+    use_room(trainer, LONGEST, batch_size=2, room=2 * longest)
     assert not trainer.args.gradient_checkpointing
     assert packed_in(trainer.model) == packed
 

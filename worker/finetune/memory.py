@@ -1,6 +1,6 @@
 """What a training does with spare memory: plain weights, and activations kept instead of computed twice."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,20 +11,26 @@ from endmark.worker.models.weights import expand, free_memory
 _SHARE = 0.5  # of the free memory; the rest is for gradients, the optimiser, and what is passing
 
 
-def use_room(trainer: Any, *, batch_size: int, room: float | None = None) -> None:  # noqa: ANN401
+def use_room(
+    trainer: Any,  # noqa: ANN401
+    longest: Mapping[str, Sequence[int]],
+    *,
+    batch_size: int,
+    room: float | None = None,
+) -> None:
     """Spend memory on speed, where there is enough of it; what is learned stays the same.
 
     A step computes activations a second time, and dequantises NF4 in each of its passes, only where the room is
     needed: on a small model both take longer than the step itself.
 
     Args:
-        trainer: before its first step, with its dataset and the adapter in its model.
+        trainer: before its first step, with the adapter in its model.
+        longest: of the examples that it learns from, as its collator takes it.
         batch_size: sequences at once.
         room: bytes that may be taken; by default half of what is free.
     """
     network = trainer.model
     left = free_memory(network.device) * _SHARE if room is None else room
-    longest = max(trainer.train_dataset, key=lambda record: len(record["input_ids"]))
     batch = {name: tensor.to(network.device) for name, tensor in trainer.data_collator([longest]).items()}
     network.train()
     with trainer.compute_loss_context_manager():

@@ -48,13 +48,14 @@ def build_trainer(
         report: called after each step.
     """
     network.set_attn_implementation("sdpa")  # the engine's own needs its pages
+    records = _records(examples, spec)
     trainer = SFTTrainer(
         network,
         _arguments(spec, device),
         data_collator=Collator(
             tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         ),
-        train_dataset=Dataset.from_list(_records(examples, spec)),
+        train_dataset=Dataset.from_list(records),
         processing_class=tokenizer,
         peft_config=LoraConfig(
             r=spec.rank,
@@ -67,7 +68,7 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     _learn_in_fp32(trainer.model)
-    use_room(trainer, batch_size=spec.batch_size)
+    use_room(trainer, max(records, key=lambda record: len(record["input_ids"])), batch_size=spec.batch_size)
     return trainer
 
 
