@@ -48,8 +48,8 @@ def compare(dataset: str, output: str, sample: int, **options: Any) -> None:  # 
     """Run a sample of DATASET under each `--strategy`, one after the other; print a table and write a page.
 
     Strategies that are to act together are written as one: `--strategy "concise;whole"`. An `--adapter` is
-    one more to compare, without any strategy. Without a `--strategy`: baseline, soft-landing, whole. Rows
-    are the same for all, and so are their random numbers.
+    one more to compare, without any strategy. A single one is compared with `baseline`; without a `--strategy`:
+    baseline, soft-landing, whole. Rows are the same for all, and so are their random numbers.
     """
     check_page(output)
     adapter, engine = options.pop("adapter"), take_engine(options)
@@ -86,6 +86,8 @@ def _specs(options: dict[str, Any], adapter: str | None) -> dict[str, Generation
         UsageError: there is nothing to compare with.
     """
     strategies = options["strategies"] or _DEFAULT
+    if len(strategies) == 1 and adapter is None:
+        strategies = (_DEFAULT[0], *strategies)
     options = {**options, "trace": True, "adapter": None}
     base = build_spec({**options, "strategies": ()})
     found: dict[str, GenerationSpec] = {}
@@ -96,7 +98,7 @@ def _specs(options: dict[str, Any], adapter: str | None) -> dict[str, Generation
         spec = build_spec({**options, "strategies": (), "model": base.model, "adapter": adapter})
         found[f"{'; '.join(map(str, spec.strategies))} + {Path(adapter).name}"] = spec
     if len(found) < 2:
-        raise UsageError("there is nothing to compare", hint="give `--strategy` twice, with different strategies")
+        raise UsageError("there is nothing to compare", hint="give a `--strategy` other than `baseline`")
     return found
 
 
