@@ -20,6 +20,7 @@ from endmark.worker.shapes.room import Lease, Memory, Room, Scratch
 
 log = logging.getLogger(__name__)
 _MOST_THREADS = 4  # the masks of 256 rows are 5 ms of one core
+_PAUSE = 0.003  # seconds
 _FIRST = 64  # words of a mask, which mostly hold a bit: the others are in the caches of the cores that made them
 
 
@@ -88,6 +89,11 @@ class _Queue:
             self.started = True
             self.changed.notify()
 
+    def pause(self) -> None:
+        """Leave Python's lock to the engine's thread for as long as that takes to send masks to its device."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.started or self.closed, _PAUSE)
+
     def close(self) -> None:
         """Let the thread end once nothing waits for it."""
         with self.changed:
@@ -152,7 +158,10 @@ def _work(queue: _Queue, room: Room) -> None:
 
 def _look(queue: _Queue, batch: Batch) -> None:
     """Do what is due of a batch whose masks are made, until another one waits; the rest is due again with that."""
-    for mask in [mask for mask, _ in batch.followed if mask.due]:
+    due = [mask for mask, _ in batch.followed if mask.due]
+    if due:
+        queue.pause()
+    for mask in due:
         if queue.started:
             return
         _guarded(mask, mask.look)
