@@ -177,9 +177,10 @@ class Scheduler:
         while self._slots and self._waiting:
             row = self._waiting.first
             token_ids = row.token_ids
-            shared = row.pages or self._pool.share_prefix(row.sharable)
+            sharable = row.sharable
+            shared = row.pages or self._pool.share_prefix(sharable)
             wanted = self._pool.pages_for(len(token_ids)) - len(shared)
-            source, copied = self._copied(row, shared, wanted)
+            source, copied = self._copied(row, sharable, shared, wanted)
             cached = len(shared) * self._pool.page_size + copied
             fits = budget >= min(len(token_ids) - cached, self._least)
             # One page of room for each running row keeps a newcomer from being preempted at once.
@@ -203,7 +204,7 @@ class Scheduler:
             return row
         return None
 
-    def _copied(self, row: RowState, shared: list[int], wanted: int) -> tuple[list[int], int]:
+    def _copied(self, row: RowState, sharable: list[int], shared: list[int], wanted: int) -> tuple[list[int], int]:
         """Find a page whose front is a waiting row's too, where copying it leaves no more than that to compute.
 
         So a row that copies is computed in the step that admits it, and one that begins like others with a few
@@ -211,19 +212,20 @@ class Scheduler:
 
         Args:
             row: that waits.
+            sharable: its tokens that may stand in others' pages.
             shared: its pages that others have computed, or that it has kept.
             wanted: pages that it needs besides.
 
         Returns:
             The page to copy from, held until it is given back, if there is one; and how many tokens.
         """
-        left = len(row.sharable) - len(shared) * self._pool.page_size
+        left = len(sharable) - len(shared) * self._pool.page_size
         if row.pages or left > 2 * self._pool.page_size:
             return [], 0
-        page, tokens = self._pool.hold_alike(row.sharable, shared)
+        page, tokens = self._pool.hold_alike(sharable, shared)
         if not tokens:
             return [], 0
-        rest = len(row.token_ids) - len(shared) * self._pool.page_size - tokens
+        rest = left + len(row.request.asked_before) - tokens
         if rest > tokens or self._pool.free < wanted + len(self.running):  # holding it may be one page too many
             self._pool.release([page])
             return [], 0
