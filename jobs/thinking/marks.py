@@ -14,7 +14,8 @@ class Marks:
 
     open: str
     close: str
-    bare: str = ""  # with which an answer begins that no thought stands before; most models write nothing there
+    forms: str = ""  # a regular expression of other forms of the closing mark
+    last: str = ""  # the text with which such a form ends
     header: str = ""  # a regular expression of what stands between two messages of one thought
 
 
@@ -25,8 +26,9 @@ FAMILIES = (
     Marks(  # gpt-oss, which may also think in several messages, or tell in `commentary` what it is about to do
         "<|channel|>analysis<|message|>",
         "<|start|>assistant<|channel|>final<|message|>",
-        bare="<|channel|>final<|message|>",
-        header=r"(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)<\|message\|>",
+        forms=r"(?:\A\s*|<\|start\|>assistant)<\|channel\|>final[^<]*<\|message\|>",  # bare; of JSON
+        last="<|message|>",
+        header=r"(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)[^<]*<\|message\|>",
     ),
     Marks("<seed:think>", "</seed:think>"),  # Seed-OSS
     Marks("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A Reasoning

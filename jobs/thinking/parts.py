@@ -88,6 +88,6 @@ def _in_code(piece: str) -> bool:
 
 @cache
 def _pattern(marks: Marks) -> re.Pattern[str]:
-    """Return what finds either mark; at the begin of a text also what an answer without a thought begins with."""
-    bare = f"|\\A\\s*{re.escape(marks.bare)}" if marks.bare else ""
-    return re.compile(f"{re.escape(marks.open)}|{re.escape(marks.close)}{bare}")
+    """Return what finds either mark, the closing one in all its forms."""
+    forms = f"|{marks.forms}" if marks.forms else ""
+    return re.compile(f"{re.escape(marks.open)}|{re.escape(marks.close)}{forms}")

@@ -166,7 +166,7 @@ def test_each_way_in_which_thought_and_answer_end(case, kind, overlaps):
     assert (attempt.reasoning_tokens > 0) == (bool(reasoning) or "<think>" in text)
 
 
-OSS_NAMES = ("<|start|>", "<|end|>", "<|channel|>", "<|message|>")
+OSS_NAMES = ("<|start|>", "<|end|>", "<|channel|>", "<|message|>", "<|constrain|>")
 OSS = Vocabulary([*VOCABULARY.token_bytes[:258], *([b""] * len(OSS_NAMES))])
 FINAL = "<|end|><|start|>assistant<|channel|>final<|message|>"
 OSS_TABLE = [  # model's text, reasoning, response, the last part
@@ -180,6 +180,14 @@ OSS_TABLE = [  # model's text, reasoning, response, the last part
         Part.ANSWER,
     ),
     ("<|channel|>analysis<|message|>Hm.<|end|>$", "Hm.", "", Part.REASONING),
+    (
+        "<|channel|>analysis<|message|>Hm.<|end|>"
+        "<|start|>assistant<|channel|>final <|constrain|>json<|message|>{}$",
+        "Hm.",
+        "{}",
+        Part.ANSWER,
+    ),
+    ("<|channel|>final <|constrain|>json<|message|>{}$", "", "{}", Part.ANSWER),
     ("<|channel|>final<|message|>It says `<|channel|>final<|message|>`.$", "", None, Part.ANSWER),
 ]
 

@@ -65,7 +65,7 @@ class ThoughtSoFar:
         ids = (thought.open_id, thought.close_id)
         self._ids = {token_id for token_id in ids if token_id is not None}
         self._split = [mark for mark, token_id in zip(marks, ids, strict=True) if token_id is None]
-        self._split += [thought.marks.bare.encode()] * bool(thought.marks.bare)
+        self._split += [thought.marks.last.encode()] * bool(thought.marks.last)
         self._reach = max(map(len, self._split), default=1) - 1
         self._tail = b""
         self.is_open, self.closed, self.tokens, self.begin, self.begin_text = thought.opened, 0, 0, 0, 0
