@@ -16,7 +16,7 @@ class Marks:
     close: str
     forms: str = ""  # a regular expression of other forms of the closing mark
     last: str = ""  # the text with which such a form ends
-    header: str = ""  # a regular expression of what stands between two messages of one thought
+    header: str = ""  # a regular expression of what names a thought, or stands between two messages of it
 
 
 # The first pair that a tokeniser, template or system turn has is the model's.
@@ -30,6 +30,7 @@ FAMILIES = (
         last="<|message|>",
         header=r"(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)[^<]*<\|message\|>",
     ),
+    Marks("<|channel>", "<channel|>", header=r"\Athought\n"),  # Gemma 4, whose channel has a name
     Marks("<seed:think>", "</seed:think>"),  # Seed-OSS
     Marks("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A Reasoning
     Marks("◁think▷", "◁/think▷"),  # Kimi

@@ -18,6 +18,7 @@ FOUND = [
     ("R1 distilled", ["<think>", "</think>"], "<｜Assistant｜><think>\\n", "<think>"),
     ("Magistral", ["[THINK]", "[/THINK]", "[INST]"], "", "[THINK]"),
     ("gpt-oss", ["<|channel|>", "<|message|>", "<|start|>", "<|end|>"], "", "<|channel|>analysis<|message|>"),
+    ("Gemma 4", ["<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|think|>"], "", "<|channel>"),
     ("a half of a pair is none", ["<think>"], "", None),
 ]
 
@@ -95,6 +96,17 @@ SPLIT = [  # text, opened by the prompt, reasoning, answer, ends inside a though
 def test_a_text_is_split(text, opened, reasoning, answer, is_open):
     parts = split(text, THINK, opened=opened)
     assert (parts.reasoning, parts.answer(text), parts.is_open) == (reasoning, answer, is_open)
+
+
+def test_the_name_of_gemmas_channel_is_no_part_of_the_thought():
+    marks = find_marks(["<|channel>", "<channel|>"], [])
+    for text, reasoning in (
+        ("<|channel>thought\nHm. A thought\nagain.\n<channel|>Yes.", "Hm. A thought\nagain."),
+        ("<|channel>thought\n<channel|>Yes.", ""),
+        ("Yes.", None),
+    ):
+        parts = split(text, marks, opened=False)
+        assert (parts.reasoning, parts.answer(text)) == (reasoning, "Yes.")
 
 
 def test_a_loop_of_marks_is_no_further_thought():
