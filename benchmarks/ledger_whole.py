@@ -92,6 +92,7 @@ def measure(url: str, rows: int, folder: Path, server: int | None = None) -> Non
     if status:
         raise SystemExit("the export failed")
     say(store, "rows exported", rows / (time.perf_counter() - began), "rows/s")
+    say(store, "processor time of a row exported", 1e6 * (usage.ru_utime + usage.ru_stime) / rows, "µs")
     say(store, "peak memory of the export", usage.ru_maxrss / 1000, "MB")
     say(store, "peak memory of the submission", memory(here), "MB")
     with output.open("rb") as file:
