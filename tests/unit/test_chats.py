@@ -55,10 +55,11 @@ def test_columns_of_other_names(tmp_path):
 def test_guanaco_text_runs_together_and_may_end_in_a_question(tmp_path):
     text = "### Human: What is *new*?\n#### Human: no### Assistant: Nothing.\n\nReally."
     text += "### Human: Sure?### Assistant: Yes."
-    rows = [{"text": text + "### Human: And then?"}, {"text": text}]
+    unanswered = ("### Human: And then?", "### Human: And then?### Assistant:", "")
+    rows = [{"text": text + more} for more in unanswered]
     path = write(tmp_path, "guanaco.jsonl", "\n".join(map(json.dumps, rows)))
-    first, second = read_chats(path)
-    assert first.turns == second.turns
+    first, second, third = read_chats(path)
+    assert first.turns == second.turns == third.turns
     assert told(first) == [
         ("user", "What is *new*?\n#### Human: no"),
         ("assistant", "Nothing.\n\nReally."),

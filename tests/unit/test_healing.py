@@ -55,6 +55,9 @@ def test_as_many_tokens_go_as_one_token_begins_with(tokens, kept, text):
 def test_special_tokens_and_parts_of_characters_stay():
     assert HEALER.cut((BOS, ID[":"])).token_ids == (BOS,)
     assert HEALER.cut((ID[" Fr"], BOS, ID["s"])) is None
+    assert HEALER.cut((ID["x"], ID[" Fr"], BOS, ID["an"])) is None, (
+        "what stands before a special token is not gone on from"
+    )
     assert HEALER.cut((ID["x"], len(TOKENS))) is None, "the first byte of an é, with which another token begins"
 
 

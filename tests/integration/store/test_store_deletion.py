@@ -106,7 +106,9 @@ def test_the_size_of_a_small_job_is_counted_in_bytes(store):
     job = submit(store, ["a", "ü", "€"])
     answer_all(store, text="ein Ü")
     stored = rows_of(store, "SELECT cells FROM rows")
-    assert job_size(store, job, 3) == JobSize(
+    found = job_size(store, job, 3)
+    assert found.bytes == found.prompt_bytes + found.answer_bytes
+    assert found == JobSize(
         rows=3,
         prompt_bytes=sum(len(item[0].encode()) for item in stored),
         answer_bytes=3 * len("ein Ü".encode()),
