@@ -135,3 +135,12 @@ def test_auto_never_picks_fp8(base):
     network = network_of(base)
     assert apply_weights_mode(network, "auto", 0) == "expanded"
     assert kinds(network) == {nn.Linear}
+
+
+def test_a_bias_is_added_once_and_only_where_a_part_has_one():
+    generator = torch.Generator().manual_seed(5)
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((3, 32), (16, 32), (16,)))
+    bare = Fp8Linear(scaled_rows(weight), None, torch.float32)
+    without, added = bare(x), Fp8Linear(scaled_rows(weight), bias, torch.float32)
+    assert torch.equal(added(x), without + bias)
+    assert torch.equal(Fp8Linear.beside([bare, added])(x), torch.cat([without, without + bias], -1))

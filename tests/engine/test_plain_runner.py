@@ -9,7 +9,7 @@ from endmark.jobs.sampling import Sampling
 from endmark.jobs.vocabulary import NOT_NUMBERS, FinishReason
 from endmark.worker.engine.cpu.blocks import speed_up
 from endmark.worker.engine.engine import Engine
-from endmark.worker.engine.plain_runner import PlainRunner
+from endmark.worker.engine.plain_runner import PlainRunner, _groups
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.text import Vocabulary
 from tests.engine.conftest import build_model
@@ -195,3 +195,18 @@ def test_a_sampled_answer_in_two_attempts_is_the_answer_in_one():
     assert len(whole.token_ids) == 24
     assert second.token_ids == whole.token_ids
     assert (second.prompt_tokens, second.completion_tokens) == (len(prompt), 12)
+
+
+@pytest.mark.parametrize(
+    ("pages", "most", "groups"),
+    [
+        ([1, 2, 2], 100, [(0, 3)]),
+        ([1, 2, 3], 100, [(0, 2), (2, 3)]),  # 3 is more than 1.5 times 1, and one
+        ([4, 4, 4, 4], 8, [(0, 2), (2, 4)]),  # as many as fit, padded to the longest
+        ([4, 4, 4, 4], 7, [(0, 1), (1, 2), (2, 3), (3, 4)]),
+        ([2, 3, 4], 9, [(0, 2), (2, 3)]),
+        ([9], 1, [(0, 1)]),
+    ],
+)
+def test_rows_are_grouped_by_like_lengths_and_as_many_as_fit(pages, most, groups):
+    assert list(_groups(pages, most)) == groups
