@@ -90,6 +90,14 @@ def test_a_damaged_file_is_named(tmp_path, file, data, said):
     assert "\n" not in str(caught.value)
 
 
+def test_a_config_that_nobody_knows_is_not_told_as_missing_weights(tmp_path):
+    folder = save_tiny_model(tmp_path / "model")
+    change(folder, "config.json", rope_parameters={"rope_type": "florble", "rope_theta": 1e4})
+    with pytest.raises(ModelError, match="cannot load the model") as caught:
+        load_engine(str(folder), device="cpu")
+    assert "compare its config.json" in caught.value.hint
+
+
 def test_weights_in_a_pickle_are_told_as_such(tmp_path):
     save_tiny_model(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")

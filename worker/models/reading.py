@@ -109,7 +109,8 @@ def _read(
     except Exception as error:  # a library's reader of files that anybody may have written: it may raise anything
         _check_files(path)  # where a part of a packed weight is missing it says so, and transformers does not
         check_readable(path, trust_remote_code=trust_remote_code)
-        raise ModelError(f"cannot load the model `{path}`: {words_of(error)}", hint=_fix_of(path)) from error
+        said = f"cannot load the model `{path}`: {words_of(error)}"
+        raise ModelError(said, hint=_fix_of(path, error)) from error
     network, found = loaded
     return network, found
 
@@ -153,7 +154,7 @@ def _damaged(path: str, error: SafetensorError) -> ModelError:
     return ModelError(f"a file of the model `{path}` is damaged: {error}", hint="copy or download the model again")
 
 
-def _fix_of(path: str) -> str:
+def _fix_of(path: str, error: Exception) -> str:
     """Return what to do about a model that cannot be loaded."""
     if not any(Path(path).glob("*.safetensors")) and any(Path(path).glob("*.bin")):
         return (
@@ -162,6 +163,8 @@ def _fix_of(path: str) -> str:
         )
     if any(Path(path).glob("*.gguf")):
         return "Endmark reads no GGUF: give the model that it was made of"
+    if any(Path(path).glob("*.safetensors")) and not isinstance(error, OSError):
+        return "compare its config.json with that of the model's source; it may need a newer transformers"
     return "give a folder or a hub id with safetensors weights"
 
 
