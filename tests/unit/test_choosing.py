@@ -192,3 +192,17 @@ def test_greedy_rows_that_ask_for_nothing_else_are_scored(options, thought, scor
     spec = GenerationSpec(model="m", shape=Shape(ShapeKind.CHOICES, '["ja", "no"]'), **options)
     found = Prompter(ByteTokenizer(), Labels())._choices(spec, thought)
     assert (found is not None) is scored
+
+
+@pytest.mark.parametrize("along", [0, 1, 2, 9])
+def test_each_place_is_scored_once(along):
+    labels = ((3,), (3, 4), (5, 6, 7, 8), (5, 6, 9), (10, 11, 12))
+    choices = Choices(tuple(map(str, labels)), labels, (END,))
+    scored = [
+        tokens[:at]
+        for tokens, before in choices.attempts(along)
+        for at in range(len(tokens) - before, len(tokens) + 1)
+    ]
+    assert len(scored) == len(set(scored))
+    assert set(scored) == set(choices.places)
+    assert set(labels) <= {tokens for tokens, _ in choices.attempts(along)}

@@ -1,8 +1,11 @@
 """One row's phase and insertion, token by token: where the phase ends, what is put in, and what is dropped."""
 
+from dataclasses import replace
+
 import pytest
 
 from endmark.worker.engine.flags import FORCED, HIDDEN, INSERTED, NATURAL
+from endmark.worker.engine.request import Request
 from endmark.worker.engine.steering import Call, Insertion, Phase, RowSteering
 
 pytestmark = pytest.mark.unit
@@ -66,3 +69,10 @@ def test_the_first_token_says_whether_an_undecided_phase_is_open(first, is_open)
     )
     row.steer(0, first, NATURAL, EOS)
     assert (row.is_open, row.is_undecided, row.insertion is not None) == (is_open, False, is_open)
+
+
+def test_an_attempt_whose_thought_has_no_budget_of_its_own_is_not_shortened():
+    """One that a strategy closes where it is in a loop has what is put in, and one budget for all."""
+    request = Request(1, [3], 40, insertion=Insertion((5,)))
+    assert request.within(10) is request
+    assert replace(request, answer_budget=20).within(40).insertion.at == request.insertion.at
