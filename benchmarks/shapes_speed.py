@@ -1,10 +1,10 @@
 """What shapes cost a full batch: `python benchmarks/shapes_speed.py --model FOLDER` prints it, on a GPU or a CPU.
 
 The same rows without a shape, half of them with a JSON schema, and all of them; the same where rows come and
-go, with prompts computed beside them; and rows of four labels that are scored. Answers run to their budget, so
-that every step has a mask for every shaped row. A model of random weights whose tokeniser has words for tokens
-(`benchmarks/peers.py` makes one of 8B) takes the tokens of another tokeniser, and for the rest of its
-vocabulary two of them together: `--tokens FOLDER`.
+go, with prompts computed beside them; and rows of four labels that are scored, beside as many plain answers.
+Answers run to their budget, so that every step has a mask for every shaped row. A model of random weights whose
+tokeniser has words for tokens (`benchmarks/peers.py` makes one of 8B) takes the tokens of another tokeniser, and
+for the rest of its vocabulary two of them together: `--tokens FOLDER`.
 """
 
 import argparse
@@ -59,9 +59,11 @@ def vocabulary_of(tokenizer: Any, size: int) -> Vocabulary:  # noqa: ANN401
     return Vocabulary(tokens)
 
 
-def requests(work: Work, mask: Callable[[int], Mask | None], vocabulary: Vocabulary) -> Iterator[Request]:
+def requests(
+    work: Work, mask: Callable[[int], Mask | None], vocabulary: Vocabulary, seed: int = 11
+) -> Iterator[Request]:
     """Yield the rows; `mask` returns what makes the mask of a row, None for a row without one."""
-    rng = random.Random(11)
+    rng = random.Random(seed)
     words = [token for token, data in enumerate(vocabulary.token_bytes) if data.isalpha()][:30000]
     for key in range(work.rows):
         prompt = tuple(rng.choice(words) for _ in range(work.prompt))
@@ -142,24 +144,32 @@ def _come_and_go(engine: Engine, maker: Mask, work: Work, vocabulary: Vocabulary
 
 
 def _labels(engine: Engine, shapes: Shapes, work: Work, vocabulary: Vocabulary, tokenizer: Any) -> None:  # noqa: ANN401
-    """Print how many rows a second are answered by the scores of four labels."""
+    """Print how many rows a second are answered by the scores of four labels, and by tokens that are drawn."""
     shape: Shape = read_shape(ShapeKind.CHOICES, _LABELS, "labels")
     choices = shapes.choices(shape, lambda texts: [tokenizer(text)["input_ids"] for text in texts])
     chooser = ChoosingEngine(engine)
-    maker = shapes.maker(shape)
-    for name in ("warm", "labels"):
-        rows = list(requests(work, lambda _: maker, vocabulary))
+    plain = 0.0
+    # Each has prompts of its own, or those before would have computed them.
+    for seed, (name, asked) in enumerate(
+        (("warm", choices), ("warm", None), ("plain", None), ("labels", choices))
+    ):
+        rows = list(requests(work, lambda _: None, vocabulary, seed=100 + seed))
         rows = rows[: 64 if name == "warm" else None]
+        ends, engine.eos_ids = engine.eos_ids, engine.eos_ids if asked else frozenset()
         begun = time.perf_counter()
         for row in rows:
-            chooser.add(replace(row, choices=choices))
+            chooser.add(replace(row, choices=asked))
         done = 0
         while chooser.has_work:
-            done += sum(item.choice_probs is not None for item in chooser.step())
-        seconds = time.perf_counter() - begun
-        print(
-            f"{name}: {done} rows of 290 tokens scored with four labels, {done / seconds:,.1f} rows/s", flush=True
-        )
+            done += len(chooser.step())
+        found = done / (time.perf_counter() - begun)
+        engine.eos_ids = ends
+        if name == "plain":
+            plain = found
+            print(f"{done} rows of {work.prompt} tokens, {work.answer} drawn: {found:,.1f} rows/s", flush=True)
+        elif name == "labels":
+            said = f"{found:,.1f} rows/s, {found / plain:.3f}"
+            print(f"{done} rows of {work.prompt} tokens scored with four labels: {said}", flush=True)
 
 
 if __name__ == "__main__":
