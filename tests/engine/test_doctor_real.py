@@ -145,3 +145,21 @@ def test_the_demo_model_itself_has_none_of_these(demo):
     evidence = collect(Sample(GenerationSpec(model=str(demo), max_new_tokens=160), rows=4))
     assert not {finding.check for finding in examine(evidence)} & set(DAMAGE)
     assert {row.end_token for row in evidence.rows if row.ended} == {1}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "seen"),
+    [
+        ("other sampling", {"temperature": 0.0}, "it asks for temperature 0.6"),
+        ("loops", {"temperature": 0.0, "logit_bias": ((300, 100.0),)}, "4 of 4"),
+        ("marks written", {"temperature": 0.0, "logit_bias": ((4, 100.0),)}, "<|user|>"),
+        ("ends too soon", {"temperature": 0.0, "logit_bias": ((1, 100.0),), "min_new_tokens": 8}, "2 of 4"),
+        ("empty answers", {"temperature": 0.0, "logit_bias": ((1, 100.0),)}, "4 of 4"),
+    ],
+)
+def test_what_the_sample_was_asked_for_shows_in_its_answers(demo, name, given, seen):
+    """The demo model itself, drawn so that it does what a model with this fault does."""
+    generation(do_sample=True, temperature=0.6)(demo)
+    sample = Sample(GenerationSpec(model=str(demo), max_new_tokens=96), rows=4, given=given)
+    found = {finding.check: finding for finding in examine(collect(sample))}
+    assert seen in found[name].evidence
