@@ -40,8 +40,9 @@ def build(name, layers=1, dtype=torch.float32, **options):
     config = copy.deepcopy(CONFIGS[name])
     config.num_attention_heads, config.num_key_value_heads, config.head_dim = 2, 1, 64
     if INTERPRETED:
-        config.num_hidden_layers, config.layer_types = layers, config.layer_types[:layers]
-        config.vocab_size = 64
+        config.num_hidden_layers, config.vocab_size = layers, 64
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:layers]
     model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().to(DEVICE)
     return model, CudaRunner(model, {2}, **{**SIZES, **options})
 
