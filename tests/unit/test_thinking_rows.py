@@ -166,6 +166,27 @@ def test_each_way_in_which_thought_and_answer_end(case, kind, overlaps):
     assert (attempt.reasoning_tokens > 0) == (bool(reasoning) or "<think>" in text)
 
 
+SWITCHED_OFF = {  # how templates close the thought before the answer begins
+    "Qwen3, SmolLM3": "<think>\n\n</think>\n\n",
+    "GLM 4.5": "\n<think></think>",
+    "DeepSeek V3.1, GLM 4.7": "</think>",
+    "Nemotron Nano": "<think></think>",
+}
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("strategies", [[], ["think:budget=60;whole"]])
+@pytest.mark.parametrize("opens", SWITCHED_OFF.values(), ids=SWITCHED_OFF.keys())
+def test_where_the_template_has_closed_the_thought_an_answer_is_one_with_its_own_budget(
+    opens, strategies, overlaps
+):
+    options = {"tokenizer": ThinkingTokenizer(opens=opens), "strategies": strategies, "overlaps": overlaps}
+    (attempt,) = answer_of("Yes. Use `</think>` so.$", **options)
+    assert (attempt.reasoning, attempt.text) == (None, "Yes. Use `</think>` so.")
+    (attempt,) = answer_of("Yes, and so it goes on and on", max_new_tokens=9, **options)
+    assert (attempt.text, attempt.completion_tokens) == ("Yes, and ", 9)
+
+
 OSS_NAMES = ("<|start|>", "<|end|>", "<|channel|>", "<|message|>", "<|constrain|>")
 OSS = Vocabulary([*VOCABULARY.token_bytes[:258], *([b""] * len(OSS_NAMES))])
 FINAL = "<|end|><|start|>assistant<|channel|>final<|message|>"
