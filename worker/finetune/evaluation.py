@@ -2,8 +2,8 @@
 
 import gc
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -52,14 +52,23 @@ def held_out_endings(spec: FinetuneSpec, chats: Sequence[Chat], *, adapter: str 
         ModelError: the model cannot be loaded, or its template refuses a prompt.
         SpecError: no prompt fits the model's context.
     """
-    with _engine(spec.model, adapter, device) as loaded:
-        if loaded.tokenizer.chat_template is None:
-            loaded.tokenizer.chat_template = LLAMA_2_TEMPLATE
-        job = GenerationSpec(model=spec.model, adapter=adapter, max_new_tokens=spec.max_new_tokens)
-        prompts = Prompter(loaded.tokenizer).encode(
-            [Prompt(job, RowRequest(None, chat.turns[:-1], {})) for chat in chats]
-        )
-        finished = _answers(loaded, prompts, spec.max_new_tokens)
+    try:
+        return _endings(load_engine(spec.model, adapter=adapter, device=device), spec, chats, adapter)
+    finally:
+        gc.collect()  # the engine goes with its cache, which takes nearly all that a card has: training needs it
+        if device != "cpu":
+            torch.cuda.empty_cache()
+
+
+def _endings(loaded: LoadedEngine, spec: FinetuneSpec, chats: Sequence[Chat], adapter: str | None) -> Endings:
+    """Do the same with an engine that nobody else holds; the other arguments are those of `held_out_endings`."""
+    if loaded.tokenizer.chat_template is None:
+        loaded.tokenizer.chat_template = LLAMA_2_TEMPLATE
+    job = GenerationSpec(model=spec.model, adapter=adapter, max_new_tokens=spec.max_new_tokens)
+    prompts = Prompter(loaded.tokenizer).encode(
+        [Prompt(job, RowRequest(None, chat.turns[:-1], {})) for chat in chats]
+    )
+    finished = _answers(loaded, prompts, spec.max_new_tokens)
     count = len(finished)
     if not count:
         raise SpecError("no held-out prompt fits the model's context", hint="shorten the prompts of the dataset")
@@ -70,19 +79,6 @@ def held_out_endings(spec: FinetuneSpec, chats: Sequence[Chat], *, adapter: str 
         mean_tokens=sum(item.completion_tokens for item in finished) / count,
         too_long=len(prompts) - count,
     )
-
-
-@contextmanager
-def _engine(model: str, adapter: str | None, device: str) -> Iterator[LoadedEngine]:
-    """Load an engine and give its memory back behind it, for the training to use."""
-    loaded = [load_engine(model, adapter=adapter, device=device)]
-    try:
-        yield loaded[0]
-    finally:
-        loaded.clear()
-        gc.collect()
-        if device != "cpu":
-            torch.cuda.empty_cache()
 
 
 def _answers(loaded: LoadedEngine, prompts: Sequence[Prompt], budget: int) -> list[Finished]:
