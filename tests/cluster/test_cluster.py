@@ -117,6 +117,30 @@ def test_a_machine_loses_power_and_its_disk_what_it_was_not_told_to_keep(tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("database", ["postgres", "sqlite"])
+def test_a_worker_is_killed_in_the_middle_of_its_drain(tmp_path, data, database):
+    """Kubernetes does so 30 s after SIGTERM, whatever `--grace` says: what ran runs elsewhere after the lease."""
+    cluster = Cluster(tmp_path, 0, data if database == "postgres" else None)
+    try:
+        jobs = [cluster.submit(80) for _ in range(3)]
+        cluster.start_workers()
+        cluster.wait_for_claims()
+        begin = time.monotonic()
+        cluster.signal("one", signal.SIGTERM)
+        log = cluster.hosts["one"].home / "worker.log"
+        wait_until(lambda: "draining: rows that run have" in log.read_text())
+        cluster.kill("one")
+        killed = time.monotonic()
+        cluster.faults.append((begin, killed, "one", "killed in its drain"))
+        cluster.wait(jobs)
+        assert "drained" not in log.read_text()
+        assert cluster.wrong() == [], cluster.log()
+        assert cluster.done("commit", "two", killed) > 0
+    finally:
+        cluster.close()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_twenty_jobs_of_three_models(tmp_path, data, seed):
     """Two hosts with a worker of each model, one row of each of which kills its workers and fails alone."""
