@@ -102,6 +102,8 @@ def test_each_container_runs_a_command_and_takes_its_settings_from_the_secret(tm
         "endmark-serve": "serve",
         "endmark-prune": "prune",
     }
+    (migrate,) = [item for item in OBJECTS if item["metadata"]["name"] == "endmark-migrate"]
+    assert migrate["spec"]["ttlSecondsAfterFinished"]  # a Job cannot be changed by an upgrade
     _, values, pod, _ = found["endmark-worker"]
     assert pod["terminationGracePeriodSeconds"] >= values["grace"] + Pace().flush + _ENDING
     assert found["endmark-prune"][1]["yes"]
