@@ -14,6 +14,7 @@ class Marks:
 
     open: str
     close: str
+    before: str = "\n"  # what is put in before a closing mark that the model has not said
     forms: str = ""  # a regular expression of other forms of the closing mark
     last: str = ""  # the text with which such a form ends
     header: str = ""  # a regular expression of what names a thought, or stands between two messages of it
@@ -26,6 +27,7 @@ FAMILIES = (
     Marks(  # gpt-oss, which may also think in several messages, or tell in `commentary` what it is about to do
         "<|channel|>analysis<|message|>",
         "<|start|>assistant<|channel|>final<|message|>",
+        before="<|end|>",
         forms=r"(?:\A\s*|<\|start\|>assistant)<\|channel\|>final[^<]*<\|message\|>",  # bare; of JSON
         last="<|message|>",
         header=r"(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)[^<]*<\|message\|>",

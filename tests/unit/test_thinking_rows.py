@@ -244,6 +244,20 @@ def test_the_channels_of_gpt_oss(text, reasoning, answer, part, strategies, over
     assert attempt.text == ("It says `<|channel|>final<|message|>`." if answer is None else answer)
 
 
+def test_a_thought_of_gpt_oss_that_is_closed_ends_its_message_first():
+    tokenizer = OssTokenizer()
+    run, _ = run_of(tokenizer, ["think:message=Now."])
+    assert run.prompt.closing == tuple(tokenizer.script(f"Now.{FINAL}"))
+    (attempt,) = answer_of(
+        "<|channel|>analysis<|message|>Hm.$",
+        tokenizer=tokenizer,
+        vocabulary=OSS,
+        strategies=["think:message=Now."],
+        behind="Yes.$",
+    )
+    assert (attempt.reasoning, attempt.text, attempt.thought_closed) == ("Hm.Now.", "Yes.", EosSource.FORCED)
+
+
 def test_tokens_of_the_thought_are_counted_with_its_marks():
     (attempt,) = answer_of("<think>abc</think>Yes.$")
     assert (attempt.reasoning_tokens, attempt.completion_tokens) == (5, 9)

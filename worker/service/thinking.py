@@ -121,9 +121,9 @@ class Thinking:
         return self._closings[message, marks]
 
     def _encoded(self, message: str, thought: Thought) -> tuple[int, ...]:
-        """Return the tokens of what is put in: a message, and the closing mark on a line of its own."""
+        """Return the tokens of what is put in: a message, what stands before the closing mark, and that."""
         mark = thought.close_ids if thought.close_id is None else (thought.close_id,)
-        token_ids = [*self._tokens(f"{message}\n" + ("" if mark else thought.marks.close)), *mark]
+        token_ids = [*self._tokens(message + thought.marks.before + ("" if mark else thought.marks.close)), *mark]
         if len(token_ids) > MOST_INSERTED:
             raise SpecError(
                 f"strategy `think`: `message` and mark have {len(token_ids)} tokens: at most {MOST_INSERTED} fit"
