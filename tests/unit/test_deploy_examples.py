@@ -43,7 +43,8 @@ def checked(words):
     while isinstance(command, click.Group):
         name = words.pop(0)
         command = command.get_command(click.Context(command), name)
-    return name, command.make_context("endmark", words).params
+    # A command keeps the names of its help that it is first asked with, for docs/commands.md too.
+    return name, command.make_context("endmark", words, help_option_names=["-h", "--help"]).params
 
 
 def pods():
