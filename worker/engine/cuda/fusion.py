@@ -236,13 +236,13 @@ def _delay_rotary(network: PreTrainedModel) -> RotaryDelay | None:
     size = getattr(attention, "head_dim", None)
     source = sys.modules.get(type(attention).__module__)
     plain = getattr(source, "apply_rotary_pos_emb", None)
-    if isinstance(plain, RotaryDelay):
-        return plain
-    if plain is None or not isinstance(size, int) or not rotates_halves(plain, size):
-        return None
     config = network.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
     if isinstance(rope, dict) and rope.get("partial_rotary_factor", 1.0) != 1.0:
+        return None  # a delay of another model of the family turns heads at once in this one's steps
+    if isinstance(plain, RotaryDelay):
+        return plain
+    if plain is None or not isinstance(size, int) or not rotates_halves(plain, size):
         return None
     delay = RotaryDelay(plain)
     source.apply_rotary_pos_emb = delay  # type: ignore[union-attr]

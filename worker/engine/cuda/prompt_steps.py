@@ -2,6 +2,7 @@
 
 A host that launches such a step kernel by kernel takes more than a millisecond a layer, longer than a card takes
 for 2,048 tokens in fp8. So a pass is padded to one of few sizes, and what is in it stands in `prompt_tables`.
+A capture stops the card for longer than a launch: a size is captured only once the card has waited for its host.
 """
 
 import logging
@@ -26,8 +27,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RUNNING = (0, 64, 256, 1024)  # rows at the front, idle ones included
-_BEFORE_RECORDING = 2  # passes of a size that are launched kernel by kernel
+_BEFORE_RECORDING = 2  # passes of a size for whose launch the card had to wait
 _MOST = 48  # passes that are captured
+
+
+class PassEnds:
+    """Tells whether the card waits for its host: it has then done a pass before the next one is launched."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._end = torch.cuda.Event() if device.type == "cuda" else None
+
+    def mark(self) -> None:
+        """Note that a pass has been launched."""
+        if self._end is not None:
+            self._end.record()
+
+    def reached(self) -> bool:
+        """Whether the pass that was marked last is done; a CPU does each at once."""
+        return self._end is None or self._end.query()
 
 
 class PromptSteps:
@@ -60,6 +77,7 @@ class PromptSteps:
         shape = 1, idle.sizes[-1], config.hidden_size
         self._room = torch.empty(shape, dtype=network.dtype, device=device)
         self._none = torch.empty(0, dtype=torch.int64, device=device)
+        self._ends = PassEnds(device)
 
     @classmethod
     def of(
@@ -86,13 +104,14 @@ class PromptSteps:
         if not step.takes(inputs):
             return False
         step.fill(inputs)
-        step.passes += 1
-        if step.replay is None and step.passes > _BEFORE_RECORDING and self._records:
+        if step.replay is None and step.waited >= _BEFORE_RECORDING and self._records:
             self._record(step, has_run=True)
         if step.replay is not None:
             step.replay()
         else:
             self._first(step.front)
+            step.waited += self._ends.reached()
+        self._ends.mark()
         return True
 
     def second(self, inputs: PassInputs, wanted: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ class Front:
 
 
 class PromptStep:
-    """The first part of passes of one size: launched kernel by kernel at first, captured once it comes again."""
+    """The first part of passes of one size: launched kernel by kernel, captured once a card waits for that."""
 
     def __init__(self, size: Size, spare: int, room: GatherRoom, device: torch.device) -> None:
         """Make room for its inputs, which are idle rows.
@@ -109,7 +109,7 @@ class PromptStep:
         self.front = Front(
             tokens, positions64, positions, slots, (rest[0], rest[1]), Tiles(*rest[2:6]), gathered, copied
         )
-        self.passes = 0
+        self.waited = 0  # passes for whose launch the card had to wait
         self.replay: Replay | None = None
 
     def takes(self, inputs: PassInputs) -> bool:
