@@ -49,7 +49,9 @@ class Following:
         self._masked: list[int] = []  # places in the batch
         self._logprobs: list[int] = []
         self._asked: dict[int, Sequence[int]] = {}
-        self._begun = np.zeros((5, 0), np.int32)  # slot, epoch, and length, step, position where the row came in
+        self._begun = np.zeros(
+            (self._slots, 5), np.int32
+        )  # by place: slot, epoch, and length, step, position then
 
     def update(self, update: Any) -> tuple[list[Placed], int]:  # noqa: ANN401
         """Take in rows that left, came and were moved; return those that are new, and how many came again."""
@@ -59,11 +61,14 @@ class Following:
         for index, params, prompt, answer in update.added:
             epoch, packed = params.extra_args[KEY]
             placed = self._rows[index] = Placed(pickle.loads(packed), epoch, prompt, answer)  # noqa: S301  our own
-            if self._epochs.get(placed.row.slot) != epoch:
-                self._epochs[placed.row.slot] = epoch
+            row = placed.row
+            self._begun[index] = row.slot, epoch, len(prompt) - 1, row.step, row.position
+            if self._epochs.get(row.slot) != epoch:
+                self._epochs[row.slot] = epoch
                 fresh.append(placed)
         for source, target, direction in update.moved:
             moved, other = self._rows.pop(source, None), self._rows.pop(target, None)
+            self._begun[[source, target]] = self._begun[[target, source]]
             if moved is not None:
                 self._rows[target] = moved
             if other is not None and direction == self._swap:
@@ -79,22 +84,16 @@ class Following:
         self._masked = [index for index, row in enumerate(rows) if row.mask is not None]
         self._logprobs = [index for index, row in enumerate(rows) if row.logprobs is not None]
         self._asked = {index: row.asked for index, row in enumerate(rows) if row.asked}
-        self._begun = (
-            np.array(
-                [
-                    (item.row.slot, item.epoch, len(item.prompt) - 1, item.row.step, item.row.position)
-                    for item in self._order
-                ],
-                np.int32,
-            )
-            .reshape(-1, 5)
-            .T
-        )
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether a mask says of any of the rows which tokens may follow."""
+        return bool(self._masked)
 
     def batch(self, partial: NDArray[np.bool_]) -> Batch:
         """Return the rows of a step; those that are computed in part only (R,) draw nothing."""
         written = np.array([len(answer) for answer in self._answers], np.int32)
-        slots, epochs, *begun = self._begun
+        slots, epochs, *begun = self._begun[: len(written)].T.copy()
         slots = np.where(partial, np.int32(self._slots), slots)
         lengths, steps, positions = (values + written for values in begun)
         masks = [

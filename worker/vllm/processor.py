@@ -70,7 +70,7 @@ class Draw(LogitsProcessor):  # type: ignore[misc]
     def apply(self, logits: Tensor) -> Tensor:
         """Draw, and make each row's token the best of its scores, (R, V) fp32."""
         engine = ENGINES.get(str(self._block.path))
-        if engine is not None:
+        if engine is not None and self._following.has_masks:
             engine.before_draw()
         assert self._partial is not None, "bound before the first step"
         batch = self._following.batch(self._partial(len(logits)))
