@@ -144,3 +144,13 @@ def test_a_bias_is_added_once_and_only_where_a_part_has_one():
     without, added = bare(x), Fp8Linear(scaled_rows(weight), bias, torch.float32)
     assert torch.equal(added(x), without + bias)
     assert torch.equal(Fp8Linear.beside([bare, added])(x), torch.cat([without, without + bias], -1))
+
+
+def test_what_is_kept_in_fp8_is_what_went_in_within_its_step():
+    """e4m3 has three bits behind the point: half a step is a sixteenth."""
+    x = torch.randn(4, 32, generator=torch.Generator().manual_seed(6)) * torch.tensor(
+        [[1e-3], [1.0], [50.0], [0.0]]
+    )
+    kept = scaled_rows(x)
+    assert kept.scale.flatten().tolist() == pytest.approx((x.abs().amax(-1) / 448).clamp(min=1e-12 / 448).tolist())
+    assert ((kept.numbers() - x).abs() <= x.abs() / 16 + kept.scale * 2**-10).all()

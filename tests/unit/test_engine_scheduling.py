@@ -6,6 +6,8 @@ import random
 import pytest
 
 from endmark.jobs.errors import PromptTooLong, TokenUnknown
+from endmark.jobs.landing import START, advance
+from endmark.jobs.strategies import build_strategies
 from endmark.jobs.vocabulary import FinishReason
 from endmark.worker.engine.answer import Answer
 from endmark.worker.engine.engine import Engine
@@ -304,6 +306,17 @@ def rows_of(*lengths):
     """Return rows with prompts of so many tokens, none of which begin alike."""
     requests = [Request(key, [key + 1] * length, 30) for key, length in enumerate(lengths)]
     return [RowState(Answer(request, VOCABULARY, request.max_new_tokens)) for request in requests]
+
+
+@pytest.mark.parametrize(("strategy", "told"), [("soft-landing", True), ("baseline", False)])
+def test_the_device_is_told_how_the_text_stands_where_a_row_goes_on(strategy, told):
+    """One that was preempted inside a sentence would find a landing spot behind it."""
+    vocabulary = Vocabulary([b"", b"It is", b" a list:", b"\n- one"])
+    begun, state = (1, 2, 3), advance(START, b"It is a list:\n- one")
+    request = Request(1, [1], 30, strategies=build_strategies([strategy]), answer_token_ids=begun)
+    row = RowState(Answer(request, vocabulary, 30))
+    assert state != START
+    assert row.plan([1, *begun], 0).sentence_state == (state if told else 0)
 
 
 def test_a_row_that_preempts_itself_is_not_admitted_in_the_same_step():

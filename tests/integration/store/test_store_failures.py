@@ -1,7 +1,9 @@
 """Jobs that fail as a whole, dead workers that are buried, clocks that are put back, claims beside others."""
 
 import json
+import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
 from sqlalchemy import text
@@ -270,3 +272,14 @@ def test_rows_whose_earlier_attempt_was_cut_are_not_asked_again(store):
     assert answer_all(store) == [1]
     assert counters(store, job) == recounted(store, job)
     assert retry_rows(store, job, spec=SPEC, reasons=[FinishReason.LENGTH]) == []
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_who_writes_has_the_lock_from_the_beginning_and_who_reads_has_none(store):
+    """A transaction that reads first and writes later fails at once where another writer came between."""
+    with closing(sqlite3.connect(store.url.database, timeout=0, isolation_level=None)) as other:
+        with store.reader.begin():
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("ROLLBACK")
+        with store.writer.begin(), pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
