@@ -9,8 +9,9 @@ import pytest
 from endmark.db import summaries
 from endmark.db.attempts import commit
 from endmark.db.export import traces
-from endmark.db.jobs import load_job
+from endmark.db.jobs import add_rows, begin_job, finish_submission, load_job
 from endmark.db.summaries import count_loops, load_traces
+from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import NOT_NUMBERS, Ending, EosTrace, FinishReason, Outcome, Verdict
 from tests.integration.service_fixtures import submit
 from tests.integration.store.ledger import MODEL, attempt, execute, take
@@ -85,3 +86,15 @@ def test_loops_are_counted_among_the_results_that_stand(store):
     answered_again(store, 1)
     assert count_loops(store, job) == 2
     assert count_loops(store, "absent") == 0
+
+
+def test_a_trace_of_a_chat_shows_what_was_asked_last(store):
+    turns = [("user", "Hi"), ("assistant", "Hello."), ("user", "And now?")]
+    chat = [{"role": role, "content": content} for role, content in turns]
+    job = begin_job(store, name="chats", spec=GenerationSpec(model=MODEL))
+    add_rows(store, job, 0, [json.dumps([chat])])
+    finish_submission(store, job, columns=("messages",), total=1, shard_size=1)
+    commit(store, take(store), [traced(0, (0.5,))])
+    handle = io.StringIO()
+    traces.write_traces(handle, store, load_job(store, job))
+    assert json.loads(handle.getvalue().splitlines()[1])["prompt"] == "And now?"
