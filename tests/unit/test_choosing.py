@@ -75,6 +75,7 @@ def test_the_most_probable_label_is_the_answer_and_all_are_told(overlaps):
     found = done[0]
     assert found.choice_probs == pytest.approx({"good": 0.1 / 0.32, "bad": 0.12 / 0.32, "very bad": 0.1 / 0.32})
     assert (found.text, found.token_ids, found.completion_tokens, found.prompt_tokens) == ("bad", (BAD,), 1, 5)
+    assert found.cached_tokens == 0
     assert found.verdict.finish_reason is FinishReason.EOS
     assert found.verdict.eos_source is EosSource.FORCED, "the model would have gone on behind `bad`"
     assert (found.trace.probs, found.trace.step_max) == (pytest.approx((0.0, 0.4), abs=1e-3), 1)
@@ -117,6 +118,7 @@ def test_a_row_that_cannot_be_scored_fails_alone_and_leaves_nothing():
     done = run(subject, labelled(0), Request(1, [89, 60], max_new_tokens=2))
     assert done[0].verdict.finish_reason is FinishReason.ERROR
     assert "no numbers" in done[0].verdict.error
+    assert (done[0].text, done[0].prompt_tokens, done[0].completion_tokens) == ("", 5, 0)
     assert done[1].verdict.finish_reason is FinishReason.LENGTH
     assert subject.pages[0] == 0
 

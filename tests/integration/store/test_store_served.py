@@ -3,6 +3,7 @@
 import pytest
 
 from endmark.db.served import Caller, Records
+from endmark.db.served_batches import NewBatch, Outcome, add_batch, close_batch, find_batch
 from endmark.db.served_files import NewFile, add_file, expired_files, find_file
 from tests.integration.store.ledger import execute
 
@@ -29,3 +30,12 @@ def test_a_file_is_seen_by_its_owner_and_by_operators(store):
     assert seen == [True, True, False]
     assert find_file(records, FIRST, Caller("you", operator=True)) is not None
     assert find_file(Records(store, "other"), FIRST) is None
+
+
+def test_a_batch_whose_file_cannot_be_used_has_counted_nothing(store):
+    records, caller = Records(store, "shelf"), Caller("me")
+    add_file(records, NewFile(FIRST, "me", "a.jsonl", "batch", 3))
+    batch = add_batch(records, caller, NewBatch(FIRST, "/v1/chat/completions", "24h", 86400))
+    assert close_batch(records, batch.id, Outcome("failed", errors=[{"message": "is no JSON"}]))
+    found = find_batch(records, batch.id)
+    assert (found.state, found.total, found.completed, found.failed) == ("failed", 0, 0, 0)
