@@ -42,9 +42,9 @@ class _Seen:
 
     log_probs: tuple[float, ...]  # of the tokens that are scored there
     eos_prob: float
+    cached_tokens: int  # of the row's prompt, for the attempt that has found it
     eos_rank: int | None = None  # known where an attempt stands, as is whether the model would end there
     ends: bool = False
-    cached_tokens: int = 0  # of the row's prompt, for the attempt that has found it
 
 
 class ChoosingEngine:
@@ -204,10 +204,10 @@ def _see(choice: _Choice, place: _Place, along: int, finished: Finished) -> None
     ends = finished.verdict.finish_reason is FinishReason.EOS
     trace = finished.trace
     cached = min(finished.cached_tokens, len(choice.request.prompt_token_ids))
-    choice.found[place] = _Seen(finished.asked, trace.prob_max or 0.0, trace.rank_max, ends, cached)
+    choice.found[place] = _Seen(finished.asked, trace.prob_max or 0.0, cached, trace.rank_max, ends)
     count = len(choice.choices.eos_ids)  # which are the first that are asked about at each place
     for at, log_probs in enumerate(finished.asked_before, len(place) - along):
-        choice.found[place[:at]] = _Seen(log_probs, sum(map(math.exp, log_probs[:count])), cached_tokens=cached)
+        choice.found[place[:at]] = _Seen(log_probs, sum(map(math.exp, log_probs[:count])), cached)
 
 
 def _chosen(choice: _Choice) -> Finished:
