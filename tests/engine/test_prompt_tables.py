@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ pytest.importorskip("triton", reason="Triton is for Linux alone")
 
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import ScoreNumbers
+from endmark.worker.engine.cuda import prompt_steps
 from endmark.worker.engine.cuda.decode import DecodeInputs
 from endmark.worker.engine.cuda.kernels.gathered_attention import GatherRoom
 from endmark.worker.engine.cuda.prefill import PassInputs, Piece
 from endmark.worker.engine.cuda.prompt_tables import Idle, PromptStep, Size, pass_sizes
+from endmark.worker.engine.cuda.replay import Recorder
 from endmark.worker.engine.cuda.rooms import SampledRows
 from endmark.worker.engine.plan import Copied, PrefillRow
 
@@ -50,12 +53,34 @@ def test_a_pass_is_padded_by_tokens_that_nobody_reads(seed):
     inputs = padded(pieces, running)
     size = len(plain.tokens)
     assert len(inputs.tokens) == next(some for some in IDLE.sizes if some >= size)
-    for name in ("tokens", "positions", "positions64", "slots"):
-        assert torch.equal(getattr(inputs, name)[:size], getattr(plain, name))
-    assert set(inputs.slots[size:].tolist()) <= {SPARE}
-    assert set(inputs.positions[size:].tolist()) <= set(range(16))
-    assert torch.equal(inputs.keep, plain.keep)
+    assert told(inputs) == told(plain)
+    assert set(inputs.positions[inputs.slots == SPARE].tolist()) <= set(range(16))
     assert inputs.sampled == plain.sampled == running
+    if running:
+        assert torch.equal(inputs.slots[inputs.keep], plain.slots[plain.keep])
+
+
+def told(inputs):
+    """What is computed for rows, in order; a single idle token stands at the front, as a running row does."""
+    columns = zip(
+        *(getattr(inputs, name).tolist() for name in ("slots", "positions", "positions64", "tokens")), strict=True
+    )
+    return [column for column in columns if column[0] != SPARE]
+
+
+def test_all_rows_and_a_single_idle_token_attend_as_running_rows(monkeypatch):
+    """A pass of as many running rows as there are, padded by one token, had one more of them than any size."""
+    monkeypatch.setattr(prompt_steps, "part_layers", lambda *_: True)
+    config = SimpleNamespace(hidden_size=8)
+    config.get_text_config = lambda: config
+    network = SimpleNamespace(config=config, device=CPU, dtype=torch.float32)
+    steps = prompt_steps.PromptSteps.of(network, None, Recorder(CPU), IDLE, 24, 0)
+    ran = []
+    monkeypatch.setattr(steps, "_first", ran.append)
+    inputs = padded([piece(24, 0, 7)], 24)
+    assert inputs.decoding == 25
+    assert steps.first(inputs)
+    assert len(ran[0].running[0]) == 28
 
 
 def test_a_larger_pass_than_any_stays_as_it_is():
@@ -71,7 +96,9 @@ def test_tables_hold_the_pass_and_nothing_else(seed):
     for running in (0, 60, 3):
         pieces = [piece(0, 0, 700), piece(1, 1000, 1000 + rng.randrange(200, 600))]
         pieces += [piece(2, 0, 100)] * rng.randrange(3)
-        pieces.append(piece(3, 0, 2048 - running - rng.randrange(200) - sum(it.end - it.begin for it in pieces)))
+        pieces.append(
+            piece(3, 0, 2048 - running - rng.randrange(0, 32, 2) - sum(it.end - it.begin for it in pieces))
+        )
         inputs = padded(pieces, running, room)
         assert step.takes(inputs)
         step.fill(inputs)

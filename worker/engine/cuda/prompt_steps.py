@@ -69,7 +69,8 @@ class PromptSteps:
         """
         self.idle = idle
         self._runner, self._recorder = runner, recorder
-        self._running = [*(count for count in _RUNNING if count < rows), fours(rows)]
+        most = fours(rows + 1)  # a single idle token attends as running rows do
+        self._running = [*(count for count in _RUNNING if count < most), most]
         self._gather_room = GatherRoom(room // (4 * CHUNK) * 4 * CHUNK)
         self._steps: dict[Size, PromptStep] = {}
         self._records = _MOST  # that are left

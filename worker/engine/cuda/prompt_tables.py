@@ -25,13 +25,7 @@ from endmark.worker.engine.cuda.prefill import PassInputs, Piece
 from endmark.worker.engine.cuda.replay import Replay
 from endmark.worker.engine.plan import PrefillRow
 
-_SIZES = (
-    16,
-    32,
-    64,
-    128,
-)  # tokens of small passes; larger ones are whole multiples of the next, as products' tiles
-_WHOLE = 256
+_LEAST, _WHOLE = 16, 32  # tokens of the smallest pass; larger ones are whole multiples of so many
 _COPIES = 256  # fronts of pages
 _IDLE = 16  # idle tokens that attend to each other; they stand in one page
 
@@ -147,7 +141,7 @@ def _parts(inputs: PassInputs) -> list[Tensor]:
 
 def pass_sizes(most: int) -> list[int]:
     """Return the sizes to which passes are padded, the largest of `most` tokens, a multiple of 16."""
-    return [*(size for size in (*_SIZES, *range(_WHOLE, most, _WHOLE)) if size < most), most]
+    return [*(size for size in (_LEAST, *range(_WHOLE, most, _WHOLE)) if size < most), most]
 
 
 def fours(count: int) -> int:
