@@ -97,3 +97,14 @@ def test_a_size_is_captured_once_the_card_has_waited_for_its_launch(monkeypatch)
     for _ in range(2):
         results(runner)
     assert captured() > at_load
+
+
+def test_sizes_beyond_those_that_have_tables_are_launched_whole(monkeypatch):
+    """Passes come in hundreds of sizes, and each had kept tables on the card."""
+    _, runner = build("llama", layers=2)
+    want = results(runner)
+    runner._prompts._steps.clear()
+    monkeypatch.setattr(prompt_steps, "_MOST_SIZES", 1)
+    for own, other in zip(results(runner), want, strict=True):
+        assert_alike(own, other, 1e-3)
+    assert len(runner._prompts._steps) == 1

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _RUNNING = (0, 64, 256, 1024)  # rows at the front, idle ones included
 _BEFORE_RECORDING = 2  # passes of a size for whose launch the card had to wait
 _MOST = 48  # passes that are captured
+_MOST_SIZES = 192  # that have tables of their own, up to a quarter of a megabyte each
 
 
 class PassEnds:
@@ -101,6 +102,8 @@ class PromptSteps:
             return False
         running = next(count for count in self._running if count >= inputs.decoding)
         size = Size(tokens, min(running, tokens), inputs.gathered is not None, inputs.copied is not None)
+        if size not in self._steps and len(self._steps) >= _MOST_SIZES:
+            return False
         step = self._step(size)
         if not step.takes(inputs):
             return False
