@@ -3,7 +3,6 @@
 import csv
 import os
 import signal
-import socket
 import urllib.request
 
 import pytest
@@ -20,6 +19,7 @@ from endmark.jobs.launch.workers import WorkerOptions, start_worker
 from endmark.jobs.queue import wake
 from endmark.jobs.settings import Settings
 from endmark.jobs.vocabulary import JobState
+from tests.integration.ports import free_port
 from tests.integration.service_fixtures import results, shards_of, state_of, submit, wait_until
 from tests.integration.test_engine_vllm import FAKES, START, endmark, others
 from tests.integration.tiny_model import save_tiny_model
@@ -35,10 +35,9 @@ def settings(tmp_path, monkeypatch):
     return Settings(tmp_path, f"sqlite:///{tmp_path / 'ledger.db'}", None)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def wait_for_first_row(store, job, worker):
+    """Or for the end of the worker."""
+    wait_until(lambda: len(results(store, job)) > 0 or not worker.alive, START)
 
 
 def test_a_job_is_cancelled_and_a_worker_drained_as_under_our_engine(settings, tmp_path):
@@ -49,10 +48,10 @@ def test_a_job_is_cancelled_and_a_worker_drained_as_under_our_engine(settings, t
         worker = start_worker(settings, options)
         try:
             wake(broker.url, model, None)
-            wait_until(lambda: len(results(store, cancelled)) > 0 or not worker.alive, START)
+            wait_for_first_row(store, cancelled, worker)
             cancel_job(store, cancelled)
             drained = submit(store, [f"place {row}" for row in range(600)], model=model, max_new_tokens=60)
-            wait_until(lambda: len(results(store, drained)) > 0 or not worker.alive, START)
+            wait_for_first_row(store, drained, worker)
             kept = len(results(store, cancelled))
             assert 0 < kept < 600, worker.tail()
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
@@ -108,7 +107,7 @@ def test_a_second_process_that_hangs_is_ended_and_its_rows_are_done_anew(setting
         worker = start_worker(settings, options)
         try:
             wake(broker.url, model, None)
-            wait_until(lambda: len(results(store, job)) > 0 or not worker.alive, START)
+            wait_for_first_row(store, job, worker)
             pid = int(list_workers(store)[0].worker.rpartition(":")[2])
             hung = others()[pid]
             os.kill(hung, signal.SIGSTOP)

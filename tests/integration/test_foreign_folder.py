@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.ports import free_port
 from tests.integration.test_cli_run import wait_until
 
 pytestmark = pytest.mark.integration
@@ -119,9 +120,7 @@ def answers(port):
 
 
 def test_the_service_imports_nothing_from_it(call, folder):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     endmark = Path(sys.executable).with_name("endmark")
     service = subprocess.Popen(
         [endmark, "serve", "--port", str(port)], cwd=folder, env=call.environment, stderr=subprocess.DEVNULL

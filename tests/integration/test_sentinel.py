@@ -1,7 +1,6 @@
 """A broker behind three Sentinels: its master is killed; and what is said of one that cannot be had."""
 
 import contextlib
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from endmark.jobs.queue import queue_name, waiting_messages, wake
 from endmark.jobs.settings import Settings
 from endmark.jobs.vocabulary import JobState
 from tests.cluster.servers import certificate
+from tests.integration.ports import free_ports
 from tests.integration.service_fixtures import results, submit, wait_until
 from tests.integration.tiny_model import save_tiny_model
 
@@ -108,15 +108,6 @@ def fleet(tmp_path):
         ends.callback(lambda: opened.kill(*getattr(opened, "processes", ())))
         opened.__init__(folder)
         yield opened
-
-
-def free_ports(count):
-    """So many ports that nobody listens on."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def listeners(server):

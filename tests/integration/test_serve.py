@@ -4,7 +4,6 @@ import gzip
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from endmark.cli.http.access import is_loopback
 from endmark.cli.main import main
 from endmark.jobs.launch.workers import WorkerOptions, start_worker
 from endmark.jobs.settings import Settings
+from tests.integration.ports import free_port
 from tests.integration.tiny_model import save_tiny_model
 
 pytestmark = pytest.mark.integration
@@ -36,9 +36,7 @@ THINKING = Path(__file__).parents[2] / "examples" / "thinking_model" / "model"
 def served(folder, model, *options):
     """Run a service with tokens, and a worker of its model; yield its port."""
     settings = Settings(folder / "home", f"sqlite:///{folder / 'home' / 'endmark.db'}", None)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ENDMARK_")}
     environment |= {**settings.environment(), "ENDMARK_TOKENS": f"me:{TOKEN},you:{OTHER}"}
     environment |= {"ENDMARK_OPERATOR_TOKENS": OPERATOR}

@@ -24,6 +24,7 @@ from endmark.db.workers import report_worker
 from endmark.jobs.progress import WorkerReport
 from endmark.jobs.vocabulary import Attempt, Ending, EosSource, EosTrace, FinishReason, Outcome, Verdict
 from tests.browser import browser
+from tests.integration.ports import free_port
 from tests.integration.serve_fixtures import ALICE, CHAT, CHIEF, TOKENS, form, requests
 from tests.integration.service_fixtures import submit, wait_until
 from tests.integration.store.ledger import outcome, take
@@ -56,15 +57,6 @@ def service(folder, *words, **environ):
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)  # although pages are open that are shown live
-
-
-def free_port():
-    """A port that nobody listens on."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +97,7 @@ def traced():
 
 @pytest.fixture(scope="module")
 def place(ledger):
-    with service(ledger[0], "web", "--port", free_port()) as address:
+    with service(ledger[0], "web", "--port", str(free_port())) as address:
         yield address
 
 
@@ -336,7 +328,7 @@ def test_results_are_downloaded(ledger, place, page):
 
 def test_each_token_shows_its_own_jobs_and_an_operators_all(ledger, page):
     folder, store, done, _ = ledger
-    with service(folder, "serve", "--port", free_port(), **TOKENS) as place:
+    with service(folder, "serve", "--port", str(free_port()), **TOKENS) as place:
         told = {"authorization": f"Bearer {ALICE}", "content-type": "multipart/form-data; boundary=b"}
         with urlopen(Request(f"{place}/v1/files", form(requests(2, "demo")), told)) as answer:
             file_id = json.load(answer)["id"]

@@ -18,6 +18,7 @@ from endmark.jobs.queue import make_app, wake
 from endmark.jobs.settings import Settings
 from endmark.worker.service.meter import Meter
 from endmark.worker.service.metrics import WorkerMetrics, serve_metrics
+from tests.integration.ports import free_port
 from tests.integration.service_fixtures import submit, wait_until
 from tests.integration.tiny_model import save_tiny_model
 
@@ -64,9 +65,7 @@ def read(port):
 
 def test_a_worker_tells_what_it_has_done(settings, tmp_path):
     model = str(save_tiny_model(tmp_path / "tiny"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with open_store(settings.database_url) as store:
         job = submit(
             store, [f"Question {row}?" for row in range(20)], model=model, shard_size=10, max_new_tokens=12
