@@ -85,8 +85,8 @@ def _newest(store: Store) -> list[JobStatus]:
 
 
 def _tell_others(store: Store, shown: int, *, single: bool) -> None:
-    """Say that there are more jobs than are shown."""
-    if not single and shown < (total := listed_statuses(store, most=0)[1]):
+    """Say that there are more jobs than are shown, which may be where the table is full."""
+    if not single and shown == _MOST < (total := listed_statuses(store, most=0)[1]):
         note(f"{shown:,} of {total:,} jobs; `endmark status --all` shows all of them")
 
 
@@ -115,7 +115,7 @@ def _care(settings: Settings, store: Store) -> None:
     """Put back what dead workers held; say what is in the way."""
     problem = _broker_problem(settings)
     if problem:
-        note(f"the broker {problem}; workers look into the database by themselves")
+        note(f"the broker {problem}; workers poll the database")
     ahead = clock_ahead(store)
     if abs(ahead) > _CLOCK_APART:
         which = "ahead of" if ahead > 0 else "behind"

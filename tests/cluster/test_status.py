@@ -95,7 +95,7 @@ def test_a_broker_whose_memory_is_full(cluster, policy, words):
         cluster.broker.configure("maxmemory", "0")
     assert code == 0
     assert f"{words}, as its memory is full" in said
-    assert "workers look into the database by themselves" in said
+    assert "workers poll the database" in said
 
 
 def test_a_database_behind_a_dead_network(cluster):
