@@ -112,6 +112,21 @@ class PromptPlan:
             raise SpecError(f"column `{self._column}` is empty")
         return RowRequest(prompt, None, overrides)
 
+    def prompts(self, rows: Sequence[Sequence[Any]]) -> Sequence[str] | None:
+        """Return the prompts of rows that hold text alone, as `read` would, or None: then each is to be read."""
+        if self._overrides:
+            return None
+        if self._template is not None:
+            try:
+                return list(map(self._template.fill, rows))
+            except SpecError:
+                return None
+        place = self._prompt
+        if place is None:
+            return None
+        prompts = [cells[place] for cells in rows]
+        return prompts if all(prompts) and not any(map(str.isspace, prompts)) else None
+
     def _read_overrides(self, cells: Sequence[Any]) -> dict[str, Any]:
         """Return the row's own values; an empty cell leaves the job's."""
         found: dict[str, Any] = {}

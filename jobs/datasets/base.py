@@ -12,7 +12,17 @@ from endmark.jobs.errors import DatasetError, Problem
 NOT_UTF8 = "is not UTF-8"
 AS_UTF8 = "save the file as UTF-8 (in Excel: `CSV UTF-8`), or convert it: `iconv -f WINDOWS-1252 -t UTF-8 FILE`"
 
+_CHUNK = 2**15  # characters of lines read at once: a slow pipe's rows are not to wait for many others
 Line = tuple[int, Sequence[Any]] | Problem  # a row and where it begins, or why there is none
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows that follow one another in a file, all as wide as its header and without a problem that it can tell."""
+
+    begins: Sequence[int]  # the lines in which they begin
+    ends: Sequence[int]  # and end
+    rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,14 @@ class Dataset(ABC):
     @abstractmethod
     def __iter__(self) -> Iterator[Line]:
         """Return the rows and the problems, in order; to be called once."""
+
+    def blocks(self) -> Iterator[Line | Block]:
+        """Return the same as `__iter__`, in its place, and rows by blocks where the format reads them so."""
+        return iter(self)
+
+    def lines_of(self, block: Block) -> Iterator[tuple[int, Sequence[Any]]]:
+        """Return the rows of the block that was read last one by one; `raw` is the one returned last."""
+        return zip(block.begins, block.rows, strict=True)
 
     @abstractmethod
     def close(self) -> None:
@@ -96,17 +114,17 @@ class TextLines:
         self._source = source.name
         self.taken: list[str] = []  # lines since `begin_row`
         self.number = 0  # of the line last read
-        self._faults: list[tuple[int, str]] = []
+        self.faults: list[tuple[int, str]] = []  # lines that are no text, with the reasons
 
     def begin_row(self) -> int:
         """Forget the lines taken; return the number of the next one."""
         self.taken.clear()
-        self._faults.clear()
+        self.faults.clear()
         return self.number + 1
 
     def fault(self) -> tuple[int, str] | None:
         """Return the first line taken that is not UTF-8 text, with the reason, or None."""
-        return self._faults[0] if self._faults else None
+        return self.faults[0] if self.faults else None
 
     def __iter__(self) -> Iterator[str]:
         """Return the lines.
@@ -118,29 +136,77 @@ class TextLines:
             try:
                 line = next(self._text, "")
             except OSError as error:
-                raise DatasetError(
-                    [Problem(self._source, self.number + 1, f"cannot be read: {error}")], 1
-                ) from error
+                raise self._unreadable(error) from error
             if not line:
                 return
             self.number += 1
             self.taken.append(line)
-            if "\0" in line:
-                self._faults.append((self.number, "contains a NUL byte"))
-                line = line.replace("\0", "")
-            elif not line.isascii():
-                self._look(line)
-            yield line
+            yield self._looked(line, self.number)
 
-    def _look(self, line: str) -> None:
-        """Note bytes that are no UTF-8."""
+    def chunks(self) -> Iterator[Sequence[str]]:
+        """Return the lines in pieces; those that were taken are kept until `forget`.
+
+        Raises:
+            DatasetError: the file cannot be read further.
+        """
+        while True:
+            size, first = 0, len(self.taken)
+            try:
+                for line in self._text:
+                    self.taken.append(line)
+                    self.number += 1
+                    size += len(line)
+                    if size >= _CHUNK:
+                        break
+            except OSError as error:
+                raise self._unreadable(error) from error
+            chunk = self.taken[first:]
+            if not chunk:
+                return
+            if not _is_plain("".join(chunk)):
+                begin = self.number - len(chunk) + 1
+                chunk = [self._looked(line, number) for number, line in enumerate(chunk, begin)]
+            yield chunk
+
+    def forget(self, number: int) -> None:
+        """Forget the lines up to one of a number, and what is wrong with them."""
+        del self.taken[: len(self.taken) - (self.number - number)]
+        self.faults = [fault for fault in self.faults if fault[0] > number]
+
+    def between(self, begin: int, end: int) -> str:
+        """Return lines that were taken, from one number to another, as they stand in the file."""
+        first = self.number - len(self.taken) + 1
+        return "".join(self.taken[begin - first : end + 1 - first])
+
+    def _looked(self, line: str, number: int) -> str:
+        """Return a line without NUL bytes, which are a fault, as bytes that are no UTF-8 are."""
+        if "\0" in line:
+            self.faults.append((number, "contains a NUL byte"))
+            return line.replace("\0", "")
+        if line.isascii():
+            return line
         try:
             line.encode()
         except UnicodeEncodeError as error:
             byte = ord(line[error.start]) - 0xDC00
             column = len(line[: error.start].encode(errors="surrogateescape")) + 1
-            self._faults.append((self.number, f"{NOT_UTF8}: byte {byte:#04x} at column {column:,}"))
+            self.faults.append((number, f"{NOT_UTF8}: byte {byte:#04x} at column {column:,}"))
+        return line
+
+    def _unreadable(self, error: OSError) -> DatasetError:
+        """Return the error of a file that cannot be read further."""
+        return DatasetError([Problem(self._source, self.number + 1, f"cannot be read: {error}")], 1)
 
     def close(self) -> None:
         """Close the file."""
         self._text.close()
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text has no NUL byte and no byte that is no UTF-8."""
+    if "\0" in text:
+        return False
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False

@@ -1,14 +1,15 @@
 """One pass over a dataset: every row checked against the spec before any is queued."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from itertools import chain, repeat
 from json.encoder import encode_basestring
 from typing import Any, NamedTuple
 
 from endmark.jobs.conflicts import RowConflicts, consistent
-from endmark.jobs.datasets.base import AS_UTF8, NOT_UTF8, Dataset
+from endmark.jobs.datasets.base import AS_UTF8, NOT_UTF8, Block, Dataset, Line
 from endmark.jobs.datasets.control import control_tokens
 from endmark.jobs.datasets.seen import SeenIds
 from endmark.jobs.errors import DatasetError, Problem, SpecError
@@ -90,20 +91,18 @@ def _checked(
     first: list[Problem] = []
     bad = good = 0
     batch: list[NewRow] = []
-    for item in dataset:
-        problem = item if isinstance(item, Problem) else check(*item)
-        if problem is not None:
+    for found in _checked_blocks(dataset, check):
+        if isinstance(found, Problem):
             bad += 1
             if len(first) < _SHOWN:
-                first.append(problem)
+                first.append(found)
             if on_bad is not None:
-                on_bad(problem, dataset.raw)
+                on_bad(found, dataset.raw)
             continue
         if bad and on_bad is None:
             continue
-        assert not isinstance(item, Problem)
         good += 1
-        batch += check.new_rows(item[1])
+        batch += found
         if len(batch) >= BATCH:
             yield batch
             batch = []
@@ -116,6 +115,32 @@ def _checked(
         raise DatasetError([*first, Problem(dataset.source, 0, reason)], bad + 1)
     if batch:
         yield batch
+
+
+def _checked_blocks(dataset: Dataset, check: "_RowCheck") -> Iterator[Iterable[NewRow] | Problem]:
+    """Yield the rows that pass the check, some at once, and what is wrong with others."""
+    for item in dataset.blocks():
+        lines: Iterable[Line] = ()
+        if not isinstance(item, Block):
+            lines = (item,)
+        elif (rows := check.whole(item)) is not None:
+            yield rows
+        else:
+            lines = dataset.lines_of(item)
+        for line in lines:
+            problem = line if isinstance(line, Problem) else check(*line)
+            if problem is not None:
+                yield problem
+            elif not isinstance(line, Problem):
+                yield check.new_rows(line[1])
+
+
+def _encoded(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    """Return rows of text as JSON lists."""
+    whole = "".join(chain.from_iterable(rows)).encode()
+    if len(whole.translate(None, _ESCAPED)) < len(whole):
+        return map(encode_cells, rows)
+    return ['["' + '","'.join(cells) + '"]' for cells in rows]
 
 
 def encode_cells(cells: Sequence[Any]) -> str:
@@ -159,6 +184,27 @@ class _RowCheck:
             self._samples = request.overrides.get("samples", self._spec.samples)
             self._take_note(line, cells, request, idle)
         return problem
+
+    def whole(self, block: Block) -> Iterable[NewRow] | None:
+        """Return the rows of a block, checked at once; None, and nothing noted, where one is to be looked at."""
+        if len(self._dataset.columns) != self._width:
+            self._plan_anew()
+        if isinstance(self._plan, SpecError) or self._model is not None or self._spec.samples > 1:
+            return None
+        prompts = self._plan.prompts(block.rows)
+        if prompts is None or (self._control is not None and self._control.search("\n".join(prompts))):
+            return None
+        for name, place in self._ids:  # `custom_id` is the first
+            ids = list(filter(None, [cells[place] for cells in block.rows]))
+            if self._seen[name].add_all(ids):
+                continue
+            if name == "custom_id":
+                return None
+            for begin, cells in zip(block.begins, block.rows, strict=True):
+                self._check_id(name, begin, cells[place])
+        for text in self._conflicts.notes({}):
+            self._dataset.notes.add(text, block.begins[0], len(block.rows))
+        return map(NewRow._make, zip(_encoded(block.rows), repeat(None)))
 
     def new_rows(self, cells: Sequence[Any]) -> Iterator[NewRow]:
         """Return the rows of the prompt that was checked last: one for each answer that is wanted."""

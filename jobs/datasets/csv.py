@@ -3,11 +3,14 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
 
-from endmark.jobs.datasets.base import AS_UTF8, NOT_UTF8, Dataset, Line, Source, TextLines
+from endmark.jobs.datasets.base import AS_UTF8, NOT_UTF8, Block, Dataset, Line, Source, TextLines
 from endmark.jobs.errors import Problem
 
+_AT_ONCE = 2000  # rows of a block at most
 _FIELD_LIMIT = 2**26  # characters; a quote that nobody closes must not take in a file of gigabytes
 _SEPARATOR_LINE = re.compile(r'"?sep=(?P<mark>[^"\r\n])"?[,;\t]*\s*', re.IGNORECASE)  # Excel's, above the header
 _QUOTED = re.compile(r'"[^"]*(?:"|$)')
@@ -29,6 +32,7 @@ class CsvDataset(Dataset):
         if told:
             header = self._first_line()
         line = self._lines.number
+        self._before = line - 1  # lines that the reader does not see
         csv.field_size_limit(_FIELD_LIMIT)
         mark = source.delimiter or (told["mark"] if told else _delimiter(header))
         self._mark = _MARKS.get(mark, f"`{mark}`")  # in words
@@ -37,6 +41,7 @@ class CsvDataset(Dataset):
             self.columns = next((row for row in self._rows if row), [])
         except csv.Error as error:
             raise self.unusable(line, f"header: {error}") from error
+        self._row = (line, self._end)  # the lines of the row last read
         self._check_header(line)
 
     @classmethod
@@ -52,12 +57,18 @@ class CsvDataset(Dataset):
     def _with_first(self, header: str) -> Iterator[str]:
         """Return the header line, which has been read, and the others."""
         yield header
-        yield from self._lines
+        for chunk in self._lines.chunks():
+            yield from chunk
+
+    @property
+    def _end(self) -> int:
+        """The last line that the reader has taken."""
+        return self._before + self._rows.line_num
 
     def _check_header(self, line: int) -> None:
         """Refuse a header whose names cannot name columns."""
-        fault = self._lines.fault()
-        if fault:
+        fault = next(iter(self._lines.faults), None)
+        if fault and fault[0] <= self._end:
             raise self.unusable(fault[0], f"header {fault[1]}", AS_UTF8 if NOT_UTF8 in fault[1] else None)
         if not self.columns:
             raise self.unusable(0, "is empty", hint="a CSV begins with a line that names its columns")
@@ -83,25 +94,70 @@ class CsvDataset(Dataset):
     @property
     def raw(self) -> str:
         """The row last read."""
-        return "".join(self._lines.taken)
+        return self._lines.between(*self._row)
 
     def __iter__(self) -> Iterator[Line]:
         """Return the rows and the problems."""
-        width, lines, rows = len(self.columns), self._lines, self._rows
+        for item in self.blocks():
+            if isinstance(item, Block):
+                yield from self.lines_of(item)
+            else:
+                yield item
+
+    def lines_of(self, block: Block) -> Iterator[tuple[int, Sequence[Any]]]:
+        """Return the rows of the block that was read last one by one."""
+        for begin, end, cells in zip(block.begins, block.ends, block.rows, strict=True):
+            self._row = (begin, end)
+            yield begin, cells
+
+    def blocks(self) -> Iterator[Line | Block]:
+        """Return the rows in blocks; those of a block with a row that cannot be used one by one."""
+        lines, width = self._lines, {len(self.columns)}
         while True:
-            begin = lines.begin_row()
-            try:
-                cells = next(rows)
-            except StopIteration:
+            end = self._end
+            lines.forget(end)
+            block, error = self._read(end)
+            if block.rows:
+                plain = not lines.faults or lines.faults[0][0] > block.ends[-1]
+                if plain and set(map(len, block.rows)) == width:
+                    yield block
+                else:
+                    yield from self._one_by_one(block)
+            if error is not None:
+                begin, found = error
+                self._row = (begin, self._end)
+                yield self._problem(begin, _reason(found))
+            elif self._end == end:
                 return
-            except csv.Error as error:
-                yield self._problem(begin, _reason(error))
-                continue
-            if not cells:
-                continue
-            fault = lines.fault()
+
+    def _read(self, end: int) -> tuple[Block, tuple[int, csv.Error] | None]:
+        """Read a block, whatever its rows are; return it with the error that ends it, and where its row begins.
+
+        Args:
+            end: the line before it.
+        """
+        begins: list[int] = []
+        ends: list[int] = []
+        rows: list[list[str]] = []
+        reader, before = self._rows, self._before
+        try:
+            for row in islice(reader, _AT_ONCE):
+                begin, end = end + 1, before + reader.line_num
+                if row:
+                    begins.append(begin)
+                    ends.append(end)
+                    rows.append(row)
+        except csv.Error as error:
+            return Block(begins, ends, rows), (end + 1, error)
+        return Block(begins, ends, rows), None
+
+    def _one_by_one(self, block: Block) -> Iterator[Line]:
+        """Return rows, and why others cannot be used."""
+        width, faults = len(self.columns), dict(reversed(self._lines.faults))
+        for begin, cells in self.lines_of(block):
+            fault = next((line for line in range(begin, self._row[1] + 1) if line in faults), None)
             if fault is not None:
-                yield self._problem(*fault)
+                yield self._problem(fault, faults[fault])
             elif len(cells) == width:
                 yield begin, cells
             else:

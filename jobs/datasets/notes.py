@@ -13,13 +13,9 @@ class Notes:
         self._found: dict[str, list[int]] = {}
         self._ranges: dict[str, list[float]] = {}
 
-    def add(self, text: str, line: int) -> None:
-        """Count one more row of which the text speaks."""
-        found = self._found.get(text)
-        if found is None:
-            self._found[text] = [1, line]
-        else:
-            found[0] += 1
+    def add(self, text: str, line: int, count: int = 1) -> None:
+        """Count more rows of which the text speaks, one by default; the first of them begins in a line."""
+        self._found.setdefault(text, [0, line])[0] += count
 
     def add_options(self, overrides: Mapping[str, Any]) -> None:
         """Take in what a row's own columns set, as `RowRequest.overrides` has it."""
