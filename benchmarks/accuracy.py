@@ -23,6 +23,7 @@ from torch import Tensor
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.spelling import as_percent
 from endmark.jobs.vocabulary import StoredRow
 from endmark.worker.models.loaded import LoadedEngine, OwnEngine
 from endmark.worker.models.loader import load_engine, load_model, load_tokenizer, model_path
@@ -92,7 +93,11 @@ class Text:
     def cells(self) -> list[str]:
         """Return its figures."""
         perplexity = math.exp(self.loss / self.tokens)
-        return [f"{perplexity:.3f}", f"{self.divergence / self.tokens:.4f}", f"{self.same / self.tokens:.1%}"]
+        return [
+            f"{perplexity:.3f}",
+            f"{self.divergence / self.tokens:.4f}",
+            as_percent(self.same / self.tokens, 1),
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,11 @@ class Answers:
         steps = sum(min(_equal_tokens(*pair) + 1, len(pair[0])) for pair in pairs)
         equal = sum(one == other for one, other in pairs)
         ends = (self.ends.natural, self.ends.truncated, self.ends.loop, self.ends.complete)
-        return [f"{same / steps:.2%}", f"{equal} of {len(pairs)}", *(f"{share:.1%}" for share in ends)]
+        return [
+            as_percent(same / steps, 2),
+            f"{equal} of {len(pairs)}",
+            *(as_percent(share, 1) for share in ends),
+        ]
 
 
 def _equal_tokens(one: Sequence[int], other: Sequence[int]) -> int:

@@ -19,6 +19,7 @@ from endmark.jobs.errors import PromptTooLong
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.spelling import as_percent
 from endmark.jobs.strategies import build_strategies
 from endmark.jobs.vocabulary import Attempt, Ending, EosSource, StoredRow
 from endmark.worker.models.loaded import LoadedEngine
@@ -95,7 +96,7 @@ def make_table(outcomes: dict[str, Outcome]) -> str:
             outcome.loop,
             outcome.complete,
         )
-        cells = [f"`{text}`", *(f"{share:.0%}" for share in shares), f"{outcome.mean_tokens:.0f}"]
+        cells = [f"`{text}`", *map(as_percent, shares), f"{outcome.mean_tokens:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -31,6 +31,7 @@ from endmark.db.connection import Store, open_store  # noqa: E402
 from endmark.db.rows import unfinished_rows  # noqa: E402
 from endmark.db.workers import report_worker  # noqa: E402
 from endmark.jobs.progress import WorkerReport  # noqa: E402
+from endmark.jobs.spelling import as_percent  # noqa: E402
 from endmark.jobs.vocabulary import Attempt, EosSource, FinishReason, Outcome, Verdict  # noqa: E402
 from endmark.worker.service.service import Pace  # noqa: E402
 
@@ -249,7 +250,7 @@ def show(costs: Mapping[str, Cost], options: argparse.Namespace) -> None:
         busy = server.spent / (options.cores * options.seconds)
         commits, claims = (_waited(server.waits[kind]) for kind in ("commit", "claim"))
         rate = workers * options.rate
-        print(f"{workers:>8,} {rate:>9,.0f} {busy:>6.0%} {commits:>14} {claims:>14} {server.most:>14,}")
+        print(f"{workers:>8,} {rate:>9,.0f} {as_percent(busy):>7} {commits:>14} {claims:>14} {server.most:>14,}")
 
 
 def _waited(times: list[float]) -> str:

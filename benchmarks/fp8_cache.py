@@ -13,6 +13,7 @@ import torch
 from prompts import encode, read_prompts
 
 from endmark.jobs.settings import DEMO_MODEL
+from endmark.jobs.spelling import as_percent
 from endmark.worker.engine.request import Request
 from endmark.worker.models.loader import load_engine
 
@@ -52,8 +53,9 @@ def compare(pairs: Iterable[tuple[Answer, Answer]]) -> str:
             if token != other:
                 break
     return (
-        f"{same:,} of {len(apart):,} steps choose the same token ({same / len(apart):.3%}); EOS probability apart "
-        f"by {sum(apart) / len(apart):.2e} on average, {max(apart):.2e} at most; {equal} of {rows} answers equal"
+        f"{same:,} of {len(apart):,} steps choose the same token ({as_percent(same / len(apart), 3)}); "
+        f"EOS probability apart by {sum(apart) / len(apart):.2e} on average, {max(apart):.2e} at most; "
+        f"{equal} of {rows} answers equal"
     )
 
 

@@ -21,6 +21,7 @@ from endmark.jobs.landing import spots
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.spelling import as_percent
 from endmark.jobs.strategies import Strategy, build_strategies
 from endmark.jobs.vocabulary import EosSource
 from endmark.worker.engine.request import Finished, Request
@@ -113,7 +114,8 @@ def line(name: str, nats: Sequence[float]) -> str:
     if not nats:
         return f"| {name} | 0 | | | |"
     above = sum(gap > 1 for gap in nats) / len(nats)
-    return f"| {name} | {len(nats)} | {statistics.mean(nats):.2f} | {statistics.median(nats):.2f} | {above:.0%} |"
+    figures = f"{statistics.mean(nats):.2f} | {statistics.median(nats):.2f} | {as_percent(above)}"
+    return f"| {name} | {len(nats)} | {figures} |"
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from workload import Row, mixed_rows
 
 from endmark.jobs.landing import STATES, tabulate
 from endmark.jobs.sampling import Sampling
+from endmark.jobs.spelling import as_percent
 from endmark.jobs.strategies import build_strategies
 from endmark.worker.engine.attention import PLAIN
 from endmark.worker.engine.cuda.runner import CudaRunner
@@ -272,7 +273,8 @@ def report(systems: Sequence[str], rows: int) -> None:
     for outcome in measure(systems, rows):
         notes = ", ".join(f"{name} {value:,.1f}" for name, value in outcome.notes.items())
         print(
-            f"{outcome.system:<42} {outcome.speed:>8,.0f} tokens/s {outcome.speed / floor:>6.1%}  {notes}",
+            f"{outcome.system:<42} {outcome.speed:>8,.0f} tokens/s "
+            f"{as_percent(outcome.speed / floor, 1):>7}  {notes}",
             flush=True,
         )
         if not outcome.notes:

@@ -20,6 +20,7 @@ from endmark.jobs.sampling import Sampling
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.shapes import Shape, ShapeKind, read_shape
 from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.spelling import as_percent
 from endmark.jobs.vocabulary import Attempt, EosSource, StoredRow
 from endmark.worker.models.loaded import LoadedEngine
 from endmark.worker.models.loader import load_engine
@@ -98,7 +99,7 @@ def main() -> None:
                 sum(item.verdict.truncated for item in found) / len(found),
                 sum(item.verdict.end.failed for item in found) / len(found),
             ]
-            shown = " | ".join(f"{figure:.1%}" for figure in figures)
+            shown = " | ".join(as_percent(figure, 1) for figure in figures)
             print(f"| {heat:g} | {name} | {shown} | {time.monotonic() - began:.0f} |", flush=True)
             for item, (shape, budget) in zip(found, work, strict=True):
                 if made is shapes and not item.valid:

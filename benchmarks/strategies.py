@@ -23,6 +23,7 @@ from prompts import EXAMPLES, encode, read_prompts
 from tables import STRATEGIES, write_tables
 
 from endmark.jobs.settings import DEMO_MODEL
+from endmark.jobs.spelling import as_percent
 from endmark.jobs.strategies import build_strategies
 from endmark.worker.engine.contract import Runner
 from endmark.worker.engine.engine import Engine
@@ -243,13 +244,13 @@ def main() -> None:
         f"Model `{options.name or subject.name}` on {subject.device}, {rows} rows of {options.steps} tokens, "
         f"each step as in the median of {options.rounds} rounds, relative to the mean of the {len(_IDLE)} "
         f"strategies that do nothing in a step: {base:,.0f} tokens/s, {1e6 / base:.0f} µs a token. They are at "
-        f"most {noise:.1%} from it, which is the noise."
+        f"most {as_percent(noise, 1)} from it, which is the noise."
     )
     table = make_table(speeds)
     print(table)
     print(note)
     if noise > _NOISE:
-        sys.exit(f"the noise is {noise:.1%}: run it on a quieter machine, or with more --rounds")
+        sys.exit(f"the noise is {as_percent(noise, 1)}: run it on a quieter machine, or with more --rounds")
     if options.write:
         write_tables("speed", f"{table}\n{note}\n")
 

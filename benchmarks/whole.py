@@ -22,6 +22,7 @@ from prompts import read_prompts
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
+from endmark.jobs.spelling import as_percent
 from endmark.jobs.strategies import build_strategies
 from endmark.jobs.vocabulary import Attempt, Ending, EosSource
 from endmark.worker.models.loader import load_engine
@@ -46,15 +47,15 @@ def figures(before: Sequence[Attempt], after: Sequence[Attempt], window: int) ->
     rewinds = [item.rewinds for item in after if item.rewinds]
     dropped = sum(item.rewound_tokens for item in after) / max(1, sum(item.completion_tokens for item in after))
     return {
-        "complete": f"{other.complete:.1%} (baseline {one.complete:.1%})",
-        "in a loop": f"{other.loop:.1%} (baseline {one.loop:.1%})",
-        "natural ends": f"{other.natural:.1%} (baseline {one.natural:.1%})",
+        "complete": f"{as_percent(other.complete, 1)} (baseline {as_percent(one.complete, 1)})",
+        "in a loop": f"{as_percent(other.loop, 1)} (baseline {as_percent(one.loop, 1)})",
+        "natural ends": f"{as_percent(other.natural, 1)} (baseline {as_percent(one.natural, 1)})",
         "natural ends of baseline inside a loop": str(len(natural) - len(whole)),
         "natural before the window, the same to the letter": f"{_count(early, _same)} of {len(early)}",
         "natural in the window, ended sooner": f"{_count(late, _sooner)} of {len(late)}",
         "tokens kept where baseline does not loop": f"{kept:.2f} of {len(sound)} rows",
         "rows taken back": f"{len(rewinds)}, {sum(rewinds)} times",
-        "tokens dropped": f"{dropped:.1%} of those kept",
+        "tokens dropped": f"{as_percent(dropped, 1)} of those kept",
     }
 
 

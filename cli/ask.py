@@ -18,6 +18,7 @@ from endmark.cli.waiting import ended_like_by_ctrl_c
 from endmark.db.export.stream import COLUMNS, stream_results
 from endmark.jobs.datasets.rows import RowsDataset
 from endmark.jobs.errors import EndmarkError, UsageError
+from endmark.jobs.spelling import counted
 from endmark.jobs.strict_json import strict_json
 from endmark.jobs.vocabulary import JobState
 
@@ -74,5 +75,5 @@ def _said(verdict: dict[str, Any]) -> str:
     whose = f" ({verdict['eos_source']})" if verdict["eos_source"] else ""
     whole = "complete" if verdict["complete"] else "not complete"
     thought = f", {verdict['reasoning_tokens']} of them thought" if verdict["reasoning_tokens"] else ""
-    tokens = verdict["completion_tokens"]
-    return f"{whole}: {verdict['finish_reason']}{whose}, ends with {verdict['ending']}, {tokens} tokens{thought}"
+    tokens = counted(verdict["completion_tokens"], "token")
+    return f"{whole}: {verdict['finish_reason']}{whose}, ends with {verdict['ending']}, {tokens}{thought}"

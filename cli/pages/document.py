@@ -13,7 +13,7 @@ from functools import cache
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from endmark.jobs.spelling import as_percent
+from endmark.jobs.spelling import as_percent, counted
 
 _STYLE = "pages.css"
 
@@ -63,7 +63,7 @@ def templates(*packages: str) -> Environment:
         lstrip_blocks=True,
     )
     made.filters["ticked"] = ticked
-    made.filters["percent"] = as_percent
+    made.filters.update(percent=as_percent, counted=counted)
     return made
 
 

@@ -60,7 +60,7 @@ function card(answer, arm) {
     made.querySelector(".curve").hidden = true;
     return made;
   }
-  const facts = [`${answer.tokens} tokens`];
+  const facts = [`${answer.tokens} token${answer.tokens === 1 ? "" : "s"}`];
   if (answer.attempts > 1) facts.push(`${answer.attempts} attempts`);
   if (answer.most !== null) facts.push(`EOS at most ${(100 * answer.most).toPrecision(2)} %`);
   made.querySelector(".ending").textContent = facts.join(", ");
