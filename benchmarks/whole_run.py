@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from workload import Row, mixed_rows
 
-from endmark.worker.supervisor.gpus import visible_gpus
+from endmark.jobs.launch.gpus import visible_gpus
 
 PUBLISHED = "published"  # the name of the published workload
 _LONGEST_START = 300  # seconds

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from endmark.jobs.engines import ANY_ENGINE, AUTO, ENGINES, EXECUTORS, LOCAL, EngineChoice
+from endmark.jobs.launch.gpus import choose_gpus, grouped
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -57,14 +58,15 @@ def take_engine(options: dict[str, Any], *, here: bool = True) -> EngineChoice:
 
     Args:
         options: of the command, or of a call from Python, which may leave them out; these are removed.
-        here: whether this host is to run it, so that it must be installed here.
+        here: whether this host is to run it, so that it must be installed here and have the GPUs.
 
     Raises:
-        UsageError: they do not go together.
+        UsageError: they do not go together, or this host has fewer GPUs than they ask for.
         MissingDependency: vLLM is wanted and not installed here.
     """
     usual = zip(NAMES, astuple(ANY_ENGINE), strict=True)
     choice = EngineChoice(*(options.pop(name, default) for name, default in usual))
-    if here:
-        choice.check(options.get("weights", AUTO))
+    choice.check(options.get("weights", AUTO), here=here)
+    if here and choice.gpus > 1:
+        grouped(choose_gpus(options.get("gpus", "all")), choice)
     return choice

@@ -1,7 +1,9 @@
 """`endmark worker`: this process becomes the supervisor of the worker processes."""
 
+import math
 import os
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -10,11 +12,23 @@ import click
 from endmark.cli.engines import engine_options, take_engine
 from endmark.cli.options import adapter_folder, model_name, model_options
 from endmark.jobs.engines import OWN_WEIGHTS, VLLM_WEIGHTS
-from endmark.jobs.errors import MissingDependency
+from endmark.jobs.errors import MissingDependency, UsageError
+from endmark.jobs.launch.fitting import check_fits
 from endmark.jobs.launch.workers import Launch, WorkerOptions, worker_environment
 from endmark.jobs.settings import Settings
 
 _DEFAULT = WorkerOptions(model="")
+
+
+def _at_least(least: float) -> Callable[[click.Context, click.Parameter, float], float]:
+    """Return what refuses fewer seconds, and such as are no number."""
+
+    def check(_: click.Context, option: click.Parameter, seconds: float) -> float:
+        if not least <= seconds < math.inf:
+            raise UsageError(f"`--{option.name} {seconds:g}`: must be a number of seconds, at least {least:g}")
+        return seconds
+
+    return check
 
 
 @click.command(
@@ -52,11 +66,17 @@ Examples:
     help="Type of the KV cache: the model's, or fp8, which is faster and changes answers a little.",
 )
 @click.option(
-    "--grace", type=float, default=_DEFAULT.grace, show_default=True, help="Seconds that running rows get to end."
+    "--grace",
+    type=float,
+    callback=_at_least(0),
+    default=_DEFAULT.grace,
+    show_default=True,
+    help="Seconds that running rows get to end.",
 )
 @click.option(
     "--stall",
     type=float,
+    callback=_at_least(1),
     default=_DEFAULT.stall,
     show_default=True,
     help="Seconds without progress after which a process is restarted.",
@@ -83,8 +103,11 @@ def worker(model: str | None, adapter: str | None, **options: Any) -> None:  # n
     model = model_name(model)
     if options["metrics_port"] is not None and find_spec("prometheus_client") is None:
         raise MissingDependency("`--metrics-port`", "metrics")
+    if options["metrics_port"] is None and options["metrics_host"] != _DEFAULT.metrics_host:
+        raise UsageError("`--metrics-host` says where, and there are no metrics", hint="add `--metrics-port`")
     engine = take_engine(options)
     worker_options = WorkerOptions(model, adapter_folder(adapter, model), engine=engine, **options)
+    check_fits(worker_options)
     command = Launch(worker_options).command()
     environment = worker_environment(Settings.load())
     sys.stdout.flush()

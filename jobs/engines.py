@@ -8,7 +8,8 @@ from endmark.jobs.spelling import nearest
 
 OWN, VLLM, AUTO = "endmark", "vllm", "auto"
 ENGINES = (AUTO, OWN, VLLM)
-OWN_WEIGHTS = ("auto", "packed", "expanded", "fp8", "fp8-original", "bf16")
+GPU_WEIGHTS, CPU_WEIGHTS = ("fp8", "fp8-original"), ("bf16",)  # those that only the one multiplies, or gains by
+OWN_WEIGHTS = ("auto", "packed", "expanded", *GPU_WEIGHTS, *CPU_WEIGHTS)
 LOCAL, RAY = "local", "ray"
 EXECUTORS = (LOCAL, RAY)  # whose GPUs hold one model: those of this host, or those of a Ray cluster's hosts
 SEVERAL_CARDS = "spread it over two: `--tensor-parallel 2`, with the extra `vllm`"  # as the end of a hint
@@ -18,6 +19,34 @@ VLLM_WEIGHTS = ("auto", "nf4", "checkpoint", "16bit")  # in flight, as the files
 def has_vllm() -> bool:
     """Whether vLLM is installed here; it is not imported."""
     return find_spec("vllm") is not None
+
+
+def check_device(weights: str, kv_cache: str = AUTO, *, on_gpu: bool) -> None:
+    """Refuse weights and a cache that Endmark's own engine has not on such a device.
+
+    Args:
+        weights: the value of `--weights`.
+        kv_cache: that of `--kv-cache`.
+        on_gpu: whether the model is to run on a GPU, and not on the CPU.
+
+    Raises:
+        UsageError: saying so.
+    """
+    if weights in GPU_WEIGHTS and not on_gpu:
+        raise UsageError(
+            "weights in fp8 need a GPU that multiplies in that type, and the model is to run on the CPU",
+            hint="leave `--weights` out",
+        )
+    if weights in CPU_WEIGHTS and on_gpu:
+        raise UsageError(
+            f"`--weights {weights}` is for a CPU: a GPU multiplies in 16 bits by itself",
+            hint="leave `--weights` out",
+        )
+    if kv_cache != AUTO and not on_gpu:
+        raise UsageError(
+            f"a KV cache in {kv_cache} needs a GPU that has the type, and the model is to run on the CPU",
+            hint="leave `--kv-cache` out",
+        )
 
 
 def computed_with(engine: str, weights: str) -> str:
@@ -56,11 +85,12 @@ class EngineChoice:
             words += [] if value == getattr(ANY_ENGINE, option) else [f"--{option.replace('_', '-')}", str(value)]
         return words
 
-    def check(self, weights: str = AUTO) -> None:
+    def check(self, weights: str = AUTO, *, here: bool = True) -> None:
         """Refuse what no engine does, and one that is not installed here.
 
         Args:
             weights: the value of `--weights`.
+            here: whether this host is to run it, so that it must be installed here.
 
         Raises:
             UsageError: options that do not go together.
@@ -71,10 +101,10 @@ class EngineChoice:
                 f"there is no engine `{self.wanted}`", hint=nearest(self.wanted, ENGINES, ", ".join(ENGINES))
             )
         name, asked = self.name(weights), " ".join(self._asked(weights))
-        if name == VLLM and not has_vllm():
+        if here and name == VLLM and not has_vllm():
             raise MissingDependency(f"`{asked}`", VLLM)
         if self.executor != LOCAL:
-            self._check_hosts()
+            self._check_hosts(here=here)
         if name == OWN and self.gpus > 1:
             raise UsageError(
                 f"`{asked}`: Endmark's own engine holds a model on one GPU",
@@ -92,7 +122,7 @@ class EngineChoice:
                 hint=f"with it they are {', '.join(f'`{item}`' for item in known)}",
             )
 
-    def _check_hosts(self) -> None:
+    def _check_hosts(self, *, here: bool) -> None:
         """Refuse several hosts for a model without several GPUs, and without Ray.
 
         Raises:
@@ -103,7 +133,7 @@ class EngineChoice:
                 f"`--executor {self.executor}` spreads one model over several GPUs, under vLLM",
                 hint="say over how many: `--tensor-parallel N`, `--pipeline-parallel N`",
             )
-        if find_spec("ray") is None:
+        if here and find_spec("ray") is None:
             raise UsageError(
                 "`--executor ray` needs Ray", hint="pip install 'ray[cgraph]>=2.48,<3', on every host"
             )

@@ -13,13 +13,13 @@ from transformers import (
     SmolLM3Config,
 )
 
-from endmark.jobs.errors import ModelError
+from endmark.jobs.errors import ModelError, UsageError
 from endmark.worker.engine.attention import PLAIN
 from endmark.worker.engine.cpu.blocks import speed_up
 from endmark.worker.engine.cpu.products import PackedLinear, RoundedLinear, can_pack, packed_together
 from endmark.worker.models.adapters import apply_adapter
 from endmark.worker.models.loader import load_engine, load_model
-from endmark.worker.models.weights import check_bf16, expand, round_to_bf16
+from endmark.worker.models.weights import check_mode, expand, round_to_bf16
 from tests.engine.conftest import SHAPE, build_model
 from tests.engine.test_adapters import make_adapter
 from tests.engine.test_plain_runner import build_engine, make_requests, run
@@ -128,13 +128,13 @@ def test_blocks_in_bf16_compute_what_their_modules_do(name):
 
 
 def test_bf16_is_refused_on_a_card_and_where_the_processor_has_no_products_of_it(monkeypatch):
-    with pytest.raises(ModelError, match="is for a CPU"):
-        check_bf16("cuda")
+    with pytest.raises(UsageError, match="is for a CPU"):
+        check_mode("bf16", "cuda")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     with pytest.raises(ModelError, match="would make it slower"):
-        check_bf16("cpu")
+        check_mode("bf16", "cpu")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    check_bf16("cpu")
+    check_mode("bf16", "cpu")
 
 
 def test_what_cannot_be_packed_stays():

@@ -5,11 +5,11 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit
 from torch import nn
 
-from endmark.jobs.errors import ModelError
+from endmark.jobs.errors import ModelError, UsageError
 from endmark.worker.engine.fp8 import Fp8Linear, scaled_rows
 from endmark.worker.models.adapters import LowRankLinear, apply_adapter
 from endmark.worker.models.loader import load_engine, load_model
-from endmark.worker.models.weights import apply_weights_mode, check_fp8, check_original, expand, scale_to_fp8
+from endmark.worker.models.weights import apply_weights_mode, check_mode, check_original, expand, scale_to_fp8
 from tests.engine.test_adapters import IDS, make_adapter
 from tests.integration.tiny_model import save_tiny_model
 
@@ -106,7 +106,7 @@ def test_a_layer_of_odd_size_stays_in_16_bits(base):
 
 @pytest.mark.parametrize("weights", ["fp8", "fp8-original"])
 def test_a_cpu_is_refused_with_what_to_do(weights):
-    with pytest.raises(ModelError, match="and this worker runs on the CPU") as caught:
+    with pytest.raises(UsageError, match="and the model is to run on the CPU") as caught:
         load_engine("demo", weights=weights)
     assert "`--weights`" in caught.value.hint
 
@@ -116,10 +116,10 @@ def test_a_card_without_fp8_is_refused_with_what_it_has(capability, refused, mon
     """No card is asked: what torch says of one stands in for it."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     if not refused:
-        check_fp8("cuda")
+        check_mode("fp8", "cuda")
         return
     with pytest.raises(ModelError, match=r"compute capability 8\.0, not 8\.9"):
-        check_fp8("cuda")
+        check_mode("fp8", "cuda")
 
 
 def test_four_bit_files_have_no_original(base):

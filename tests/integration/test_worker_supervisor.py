@@ -13,10 +13,10 @@ import pytest
 
 from endmark.jobs.engines import EngineChoice
 from endmark.jobs.errors import UsageError
+from endmark.jobs.launch.gpus import choose_gpus, visible_gpus
 from endmark.jobs.launch.lives import EXIT_CANNOT_START
 from endmark.jobs.launch.workers import Launch, WorkerOptions
 from endmark.worker.supervisor.children import ChildSpec, RestartPolicy, Supervisor, child_specs
-from endmark.worker.supervisor.gpus import choose_gpus, visible_gpus
 from tests.integration.service_fixtures import gone, wait_until
 
 pytestmark = pytest.mark.integration
@@ -309,7 +309,7 @@ def test_a_gpu_that_is_not_there_is_refused(wanted):
 
 
 def test_gpus_are_counted_without_cuda():
-    found = "from endmark.worker.supervisor.gpus import visible_gpus; visible_gpus({})"
+    found = "from endmark.jobs.launch.gpus import visible_gpus; visible_gpus({})"
     code = f"import sys; {found}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "False\n"

@@ -10,7 +10,7 @@ from endmark.cli.main import endmark
 from endmark.jobs import engines
 from endmark.jobs.engines import ANY_ENGINE, EngineChoice
 from endmark.jobs.errors import MissingDependency, UsageError
-from endmark.worker.supervisor.gpus import grouped
+from endmark.jobs.launch.gpus import grouped
 
 pytestmark = pytest.mark.unit
 

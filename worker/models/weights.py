@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from endmark.jobs.engines import CPU_WEIGHTS, GPU_WEIGHTS, check_device
 from endmark.jobs.errors import ModelError
 from endmark.worker.engine.cpu.products import RoundedLinear
 from endmark.worker.engine.four_bits import Linear4bit, Params4bit, dequantize_4bit
 from endmark.worker.engine.fp8 import CAPABILITY, Fp8Linear, scaled_rows
 from endmark.worker.models.adapters import LowRankLinear
 
-FP8, FP8_ORIGINAL = "fp8", "fp8-original"  # of the NF4 values, and of the weights in the model's own files
-FP8_MODES = (FP8, FP8_ORIGINAL)
-BF16 = "bf16"  # on a CPU, of the NF4 values
+FP8, FP8_ORIGINAL = FP8_MODES = GPU_WEIGHTS  # of the NF4 values, and of the weights in the model's own files
+(BF16,) = CPU_WEIGHTS  # of the NF4 values
 ROUNDED_MODES = (*FP8_MODES, BF16)  # in which weights are rounded: an adapter must have been added before
 
 
@@ -107,42 +107,37 @@ def check_mode(mode: str, device: str) -> None:
     """Refuse rounded weights where nothing multiplies them, before gigabytes are read.
 
     Raises:
-        ModelError: naming the reason.
+        UsageError: the device is of the other kind.
+        ModelError: this one cannot, or gains nothing.
     """
+    check_device(mode, on_gpu=device == "cuda")
     if mode in FP8_MODES:
-        check_fp8(device)
+        _check_fp8()
     elif mode == BF16:
-        check_bf16(device)
+        _check_bf16()
 
 
-def check_fp8(device: str) -> None:
-    """Refuse fp8 weights where nothing multiplies them.
-
-    Raises:
-        ModelError: naming the reason.
-    """
-    if device != "cuda":
-        reason = "this worker runs on the CPU"
-    elif (found := torch.cuda.get_device_capability()) < CAPABILITY:
-        reason = f"this one has compute capability {found[0]}.{found[1]}, not 8.9 (Ada, Hopper) or more"
-    else:
-        return
-    raise ModelError(
-        f"weights in fp8 need a GPU that multiplies in that type, and {reason}",
-        hint="leave `--weights` out: as many weights as fit are then expanded to 16 bits",
-    )
-
-
-def check_bf16(device: str) -> None:
-    """Refuse bf16 weights where they gain nothing.
+def _check_fp8() -> None:
+    """Refuse fp8 weights on a GPU that does not multiply them.
 
     Raises:
         ModelError: naming the reason.
     """
-    if device != "cpu":
+    found = torch.cuda.get_device_capability()
+    if found < CAPABILITY:
         raise ModelError(
-            "`--weights bf16` is for a CPU: a GPU multiplies in 16 bits by itself", hint="leave `--weights` out"
+            "weights in fp8 need a GPU that multiplies in that type, and this one has compute capability "
+            f"{found[0]}.{found[1]}, not 8.9 (Ada, Hopper) or more",
+            hint="leave `--weights` out: as many weights as fit are then expanded to 16 bits",
         )
+
+
+def _check_bf16() -> None:
+    """Refuse bf16 weights on a CPU that gains nothing by them.
+
+    Raises:
+        ModelError: naming the reason.
+    """
     if not torch.cpu._is_avx512_bf16_supported():
         raise ModelError(
             "this processor has no products of bf16 (AVX512-BF16 or AMX), so bf16 weights would make it slower",

@@ -1,13 +1,13 @@
 """The numbers of a worker process for Prometheus, read when it asks; nothing is counted twice for it."""
 
-import errno
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
 from endmark.db.connection import Store
 from endmark.db.progress import all_statuses
-from endmark.jobs.errors import EndmarkError, MissingDependency, StoreError
+from endmark.jobs.errors import MissingDependency, StoreError
+from endmark.jobs.launch.fitting import no_metrics
 from endmark.jobs.progress import WorkerReport
 from endmark.worker.engine.contract import EngineNumbers
 from endmark.worker.service.meter import STEP_BOUNDS, Meter
@@ -142,16 +142,11 @@ def serve_metrics(metrics: WorkerMetrics, host: str, port: int) -> None:
     """Answer Prometheus on a port of one address, on a thread of its own.
 
     Raises:
-        EndmarkError: the address or the port cannot be had.
+        UsageError: the address or the port cannot be had.
     """
     registry = CollectorRegistry()
     registry.register(metrics)
     try:
         start_http_server(port, host, registry)
     except (OSError, UnicodeError) as error:
-        taken = isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES)
-        ports = "give another `--metrics-port`; each GPU's process takes one, counting up from it"
-        raise EndmarkError(
-            f"cannot serve metrics on {host}, port {port}: {getattr(error, 'strerror', None) or error}",
-            hint=ports if taken else "name an address of this machine as `--metrics-host`",
-        ) from error
+        raise no_metrics(host, port, error) from error

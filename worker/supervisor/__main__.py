@@ -8,13 +8,13 @@ from tempfile import TemporaryDirectory
 
 from endmark.jobs.broker.access import Broker, ensure_broker
 from endmark.jobs.errors import EndmarkError
+from endmark.jobs.launch.gpus import choose_gpus, grouped
 from endmark.jobs.launch.workers import Launch, WorkerOptions, worker_environment, write_failure
 from endmark.jobs.settings import DEMO_MODEL, Settings
 from endmark.jobs.spelling import counted
 from endmark.worker.process.logs import log_to_stderr
 from endmark.worker.process.parent import when_parent_ends
 from endmark.worker.supervisor.children import Supervisor, child_specs, drain_on_signals
-from endmark.worker.supervisor.gpus import choose_gpus, grouped
 from endmark.worker.supervisor.undertaker import Undertaker
 
 _MARGIN = 30.0  # seconds a child may take beyond its grace to store what it has
