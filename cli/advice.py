@@ -21,9 +21,9 @@ def worker_command(model: str, adapter: str | None, engine: Sequence[str] = ()) 
     return shlex.join([*words, *(["--adapter", adapter] if adapter is not None else []), *engine])
 
 
-def resume_command(job_id: str, output: str, engine: Sequence[str] = ()) -> str:
-    """Return the command that sees a job through and writes its results; `engine`: options that name one."""
-    return shlex.join(["endmark", "resume", job_id, "--run", *engine, "-o", output])
+def resume_command(job_id: str, output: str, options: Sequence[str] = ()) -> str:
+    """Return the command that sees a job through and writes its results; `options`: of it, as words."""
+    return shlex.join(["endmark", "resume", job_id, "--run", *options, "-o", output])
 
 
 def retry_command(job_id: str, spec: GenerationSpec, *, in_thought: bool = False) -> str:

@@ -1,9 +1,11 @@
 """What can be known to fail is refused before a job is stored: a script that tries again would store it twice."""
 
+from collections.abc import Callable, Collection
 from pathlib import Path
 
+from endmark.db.export.fields import have_fields
 from endmark.jobs.broker.address import mask, parse_address, why_silent
-from endmark.jobs.errors import BrokerError, SpecError
+from endmark.jobs.errors import BrokerError, SpecError, UsageError
 from endmark.jobs.settings import Settings
 from endmark.jobs.spec import GenerationSpec
 
@@ -39,3 +41,21 @@ def check_folders(spec: GenerationSpec) -> None:
             raise SpecError(
                 f"there is no {what} folder `{name}`", hint="no worker that runs already has it either"
             )
+
+
+def check_fields(spec: GenerationSpec) -> Callable[[Collection[str]], None]:
+    """Return what refuses `--parse`, once a dataset's columns are known, if no answer is asked to have fields.
+
+    Raises:
+        UsageError: by what is returned.
+    """
+
+    def check(columns: Collection[str]) -> None:
+        if not have_fields(spec, columns):
+            raise UsageError(
+                "`--parse` gives the fields of JSON answers columns, and nothing asks for JSON",
+                hint="say which fields there are: `--json-schema FILE`; what a prompt alone asks for is parsed by "
+                "`endmark export JOB --parse`; nothing was stored",
+            )
+
+    return check

@@ -9,7 +9,7 @@ import click
 from endmark.cli.advice import cut_hint, resume_command, worker_command
 from endmark.cli.crew import Crew
 from endmark.cli.engines import engine_options, take_engine
-from endmark.cli.export import OUTPUT_HELP, check_output, write_results
+from endmark.cli.export import OUTPUT_HELP, check_output, parse_option, write_results
 from endmark.cli.finishing import tell_now
 from endmark.cli.notifying import wake_workers
 from endmark.cli.options import Command
@@ -32,19 +32,20 @@ _FAILED_ROWS = 3  # exit code
 
 
 def run_options(command: Command) -> Command:
-    """Give a command the options of one that may do the work itself: `--run`, `-o`, and those of the engine."""
+    """Give a command the options of one that may do the work itself: `--run`, `-o`, `--parse`, the engine."""
     named = click.option("-o", "--output", metavar="FILE", help=f"With `--run`: {OUTPUT_HELP}")
     return click.option("--run", is_flag=True, help="Run the rows here, wait, and write the results.")(
-        named(engine_options(command))
+        named(parse_option(engine_options(command)))
     )
 
 
-def check_run(run: bool, output: str | None, options: dict[str, Any]) -> EngineChoice:
+def check_run(run: bool, output: str | None, parse: bool, options: dict[str, Any]) -> EngineChoice:
     """Refuse one of `--run` and `-o` without the other, and a file that could not be written in the end.
 
     Args:
         run: whether the rows are to be run here.
         output: the file.
+        parse: whether the fields of JSON answers are to have columns of their own.
         options: those of the engine.
 
     Returns:
@@ -60,6 +61,8 @@ def check_run(run: bool, output: str | None, options: dict[str, Any]) -> EngineC
         if not run:
             raise UsageError("nothing is written without `--run`", hint="add `--run`, or leave out `-o`")
         check_output(output)
+    elif parse:
+        raise UsageError("`--parse` is about the file of results", hint="name it: `--run -o results.csv`")
     return take_engine(options, here=run)
 
 
@@ -82,11 +85,11 @@ def complete(
         Interrupted: by the user; the job is paused.
         EndmarkError: it cannot be done; the job is paused, or the results are left to `endmark export`.
     """
-    status = see_through(settings, store, job, _to_go_on(job, output, engine), engine)
+    status = see_through(settings, store, job, _to_go_on(job, output, parse, engine), engine)
     if status.state is JobState.FAILED:
         forget_run(store, job.job_id)
         tell_now(settings, store, job.job_id)
-        again = f"`endmark retry {job.job_id} --failed --run -o {shlex.quote(output)}`"
+        again = f"`endmark retry {job.job_id} --failed --run -o {_place(output, parse)}`"
         raise EndmarkError(
             f"job {job.job_id} failed: {one_line(status.error or 'nobody said why')}",
             hint=f"{again} runs it again, once that is fixed",
@@ -154,19 +157,25 @@ def _write(store: Store, job_id: str, output: str, *, parse: bool) -> None:
     try:
         write_results(store, job_id, output, parse=parse)
     except EndmarkError as error:
-        place = shlex.quote(output) + (" --parse" if parse else "")
-        again = f"`endmark export {job_id} -o {place}` writes the results of the job, which is done"
+        again = (
+            f"`endmark export {job_id} -o {_place(output, parse)}` writes the results of the job, which is done"
+        )
         error.hint = f"{error.hint}; {again}" if error.hint else again
         raise
     forget_run(store, job_id)
 
 
-def _to_go_on(job: Submission, output: str, engine: EngineChoice) -> str:
+def _to_go_on(job: Submission, output: str, parse: bool, engine: EngineChoice) -> str:
     """Return the commands that finish an interrupted run."""
     worker = worker_command(job.spec.model, job.spec.adapter, engine.words())
-    place = shlex.quote(output)
+    place, options = _place(output, parse), ["--parse"] * parse + engine.words()
     return (
-        f"`{resume_command(job.job_id, output, engine.words())}`, or the same command again, goes on with it;"
+        f"`{resume_command(job.job_id, output, options)}`, or the same command again, goes on with it;"
         f" so do `endmark resume {job.job_id}` and `{worker}`;"
         f" `endmark export {job.job_id} -o {place}` writes what is done, `endmark cancel {job.job_id}` gives it up"
     )
+
+
+def _place(output: str, parse: bool) -> str:
+    """Return the file of results as it is typed, with what its columns are to be."""
+    return shlex.quote(output) + (" --parse" if parse else "")

@@ -61,19 +61,19 @@ Examples:
 )
 @click.argument("job")
 @run_options
-def resume(job: str, run: bool, output: str | None, **options: Any) -> int:  # noqa: ANN401
+def resume(job: str, run: bool, output: str | None, parse: bool, **options: Any) -> int:  # noqa: ANN401
     """Let a paused or interrupted job go on, with the rows that have no result yet.
 
     Workers run them, or with `--run` this command does as `endmark run` does.
 
     JOB is an id, the beginning of one, or `latest`.
     """
-    engine = check_run(run, output, options)
+    engine = check_run(run, output, parse, options)
     with opened() as (settings, store), ended_like_by_ctrl_c():
         job_id = resolve_job(store, job)
         if output is not None:
             check_broker(settings, needed=True)
-            return complete(settings, store, resumed(store, job_id), output, engine=engine)
+            return complete(settings, store, resumed(store, job_id), output, parse=parse, engine=engine)
         resume_job(store, job_id)
         found = load_job(store, job_id)
         wake_if_reachable(settings, store, *found.spec.queue)

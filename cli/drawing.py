@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from endmark.cli.submission import Submission, bad_rows, settled, store_job, tell_notes
+from endmark.cli.rejects import bad_rows
+from endmark.cli.submission import Submission, settled, store_job, tell_notes
 from endmark.db.connection import Store
 from endmark.jobs.datasets import checked_rows, open_dataset
 from endmark.jobs.datasets.checking import NewRow

@@ -49,6 +49,7 @@ def retry(
     max_new_tokens: int | None,
     run: bool,
     output: str | None,
+    parse: bool,
     **options: Any,  # noqa: ANN401
 ) -> int:
     """Retry rows of an ended job. Workers run them, or with `--run` this command does as `endmark run` does.
@@ -60,7 +61,7 @@ def retry(
     """
     if not failed and not truncated:
         raise UsageError("which rows are to be retried?", hint="give `--truncated`, `--failed`, or both")
-    engine = check_run(run, output, options)
+    engine = check_run(run, output, parse, options)
     with opened() as (settings, store), ended_like_by_ctrl_c():
         check_broker(settings, needed=run)
         job_id = resolve_job(store, job)
@@ -71,7 +72,8 @@ def retry(
             note(f"job {job_id} has no such rows")
             return 0
         if output is not None:
-            return complete(settings, store, Submission(job_id, spec, before.total), output, engine=engine)
+            job_now = Submission(job_id, spec, before.total)
+            return complete(settings, store, job_now, output, parse=parse, engine=engine)
         status = job_status(store, job_id)
         wake_if_reachable(settings, store, *spec.queue)
     # A worker that looked by itself may hold some of them already.

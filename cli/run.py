@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from endmark.cli.beforehand import check_broker, check_folders
+from endmark.cli.beforehand import check_broker, check_fields, check_folders
 from endmark.cli.completion import complete
 from endmark.cli.engines import engine_options, take_engine
 from endmark.cli.export import OUTPUT_HELP, STDOUT, check_output, parse_option, tell_left_out
@@ -61,7 +61,15 @@ def run(dataset: str, output: str, parse: bool, new: bool, **options: Any) -> in
         if job is None:
             wanted = wanted_deliveries(settings, options)
             with counting("checked and stored") as on_progress:
-                job = submit_dataset(store, dataset, spec, options, deliveries=wanted, on_progress=on_progress)
+                job = submit_dataset(
+                    store,
+                    dataset,
+                    spec,
+                    options,
+                    deliveries=wanted,
+                    check_columns=check_fields(spec) if parse else None,
+                    on_progress=on_progress,
+                )
             if key is not None:
                 remember_run(store, key, job.job_id)
             note(f"job {job.job_id}: {counted(job.total, 'row')}")

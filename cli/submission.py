@@ -1,13 +1,12 @@
 """From a dataset file to a stored job: every row checked, stored a few thousand at a time, cut into shards."""
 
-import csv
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from endmark.cli.rejects import bad_rows
 from endmark.cli.terminal import note, one_line
 from endmark.db.connection import Store
 from endmark.db.deliveries import add_deliveries
@@ -23,17 +22,15 @@ from endmark.jobs.datasets import STDIN, Dataset, checked_rows, open_dataset, se
 from endmark.jobs.datasets.checking import NewRow
 from endmark.jobs.delivery.keys import Key
 from endmark.jobs.delivery.word import NewDelivery
-from endmark.jobs.errors import Problem, UsageError
-from endmark.jobs.outputs import check_writable, is_regular, written
+from endmark.jobs.errors import Problem
 from endmark.jobs.prompts import MESSAGES
 from endmark.jobs.remote import file_name, is_url
 from endmark.jobs.shards import shard_size
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.spelling import counted
 from endmark.jobs.vocabulary import JobState
 
-_REJECTED = ["line", "reason", "content"]  # the columns of bad rows
 Deliveries = Sequence[tuple[NewDelivery, Key]]  # what is to be told, each with the key that proves it
+CheckColumns = Callable[[Sequence[str]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +49,7 @@ def submit_dataset(
     options: dict[str, Any],
     *,
     deliveries: Deliveries = (),
+    check_columns: CheckColumns | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Submission:
     """Store a dataset as a job, whole or not at all.
@@ -60,6 +58,7 @@ def submit_dataset(
         path: the file, or `-`.
         options: the command's: `name`, `priority`, `format`, `delimiter`, `skip_bad_rows`.
         deliveries: what is to be told when the job has ended.
+        check_columns: as `submit_rows` has it.
         on_progress: called with the rows stored so far.
 
     Raises:
@@ -81,6 +80,7 @@ def submit_dataset(
             priority=options["priority"],
             deliveries=deliveries,
             reject=reject,
+            check_columns=check_columns,
             on_progress=on_progress,
         )
 
@@ -94,6 +94,7 @@ def submit_rows(
     priority: int = 0,
     deliveries: Deliveries = (),
     reject: Callable[[Problem, str], None] | None = None,
+    check_columns: CheckColumns | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Submission:
     """Store an open dataset as a job, whole or not at all.
@@ -101,6 +102,8 @@ def submit_rows(
     Args:
         deliveries: what is to be told when the job has ended.
         reject: takes the bad rows, which are left out then.
+        check_columns: is shown the columns before anything is stored, or, where rows bring columns, behind the
+            last one; the error that it raises is this function's.
         on_progress: called with the rows stored so far.
 
     Raises:
@@ -108,11 +111,19 @@ def submit_rows(
         SpecError: the columns that the spec needs are not there.
     """
     spec = settled(spec, dataset, skip_bad_rows=reject is not None)
+    if check_columns is not None and not dataset.grows:
+        check_columns(dataset.columns)
+
+    def columns() -> Sequence[str]:
+        if check_columns is not None:
+            check_columns(dataset.columns)
+        return dataset.columns
+
     job = store_job(
         store,
         checked_rows(dataset, spec, on_bad=reject),
         spec,
-        columns=lambda: dataset.columns,
+        columns=columns,
         name=name,
         priority=priority,
         deliveries=deliveries,
@@ -221,64 +232,3 @@ def _store_rows(
         if stored is not None:
             stored.result()
     return total
-
-
-def bad_rows(path: str, *, skip: bool) -> AbstractContextManager[Callable[[Problem, str], None] | None]:
-    """Return what takes a dataset's bad rows, to be given to `checked_rows`; None where each is an error."""
-    return _rejects(path) if skip else _no_rejects()
-
-
-@contextmanager
-def _no_rejects() -> Iterator[None]:
-    """Take no bad row: each is an error."""
-    yield None
-
-
-@contextmanager
-def _rejects(dataset: str) -> Iterator[Callable[[Problem, str], None]]:
-    """Write bad rows to `<dataset>.rejected.csv`: line, reason, and the row as it stands; no file if none is bad.
-
-    Bad rows of before are replaced, and no other file.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    path = rejects_of(dataset)
-    check_writable(path)
-    if _holds_something_else(path):
-        raise UsageError(
-            f"`{path}` is there, and holds something else than bad rows",
-            hint="move it away: they are written there",
-        )
-    count = 0
-    with ExitStack() as files:
-        writer: Any = None
-
-        def reject(problem: Problem, raw: str) -> None:
-            nonlocal count, writer
-            if writer is None:
-                writer = csv.writer(files.enter_context(written(path, errors="surrogateescape")))
-                writer.writerow(_REJECTED)
-            count += 1
-            writer.writerow([problem.line, problem.reason, raw.rstrip("\r\n")])
-
-        yield reject
-    if count:
-        note(f"{counted(count, 'bad row')} left out, with reasons in `{path}`")
-
-
-def _holds_something_else(path: Path) -> bool:
-    """Whether a file is there that holds no bad rows of before."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.readline(100).strip() not in (b"", ",".join(_REJECTED).encode())
-
-
-def rejects_of(dataset: str) -> Path:
-    """Return the file of a dataset's bad rows: beside it, or in the current folder if it is no regular file."""
-    if is_url(dataset):
-        return Path(f"{file_name(dataset)}.rejected.csv")
-    if dataset == STDIN or not is_regular(Path(dataset)):
-        return Path("stdin.rejected.csv")
-    return Path(f"{dataset}.rejected.csv")

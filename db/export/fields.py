@@ -1,15 +1,25 @@
 """The fields of JSON answers as columns of their own, behind the input's: for `--parse`."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from endmark.db.export.request import Export
 from endmark.db.export.stream import COLUMNS, Batch
+from endmark.jobs.errors import UsageError
 from endmark.jobs.shapes import Shape, ShapeKind
+from endmark.jobs.spec import GenerationSpec
 
 _RESPONSE = COLUMNS.index("response")
+_OF_OBJECTS = frozenset(kind.value for kind in ShapeKind if kind is not ShapeKind.CHOICES)  # labels have no fields
+
+
+def have_fields(spec: GenerationSpec, columns: Collection[str]) -> bool:
+    """Whether a job asks for answers that may be JSON objects: by its shape, or by one in a column of its rows."""
+    if spec.shape is not None and spec.shape.kind.value in _OF_OBJECTS:
+        return True
+    return spec.row_options and not _OF_OBJECTS.isdisjoint(columns)
 
 
 def with_fields(export: Export) -> Export:
@@ -18,11 +28,19 @@ def with_fields(export: Export) -> Export:
     Those that the job's schema names come first, in its order; then others, as answers bring them. A field that
     is called like another column stands behind `answer_`. An answer that is no JSON object has none. The rows
     are read twice.
+
+    Raises:
+        UsageError: no answer has fields, and the job asked for none that has.
     """
     names = dict.fromkeys(_named(export.job.spec.shape))
     for batch in export.batches():
         for fields in map(_fields, batch.values[_RESPONSE]):
             names.update(dict.fromkeys(fields))
+    if not names and not have_fields(export.job.spec, export.job.columns):
+        raise UsageError(
+            f"no answer of job {export.job.id} is a JSON object, so `--parse` has no fields to give columns",
+            hint="leave `--parse` out; `endmark run --parse --json-schema FILE` asks for answers that have fields",
+        )
     taken = {"row", *export.columns, *COLUMNS}
     columns = [f"answer_{name}" if name in taken else name for name in names]
 

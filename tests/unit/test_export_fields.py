@@ -4,13 +4,20 @@ import json
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 
+from endmark.cli.beforehand import check_fields
+from endmark.cli.main import endmark
 from endmark.cli.pages.arms import Answer, Arm
 from endmark.cli.pages.table import tabled
-from endmark.db.export.fields import with_fields
+from endmark.cli.submission import submit_rows
+from endmark.db.connection import open_store
+from endmark.db.export.fields import have_fields, with_fields
 from endmark.db.export.request import Export
 from endmark.db.export.stream import COLUMNS, Result
 from endmark.db.jobs import Job
+from endmark.jobs.datasets.rows import RowsDataset
+from endmark.jobs.errors import UsageError
 from endmark.jobs.shapes import Shape, ShapeKind
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.vocabulary import End, EosSource, FinishReason, JobState
@@ -56,3 +63,62 @@ def test_a_report_shows_the_share_of_valid_answers_where_there_are_shapes():
     assert "valid" not in (plain_table := tabled([plain], None)).headings
     assert "valid" not in plain_table.folded
     assert tabled([none], None).lines[0][tabled([none], None).headings.index("valid")].value == "0 %"
+
+
+def test_an_export_without_any_field_is_refused_where_none_was_asked_for():
+    """`--parse` was taken in silence, and the file had no more columns than without it."""
+    with pytest.raises(UsageError, match="no answer of job j is a JSON object") as caught:
+        with_fields(export(["plain", None, "[1]"]))
+    assert "--json-schema" in caught.value.hint
+    assert with_fields(export(["plain"], schema={"type": "object"})).columns == ("prompt",)
+    assert with_fields(export([None], ("prompt", "grammar"))).columns == ("prompt", "grammar")
+
+
+@pytest.mark.parametrize(
+    ("shape", "columns", "found"),
+    [
+        (None, ("prompt",), False),
+        (None, ("prompt", "json_schema"), True),
+        (None, ("prompt", "choices"), False),
+        (Shape(ShapeKind.CHOICES, '["a", "b"]'), ("prompt",), False),
+        (Shape(ShapeKind.REGEX, r"\{.*\}"), ("prompt",), True),
+    ],
+)
+def test_who_may_have_fields(shape, columns, found):
+    spec = GenerationSpec(shape=shape)
+    assert have_fields(spec, columns) is found
+    assert have_fields(replace(spec, row_options=False), columns) is (found and shape is not None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.csv", "prompt,choices\nHi,\n"),
+        ("x.jsonl", '{"prompt": "Hi"}\n{"prompt": "Hi", "note": "x"}\n'),
+        ("x.txt", "Hi\n"),
+    ],
+)
+def test_a_run_that_asks_for_no_fields_is_refused_before_a_job_is_stored(name, text, tmp_path, monkeypatch):
+    monkeypatch.setenv("ENDMARK_HOME", str(tmp_path / "home"))
+    (tmp_path / name).write_text(text)
+    done = CliRunner().invoke(endmark, ["run", str(tmp_path / name), "-o", str(tmp_path / "out.csv"), "--parse"])
+    assert isinstance(done.exception, UsageError), done.output
+    assert "nothing asks for JSON" in str(done.exception)
+    listed = CliRunner().invoke(endmark, ["status", "--json"])
+    assert json.loads(listed.stdout) == []
+
+
+def test_a_row_further_down_may_be_the_one_that_asks_for_fields(tmp_path):
+    spec = GenerationSpec()
+    rows = [{"prompt": "Hi"}] * 3 + [{"prompt": "Hi", "regex": "[a]"}]
+    store = open_store(f"sqlite:///{tmp_path / 'x.db'}")
+    try:
+        with RowsDataset(rows) as dataset:
+            assert submit_rows(store, dataset, spec, name="x", check_columns=check_fields(spec)).total == 4
+    finally:
+        store.close()
+
+
+def test_parse_without_a_file_is_refused():
+    done = CliRunner().invoke(endmark, ["resume", "latest", "--parse"])
+    assert "`--parse` is about the file of results" in str(done.exception)
