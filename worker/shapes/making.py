@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endmark.jobs.shapes.grammar import library
-from endmark.worker.shapes.room import Lease, Memory, Room, Scratch
+from endmark.worker.shapes.room import Lease, Memory, Room, Scratch, ordinary
 
 log = logging.getLogger(__name__)
 _MOST_THREADS = 4  # the masks of 256 rows are 5 ms of one core
@@ -119,7 +119,7 @@ class MaskMaker:
         """
         self.begun = itertools.count()  # answers so far
         self._queue = _Queue()
-        room = Room(memory or (lambda count: np.empty(count, np.int32)))
+        room = Room(memory or ordinary)
         self._thread = Thread(target=_work, args=(self._queue, room), name="shapes", daemon=True)
         self._end = weakref.finalize(self, self._queue.close)
 
@@ -212,7 +212,8 @@ def _draw_freely(executor: Any, masks: Sequence[Maskable], room: Lease | Scratch
     if not masks:
         return
     end_bits = masks[0].end_bits
-    words = room.words(len(masks), len(end_bits))
+    block = room.block(len(masks), len(end_bits))
+    words = block.words[: len(masks)]
     going: list[tuple[Any, int]] = []
     for at, mask in enumerate(masks):
         if mask.matcher.is_stopped():
@@ -228,5 +229,5 @@ def _draw_freely(executor: Any, masks: Sequence[Maskable], room: Lease | Scratch
     for at in np.flatnonzero(~some).tolist():
         some[at] = words[at].any()
     lease = room if isinstance(room, Lease) else None
-    for mask, row, any_of_them in zip(masks, words, some.tolist(), strict=True):
+    for mask, row, any_of_them in zip(masks, block.rows, some.tolist(), strict=False):
         mask.show(row, lease, some=any_of_them)

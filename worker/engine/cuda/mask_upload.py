@@ -10,6 +10,8 @@ from torch import Tensor
 
 from endmark.worker.engine.cuda.staging import Upload, to_device
 
+_MOST_PLACES = 1 << 14  # of masks, which are few objects used again and again
+
 
 class MaskUpload:
     """Sends the masks of some slots in a copy or two behind what the device is doing.
@@ -30,6 +32,7 @@ class MaskUpload:
         )  # by slot: 1 where a token may follow
         self._gathered = Upload(slots, width, device)
         self._pinned: dict[int, tuple[NDArray[np.int32], Tensor]] = {}  # kept for good, by the array's id
+        self._places: dict[int, tuple[NDArray[np.int32], int, int]] = {}  # of views by their ids, as of `_place`
 
     def memory(self, count: int) -> NDArray[np.int32]:
         """Return room for so many 32-bit words, of which masks may be views, each behind those before it."""
@@ -43,10 +46,9 @@ class MaskUpload:
         placed: dict[int, list[tuple[int, int]]] = defaultdict(list)
         others: list[tuple[int, NDArray[np.int32]]] = []
         for slot, words in masks:
-            known = self._pinned.get(id(words.base))
-            place = _place(words, known[0]) if known is not None else len(self.masks)
-            if place < len(self.masks) and len(words) <= self.masks.shape[1]:
-                placed[id(words.base)].append((slot, place))
+            found = self._places.get(id(words)) or self._place(words)
+            if found is not None:
+                placed[found[1]].append((slot, found[2]))
             else:
                 others.append((slot, words))
         width = max((len(words) for _, words in masks), default=0)
@@ -54,6 +56,23 @@ class MaskUpload:
             self._send_placed(self._pinned[key][1], rows, width)
         if others:
             self._send_gathered(others)
+
+    def _place(self, words: NDArray[np.int32]) -> tuple[NDArray[np.int32], int, int] | None:
+        """Return a mask with the id of the memory in which it stands, and which it is there; None if in none.
+
+        An object is asked once where it stands: that takes longer than all else that is done for a mask here.
+        """
+        known = self._pinned.get(id(words.base))
+        if known is None or len(words) > self.masks.shape[1]:
+            return None
+        begin = words.__array_interface__["data"][0] - known[0].__array_interface__["data"][0]
+        place = int(begin) // words.nbytes
+        if place >= len(self.masks):
+            return None
+        if len(self._places) >= _MOST_PLACES:
+            self._places.clear()
+        self._places[id(words)] = found = words, id(words.base), place
+        return found
 
     def _send_placed(self, room: Tensor, rows: Sequence[tuple[int, int]], width: int) -> None:
         """Send masks of so many words from pinned memory: (slot, place) each."""
@@ -71,9 +90,3 @@ class MaskUpload:
         block[:, size:] = 0
         slots = to_device(np.array([slot for slot, _ in masks], np.int32), self.masks.device)
         self.masks.index_copy_(0, slots.long(), self._gathered.send(count))
-
-
-def _place(words: NDArray[np.int32], room: NDArray[np.int32]) -> int:
-    """Return which of the masks in a room that is."""
-    begin = words.__array_interface__["data"][0] - room.__array_interface__["data"][0]
-    return int(begin) // words.nbytes
