@@ -15,7 +15,8 @@ class Row:
     def __init__(self, request):
         self.request_id, self.prompt, self.params = request.request_id, list(request.prompt), request.params
         self.lora = request.lora
-        self.output = []
+        self.output = []  # as processors see it: -1 for tokens that have not come back yet
+        self.held = list(self.prompt)  # as the device has it
 
 
 class Runner:
@@ -23,7 +24,9 @@ class Runner:
         self.model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
         self.args, self.adapted = args, {}  # the model under each adapter, by its folder
         self.config = config
-        self.input_batch = SimpleNamespace(logitsprocs=SimpleNamespace(all=processors))
+        self.input_batch = SimpleNamespace(
+            logitsprocs=SimpleNamespace(all=processors), logitsprocs_need_output_token_ids=True
+        )
         self.discard_request_mask = SimpleNamespace(np=np.zeros(config.scheduler_config.max_num_seqs, bool))
         self.rows = {}  # by id, also those that are not in the batch
         self.batch = []  # rows and, for a moment, None
@@ -42,6 +45,7 @@ class Runner:
         for request in plan.came:
             row = self.rows.setdefault(request.request_id, Row(request))
             row.output = list(request.output)
+            row.held = [*row.prompt, *row.output]
             if removed:
                 index = min(removed)
                 removed.remove(index)
@@ -76,15 +80,12 @@ class Runner:
             return {}
         rows = []
         for row in self.batch:
-            held = [*row.prompt, *row.output]
-            if held[-1] == -1:
-                held[-1] = self.last[row.request_id]
             end = plan.starts[row.request_id] + plan.tokens[row.request_id]
-            rows.append(held[:end])
-            self.discard_request_mask.np[len(rows) - 1] = end < len(held)
+            rows.append(row.held[:end])
+            self.discard_request_mask.np[len(rows) - 1] = end < len(row.held)
         logits = self._all_logits(rows)
         for row in self.batch:  # what vLLM repairs just before a processor looks at it
-            if row.output and row.output[-1] == -1:
+            if self.input_batch.logitsprocs_need_output_token_ids and row.output and row.output[-1] == -1:
                 row.output[-1] = self.last[row.request_id]
         for processor in self.input_batch.logitsprocs.all:
             assert not processor.is_argmax_invariant()
@@ -96,6 +97,7 @@ class Runner:
         for row, token, is_whole in zip(self.batch, drawn, whole, strict=True):
             if is_whole:
                 self.last[row.request_id] = token
+                row.held.append(token)
                 row.output.append(-1 if behind else token)
         return dict(self.last)
 
