@@ -78,6 +78,20 @@ def test_where_vllm_is_not_installed_the_refusal_names_the_line_that_installs_it
     assert "`--tensor-parallel 2` needs the extra `vllm`" in told.stderr
 
 
+def test_strategies_are_compared_under_the_engine_that_was_asked_for(tmp_path):
+    """The report says what computed the answers, and its commands ask for the engine once more."""
+    model, page = str(save_tiny_model(tmp_path / "model")), tmp_path / "report.html"
+    rows = tmp_path / "rows.csv"
+    rows.write_text("prompt\n" + "".join(f"place {row}\n" for row in range(6)))
+    words = ["--model", model, "--engine", "vllm", "--strategy", "soft-landing", "--max-new-tokens", "12"]
+    told = endmark(tmp_path / "home", "compare", str(rows), *words, "-o", str(page))
+    assert told.returncode == 0, told.stderr
+    assert "soft-landing" in told.stdout
+    written = page.read_text()
+    assert "vllm: nf4" in written
+    assert "--engine vllm" in written
+
+
 def others():
     """The processes that the engine of this test has beside the worker's own, by their parents."""
     found = {}
