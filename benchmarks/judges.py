@@ -14,7 +14,7 @@ from typing import Any
 from second_judge import is_loop, judge_of
 
 from endmark.jobs.endings import ending_of
-from endmark.jobs.endings.loops import loop_of
+from endmark.jobs.endings.loops import loop_near_end
 from endmark.jobs.vocabulary import Ending
 
 _READ = Path(__file__).resolve().parents[1] / "tests" / "unit" / "loops"
@@ -43,7 +43,7 @@ def judge_labelled() -> None:
     }
     for name, answers in parts.items():
         print(f"{len(answers)} answers {name}:")
-        print(f"  ours:       {scores(answers, lambda text: loop_of(text.rstrip()) is not None)}")
+        print(f"  ours:       {scores(answers, lambda text: loop_near_end(text) is not None)}")
         print(f"  the second: {scores(answers, is_loop)}")
 
 

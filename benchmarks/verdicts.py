@@ -12,7 +12,7 @@ import timeit
 from pathlib import Path
 
 from endmark.jobs.endings import ending_of
-from endmark.jobs.endings.loops import loop_of
+from endmark.jobs.endings.loops import loop_near_end
 
 SET = Path(__file__).resolve().parents[1] / "tests" / "unit" / "loops"
 _BEFORE = 4  # ordinary answers before one, in the longer texts
@@ -20,7 +20,7 @@ _BEFORE = 4  # ordinary answers before one, in the longer texts
 
 def kind_of(text: str) -> str:
     """Return what a text is for the table."""
-    found = loop_of(text.rstrip())
+    found = loop_near_end(text)
     if found is None:
         return "ordinary"
     copies = text[found.start : found.kept], text[found.kept : 2 * found.kept - found.start]

@@ -17,7 +17,7 @@ from endmark.jobs.endings.lines import (
     kind_of,
     siblings_end_sentences,
 )
-from endmark.jobs.endings.loops import loop_of
+from endmark.jobs.endings.loops import loop_near_end
 from endmark.jobs.endings.sentences import dangles, ends_with_sentence, leaves_open
 from endmark.jobs.landing import spots
 from endmark.jobs.vocabulary import Ending
@@ -39,7 +39,7 @@ def ending_of(text: str, *, cut: bool = False) -> Ending:
     bare = text.rstrip()
     if not bare:
         return Ending.EMPTY
-    if loop_of(bare) is not None:
+    if loop_near_end(bare) is not None:
         return Ending.LOOP
     inside = in_or_behind_block(bare)
     if inside is not None:
@@ -57,7 +57,7 @@ def whole_part(text: str, lengths: Sequence[int]) -> int:
         lengths: characters of the text after each of its tokens.
     """
     found = spots(text, lengths)
-    loop = loop_of(text.rstrip())
+    loop = loop_near_end(text.rstrip())
     if loop is not None:
         ends = [lengths[count - 1] for count in found]
         first = bisect_left(ends, loop.kept)

@@ -10,49 +10,43 @@ where there are hardly any words.
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import compress
 from statistics import median_low
 
+from endmark.jobs.endings.figures import says_one_thing, telling
+from endmark.jobs.endings.returning import (
+    BYTES_A_TOKEN,
+    Loop,
+    bytes_a_token,
+    length_of,
+    line_again,
+    sentence_again,
+)
+
 COPIES, TOKENS = 3, 48  # from which on a repetition is a loop
-_BYTES_A_TOKEN = 4  # of a token's text in ASCII
-_BYTES_ELSEWHERE = ((1.3, 2.5), (1.04, 3))  # from so many bytes a character on: other scripts, other letters
 _WINDOW = 5000  # characters at the end of the text that are looked at
 _COVERED = 0.84  # share of a loop's words that stand elsewhere in it
 _LOSS = -_COVERED / (1 - _COVERED)  # what a word that does not weighs against one that does
 _LISTED = 0.9  # the same where most lines are items or rows, which may be alike and still say something new
 _FIGURES = 0.95  # the same where the numbers are what is told
-_RECENT, _COUNTED = 10, 3  # numbers that are remembered, and how far a counter may jump
 _EXACT = 24  # characters at the end that are looked for before it
 _REST = 6  # words at the end that may be no copy of anything: the begun next round
 _LACKING = 0.35  # part of a copy that may be missing, as the first one often begins in other words
 _SIGN = 0.1  # what a sign weighs beside a word
 _LONG = 24  # letters from which on a word is read letter by letter: it may be a loop of its own
-_SAME_KEYS = 6  # lines with one figure from which on half of them with the same words say nothing new
-_PHRASE = 3  # words beside a figure that make a line a phrase
+_CODA, _LONGEST_CODA, _MOST_CODAS = 10, 120, 4  # copies to what is behind a loop, its characters, places tried
 _PROBES, _PROBE, _REACH = 12, 10, 240  # how often the end is probed for what returns, and with how many bytes
 
-_OWN_WORDS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # no spaces between
-_WORD = re.compile(rf"[{_OWN_WORDS}]|[^\W\d_{_OWN_WORDS}]+|\d{{1,8}}|\n+|[!-/:-@\[-`{{-~]{{1,4}}|[^\w\s]")
+OWN_WORDS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # no spaces between
+_WORD = re.compile(rf"[{OWN_WORDS}]|[^\W\d_{OWN_WORDS}]+|\d{{1,8}}|\n+|[!-/:-@\[-`{{-~]{{1,4}}|[^\w\s]")
 _ASCII_WORD = re.compile(r"[A-Za-z]+|\d{1,8}|\n+|[!-/:-@\[-`{-~]{1,4}")
+_CLOSED = re.compile(r"[.!?。！？।](?=\s|$)|[。！？]|\n[ \t]*\n")
 _LISTED_LINE = re.compile(r"^[ \t]*(?:[-*+•|]|\d+[.)]|[A-Za-z]\))", re.MULTILINE)
-_MARKED_LINE = re.compile(r"^[ \t]*(?:[-*+•]|\d+[.)])?[ \t]*(.*)$", re.MULTILINE)
-_FIGURE = re.compile(r"\d[\d.,]*")
-_KEY = re.compile(r"[^\W\d].*:\s*0")
 _GLUED = re.compile(r"[^\W\d_](?=\d)")  # letters and a figure right behind them, which may be one token
-_SPELLED = re.compile(r"[^\W\d_]{2,}")
-_CODE_SIGNS = frozenset("=_({")
 _FOLDED = bytes(range(256)).lower().translate(bytes.maketrans(b"123456789", b"000000000"))
 _BLANKS, _BLANK = re.compile(rb"\|(?: *\|)+"), b"||||||||"  # cells with nothing in them, of any width and number
 _PLAIN = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~\n")
-
-
-@dataclass(frozen=True, slots=True)
-class Loop:
-    """A repetition at the end of a text, in characters from its beginning."""
-
-    start: int  # where the first copy begins
-    kept: int  # where the second one does
 
 
 def loop_of(text: str, copies: int = COPIES, tokens: int = TOKENS) -> Loop | None:
@@ -68,17 +62,43 @@ def loop_of(text: str, copies: int = COPIES, tokens: int = TOKENS) -> Loop | Non
     if exact is not None:
         return exact
     begin = max(0, end - _WINDOW)
-    again = _again(text[begin:end], begin, copies, tokens)
+    tail = text[begin:end]
+    again = line_again(tail, begin, copies, tokens) or sentence_again(tail, begin, copies, tokens)
     if again is not None:
         return again
-    if not _may_loop(text[begin:end], copies):
-        return None
-    return _Words(text[begin:end], begin).loop(copies, tokens)
+    return _Words(tail, begin).loop(copies, tokens) if _may_loop(tail, copies) else None
+
+
+def loop_near_end(text: str) -> Loop | None:
+    """Return the loop that the text ends in, or one behind which there is little more, or None.
+
+    What stands behind may be a tenth of the loop at most, and the loop has two copies more than else.
+    """
+    found = loop_of(text)
+    if found is not None:
+        return found
+    end = len(text.rstrip())
+    begin = max(0, end - _WINDOW)
+    tail = text[begin:end]
+    for cut in _codas(tail):
+        if not _may_loop(tail[:cut], COPIES + 2):
+            continue
+        found = loop_of(text[: begin + cut], COPIES + 2, TOKENS + TOKENS // 3)
+        if found is not None and _CODA * (end - begin - cut) <= begin + cut - found.start:
+            return found
+    return None
+
+
+def _codas(text: str) -> Iterator[int]:
+    """Yield where a text's last sentences begin, and where its last clause does that says something new."""
+    first = max(0, len(text) - _LONGEST_CODA)
+    places = [first + match.end() for match in _CLOSED.finditer(text[first:]) if first + match.end() < len(text)]
+    yield from places[: -_MOST_CODAS - 1 : -1]
 
 
 def _exact(text: str, end: int, copies: int, tokens: int) -> Loop | None:
     """Return the loop that repeats a stretch to the letter, or None."""
-    size = _length_of(tokens, text[max(0, end - tokens * _BYTES_A_TOKEN) : end])
+    size = length_of(tokens, text[max(0, end - tokens * BYTES_A_TOKEN) : end])
     probe = text[max(0, end - _EXACT) : end]
     before = text.rfind(probe, 0, end - 1)
     period = end - len(probe) - before
@@ -91,36 +111,6 @@ def _exact(text: str, end: int, copies: int, tokens: int) -> Loop | None:
     while start > 0 and text[start - 1] == text[start - 1 + period]:
         start -= 1
     return Loop(start, start + period)
-
-
-def _again(text: str, begin: int, copies: int, tokens: int) -> Loop | None:
-    """Return the loop of a text whose last line has come as often with one other line between, or None."""
-    last = text[text.rfind("\n") + 1 :]
-    if len(last) * copies < _length_of(tokens, last) or text.count(last) < copies:
-        return None
-    places, at = [], 0
-    for line in text.splitlines(keepends=True):
-        if line.strip():
-            places.append((at, line.strip() == last.strip()))
-        at += len(line)
-    recent = places[-copies - 1 :]
-    same = [begin + at for at, is_last in recent if is_last]
-    return Loop(same[0], same[1]) if len(same) >= copies else None
-
-
-def _length_of(tokens: int, end: str) -> int:
-    """Return how many characters so many tokens have, told by the end of their text."""
-    if end.isascii():
-        return tokens * _BYTES_A_TOKEN
-    return int(tokens * _bytes_a_token(end) * len(end) / len(end.encode(errors="replace")))
-
-
-def _bytes_a_token(text: str) -> float:
-    """Return how many bytes a token of such a text has: fewer where its letters are rare to tokenisers."""
-    if text.isascii():
-        return _BYTES_A_TOKEN
-    width = len(text.encode(errors="replace")) / len(text)
-    return next((size for least, size in _BYTES_ELSEWHERE if width >= least), _BYTES_A_TOKEN)
 
 
 def _may_loop(text: str, copies: int) -> bool:
@@ -202,7 +192,7 @@ class _Words:
     def _tokens(self, start: int) -> float:
         """Return about how many tokens the text from a word on has; a word or sign is one at least."""
         text = self._text[self._at(start) :]
-        size = len(text.encode(errors="replace")) / _bytes_a_token(text)
+        size = len(text.encode(errors="replace")) / bytes_a_token(text)
         return max(size, len(self._raw) - start - len(_GLUED.findall(text)))
 
     def _start(self, covered: list[bool], begin: int) -> int:
@@ -246,7 +236,7 @@ class _Words:
         raw = self._raw[start:]
         if not any(map(str.isdecimal, raw)):
             return False
-        if _says_one_thing(self._text[self._at(start) :]):
+        if says_one_thing(self._text[self._at(start) :]):
             return False
         numbers = [
             word
@@ -255,32 +245,8 @@ class _Words:
         ]
         words = sum(word[0] not in _PLAIN for word in raw)
         alone = 2 * sum(word[0].isdigit() for word in raw) > words
-        telling = _telling(numbers, counting_tells=alone)
-        return 2 * telling > len(numbers) and 12 * telling > words
-
-
-def _says_one_thing(text: str) -> bool:
-    """Whether half of the lines have the same words, with one figure in each."""
-    lines = [_FIGURE.subn("0", line) for line in _MARKED_LINE.findall(text)]
-    keys = [line for line, figures in lines if figures == 1 and (_KEY.match(line) or _is_phrase(line))]
-    return len(keys) >= _SAME_KEYS and 2 * Counter(keys).most_common(1)[0][1] >= len(keys)
-
-
-def _is_phrase(line: str) -> bool:
-    """Whether a line has three words and more, and is no code."""
-    return _CODE_SIGNS.isdisjoint(line) and len(_SPELLED.findall(line)) >= _PHRASE
-
-
-def _telling(numbers: list[str], *, counting_tells: bool) -> int:
-    """Return how many of the numbers are new: not among the last few, nor a little above one of them."""
-    telling = 0
-    recent: list[int] = []
-    for number in map(int, numbers):
-        known = number in recent
-        counted = not counting_tells and any(0 < number - before <= _COUNTED for before in recent)
-        telling += not known and not counted
-        recent = [*recent[1 - _RECENT :], number]
-    return telling
+        new = telling(numbers, counting_tells=alone)
+        return 2 * new > len(numbers) and 12 * new > words
 
 
 def _rhythm(words: list[str]) -> tuple[int, float]:

@@ -1,9 +1,10 @@
 """`no-loops`: ends a row that repeats itself."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from endmark.jobs.endings.loops import loop_of
+from endmark.jobs.endings.returning import Loop
 from endmark.jobs.sentences import ends_sentence
 from endmark.jobs.strategies.base import EndHere, Parameter, Place, Strategy, TextSoFar, Watcher
 from endmark.jobs.vocabulary import FinishReason, Verdict
@@ -80,7 +81,7 @@ class LoopWatcher:
         if self._near_at is None or count < self._near_at:
             return None
         self._near_at = count + _NEAR_EVERY
-        return near_loop(answer, self._times, self._tokens)
+        return near_loop(answer, lambda text: loop_of(text, self._times, self._tokens))
 
     def _take(self, tokens: Sequence[int], at: int) -> None:
         """Update the runs with the token at `at`."""
@@ -100,13 +101,17 @@ class LoopWatcher:
         self._runs[period] = run
 
 
-def near_loop(answer: TextSoFar, times: int, tokens: int) -> EndHere | None:
-    """Return an ending if the text ends in that many copies, which may differ a little and span so many tokens."""
-    begin, size = max(0, len(answer.text) - _NEAR_REACH), len(answer.token_ids)
-    loop = loop_of(answer.text[begin:], times, tokens)
-    if loop is None:
-        return None
-    start, kept = (bisect_left(answer.lengths, begin + place) + 1 for place in (loop.start, loop.kept))
+def near_loop(answer: TextSoFar, find: Callable[[str], Loop | None]) -> EndHere | None:
+    """Return an ending behind the first copy if the end of the text is found to repeat itself."""
+    begin = max(0, len(answer.text) - _NEAR_REACH)
+    loop = find(answer.text[begin:])
+    return None if loop is None else behind_first_copy(answer, Loop(begin + loop.start, begin + loop.kept))
+
+
+def behind_first_copy(answer: TextSoFar, loop: Loop) -> EndHere:
+    """Return an ending behind the first copy of a loop, the sentence that is open there being completed."""
+    size = len(answer.token_ids)
+    start, kept = (bisect_left(answer.lengths, place) + 1 for place in (loop.start, loop.kept))
     return _cut(answer, min(kept, size), max(1, min(kept - start, size - kept)))
 
 

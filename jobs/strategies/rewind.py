@@ -1,6 +1,6 @@
 """`rewind`: takes a row out of a loop, and lets it go on."""
 
-from endmark.jobs.endings.loops import COPIES, TOKENS
+from endmark.jobs.endings.loops import loop_near_end
 from endmark.jobs.strategies.base import EndHere, Parameter, Place, Strategy, TakeBack, TextSoFar, Watcher
 from endmark.jobs.strategies.no_loops import LoopWatcher, near_loop
 
@@ -61,9 +61,11 @@ class RewindWatcher:
         """Return where the row is to go on from if it is in a loop, or its end if that was tried often enough."""
         found = self._loops.see(answer, last=last)
         if found is None and last and (self.left or answer.end_token_id is None):
-            found = near_loop(answer, COPIES, TOKENS)
-        if found is None or not self.left:
-            return found
+            found = near_loop(answer, loop_near_end)
+        return found if found is None or not self.left else self.out_of(found)
+
+    def out_of(self, found: EndHere) -> TakeBack:
+        """Return that the row goes on behind the first copy of what was found to repeat itself."""
         return TakeBack(
             token_count=found.token_count,
             temperature=self.strategy.number("temperature"),

@@ -1,7 +1,9 @@
 """`whole`: rewind, soft-landing and trim together, with one set of defaults."""
 
 from endmark.jobs.endings import ending_of, whole_part
+from endmark.jobs.endings.repeats import repeat_near_end
 from endmark.jobs.strategies.base import EndHere, Parameter, Place, Strategy, TakeBack, TextSoFar, Watcher
+from endmark.jobs.strategies.no_loops import behind_first_copy
 from endmark.jobs.strategies.rewind import REWINDS, RewindWatcher, loops_of
 from endmark.jobs.strategies.soft_landing import SoftLanding, landing_parameters
 from endmark.jobs.vocabulary import Ending
@@ -14,8 +16,9 @@ class Whole(SoftLanding):
     """Takes loops back, lets the answer land late, and trims what was cut all the same.
 
     An answer that is empty, or reached its budget without any place to end, is taken back as well and drawn
-    again. So EOS need only be raised near the end of the budget: what else the model would have ended by itself
-    before is left alone.
+    again; so is one that says a thing again near an end that is not the model's own, though it is no loop. So
+    EOS need only be raised near the end of the budget: what else the model would have ended by itself before
+    is left alone.
     """
 
     name = "whole"
@@ -62,17 +65,20 @@ class WholeWatcher(RewindWatcher):
         if last and self._retakes and not answer.text.strip():
             return self._retake(0, least=_LEAST)
         found = super().see(answer, last=last)
-        if isinstance(found, TakeBack) or not self._retakes or not (found or last):
+        if isinstance(found, TakeBack) or not (found or last) or (answer.ended_naturally and not self._again):
             return found
-        if answer.ended_naturally and not self._again:
-            return found
-        if found is None and self._is_complete(answer):
-            return None
+        complete = found is None and self._is_complete(answer)
         size = len(answer.token_ids) if found is None else found.token_count
-        kept = whole_part(answer.text, answer.lengths[:size])
-        if kept >= _ENOUGH * size and not answer.ended_naturally:
-            return found
-        return self._retake(kept)
+        kept = size if complete else whole_part(answer.text, answer.lengths[:size])
+        repeat = repeat_near_end(answer.text[: answer.lengths[kept - 1]]) if kept else None
+        if repeat is not None:
+            found = behind_first_copy(answer, repeat)
+            if self.left:
+                return self.out_of(found)
+            size = found.token_count
+            kept = whole_part(answer.text, answer.lengths[:size])
+        enough = kept >= _ENOUGH * size and (repeat is not None or not answer.ended_naturally)
+        return found if (complete and repeat is None) or enough or not self._retakes else self._retake(kept)
 
     def _retake(self, kept: int, least: int = 0) -> TakeBack:
         """Return that the row is drawn again behind so many tokens, and has at least so many more.

@@ -6,6 +6,7 @@ clear. `loops/written.jsonl` holds kinds that the model did not make. A third, `
 rules were made; two mistakes in it were then used once. `loops/later.jsonl` was drawn and read after that, from
 other runs and without what is a loop to the letter; nothing was changed for it. `loops/disputed.jsonl` holds those
 of 6,209 answers over which the judge of `benchmarks/second_judge.py` said otherwise, and whose reading was clear.
+`real` t0/list-08, of which five items are a loop and a closing sentence follows, was labelled as none at first.
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from endmark.jobs.endings.loops import loop_of
+from endmark.jobs.endings.loops import loop_near_end, loop_of
 
 pytestmark = pytest.mark.unit
 
@@ -28,7 +29,7 @@ SET = [case for name in ("real", "written", "later") for case in _read(name)]
 
 def scores(cases):
     """Return recall and precision."""
-    found = [(loop_of(case["text"]) is not None, case["loop"]) for case in cases]
+    found = [(loop_near_end(case["text"]) is not None, case["loop"]) for case in cases]
     hits = sum(says and is_loop for says, is_loop in found)
     return hits / sum(is_loop for _, is_loop in found), hits / sum(says for says, _ in found)
 
@@ -48,7 +49,9 @@ def test_those_that_were_kept_aside():
 
 def test_those_over_which_another_judge_disagreed():
     """None is called a loop by mistake; loops with other lines between their copies are still missed."""
-    missed = [case["id"] for case in _read("disputed") if (loop_of(case["text"]) is not None) != case["loop"]]
+    missed = [
+        case["id"] for case in _read("disputed") if (loop_near_end(case["text"]) is not None) != case["loop"]
+    ]
     assert len(missed) <= 4
     assert all(case["loop"] for case in _read("disputed") if case["id"] in missed)
 
@@ -182,3 +185,39 @@ def test_empty_rows_are_a_loop_with_any_number_of_cells():
         "|" + "".join(" " * widths.randrange(2, 14) + "|" for _ in range(1 + n % 7)) + "\n" for n in range(14)
     )
     assert loop_of(f"| Country | Capital |\n{rows}") is not None
+
+
+LONG = "This can be achieved by going to bed at one hour, with no screen before it and a quiet evening."
+
+
+def test_a_long_sentence_that_comes_a_third_time_at_the_end_is_a_loop_whatever_stands_between():
+    """An answer about sleep ended naturally behind it and passed for whole; a second judge called it a loop."""
+    said = [f"Aiming for {hours} hours of sleep is wise. {LONG}" for hours in (7, 12, 4)]
+    between = "Another way is a cool room. This includes bedding. A dark room helps too."
+    assert loop_of(f"{said[0]}\n\n{between}\n\n{said[1]}\n\n{said[2]}") is not None
+    assert loop_of(f"{said[0]}\n\n{between}\n\n{said[1]}") is None
+    refrain = "And we sailed away to the west with the wind and the gulls above us all,"
+    verses = ("The morning was grey", "At noon we could see", "By night we were there")
+    assert loop_of("\n\n".join(f"{verse}\nand none of us spoke,\n{refrain}" for verse in verses)) is None
+
+
+def test_items_with_one_figure_said_twice_are_a_loop():
+    """`12. 70 minutes: 70 minutes` has one figure, and was counted as two that tell something."""
+    rows = "".join(f"{n}. {10 * n} minutes: {10 * n} minutes\n" for n in range(1, 15))
+    assert loop_of(f"The minutes of the meeting are:\n\n{rows}") is not None
+    sums = "".join(f"{n}. {n} times {n}: {n * n}\n" for n in range(3, 17))
+    assert loop_of(f"The squares are:\n\n{sums}") is None
+
+
+@pytest.mark.parametrize(
+    "coda", ["3. A snail is at the bottom of a well.", "So that is the proof.", "Ask me something else."]
+)
+def test_a_loop_with_little_behind_it_is_one(coda):
+    """The row had found out of its loop for one sentence, and ended: the verdict saw no loop."""
+    loop = "The doors are the same as a mirror on the wall of a room. "
+    tale = "A king had three sons, and sent them out to find the water of life. The eldest rode off at dawn, "
+    tale += "proud of his horse; he met a dwarf, who asked where he went in such haste, and got no answer."
+    assert loop_of(f"{loop * 12}\n\n{tale}") is None
+    assert loop_near_end(f"{loop * 12}\n\n{coda}") is not None
+    assert loop_near_end(f"{loop * 3}\n\n{coda}") is None
+    assert loop_near_end(f"{loop * 12}\n\n{coda} {tale}") is None

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from endmark.jobs.endings import ending_of
-from endmark.jobs.endings.loops import loop_of
+from endmark.jobs.endings.loops import loop_near_end
 from endmark.jobs.landing import LANDED, START, advance
 from endmark.worker.doctor.evidence import RowEvidence
 from endmark.worker.engine.request import Finished
@@ -67,7 +67,7 @@ def asks_for_no_thought(prompt: Prompt) -> bool:
 
 def loop_in(text: str) -> tuple[str, bool]:
     """Return the stretch that a text repeats in its end, or nothing, and whether the copies differ."""
-    found = loop_of(text.rstrip())
+    found = loop_near_end(text)
     if found is None:
         return "", False
     first = text[found.start : found.kept]
