@@ -29,9 +29,7 @@ def test_the_doctor_finds_the_same_under_both_engines(examine):
     """Its facts are of the files, and its sample is drawn by the same code; commands ask for the engine once more."""
     own, other = examine(OWN), examine(VLLM)
     assert "end ids disagree" in {finding["check"] for finding in other["findings"]}
-    assert [finding["check"] for finding in other["findings"]] == [
-        finding["check"] for finding in own["findings"]
-    ]
+    assert [finding["check"] for finding in other["findings"]] == [finding["check"] for finding in own["findings"]]
     assert len(other["rows"]) == len(own["rows"]) == 3
     commands = [finding["command"] for finding in other["findings"] if finding["command"]]
     assert any("--engine vllm" in command for command in commands)
