@@ -188,6 +188,20 @@ def test_sizes_are_compared_with_the_models_files(tmp_path):
         adapter_folder(str(adapter), str(other))
 
 
+def test_a_layer_that_cannot_be_compared_hides_no_other(tmp_path):
+    """The first layers are packed, or not in the files: the one behind them is looked at all the same."""
+    tensors = {**whole_pair(0), **whole_pair(1), **whole_pair(2)}
+    adapter = write_adapter(tmp_path / "adapter", tensors, base_model_name_or_path="org/good")
+    folder = write_model(tmp_path / "good", (128, 1), "U8")
+    name = "model.layers.{}.self_attn.q_proj.weight"
+    packed, wrong = {name.format(1): ("U8", [128, 1])}, {name.format(2): ("F32", [16, 12])}
+    write_tensors(folder / "model.safetensors", packed)
+    check_adapter(adapter, str(folder), folder)
+    write_tensors(folder / "model.safetensors", {**packed, **wrong})
+    with pytest.raises(ModelError, match=r"layer `model\.layers\.2\.self_attn\.q_proj`"):
+        check_adapter(adapter, str(folder), folder)
+
+
 def test_the_two_sizes_of_a_layer_are_not_confused(tmp_path):
     adapter = write_adapter(tmp_path / "adapter", whole_pair(sizes=(16, 12)), base_model_name_or_path="org/good")
     folder = write_model(tmp_path / "good", (16, 12))

@@ -1,9 +1,11 @@
 """Keys, proofs and signatures of deliveries; the receiver's side is the package `standardwebhooks`."""
 
 import base64
+import hmac
 import json
 import os
 import stat
+import struct
 import threading
 import time
 
@@ -43,6 +45,17 @@ def test_a_proof_holds_for_its_own_delivery_alone():
         assert not KEY.proves(proof, *other)
     assert not Key(b"another key of us").proves(proof, "job", "command", "true")
     assert KEY.proof("ab", "c", "d") != KEY.proof("a", "bc", "d")
+
+
+def test_what_stands_in_ledgers_is_made_as_ever():
+    """Proofs and the ids of keys are stored: another way to make them would leave what is stored untold."""
+
+    def signed(*parts):
+        behind_lengths = b"".join(struct.pack(">Q", len(part)) + part for part in parts)
+        return hmac.digest(KEY.value, behind_lengths, "sha256").hex()
+
+    assert KEY.id == signed(b"endmark delivery key")[:16] == "442c2ff278d2d470"
+    assert KEY.proof("job", "url", "https://é") == signed(b"job", b"url", "https://é".encode())
 
 
 @pytest.mark.parametrize(

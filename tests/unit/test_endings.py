@@ -25,6 +25,8 @@ CASES = [
     ("| a | b |\n|---|---|\n| 1 | 2", "open"),
     ("| a | b |\n|---|---|", "open"),
     ("| a | b |", "open"),
+    ("---", "open"),
+    ("All of it is said.\n---", "item"),
     ("Here:\n```python\nx = 1\n```", "block"),
     ("Here:\n```python\nx = 1.", "open"),
     ("```\nx\n```\nDone.", "sentence"),

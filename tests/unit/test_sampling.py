@@ -11,7 +11,7 @@ from endmark.cli.options import build_spec, spec_options
 from endmark.cli.sampling import SAMPLING_OPTIONS
 from endmark.jobs.datasets.openai import COLUMNS
 from endmark.jobs.errors import SpecError
-from endmark.jobs.generation_config import own_sampling, read_generation_config
+from endmark.jobs.generation_config import own_sampling, passed_over, read_generation_config
 from endmark.jobs.prompts import PromptPlan
 from endmark.jobs.sampling import TABLE, Sampling
 from endmark.jobs.spec import OVERRIDES, GenerationSpec
@@ -105,6 +105,30 @@ def test_a_value_out_of_range_is_refused_alike_in_a_column_and_as_an_option():
 )
 def test_what_a_generation_config_says(config, given, wanted):
     assert own_sampling(config, given) == wanted
+
+
+NEUTRAL = {  # what transformers' GenerationConfig has where its docs say that nothing is changed
+    "num_beams": 1,
+    "typical_p": 1.0,
+    "top_h": 1.0,
+    "guidance_scale": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    **dict.fromkeys(("epsilon_cutoff", "eta_cutoff", "penalty_alpha", "diversity_penalty"), 0.0),
+    **dict.fromkeys(("encoder_no_repeat_ngram_size", "min_length"), 0),
+    "sequence_bias": {},
+    "bad_words_ids": [],
+    "suppress_tokens": [],
+    "begin_suppress_tokens": [],
+    **dict.fromkeys(("forced_bos_token_id", "exponential_decay_length_penalty")),
+}
+
+
+def test_what_is_passed_over_is_told_and_what_changes_nothing_is_not():
+    assert passed_over(NEUTRAL) == []
+    assert passed_over(dict.fromkeys(NEUTRAL)) == []
+    for name, neutral in NEUTRAL.items():
+        near = neutral + 1 if isinstance(neutral, int | float) else [3]
+        assert passed_over({**NEUTRAL, name: near}) == [name]
 
 
 def test_a_job_samples_as_the_models_own_settings_say_and_says_so(model):

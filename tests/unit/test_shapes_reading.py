@@ -23,6 +23,16 @@ def test_one_label_less_or_more_is_refused(count):
         read_shape(ShapeKind.CHOICES, json.dumps([*map(str, range(count))]), "here")
 
 
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_a_whole_number_is_kept_where_floating_point_holds_it(sign):
+    """Of a bound that is rounded, the answer would be kept to another number than it is judged by."""
+    pytest.importorskip("llguidance")
+    largest = f'{{"const": {sign}{2**53}}}'
+    assert read_shape(ShapeKind.JSON_SCHEMA, largest, "here").text == largest
+    with pytest.raises(SpecError, match="is too large"):
+        read_shape(ShapeKind.JSON_SCHEMA, f'{{"const": {sign}{2**53 + 1}}}', "here")
+
+
 def test_a_shape_may_have_as_many_characters_as_are_read_and_no_more():
     text = '{"const": "' + "x" * (MOST_CHARACTERS - 13) + '"}'
     assert read_shape(ShapeKind.JSON_SCHEMA, text, "here").text == text
