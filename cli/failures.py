@@ -1,12 +1,13 @@
 """The one place where errors become text: `error: …`, and after a blank line `hint: …`, on standard error."""
 
+import errno
 import os
 import re
 import sys
 
 import click
 
-from endmark.cli.terminal import printable
+from endmark.cli.terminal import brief, printable
 from endmark.jobs.errors import EndmarkError, Interrupted
 
 _INTERRUPTED = 130
@@ -23,6 +24,9 @@ _MEANT = {  # what other tools call it, too far from our own name to be found by
     "--separator": "--delimiter",
     "--sep": "--delimiter",
 }
+_PLACES = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG))
+_UNREAD = re.compile("[\udc80-\udcff]")  # bytes that Python could not read as text
+_UTF8 = "write it in UTF-8; `LC_ALL=C.UTF-8` is a locale that every terminal and script can have"
 _BUG = "set ENDMARK_DEBUG=1 to see where it happened; it is a bug in Endmark"
 
 
@@ -32,6 +36,15 @@ def report(error: Exception) -> int:
         # Whoever read the output has had enough; flushing what is left would raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    if isinstance(error, OSError) and error.errno in _PLACES:
+        where = f" `{os.fsdecode(error.filename)}`" if error.filename is not None else ""
+        _say("error", f"cannot write{where}: {error.strerror}", "make room, or write to another place")
+        # What is left in the streams cannot be written either, and would be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if isinstance(error, UnicodeEncodeError) and any(map(_UNREAD.search, sys.argv)):
+        _say("error", f"a word of the command is no UTF-8 text: `{next(filter(_UNREAD.search, sys.argv))}`", _UTF8)
+        return _USAGE
     if isinstance(error, EndmarkError):
         _say("interrupted" if isinstance(error, Interrupted) else "error", str(error), error.hint)
         return error.exit_code
@@ -50,7 +63,7 @@ def report(error: Exception) -> int:
 
 def _say(kind: str, text: str, hint: str | None) -> None:
     """Write an error and its hint."""
-    click.echo(f"{kind}: {printable(text)}", err=True)
+    click.echo(f"{kind}: {printable(brief(text))}", err=True)
     if hint:
         click.echo(f"\nhint: {printable(hint)}", err=True)
 

@@ -98,6 +98,7 @@ def endmark() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    _fill_streams()
     atexit.register(gc.freeze)  # or the interpreter's end goes through all objects: a tenth of a short command
     try:
         code = endmark.main(
@@ -108,6 +109,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return report(error)
     return code if isinstance(code, int) else 0
+
+
+def _fill_streams() -> None:
+    """Put /dev/null where who started us has closed a stream: the next file to be opened would take its place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            file = os.open(os.devnull, os.O_RDWR)
+            if file != number:
+                os.dup2(file, number)
+                os.close(file)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """From a dataset file to a stored job: every row checked, stored a few thousand at a time, cut into shards."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -176,7 +177,8 @@ def settled(spec: GenerationSpec, dataset: Dataset, *, skip_bad_rows: bool) -> G
 
 def dataset_name(path: str) -> str:
     """Return the name of a job on the dataset that is given no other."""
-    return "stdin" if path == STDIN else file_name(path) if is_url(path) else Path(path).name
+    name = "stdin" if path == STDIN else file_name(path) if is_url(path) else Path(path).name
+    return os.fsencode(name).decode(errors="replace")  # the names of files may be any bytes
 
 
 def store_job(

@@ -10,6 +10,8 @@ _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
+_ENDLESS = re.compile(r"(\S{160})\S{80,}(\S{40})")
+
 
 def printable(text: str) -> str:
     """Return the text with control characters, and those that reorder a line, written as escapes."""
@@ -21,6 +23,11 @@ def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
+def brief(text: str) -> str:
+    """Return a message with its endless words cut in the middle: ids and cells may have any length."""
+    return _ENDLESS.sub(r"\1…\2", text)
+
+
 def one_line(text: str, width: int | None = None) -> str:
     """Return the text as one harmless line, cut to the width."""
     line = printable(" ".join(text.split()))
@@ -29,7 +36,7 @@ def one_line(text: str, width: int | None = None) -> str:
 
 def note(text: str) -> None:
     """Write a line for eyes."""
-    click.echo(printable(text), err=True)
+    click.echo(printable(brief(text)), err=True)
 
 
 def hint(text: str) -> None:

@@ -18,6 +18,7 @@ MESSAGES = "messages"  # the column of chat turns
 ID_COLUMNS = ("id", "custom_id")
 _NO_PROMPT = frozenset((*ID_COLUMNS, *OVERRIDES, MESSAGES))  # never taken for the prompt unless named
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_SHOWN = 20  # columns that a message names
 _CACHE_SIZE = 4096  # distinct override texts kept
 
 
@@ -45,7 +46,9 @@ def find_prompt_column(columns: Sequence[str], spec: GenerationSpec) -> str | No
     Raises:
         SpecError: the column, or one that the template names, is not there.
     """
-    listed = ", ".join(f"`{column}`" for column in columns) or "none"
+    shown = [f"`{column}`" for column in columns[:_SHOWN]]
+    more = [f"and {len(columns) - _SHOWN:,} more"] if len(columns) > _SHOWN else []
+    listed = ", ".join(shown + more) or "none"
     if spec.template is not None:
         for name in template_columns(spec.template):
             if name not in columns:

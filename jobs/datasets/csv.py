@@ -190,4 +190,6 @@ def _reason(error: csv.Error) -> str:
         return "a quote is opened and never closed"
     if "field limit" in str(error):
         return f"a cell has more than {_FIELD_LIMIT:,} characters; a quote may not have been closed"
+    if "expected after" in str(error):
+        return "text stands behind a quoted cell; a quote inside of quotes is written twice"
     return f"cannot be read as CSV: {error}"

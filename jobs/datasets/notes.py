@@ -1,9 +1,12 @@
 """What is worth a word about a dataset that can be used: each kind once, counted, with its first line."""
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from endmark.jobs.spelling import counted
+
+_SHOWN = 20  # notes: a value that is another in each row makes one for each
 
 
 class Notes:
@@ -33,10 +36,13 @@ class Notes:
 
     def texts(self) -> list[str]:
         """Return the notes as sentences, in the order in which they came up."""
-        return self._options() + [
+        found = [
             f"{text} ({counted(count, 'row')}, first in line {line:,})"
-            for text, (count, line) in self._found.items()
+            for text, (count, line) in islice(self._found.items(), _SHOWN)
         ]
+        left = len(self._found) - _SHOWN
+        more = [f"… and {counted(left, 'note')} more, of other values"] if left > 0 else []
+        return self._options() + found + more
 
 
 def _range(bounds: list[float]) -> str:

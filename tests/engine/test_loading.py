@@ -65,7 +65,22 @@ DAMAGED = {  # a file, what it holds then, and what is said of it
     "a list as a config": (
         "config.json",
         b"[]",
-        "must be a mapping, not list",
+        "cannot read the config.json of .*: it is no JSON object",
+    ),
+    "a list as a generation config": (
+        "generation_config.json",
+        b"[1]",
+        "cannot read the generation_config.json of .*: it is no JSON object",
+    ),
+    "a tokeniser's config cut short": (
+        "tokenizer_config.json",
+        b'{"chat_tem',
+        "cannot read the tokenizer_config.json of",
+    ),
+    "an index without its map": (
+        "model.safetensors.index.json",
+        b'{"metadata": {}}',
+        "cannot read the model.safetensors.index.json of .*: it has no `weight_map`",
     ),
     "no heads": (
         "config.json",

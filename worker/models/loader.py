@@ -24,7 +24,7 @@ from endmark.worker.models.end_tokens import end_token_ids
 from endmark.worker.models.hub import reachable_source
 from endmark.worker.models.laps import Laps
 from endmark.worker.models.loaded import Description, OwnEngine
-from endmark.worker.models.reading import check_readable, read_network, words_of
+from endmark.worker.models.reading import check_json, check_readable, read_network, words_of
 from endmark.worker.models.support import check_attention
 from endmark.worker.models.weights import (
     FP8_ORIGINAL,
@@ -78,6 +78,7 @@ def load_engine(
         SpecError: the adapter was trained on another model.
     """
     path = model_path(model)
+    check_json(path)
     if adapter is not None:
         _check_adapter_files(adapter, model, path)  # before gigabytes of weights are read
     check_mode(weights, device)

@@ -1,5 +1,6 @@
 """Reading a model's files with transformers, and refusing all that it would read in silence."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ from endmark.worker.models.adapters import check_folder, model_folder
 from endmark.worker.models.checkpoint import check_complete, check_packed, check_packed_files
 from endmark.worker.models.support import HINT, check_kind, check_quantised
 
+_OBJECTS: Mapping[str, tuple[str, ...]] = {  # small files of a model, with the objects that each must hold
+    "config.json": (),
+    "generation_config.json": (),
+    "tokenizer_config.json": (),
+    "model.safetensors.index.json": ("metadata", "weight_map"),
+}
 _LFS = b"version https://git-lfs"
 _UNKNOWN = ("does not recognize this architecture", "Unrecognized configuration class", "Unrecognized model")
 
@@ -113,6 +120,32 @@ def _read(
         raise ModelError(said, hint=_fix_of(path, error)) from error
     network, found = loaded
     return network, found
+
+
+def check_json(path: str) -> None:
+    """Refuse a folder whose small files are not what their names say, by their names.
+
+    The libraries read them one after the other, and name another file or none.
+
+    Raises:
+        ModelError: one is no JSON object, or has not what it is for.
+    """
+    for name, keys in _OBJECTS.items():
+        file = Path(path) / name
+        try:
+            values = json.loads(file.read_bytes())
+        except FileNotFoundError:  # a hub id, or a model without it
+            continue
+        except (OSError, ValueError, RecursionError) as error:
+            reason = words_of(error)
+        else:
+            lacking = [
+                key for key in keys if not isinstance(values, dict) or not isinstance(values.get(key), dict)
+            ]
+            if isinstance(values, dict) and not lacking:
+                continue
+            reason = f"it has no `{lacking[0]}`" if isinstance(values, dict) else "it is no JSON object"
+        raise ModelError(f"cannot read the {name} of `{path}`: {reason}", hint="copy or download the file again")
 
 
 def words_of(error: Exception) -> str:
