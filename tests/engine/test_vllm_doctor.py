@@ -26,7 +26,7 @@ def examine(tmp_path, monkeypatch, capsys):
 
 
 def test_the_doctor_finds_the_same_under_both_engines(examine):
-    """Its facts are of the files, and its sample is drawn by the same code; commands ask for the engine once more."""
+    """Its facts are of the files, and its sample is drawn by the same code; commands ask for the engine again."""
     own, other = examine(OWN), examine(VLLM)
     assert "end ids disagree" in {finding["check"] for finding in other["findings"]}
     assert [finding["check"] for finding in other["findings"]] == [finding["check"] for finding in own["findings"]]
