@@ -1,7 +1,8 @@
 """CSV by RFC 4180, and the same with tabs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import chain, repeat
 from typing import IO, Any
 
 from endmark.db.export.request import Export, Format
@@ -18,38 +19,63 @@ def write(handle: IO[str], export: Export, *, delimiter: str = ",") -> None:
     handle.write(_lines([[name] for name in header], delimiter, excel_safe=export.excel_safe))
     width = len(export.columns)
     for batch in export.batches():
-        cells = [found + [None] * (width - len(found)) for found in batch.cells]
+        cells: Sequence[Sequence[Any]] = batch.cells
+        if set(map(len, cells)) != {width}:
+            cells = [found + [None] * (width - len(found)) for found in batch.cells]
         columns = [batch.rows, *zip(*cells, strict=True), *batch.values]
         handle.write(_lines(columns, delimiter, excel_safe=export.excel_safe))
 
 
 def _lines(columns: Sequence[Sequence[Any]], delimiter: str, *, excel_safe: bool) -> str:
     """Return the lines of some rows, given by columns: what costs Python a call is done once for a column."""
-    cells = [_cells(column, delimiter, excel_safe=excel_safe) for column in columns]
-    return "\r\n".join(map(delimiter.join, zip(*cells, strict=True))) + "\r\n"
+    count = len(columns[0])
+    parts: list[Iterable[str]] = []  # of the lines
+    between = ""  # what stands behind the last of them in every line
+    for column in columns:
+        cell = _only_cell(column, delimiter, excel_safe=excel_safe)
+        if cell is not None:
+            between += cell + delimiter
+            continue
+        if between:
+            parts.append(repeat(between, count))
+        parts.append(_cells(column, delimiter, excel_safe=excel_safe))
+        between = delimiter
+    parts.append(repeat(between.removesuffix(delimiter) + "\r\n", count))
+    return "".join(chain.from_iterable(zip(*parts, strict=True)))
+
+
+def _only_cell(column: Sequence[Any], delimiter: str, *, excel_safe: bool) -> str | None:
+    """Return the cell that all rows of a column have alike, as it stands in their lines; None if they differ."""
+    first = column[0]
+    if type(first) not in _SAME_TEXT or column.count(first) < len(column):
+        return None
+    if isinstance(first, int) and len(set(map(type, column))) > 1:  # True is 1
+        return None
+    return "" if first is None else _cells_of([_text(first)], delimiter, excel_safe=excel_safe)[0]
 
 
 def _cells(column: Sequence[Any], delimiter: str, *, excel_safe: bool) -> Sequence[str]:
     """Return the cells of a column as they stand in their lines."""
     kinds = set(map(type, column))
-    if kinds <= _SAME_TEXT and len(kinds) == 1 and column.count(column[0]) == len(column):
-        return _cells_of([_text(column[0])], delimiter, excel_safe=excel_safe) * len(column)
     if kinds <= {int, float}:  # none of which is quoted or a formula
         return list(map(repr, column))
     texts = column if kinds == {str} else [_text(value) for value in column]
     return _cells_of(texts, delimiter, excel_safe=excel_safe)
 
 
-def _cells_of(texts: Sequence[str], delimiter: str, *, excel_safe: bool) -> list[str]:
-    """Return texts as cells."""
-    return [quoted(text, delimiter) for text in (map(_defused, texts) if excel_safe else texts)]
-
-
-def quoted(cell: str, delimiter: str = ",") -> str:
-    """Return a cell as it stands in a line, as `csv.writer` does at a tenth of the time that it takes."""
-    if '"' in cell:
-        return '"' + cell.replace('"', '""') + '"'
-    return f'"{cell}"' if delimiter in cell or "\n" in cell or "\r" in cell else cell
+def _cells_of(texts: Sequence[str], delimiter: str, *, excel_safe: bool) -> Sequence[str]:
+    """Return texts as cells as they stand in lines, as `csv.writer` has them at a tenth of the time it takes."""
+    if excel_safe:
+        texts = list(map(_defused, texts))
+    whole = "".join(texts)
+    if not any(mark in whole for mark in ('"', delimiter, "\n", "\r")):
+        return texts
+    return [
+        '"' + text.replace('"', '""') + '"'
+        if '"' in text or delimiter in text or "\n" in text or "\r" in text
+        else text
+        for text in texts
+    ]
 
 
 def _text(value: Any) -> str:  # noqa: ANN401

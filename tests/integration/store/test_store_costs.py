@@ -1,6 +1,7 @@
 """What a claim and the end of a shard read grows neither with the rows of a job nor with the jobs that wait."""
 
 import re
+import threading
 
 import pytest
 from sqlalchemy import event, text
@@ -199,6 +200,16 @@ def test_an_export_reads_its_batches_by_key(store):
     assert len(found) >= 1
     for plan in found:
         assert not re.search(r"\bSCAN\b|TEMP B-TREE|Seq Scan|SubPlan|row>\? AND row<\?\) LEFT-JOIN", plan), plan
+
+
+def test_an_export_that_is_given_up_reads_no_further(store):
+    """On Postgres the next batch was being read by a thread when its connection was closed."""
+    job = submit(store, ["x"] * 4000, shard_size=1000)
+    for _ in range(20):
+        results = stream_results(store, job)
+        assert next(results).row == 0
+        results.close()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("export")]
 
 
 def test_the_counts_of_queued_and_running_shards_follow_their_shards(store):
