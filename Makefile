@@ -13,10 +13,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 install: $(STAMP)
 
+# Modules are compiled as they are first used: most of what comes with the packages never is.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,postgres,parquet,zstd,remote,metrics,serve,finetune,shapes,docs]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,postgres,parquet,zstd,remote,metrics,serve,finetune,shapes,docs]'
 	touch $(STAMP)
 
 demo: install

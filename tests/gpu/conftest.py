@@ -1,8 +1,15 @@
 """What tests of kernels share."""
 
+import os
+
 import pytest
 
 from tests.engine.conftest import CONFIGS
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    from tests.gpu import interpreter
+
+    interpreter.replace_language_once()
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_rows_whose_keys_are_gathered_give_the_same_bits():
 
 def test_a_size_is_captured_once_the_card_has_waited_for_its_launch(monkeypatch):
     """Captures stop the card: beside a quick host, which was ahead anyway, they cost runs of labels 4 to 9 %."""
-    _, runner = build("llama", layers=2)
+    _, runner = build("llama", layers=1)
     monkeypatch.setattr(prompt_steps, "_BEFORE_RECORDING", 1)
     prompts = runner._prompts
 

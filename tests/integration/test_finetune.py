@@ -16,7 +16,7 @@ from tests.integration.test_cli_run import finished, start
 pytestmark = pytest.mark.integration
 __all__ = ["start"]
 EXAMPLES = Path(__file__).parents[2] / "examples"
-WORDS = ["--steps", 45, "--learning-rate", 0.002, "--held-out", 24, "--save-every", 10, "--max-new-tokens", 160]
+WORDS = ["--steps", 30, "--learning-rate", 0.002, "--held-out", 24, "--save-every", 10, "--max-new-tokens", 160]
 
 
 def trainer_of(process):
@@ -42,7 +42,7 @@ def wait_for(look):
 def test_the_bundled_model_learns_to_end_its_answers(start, tmp_path):
     adapter = tmp_path / "adapter"
     process = start("finetune", EXAMPLES / "finetune.jsonl", "-o", "adapter", *WORDS)
-    wait_for((adapter / "checkpoints" / "checkpoint-20" / "trainer_state.json").is_file)
+    wait_for((adapter / "checkpoints" / "checkpoint-10" / "trainer_state.json").is_file)
     os.kill(trainer_of(process), signal.SIGKILL)
     out, err = finished(process, code=1)
     assert out == ""
@@ -55,7 +55,7 @@ def test_the_bundled_model_learns_to_end_its_answers(start, tmp_path):
 
     out, err = finished(start("finetune", EXAMPLES / "finetune.jsonl", "-o", "adapter", "--here", *WORDS))
     assert out == f"{adapter}\n"
-    assert re.search(r"going on from step [234]0 of 45", err)
+    assert re.search(r"going on from step [12]0 of 30", err)
     assert "evaluating the model as it is" not in err
     assert "natural EOS" in err
     evaluation = json.loads((adapter / "evaluation.json").read_text())
@@ -69,7 +69,7 @@ def test_the_bundled_model_learns_to_end_its_answers(start, tmp_path):
     assert manifest["base"]["model"] == "demo"
     assert manifest["seed"] == 0
     with (adapter / "loss.csv").open(newline="") as file:
-        assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, 46))
+        assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, 31))
     assert (adapter / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert not (adapter / "checkpoints").exists()
     _use(start, tmp_path)
