@@ -1,5 +1,7 @@
 """The pool of KV pages: what is shared, what is never shared, and in which order pages are used again."""
 
+import random
+
 import pytest
 
 from endmark.worker.engine.pages import PagePool
@@ -144,3 +146,119 @@ def test_too_many_pages_are_not_taken_in_part():
 @pytest.mark.parametrize(("tokens", "pages"), [(0, 0), (1, 1), (4, 1), (5, 2), (8, 2)])
 def test_pages_for(tokens, pages):
     assert PagePool(1, 4).pages_for(tokens) == pages
+
+
+class Plain:
+    """What the pool does, said plainly: every page with all the tokens up to its end, and no keys.
+
+    A page is found by the tokens up to its end, for as long as it and the known ones before it hold them.
+    """
+
+    def __init__(self, pages, size):
+        self.size, self.users, self.order = size, [0] * pages, list(range(pages))  # free ones, the next first
+        self.known = {}  # by the known page before (None at the begin) and its own tokens: page
+        self.fronts = []  # (known page before, tokens, page), the latest last
+
+    def forget(self, page):
+        self.fronts = [item for item in self.fronts if item[2] != page]
+
+    def take(self, count):
+        if count > len(self.order):
+            return None
+        taken, self.order = self.order[:count], self.order[count:]
+        for page in taken:
+            self.users[page] = 1
+            self.forget(page)
+            self.known = {key: other for key, other in self.known.items() if other[1] != page}
+        return taken
+
+    def release(self, pages):
+        for page in reversed(pages):
+            self.users[page] -= 1
+            if not self.users[page]:
+                self.order.append(page)
+
+    def use(self, page):
+        self.users[page] += 1
+        if page in self.order:
+            self.order.remove(page)
+
+    def chain(self, tokens):
+        before, found = None, []
+        for at in range(0, len(tokens) - self.size + 1, self.size):
+            item = self.known.get((before, tuple(tokens[at : at + self.size])))
+            if item is None:
+                break
+            found.append(item)
+            before = item
+        return found
+
+    def share_prefix(self, tokens):
+        pages = [page for _, page in self.chain(tokens[:-1])]
+        for page in pages:
+            self.use(page)
+        return pages
+
+    def hold_alike(self, tokens, shared):
+        before = self.chain(tokens)[len(shared) - 1] if shared else None
+        own = tokens[len(shared) * self.size : -1][: self.size]
+        alike = []
+        for _, front, page in [item for item in self.fronts if item[0] == before][-8:]:
+            count = 0
+            while count < min(len(own), len(front)) and own[count] == front[count]:
+                count += 1
+            alike.append((count, page))
+        count, page = max(alike, default=(0, 0))
+        if count:
+            self.use(page)
+        return page, count
+
+    def publish_prefix(self, tokens, pages):
+        before = None
+        for index, at in enumerate(range(0, len(tokens), self.size)):
+            own = tuple(tokens[at : at + self.size])
+            if (before, own) not in self.known:
+                self.forget(pages[index])
+                self.fronts.append((before, own, pages[index]))
+                if len(own) < self.size:
+                    return
+                self.known[before, own] = (object(), pages[index])
+            before = self.known[before, own]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_pool_does_what_a_plain_one_does(seed):
+    """Rows come, share, copy, grow and go as in the scheduler; prompts of two tokens, so that most begin alike."""
+    rng = random.Random(seed)
+    size, count = rng.choice([(2, 9), (3, 12), (4, 24), (4, 60)])
+    pool, plain = PagePool(count, size), Plain(count, size)
+    rows = []
+    for _ in range(250):
+        assert pool.free == len(plain.order)
+        assert pool._users == plain.users
+        if rows and rng.random() < 0.45:
+            tokens, pages = rows.pop(rng.randrange(len(rows)))
+            if rng.random() < 0.5:
+                pool.publish_prefix(tokens, pages)
+                plain.publish_prefix(tokens, pages)
+            pool.release(pages)
+            plain.release(pages)
+            continue
+        tokens = [rng.randrange(2) for _ in range(rng.randrange(1, 6 * size))]
+        shared = pool.share_prefix(tokens)
+        assert shared == plain.share_prefix(tokens)
+        page, alike = pool.hold_alike(tokens, shared)
+        assert (alike, page if alike else 0) == (
+            (found := plain.hold_alike(tokens, shared))[1],
+            found[0] * bool(alike),
+        )
+        taken = pool.take(pool.pages_for(len(tokens)) - len(shared))
+        assert taken == plain.take(-(-len(tokens) // size) - len(shared))
+        for one in (pool, plain):
+            one.release([page] * bool(alike))
+            if taken is None:
+                one.release(shared)
+            else:
+                one.publish_prefix(tokens, shared + taken)
+        if taken is not None:
+            rows.append((tokens, shared + taken))

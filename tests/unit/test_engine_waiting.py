@@ -98,6 +98,57 @@ def test_dropped_rows_are_let_go_of_while_another_is_the_first():
     assert len(waiting) == 1
 
 
+@pytest.mark.parametrize("batch", [1, 4, 512])
+@pytest.mark.parametrize("admitted", [0, 1, 5])
+def test_a_batch_that_was_admitted_meanwhile_weighs_as_much_as_128_tokens(batch, admitted):
+    """A row that comes later is overtaken by that much, and not at all by one that came with it."""
+    for more, is_first in ((0, False), (1, True)):
+        waiting = WaitingRows(batch)
+        for key in range(admitted):
+            waiting.add(make_row(key, 10_000))
+            waiting.admit()
+        earlier = WaitingRows(batch)
+        earlier.add(early := make_row(98, 10))
+        for key in range(admitted):
+            earlier.add(make_row(key, 10_000))
+            earlier.admit()
+        late = make_row(99, 10 + admitted * 128 // batch + more)
+        earlier.add(late)
+        exact = admitted * 128 % batch == 0
+        assert earlier.first is (late if is_first else early) or not exact
+        waiting.add(late)
+        waiting.add(make_row(97, late.budget))
+        assert waiting.first is late, "of equal ones the first to come"
+
+
+@pytest.mark.parametrize("count", [100, 301])
+def test_the_heap_holds_no_more_dropped_rows_than_it_may(count):
+    """Twice the rows that wait and 64 more; it is made anew where there would be one too many, and only there."""
+    waiting = WaitingRows(4)
+    rows = [make_row(key) for key in range(count)]
+    for row in rows:
+        waiting.add(row)
+    entries = count
+    for left in range(count - 1, 0, -1):
+        waiting.drop(rows.pop())
+        if entries > 2 * left + 64:
+            entries = left
+        assert len(waiting._heap) == entries
+
+
+def test_prompts_are_counted_for_as_long_as_their_rows_wait():
+    waiting = WaitingRows(4)
+    rows = [RowState(Answer(Request(key, [1] * (key + 1), 9), VOCABULARY, 9)) for key in range(5)]
+    for row in rows:
+        waiting.add(row)
+    assert waiting.tokens == 15
+    waiting.drop(rows[1])
+    waiting.admit()
+    assert waiting.tokens == 15 - 2 - 1
+    waiting.put_back(rows[1])
+    assert (waiting.tokens, waiting.first, len(waiting)) == (14, rows[1], 4)
+
+
 class Counted(int):
     """A budget that counts how often its place in the order is compared."""
 
