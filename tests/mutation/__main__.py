@@ -1,9 +1,11 @@
 """Try a sample of mutants against the tests of their part: `python -m tests.mutation [PART …]`.
 
 Cosmic Ray knows where a module can be changed, and how; the sample is drawn from all of its places. Each mutant
-runs in a copy of the checkout against the tests of its part, those first that name its module. A timeout counts as
-noticed. Mutants that change nothing are listed in `equivalent.txt`, each with the reason, and are left out. The
-exit status is 1 below `--least`, and 2 where the tests fail without a change.
+runs in a copy of the checkout against the test files of its part that reach the place, those first that name
+its module. A timeout counts as noticed. Mutants that change nothing are listed in `equivalent.txt`, each with the
+reason, and are left out. What is known of earlier runs stands in `.mutants/`: the same command goes on where it
+was stopped, and tries those again whose tests have changed. The exit status is 1 below `--least`, and 2 where the
+tests fail without a change.
 """
 
 import argparse
@@ -15,15 +17,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
-from tests.mutation.mutants import PARTS, Mutant, all_mutants, explained, nearest, suite
+from tests.mutation.mutants import PARTS, Mutant, all_mutants, explained
+from tests.mutation.reach import Known, Reached, TestsFail, environment, measured, near, options
 
 ROOT = Path(__file__).parents[2]
-_BASE = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout-method=thread"]
 
 
 def main() -> int:
@@ -37,39 +41,16 @@ def main() -> int:
         f"{len(drawn)} of {len(mutants)} mutants drawn, {len(drawn) - len(tried)} of them change nothing",
         flush=True,
     )
-    survivors, outcomes = [], 0
     end = time.monotonic() + asked.minutes * 60
     with tempfile.TemporaryDirectory(prefix="endmark-mutants-") as folder:
-        copies: SimpleQueue[Path] = SimpleQueue()
-        for number in range(asked.jobs):
-            copies.put(_copy(Path(folder) / str(number)))
-        for part in asked.parts:
-            if failed := _failures(Path(folder) / "0", part):
-                print(f"the tests of {part} fail without any change:\n{failed}", file=sys.stderr)
-                return 2
-
-        def attempt(mutant: Mutant) -> str | None:
-            if time.monotonic() > end:
-                return None
-            copy = copies.get()
-            try:
-                return _try(copy, mutant, asked.seconds)
-            finally:
-                copies.put(copy)
-
-        with ThreadPoolExecutor(asked.jobs) as pool:
-            for mutant, outcome in zip(tried, pool.map(attempt, tried), strict=True):
-                if outcome is None:
-                    continue
-                outcomes += 1
-                print(f"{outcome}: {mutant.name}", flush=True)
-                if outcome == "survived":
-                    survivors.append(mutant)
-    for mutant in survivors:
-        print(f"\n{mutant.name}\n{mutant.diff(ROOT)}")
-    share = (outcomes - len(survivors)) / outcomes if outcomes else 0.0
-    print(f"\n{outcomes - len(survivors)} of {outcomes} mutants noticed: {share:.2f} (seed {asked.seed})")
-    return int(share < asked.least)
+        copies = [_copy(Path(folder) / str(number)) for number in range(asked.jobs)]
+        try:
+            reached = {part: measured(ROOT, copies[0], part, end) for part in asked.parts}
+        except TestsFail as error:
+            print(f"a test fails without any change: {error}", file=sys.stderr)
+            return 2
+        outcomes = _try_all(tried, reached, copies, end)
+    return _tell(tried, outcomes, asked)
 
 
 def _arguments() -> argparse.Namespace:
@@ -78,10 +59,56 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=200, help="mutants to draw")
     parser.add_argument("--seed", type=int, default=1, help="of the sample")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="mutants at once")
-    parser.add_argument("--seconds", type=float, default=600, help="for the tests of one mutant")
     parser.add_argument("--minutes", type=float, default=300, help="after which no mutant is begun")
     parser.add_argument("--least", type=float, default=0.9, help="share that must be noticed")
     return parser.parse_args()
+
+
+def _try_all(
+    tried: Sequence[Mutant], reached: dict[str, list[Reached]], copies: Sequence[Path], end: float
+) -> dict[Mutant, str]:
+    """Return the outcome of each mutant that was begun before the end: `noticed`, `timed out` or `survived`."""
+    free: SimpleQueue[Path] = SimpleQueue()
+    for copy in copies:
+        free.put(copy)
+    known = Known(ROOT)
+
+    def attempt(mutant: Mutant) -> tuple[str, str]:
+        tests = near(ROOT, mutant, reached[mutant.part])
+        if (outcome := known.outcome(mutant, tests)) is not None:
+            return outcome, "as before"
+        if time.monotonic() > end:
+            return "", ""
+        begin, copy = time.monotonic(), free.get()
+        try:
+            outcome, by = _try(copy, mutant, tests)
+        finally:
+            free.put(copy)
+        known.note(mutant, tests, outcome)
+        return outcome, f"{time.monotonic() - begin:.0f} s, {len(tests)} test files {by}"
+
+    outcomes = {}
+    with ThreadPoolExecutor(len(copies)) as pool:
+        for number, (mutant, (outcome, told)) in enumerate(zip(tried, pool.map(attempt, tried), strict=True), 1):
+            if outcome:
+                outcomes[mutant] = outcome
+                print(f"{number}/{len(tried)} {outcome}: {mutant.name} ({told})", flush=True)
+    return outcomes
+
+
+def _tell(tried: Sequence[Mutant], outcomes: dict[Mutant, str], asked: argparse.Namespace) -> int:
+    """Show the survivors, and the shares of each module and of all; return the exit status."""
+    survivors = [mutant for mutant, outcome in outcomes.items() if outcome == "survived"]
+    for mutant in survivors:
+        print(f"\n{mutant.name}\n{mutant.diff(ROOT)}")
+    print()
+    alive = Counter(mutant.module for mutant in survivors)
+    for module, count in sorted(Counter(mutant.module for mutant in outcomes).items()):
+        print(f"{count - alive[module]:4} of {count:3}  {module}")
+    share = (len(outcomes) - len(survivors)) / len(outcomes) if outcomes else 0.0
+    left = f", {len(tried) - len(outcomes)} not tried yet" if len(outcomes) < len(tried) else ""
+    print(f"{len(outcomes) - len(survivors)} of {len(outcomes)} noticed: {share:.2f} (seed {asked.seed}{left})")
+    return int(share < asked.least)
 
 
 def _copy(folder: Path) -> Path:
@@ -96,55 +123,44 @@ def _copy(folder: Path) -> Path:
         if os.path.lexists(ROOT / name):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
-    found = _python(folder, "-c", "import endmark.jobs; print(endmark.jobs.__file__)")
+    found = subprocess.run(
+        [sys.executable, "-c", "import endmark.jobs; print(endmark.jobs.__file__)"],
+        cwd=folder, env=environment(), capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
     assert found.startswith(str(folder)), f"the copy would run {found}"
     return folder
 
 
-def _python(folder: Path, *words: str) -> str:
-    return subprocess.run(
-        [sys.executable, *words], cwd=folder, env=_environment(), capture_output=True, text=True, check=True
-    ).stdout
-
-
-def _environment() -> dict[str, str]:
-    """Return ours, without compiled modules: within a second a mutant and the next one look alike."""
-    return {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-
-
-def _failures(copy: Path, part: str) -> str:
-    """Return what fails of a part's tests before anything is changed; empty if nothing does."""
-    run = subprocess.run(
-        [*_BASE, *suite(copy, part)], cwd=copy, env=_environment(), capture_output=True, text=True, check=False
-    )
-    return run.stdout[-3000:] if run.returncode else ""
-
-
-def _try(copy: Path, mutant: Mutant, seconds: float) -> str:
-    """Run the tests near a mutant; return `noticed`, `timed out` or `survived`."""
+def _try(copy: Path, mutant: Mutant, tests: Sequence[Reached]) -> tuple[str, str]:
+    """Run the tests near a mutant; return `noticed`, `timed out` or `survived`, and the test that failed."""
+    if not tests:
+        return "survived", ""
     path = copy / mutant.module
     before = path.read_text(encoding="utf-8")
     path.write_text(mutant.apply(before), encoding="utf-8")
     try:
         run = subprocess.Popen(
-            [*_BASE, *nearest(copy, mutant)],
+            [sys.executable, "-m", "pytest", *(item.file for item in tests), *options(mutant.part)],
             cwd=copy,
-            env=_environment(),
-            stdout=subprocess.DEVNULL,
+            env=environment(),
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            text=True,
             start_new_session=True,
         )
         try:
-            return "survived" if run.wait(seconds) == 0 else "noticed"
+            told, _ = run.communicate(timeout=60 + 5 * sum(item.seconds for item in tests))
+            failed = [line.split(" - ")[0] for line in told.splitlines() if line.startswith(("FAILED", "ERROR"))]
+            return "noticed" if run.returncode else "survived", " ".join(failed[:1])
         except subprocess.TimeoutExpired:
-            return "timed out"
+            return "timed out", ""
         finally:
             _end(run)
     finally:
         path.write_text(before, encoding="utf-8")
 
 
-def _end(run: subprocess.Popen[bytes]) -> None:
+def _end(run: subprocess.Popen[str]) -> None:
     """End what a run of tests has left."""
     with suppress(ProcessLookupError):
         os.killpg(run.pid, signal.SIGKILL)

@@ -1,7 +1,7 @@
 """Where modules can be changed, by which of Cosmic Ray's operators; which tests stand near a place."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -51,6 +51,7 @@ class Part:
     without: tuple[str, ...]
     tests: tuple[str, ...]
     options: tuple[str, ...] = ()
+    words: tuple[str, ...] = ("",)  # only test files with one of them are of the part
 
 
 PARTS = {
@@ -72,8 +73,9 @@ PARTS = {
     "engine": Part(
         "worker/engine",
         ("worker/engine/cuda/",),  # tests/engine/test_kernels_interpreted.py takes a minute for each
-        ("tests/engine", "tests/unit"),
+        ("tests/unit", "tests/engine"),
         ("--deselect", "tests/engine/test_kernels_interpreted.py"),
+        ("endmark.worker.engine", "engine_contract"),
     ),
 }
 
@@ -150,30 +152,15 @@ def _says_nothing(node: Any) -> bool:
 
 
 @cache
-def _test_files(root: Path, part: str) -> list[tuple[str, str]]:
-    """Return the part's test files with their text."""
-    files = []
-    for place in PARTS[part].tests:
+def test_files(root: Path, name: str) -> dict[str, str]:
+    """Return a part's test files with their text."""
+    files: dict[str, str] = {}
+    part = PARTS[name]
+    for place in part.tests:
         found = sorted((root / place).rglob("test_*.py")) if (root / place).is_dir() else [root / place]
-        files += [(str(path.relative_to(root)), path.read_text(encoding="utf-8")) for path in found]
+        texts = {str(path.relative_to(root)): path.read_text(encoding="utf-8") for path in found}
+        files |= {name: text for name, text in texts.items() if any(word in text for word in part.words)}
     return files
-
-
-def nearest(root: Path, mutant: Mutant) -> list[str]:
-    """Return pytest's arguments: the test files of the part, those first that name the module or its folder."""
-    dotted = "endmark." + mutant.module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    package = dotted.rpartition(".")[0]
-
-    def distance(item: tuple[str, str]) -> int:
-        return 0 if f"{dotted} " in item[1] or f"{dotted}." in item[1] else 1 if f"{package}" in item[1] else 2
-
-    return suite(root, mutant.part, distance)
-
-
-def suite(root: Path, part: str, distance: Callable[[tuple[str, str]], int] = lambda _: 0) -> list[str]:
-    """Return pytest's arguments: the test files of a part, the nearest first."""
-    files = [name for name, _ in sorted(_test_files(root, part), key=distance)]
-    return [*files, *PARTS[part].options, "-m", "not slow and not gpu"]
 
 
 def explained(root: Path, mutant: Mutant) -> str | None:
