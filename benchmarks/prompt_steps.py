@@ -38,7 +38,7 @@ def plan(runner: CudaRunner, rows: int, tokens: int, length: int, cached: int = 
         rows: that run, of so many `tokens` each.
         length: of the prompts, behind so many tokens that are `cached`.
     """
-    count = max(1, (runner.piece_tokens - rows) // length)
+    count = max(1, (runner.captured_tokens - rows) // length)
     own, new = (-(-(size + 1) // runner.page_size) for size in (tokens, cached + length))
     rows = min(rows, runner.max_rows - count)
     if rows * own + count * new > runner.num_pages:
@@ -94,11 +94,9 @@ def main() -> None:
         (60, 290, 290, 0),
         (120, 5888, 0, 3696),
     ):
-        length = length or runner.piece_tokens - rows
+        length = length or runner.captured_tokens - rows
         step = plan(runner, rows, tokens, length, cached)
-        name = (
-            f"{rows} rows of {tokens} and prompts of {length} behind {cached}, {runner.piece_tokens} tokens in all"
-        )
+        name = f"{rows} rows of {tokens}, prompts of {length} behind {cached}"
         if step is None:
             print(f"{name}: no room", flush=True)
             continue

@@ -12,7 +12,7 @@ from endmark.jobs.landing import tabulate
 from endmark.worker.engine.fp8 import Fp8Linear, scaled_rows
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.text import Vocabulary
-from endmark.worker.models.building import Shape, fitting_rows, piece_tokens, sentence_table
+from endmark.worker.models.building import Shape, captured_tokens, fitting_rows, sentence_table
 from endmark.worker.models.end_tokens import end_token_ids
 from endmark.worker.models.loader import load_engine
 from tests.integration.tiny_model import save_tiny_model
@@ -196,10 +196,10 @@ def test_a_small_model_takes_more_tokens_of_prompts_beside_running_rows(hidden, 
         cache_itemsize=2,
         rows=64,
     )
-    assert shape.piece_tokens == tokens
+    assert shape.captured_tokens == tokens
     scaled = Fp8Linear(scaled_rows(torch.ones(16, 16)), None, torch.bfloat16)
-    assert piece_tokens(torch.nn.Linear(16, 16), shape) == tokens
-    assert piece_tokens(torch.nn.Sequential(scaled), shape) == min(2 * tokens, 8192)
+    assert captured_tokens(torch.nn.Linear(16, 16), shape) == tokens
+    assert captured_tokens(torch.nn.Sequential(scaled), shape) == min(2 * tokens, 8192)
 
 
 def test_a_processor_has_the_rows_that_suit_it():

@@ -100,7 +100,7 @@ class Runner(Protocol):
     num_pages: int
     max_rows: int  # slots, and the most rows in one step
     prefill_tokens: int  # the most tokens in a step that computes prompts, those of running rows included
-    piece_tokens: int  # of them beside a full batch: as few as take the device no less time than their launch
+    piece_tokens: int  # of them beside a full batch; a step of more rows takes several times as many
     weight_tokens: int  # tokens whose products take as long as reading all weights, which a step does in any case
     refill: int  # slots that should be free before a prefill is worth its launch
     context: int  # the longest row, prompt and answer, that the model can hold

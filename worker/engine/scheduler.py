@@ -20,8 +20,6 @@ from endmark.worker.engine.row import RowState
 from endmark.worker.engine.steering import Call
 from endmark.worker.engine.waiting import WaitingRows
 
-_LEAST = 16  # of a piece: so many fewer tokens are left over rather than a prompt cut for them
-
 
 class Scheduler:
     """Plans steps; sees no token but through the rows it holds."""
@@ -37,7 +35,7 @@ class Scheduler:
         self._refill = runner.refill
         self._refilling = False  # whether rows wait that the step before had slots for, and no tokens
         self._piece_tokens = runner.piece_tokens
-        self._least = max(runner.page_size, runner.piece_tokens // _LEAST)  # tokens that a prompt is cut for
+        self._least = runner.page_size  # tokens that a prompt is cut for: products like full steps
         self._long = LongPrompts(runner)
 
     @property

@@ -29,12 +29,12 @@ _CPU_ROWS, _GPU_ROWS = 64, 256
 _MOST_ROWS, _ROW_STEP = 1024, 64  # rows at once where nobody says how many: beyond them no card is faster
 _TYPICAL_ROW = 512  # tokens a row for which the cache has room when rows are counted by it
 _CPU_CACHE_BYTES = 1 << 30
-_PREFILL_TOKENS = 8192
+_PREFILL_TOKENS = 8192  # of a step, also beside running rows: the larger, the less is lost between launches
 _CPU_PREFILL_TOKENS = 1024
-# Beside running rows: the least that products take at full speed, and numbers of a layer times tokens that take a
-# card (at 600 TFLOP/s) as long as the launch of a layer takes its host (half a millisecond)
-_LEAST_PIECE, _HIDING = 2048, 1.65e11
-_FP8_PIECES = 2  # times as many tokens
+# Tokens of the largest step with prompts that may be captured, at least; and numbers of a layer times tokens that
+# take a card (at 600 TFLOP/s) as long as the launch of a layer takes its host (half a millisecond)
+_LEAST_CAPTURED, _HIDING = 2048, 1.65e11
+_FP8_CAPTURED = 2  # times as many tokens
 _USEFUL_ROW = 1024  # tokens a row for which room is kept before weights are expanded
 _SPARE = 0.94  # of the free memory that is taken
 _GRAPH_BYTES = 9 << 27  # for captured graphs, the keys that they gather (2^27), kernels and libraries
@@ -93,7 +93,7 @@ class Shape:
         """Bytes that forward passes take beside weights and cache: one that is launched, and those captured."""
         if self.device.type != "cuda":
             return 0
-        tokens = max(_PREFILL_TOKENS, self.rows) + min(_PREFILL_TOKENS, _FP8_PIECES * self.piece_tokens)
+        tokens = max(_PREFILL_TOKENS, self.rows) + min(_PREFILL_TOKENS, _FP8_CAPTURED * self.captured_tokens)
         return (
             tokens * (6 * self.hidden + 3 * self.widest) * self.itemsize
             + self.rows * self.vocabulary * 8
@@ -111,10 +111,10 @@ class Shape:
         return useful + 0.5 * free_memory(self.device)
 
     @property
-    def piece_tokens(self) -> int:
-        """Tokens of a step that computes prompts beside running rows: so many that its launch takes no longer."""
+    def captured_tokens(self) -> int:
+        """Tokens of the largest step with prompts to capture: a larger one takes longer than its launch."""
         layer = self.hidden * (3 * self.widest + 2 * self.hidden + 2 * self.kv_heads * self.head_size)
-        return min(_PREFILL_TOKENS, max(_LEAST_PIECE, 1 << math.ceil(math.log2(_HIDING / layer))))
+        return min(_PREFILL_TOKENS, max(_LEAST_CAPTURED, 1 << math.ceil(math.log2(_HIDING / layer))))
 
     def pages(self) -> int:
         """Return how many KV pages there is room for, no more than all rows can use.
@@ -148,10 +148,10 @@ def fitting_rows(tokens: int, least: int) -> int:
     return max(least, min(rows, _MOST_ROWS))
 
 
-def piece_tokens(network: nn.Module, shape: Shape) -> int:
-    """Return the tokens of a mixed step: in fp8 products take half the time, and the host as long as ever."""
+def captured_tokens(network: nn.Module, shape: Shape) -> int:
+    """Return the tokens of the largest step to capture: in fp8 products take half the time, its launch as long."""
     fp8 = any(isinstance(module, Fp8Linear) for module in network.modules())
-    return min(_PREFILL_TOKENS, shape.piece_tokens * (_FP8_PIECES if fp8 else 1))
+    return min(_PREFILL_TOKENS, shape.captured_tokens * (_FP8_CAPTURED if fp8 else 1))
 
 
 def build_runner(
@@ -189,8 +189,9 @@ def build_runner(
             page_size=PAGE_SIZE,
             max_rows=shape.rows,
             prefill_tokens=_PREFILL_TOKENS,
-            piece_tokens=piece_tokens(network, shape),
+            piece_tokens=_PREFILL_TOKENS,
             context=shape.context,
+            captured_tokens=captured_tokens(network, shape),
             sentence_table=table,
             cache_type=torch.float8_e4m3fn if kv_cache == "fp8" else None,
         )

@@ -101,7 +101,7 @@ class PromptSteps:
         if tokens not in self.idle.sizes:
             return False
         running = next(count for count in self._running if count >= inputs.decoding)
-        size = Size(tokens, min(running, tokens), inputs.gathered is not None, inputs.copied is not None)
+        size = Size.of(inputs, running)
         if size not in self._steps and len(self._steps) >= _MOST_SIZES:
             return False
         step = self._step(size)

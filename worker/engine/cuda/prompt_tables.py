@@ -26,6 +26,7 @@ from endmark.worker.engine.cuda.replay import Replay
 from endmark.worker.engine.plan import PrefillRow
 
 _LEAST, _WHOLE = 16, 32  # tokens of the smallest pass; larger ones are whole multiples of so many
+_TILES, _MANY_TILES = 32, 8  # tokens a tile: a surplus one costs a fifth of one with work, so there are few
 _COPIES = 256  # fronts of pages
 _IDLE = 16  # idle tokens that attend to each other; they stand in one page
 
@@ -50,6 +51,14 @@ class Size(NamedTuple):
     running: int  # rows at the front, idle ones included
     gathers: bool  # whether some prompts' keys are gathered
     copies: bool = False  # whether fronts of pages are copied
+    short: bool = False  # whether prompts are so short that there are many tiles
+
+    @classmethod
+    def of(cls, inputs: PassInputs, running: int) -> "Size":
+        """Return a pass's size, with so many rows at the front."""
+        tokens = len(inputs.tokens)
+        short = inputs.tiles is not None and len(inputs.tiles.slots) > fours(tokens // _TILES)
+        return cls(tokens, min(running, tokens), inputs.gathered is not None, inputs.copied is not None, short)
 
     def widths(self, room: int) -> list[int]:
         """Return how many numbers there are of each kind of the kernels' inputs, in the order of `PromptStep`.
@@ -58,7 +67,7 @@ class Size(NamedTuple):
             room: tokens that can be gathered.
         """
         tiles, chunks = (fours(self.tokens // 32), room // CHUNK) if self.gathers else (0, 0)
-        paged = fours(self.tokens // 8)  # enough for prompts of 8 tokens each
+        paged = fours(self.tokens // (_MANY_TILES if self.short else _TILES))
         copies = _COPIES if self.copies else 0
         return [self.tokens] * 2 + [self.running] * 2 + [paged] * 4 + [tiles] * 4 + [chunks] * 4 + [copies] * 3
 

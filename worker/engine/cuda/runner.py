@@ -49,6 +49,7 @@ class CudaRunner:
         prefill_tokens: int,
         piece_tokens: int,
         context: int,
+        captured_tokens: int | None = None,
         sentence_table: Tensor | None = None,
         cache_type: torch.dtype | None = None,
         fused: Fused | None = None,
@@ -58,6 +59,8 @@ class CudaRunner:
         Args:
             network: on CUDA, its attention set to `endmark_paged`; or on the CPU, where Triton interprets kernels.
             eos_ids: all end tokens.
+            captured_tokens: of the largest step with prompts that may be captured; by default `piece_tokens`. A
+                larger one takes the card longer than its launch takes the host.
             sentence_table: (STATES, V) uint8 of `jobs.landing.tabulate`; needed only by strategies that look
                 at landing spots.
             cache_type: of the KV cache; by default the model's.
@@ -65,6 +68,7 @@ class CudaRunner:
         """
         self.num_pages, self.page_size, self.max_rows = num_pages, page_size, max_rows
         self.prefill_tokens, self.piece_tokens, self.context = prefill_tokens, piece_tokens, context
+        self.captured_tokens = captured_tokens or piece_tokens
         self.refill = max(1, max_rows // 16)
         self._network = network
         self._device = network.device
@@ -186,8 +190,8 @@ class CudaRunner:
         return {index: count for index, count in found if count is not None}
 
     def _prompt_steps(self) -> PromptSteps | None:
-        """Return captured steps with prompts, up to those beside a full batch."""
-        idle = Idle(self._slots.spare, pass_sizes(self.piece_tokens))
+        """Return captured steps with prompts."""
+        idle = Idle(self._slots.spare, pass_sizes(self.captured_tokens))
         return PromptSteps.of(self._network, self, self._recorder, idle, self.max_rows, self._gathers // 2)
 
     def _padded(self, group: list[Piece], running: DecodeInputs | None) -> list[Piece]:
