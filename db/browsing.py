@@ -243,3 +243,18 @@ def count_ends(store: Store, job_id: str) -> Mapping[End, int]:
     with reading(store) as connection:
         found = connection.execute(text(f"SELECT {sums} FROM shards WHERE job_id = :job"), {"job": job_id}).one()
     return {end: int(count) for end, count in zip(counted, found, strict=True) if count}
+
+
+def count_kind(store: Store, job_id: str, kind: str) -> int:
+    """Return how many of a job's rows are of a kind, from the counters of its shards.
+
+    Args:
+        kind: one of `KINDS`; empty: all that have a result.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    counter = KINDS[kind].counter if kind else "s.succeeded + s.failed"
+    statement = f"SELECT coalesce(sum({counter}), 0) FROM shards s WHERE s.job_id = :job"
+    with reading(store) as connection:
+        return int(connection.execute(text(statement), {"job": job_id}).scalar_one())

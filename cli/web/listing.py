@@ -8,6 +8,7 @@ from endmark.db.browsing import KINDS, Found, Order, Wanted
 
 ORDERS: Mapping[str, Order] = {"longest": "longest", "shortest": "shortest"}
 JOBS = 25  # on a page
+BEFORE = "had"  # in a query: the rows with a result that there were for a list when it was shown
 _WORDS_MOST = 200  # characters to search for
 _DIGITS_MOST = 15
 
@@ -37,22 +38,22 @@ class WantedJobs:
 
 def wanted_jobs(query: Mapping[str, str]) -> WantedJobs:
     """Return which jobs a request asks for; what it says wrongly counts as not said."""
-    return WantedJobs(_words(query), _number(query.get("from", "")) or 0)
+    return WantedJobs(_words(query), number(query.get("from", "")) or 0)
 
 
 def wanted_rows(query: Mapping[str, str]) -> Wanted:
     """Return which rows a request asks for; what it says wrongly counts as not said."""
     kind = query.get("ending", "")
     order = ORDERS.get(query.get("order", ""), "")
-    before = None if order else _number(query.get("before", ""))
+    before = None if order else number(query.get("before", ""))
     tokens, dot, row = query.get("after", "").rpartition(".")
-    after = _number(row) if not order or dot else None
+    after = number(row) if not order or dot else None
     return Wanted(
         kind if kind in KINDS else "",
         _words(query),
         order,
         key=after if before is None else before,
-        key_tokens=_number(tokens) or 0,
+        key_tokens=number(tokens) or 0,
         backwards=before is not None,
     )
 
@@ -62,7 +63,7 @@ def _words(query: Mapping[str, str]) -> str:
     return query.get("q", "").replace("\0", "").strip()[:_WORDS_MOST]
 
 
-def _number(text: str) -> int | None:
+def number(text: str) -> int | None:
     """Return the number that a text is; None if it is none."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= _DIGITS_MOST else None
 

@@ -1,14 +1,13 @@
 """The pages, as routes: the list of jobs, a job with its rows, a row with its attempts, and what changes live."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from endmark.cli.advice import spec_options_of
@@ -18,10 +17,20 @@ from endmark.cli.pages.gathering import build_report
 from endmark.cli.pages.report import write_page
 from endmark.cli.terminal import note
 from endmark.cli.web.door import VISITOR, Visitor
-from endmark.cli.web.listing import JOBS, WantedJobs, links_of, wanted_jobs, wanted_rows
+from endmark.cli.web.listing import BEFORE, JOBS, WantedJobs, links_of, number, wanted_jobs, wanted_rows
+from endmark.cli.web.live import comers, fills_in_place, stream
 from endmark.cli.web.rendering import ASSETS, HEADERS, asset, rendered
-from endmark.cli.web.views import JobView, attempt_view, end_lines, plan_of, row_line, shown_finetunings, turns_of
-from endmark.db.browsing import KINDS, count_ends, find_rows
+from endmark.cli.web.views import (
+    JobView,
+    RowLine,
+    attempt_view,
+    end_lines,
+    plan_of,
+    row_line,
+    shown_finetunings,
+    turns_of,
+)
+from endmark.db.browsing import KINDS, Found, count_ends, find_rows
 from endmark.db.connection import Store
 from endmark.db.deliveries import deliveries_of
 from endmark.db.finetunings import list_finetunings
@@ -33,9 +42,6 @@ from endmark.db.sizes import job_size
 from endmark.db.workers import list_workers
 from endmark.jobs.errors import EndmarkError, JobNotFound
 from endmark.jobs.strategies import write_strategies
-
-_LOOK = 1.0  # seconds between two looks at what is shown live
-_LOOKS = 600  # after which the browser asks anew
 
 
 class Pages:
@@ -79,10 +85,10 @@ class Pages:
         """Send the list of jobs whenever it has changed."""
         visitor, wanted = visitor_of(request), wanted_jobs(request.query_params)
 
-        def part() -> tuple[str, bool]:
-            return rendered("jobs_live.html", **self._jobs(visitor, wanted), visitor=visitor), False
+        def parts() -> tuple[Mapping[str, str], bool]:
+            return {"message": rendered("jobs_live.html", **self._jobs(visitor, wanted), visitor=visitor)}, False
 
-        return self._stream(part)
+        return stream(parts, self._ending)
 
     def _jobs(self, visitor: Visitor, wanted: WantedJobs) -> dict[str, Any]:
         """Return what the list shows."""
@@ -112,8 +118,8 @@ class Pages:
         """Show a job: its progress, and some of its rows."""
         job = self.job_of(request)
         wanted = wanted_rows(request.query_params)
+        before = comers(self._store, job.id, wanted)
         found = find_rows(self._store, job.id, job.total, wanted)
-        plan = plan_of(job.columns, job.spec)
         return page(
             request,
             "job.html",
@@ -125,20 +131,29 @@ class Pages:
             deliveries=[described(item) for item in deliveries_of(self._store, job.id)],
             kinds=KINDS,
             wanted=wanted,
-            rows=[row_line(row, plan) for row in found.rows],
+            rows=_lines(job, found),
+            query=urlencode({**request.query_params, BEFORE: before}),
+            more=0,
             looked_to=found.looked_to,
             links=links_of(found, wanted),
         )
 
     def live_job(self, request: Request) -> Response:
-        """Send a job's progress whenever it has changed, until it has ended."""
-        job_id, visitor = self.job_of(request).id, visitor_of(request)
+        """Send a job's progress and its rows whenever they have changed, until it has ended."""
+        job, visitor = self.job_of(request), visitor_of(request)
+        wanted = wanted_rows(request.query_params)
+        before = number(request.query_params.get(BEFORE, "")) or 0
 
-        def part() -> tuple[str, bool]:
-            values = self._job(job_id)
-            return rendered("job_live.html", **values, visitor=visitor), values["job"].status.state.is_final
+        def parts() -> tuple[Mapping[str, str], bool]:
+            values = self._job(job.id)
+            in_place = fills_in_place(wanted)
+            rows = _lines(job, find_rows(self._store, job.id, job.total, wanted)) if in_place else []
+            more = max(0, comers(self._store, job.id, wanted) - before)
+            listed = rendered("job_rows.html", job=values["job"], rows=rows, more=more, wanted=wanted)
+            top = rendered("job_live.html", **values, visitor=visitor)
+            return {"message": top, "rows": listed}, values["job"].status.state.is_final
 
-        return self._stream(part)
+        return stream(parts, self._ending)
 
     def _job(self, job_id: str) -> dict[str, Any]:
         """Return what changes on a job's page."""
@@ -191,28 +206,11 @@ class Pages:
             raise HTTPException(404, "there is no such file")
         return Response(asset(name), headers={**HEADERS, "cache-control": "no-cache"}, media_type=ASSETS[name])
 
-    def _stream(self, part: Callable[[], tuple[str, bool]]) -> Response:
-        """Return a stream of server-sent events: a part of a page whenever it has changed.
 
-        Args:
-            part: returns the part as HTML, and whether it is the last.
-        """
-
-        async def events() -> AsyncIterator[str]:
-            shown = ""
-            for _ in range(_LOOKS):
-                text, last = await run_in_threadpool(part)
-                if text != shown:
-                    shown = text
-                    yield "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
-                if last:
-                    yield "event: done\ndata:\n\n"
-                    return
-                if self._ending():
-                    return
-                await asyncio.sleep(_LOOK)
-
-        return StreamingResponse(events(), headers=HEADERS, media_type="text/event-stream")
+def _lines(job: Job, found: Found) -> list[RowLine]:
+    """Return some rows of a job as they stand in its list."""
+    plan = plan_of(job.columns, job.spec)
+    return [row_line(row, plan) for row in found.rows]
 
 
 def visitor_of(request: Request) -> Visitor:

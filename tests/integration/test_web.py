@@ -246,6 +246,39 @@ def test_all_is_reached_by_keyboard(ledger, place, page):
     page.wait_for_url(f"**/jobs/{ledger[2]}")
 
 
+def test_rows_come_where_they_stand_and_a_filtered_list_says_how_many_more_there_are(ledger, place, page):
+    """The rows of a job that ran were those of the moment when its page was opened, until a reload."""
+    _, store, _, waiting = ledger
+    pause_job(store, waiting)
+    job = submit(store, [f"Ask {row}?" for row in range(30)], shard_size=10)
+    filtered = page.context.new_page()
+    page.goto(f"{place}/jobs/{job}")
+    filtered.goto(f"{place}/jobs/{job}?ending=truncated")
+    expect(filtered.locator(".empty")).to_have_text("No such rows.", use_inner_text=True)
+    expect(filtered.locator("#more")).to_be_hidden()
+    page.focus(".rows li:nth-child(2) a")
+    page.evaluate("getSelection().selectAllChildren(document.querySelector('.rows li:nth-child(3) bdi'))")
+    lease = take(store)
+    ends = ["eos", "length"]
+    commit(store, lease, [outcome(row, ends[row % 2], ending=Ending.OPEN, text=f"So {row}.") for row in range(4)])
+    expect(page.locator("#row-1")).to_contain_text("So 1. ✂ cut")
+    expect(page.locator("#row-4")).to_have_text("no result yet")
+    assert page.evaluate("document.activeElement.textContent") == "1 Ask 1?"
+    assert page.evaluate("getSelection().toString()") == "Ask 2?"
+    expect(page.locator("#more"), "a list of all rows lacks none").to_be_hidden()
+    button = filtered.get_by_role("button", name="2 more rows: show")
+    button.focus()
+    commit(store, lease, [outcome(5, "length", ending=Ending.OPEN)])
+    expect(filtered.locator("#more")).to_have_text("3 more rows: show")
+    assert faults(filtered) == []
+    filtered.keyboard.press("Enter")
+    expect(filtered.locator(".rows a")).to_have_text(["1 Ask 1?", "3 Ask 3?", "5 Ask 5?"])
+    expect(filtered.locator("#more")).to_be_hidden()
+    cancel_job(store, job)
+    resume_job(store, waiting)
+    delete_job(store, job)
+
+
 def test_progress_comes_without_a_reload_and_ends_with_the_job(ledger, place, page):
     _, store, _, running = ledger
     page.goto(f"{place}/jobs/{running}")

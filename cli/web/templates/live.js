@@ -1,12 +1,22 @@
 "use strict";
-// Keeps one part of the page as the service renders it. While the page is hidden, nothing is asked for.
+// Keeps parts of the page as the service renders them. While the page is hidden, nothing is asked for.
 const part = document.querySelector("[data-live]");
 let source = null;
 
-function replace(html) {
-  const held = part.contains(document.activeElement) ? document.activeElement.id : "";
-  part.innerHTML = html; // rendered by the service, every text in it escaped
+function put(place, html) {
+  const held = place.contains(document.activeElement) ? document.activeElement.id : "";
+  place.innerHTML = html; // rendered by the service, every text in it escaped
   if (held && document.getElementById(held)) document.getElementById(held).focus();
+}
+
+// Only what has changed of a list: who reads or selects beside it is not disturbed.
+function fill(html) {
+  const fresh = document.createElement("template");
+  fresh.innerHTML = html;
+  for (const now of fresh.content.querySelectorAll("p[id]")) {
+    const old = document.getElementById(now.id);
+    if (old && old.innerHTML !== now.innerHTML) put(old, now.innerHTML);
+  }
 }
 
 function follow() {
@@ -14,7 +24,8 @@ function follow() {
   source = null;
   if (document.hidden) return;
   source = new EventSource(part.dataset.live);
-  source.addEventListener("message", (event) => replace(event.data));
+  source.addEventListener("message", (event) => put(part, event.data));
+  source.addEventListener("rows", (event) => fill(event.data));
   source.addEventListener("done", () => {
     source.close();
     document.removeEventListener("visibilitychange", follow);
@@ -24,4 +35,7 @@ function follow() {
 if (part) {
   document.addEventListener("visibilitychange", follow);
   follow();
+  document.addEventListener("click", (event) => {
+    if (event.target.id === "again") location.reload();
+  });
 }

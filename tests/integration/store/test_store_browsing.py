@@ -8,7 +8,7 @@ import pytest
 
 from endmark.db import browsing
 from endmark.db.attempts import commit
-from endmark.db.browsing import KINDS, Wanted, count_ends, find_rows
+from endmark.db.browsing import KINDS, Wanted, count_ends, count_kind, find_rows
 from endmark.db.export.stream import read_probs, stream_results
 from endmark.db.jobs import add_rows, begin_job, finish_submission
 from endmark.db.retry import retry_rows
@@ -187,6 +187,7 @@ def test_a_row_that_is_asked_again_has_no_result_until_it_has_one(store):
     ]
     assert history.result.text == "whole."
     assert count_ends(store, job) == {End(FinishReason.EOS, EosSource.NATURAL): 3}
+    assert [count_kind(store, job, kind) for kind in ("", "complete", "truncated", "waiting")] == [3, 3, 0, 0]
 
 
 def test_an_attempt_is_read_as_it_was_stored(store):
