@@ -23,8 +23,6 @@ _INPUT = ("slot", "length", "step", "position", "call")
 class DeviceDrawing:
     """See `Drawing`. A slot has one page, which holds the tokens of its row from the first one on."""
 
-    reads_tokens = False
-
     def __init__(
         self,
         slots: int,

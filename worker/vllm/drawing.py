@@ -31,13 +31,7 @@ class Batch:
 
 
 class Drawing(Protocol):
-    """Keeps what each slot needs between steps, and draws.
-
-    Attributes:
-        reads_tokens: whether it asks for `Batch.tokens`, for which vLLM then waits before each draw.
-    """
-
-    reads_tokens: bool
+    """Keeps what each slot needs between steps, and draws."""
 
     def admit(self, rows: Sequence[tuple[PrefillRow, Sequence[int]]]) -> None:
         """Keep what rows bring to their slots, each with all its tokens."""

@@ -17,8 +17,6 @@ from endmark.worker.vllm.drawing import Batch
 class HostDrawing:
     """See `Drawing`."""
 
-    reads_tokens = True
-
     def __init__(
         self, slots: int, eos_ids: Sequence[int], sentence_table: Tensor | None, device: torch.device
     ) -> None:

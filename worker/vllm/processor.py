@@ -14,7 +14,7 @@ from torch import Tensor
 from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
 from endmark.worker.vllm.block import Block, unpacked
-from endmark.worker.vllm.drawing import Batch, Drawing
+from endmark.worker.vllm.drawing import Drawing
 from endmark.worker.vllm.following import KEY, Following
 from endmark.worker.vllm.hooks import ENGINES
 from endmark.worker.vllm.host_drawing import HostDrawing
@@ -53,11 +53,6 @@ class Draw(LogitsProcessor):  # type: ignore[misc]
         """
         self._partial, self._speaks = partial, speaks
 
-    @property
-    def reads_tokens(self) -> bool:
-        """Whether a draw reads on the host which tokens the rows have."""
-        return self._drawing.reads_tokens
-
     def is_argmax_invariant(self) -> bool:
         """Whether the best token stays the best."""
         return False
@@ -74,26 +69,11 @@ class Draw(LogitsProcessor):  # type: ignore[misc]
 
     def apply(self, logits: Tensor) -> Tensor:
         """Draw, and make each row's token the best of its scores, (R, V) fp32."""
-        if self._following.has_masks:
-            self.ask_for_masks()
-        assert self._partial is not None, "bound before the first step"
-        self.draw(logits, self._following.batch(self._partial(len(logits))))
-        return logits
-
-    def ask_for_masks(self) -> None:
-        """Let an engine of this process hand over the next draw's masks, once the last one's tokens are there."""
         engine = ENGINES.get(str(self._block.path))
-        if engine is not None:
-            self._returns.wait()
+        if engine is not None and self._following.has_masks:
             engine.before_draw()
-
-    def draw(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Return what was drawn for a batch, (RESULT.width, R) int32, and send it to the engine.
-
-        Args:
-            logits: (R, V) fp32; each row's token is made the best of them.
-            batch: of the rows.
-        """
+        assert self._partial is not None, "bound before the first step"
+        batch = self._following.batch(self._partial(len(logits)))
         drawn = self._drawing.draw(logits, batch)
         if self._speaks:
             there = batch.slots < len(self._block.results)
@@ -105,7 +85,7 @@ class Draw(LogitsProcessor):  # type: ignore[misc]
         self._drawing.leave(logits, drawn, batch, self._returns.entries)
         if self._speaks:
             self._returns.send()
-        return drawn
+        return logits
 
     def take_in(self, calls: NDArray[np.int32] | None, slots: NDArray[np.int64], masks: NDArray[np.int32]) -> None:
         """Learn what the next draws are to know, of an engine on another host; see `Exchange.give`."""
@@ -145,10 +125,9 @@ def bind(worker: Any) -> int:  # noqa: ANN401
     """Bind the processor of one of vLLM's workers, called there; return the bytes that its weights take."""
     runner, parallel = worker.model_runner, worker.vllm_config.parallel_config
     first_of_last_stage = parallel.tensor_parallel_size * (parallel.pipeline_parallel_size - 1)
-    draw = _draw_of(worker)
-    draw.bind(lambda count: runner.discard_request_mask.np[:count], speaks=worker.rank == first_of_last_stage)
-    # vLLM cannot know what a processor reads, and would have each draw wait for the last step's tokens.
-    runner.input_batch.logitsprocs_need_output_token_ids = draw.reads_tokens
+    _draw_of(worker).bind(
+        lambda count: runner.discard_request_mask.np[:count], speaks=worker.rank == first_of_last_stage
+    )
     return int(getattr(runner, "model_memory_usage", 0))
 
 

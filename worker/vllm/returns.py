@@ -36,7 +36,6 @@ class Returns:
         self.entries = torch.full((slots + 1, RING, ENTRY.width), -1, dtype=torch.int32, device=device)
         told = (slots + 1, *self._host_told.shape[1:])
         self._told = torch.zeros(told, dtype=torch.int32, device=device)
-        self._sent = torch.cuda.Event() if device.type == "cuda" else None
         if device.type == "cuda":
             _pin(block)
 
@@ -58,13 +57,6 @@ class Returns:
     def send(self) -> None:
         """Copy the entries, behind what has written them."""
         self._host.copy_(self.entries[:-1], non_blocking=True)
-        if self._sent is not None:
-            self._sent.record()
-
-    def wait(self) -> None:
-        """Wait until the block holds what was sent last."""
-        if self._sent is not None:
-            self._sent.synchronize()
 
     def _tell_asked(self, logits: Tensor, batch: Batch) -> None:
         """Copy the log probabilities of the tokens that some rows ask for."""

@@ -15,8 +15,7 @@ class Row:
     def __init__(self, request):
         self.request_id, self.prompt, self.params = request.request_id, list(request.prompt), request.params
         self.lora = request.lora
-        self.output = []  # as processors see it: -1 for tokens that have not come back yet
-        self.held = list(self.prompt)  # as the device has it
+        self.output = []
 
 
 class Runner:
@@ -24,9 +23,7 @@ class Runner:
         self.model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
         self.args, self.adapted = args, {}  # the model under each adapter, by its folder
         self.config = config
-        self.input_batch = SimpleNamespace(
-            logitsprocs=SimpleNamespace(all=processors), logitsprocs_need_output_token_ids=True
-        )
+        self.input_batch = SimpleNamespace(logitsprocs=SimpleNamespace(all=processors))
         self.discard_request_mask = SimpleNamespace(np=np.zeros(config.scheduler_config.max_num_seqs, bool))
         self.rows = {}  # by id, also those that are not in the batch
         self.batch = []  # rows and, for a moment, None
@@ -45,7 +42,6 @@ class Runner:
         for request in plan.came:
             row = self.rows.setdefault(request.request_id, Row(request))
             row.output = list(request.output)
-            row.held = [*row.prompt, *row.output]
             if removed:
                 index = min(removed)
                 removed.remove(index)
@@ -80,12 +76,15 @@ class Runner:
             return {}
         rows = []
         for row in self.batch:
+            held = [*row.prompt, *row.output]
+            if held[-1] == -1:
+                held[-1] = self.last[row.request_id]
             end = plan.starts[row.request_id] + plan.tokens[row.request_id]
-            rows.append(row.held[:end])
-            self.discard_request_mask.np[len(rows) - 1] = end < len(row.held)
+            rows.append(held[:end])
+            self.discard_request_mask.np[len(rows) - 1] = end < len(held)
         logits = self._all_logits(rows)
         for row in self.batch:  # what vLLM repairs just before a processor looks at it
-            if self.input_batch.logitsprocs_need_output_token_ids and row.output and row.output[-1] == -1:
+            if row.output and row.output[-1] == -1:
                 row.output[-1] = self.last[row.request_id]
         for processor in self.input_batch.logitsprocs.all:
             assert not processor.is_argmax_invariant()
@@ -97,7 +96,6 @@ class Runner:
         for row, token, is_whole in zip(self.batch, drawn, whole, strict=True):
             if is_whole:
                 self.last[row.request_id] = token
-                row.held.append(token)
                 row.output.append(-1 if behind else token)
         return dict(self.last)
 
