@@ -257,7 +257,6 @@ def main() -> None:
     parser.add_argument("--part", choices=FAMILIES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
-        os.environ.update({"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_FLASHINFER_SAMPLER": "0"})
         run_one(options.part)
         sys.stdout.flush()
         os._exit(0)  # vLLM's own end takes seconds and says much

@@ -73,7 +73,6 @@ def load_vllm_engine(
     """
     if not has_vllm():
         raise MissingDependency("vLLM's engine", VLLM)
-    os.environ.update(_ENVIRONMENT)
     path = model_path(model)
     adapters = Adapters(model, path, own=adapter, most=max_adapters)
     tokenizer = load_tokenizer(tokenizer_folder(path, adapter), trust_remote_code=trust_remote_code)
@@ -157,6 +156,7 @@ def engine_options(
 
 def build_llm(options: dict[str, Any]) -> tuple[Any, int]:
     """Return vLLM's engine, its processors bound, and the bytes that its weights take on a card."""
+    os.environ.update(_ENVIRONMENT)
     from vllm import EngineArgs, LLMEngine
     from vllm.usage.usage_lib import UsageContext
 

@@ -1,6 +1,7 @@
 """The engine: requests go in, it steps, and those that end come out."""
 
 import importlib
+import os
 import pickle
 import subprocess
 import sys
@@ -104,7 +105,11 @@ class LLMEngine:
         ]
         weakref.finalize(self, _end, self._others)
         self._scheduler = Scheduler(config)
-        self.engine_core = SimpleNamespace(engine_core=SimpleNamespace(scheduler=self._scheduler))
+        # Its scheduler is in a process of its own unless the environment says otherwise.
+        here = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "1") == "0"
+        self.engine_core = SimpleNamespace(
+            **({"engine_core": SimpleNamespace(scheduler=self._scheduler)} if here else {})
+        )
         self._queue = deque()
         self._names = set()  # of the requests whose end has not been told
 
