@@ -43,6 +43,7 @@ _QUICK = {
     "load_format": "dummy",
     "max_model_len": 4096,
     "kv_cache_memory_bytes": 40 << 30,
+    "gpu_memory_utilization": 0.45,  # must be free at the start, and says nothing else beside the line above
     "compilation_config": {
         "mode": 0,
         "cudagraph_mode": "FULL_DECODE_ONLY",
