@@ -5,8 +5,10 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from transformers import AutoModelForCausalLM, GPTJConfig
 
 from endmark.client.engine import Engine as Client
+from endmark.jobs.engines import ANY_ENGINE, EngineChoice
 from endmark.jobs.errors import MissingDependency, ModelError
 from endmark.jobs.sampling import Sampling
 from endmark.jobs.strategies import build_strategies
@@ -15,11 +17,13 @@ from endmark.worker.engine.choices import Choices
 from endmark.worker.engine.choosing import ChoosingEngine
 from endmark.worker.engine.request import Request
 from endmark.worker.models.loader import load_engine
+from endmark.worker.service.engines import load_chosen
 from endmark.worker.vllm import block
 from endmark.worker.vllm.block import MOST_ASKED, Block
 from endmark.worker.vllm.loading import chosen_weights, load_vllm_engine
 from examples.demo_model.corpus import answer
 from tests.engine_contract import run, same
+from tests.integration.tiny_model import save_tiny_model
 
 pytestmark = pytest.mark.engine
 
@@ -191,6 +195,22 @@ def test_vllm_that_is_missing_is_named_with_its_extra(monkeypatch):
 )
 def test_weights_are_those_of_the_file_or_quantised_as_they_are_loaded(weights, own, found):
     assert chosen_weights(weights, own) == found
+
+
+def test_weights_that_vllm_cannot_quantise_as_it_loads_them_are_taken_in_sixteen_bits(both, tmp_path):
+    """`endmark run` of such a model failed with the advice to take `--weights 16bit`, which it does not have."""
+    config = GPTJConfig(vocab_size=258, n_embd=64, n_layer=2, n_head=4, n_positions=256, rotary_dim=8)
+    save_tiny_model(tmp_path)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    said = []
+    loaded = load_chosen(ANY_ENGINE, str(tmp_path), told=said.append, device="cpu", max_rows=8)
+    assert loaded.description.weights == "fp32"
+    assert "vLLM's engine serves: Endmark cannot run GPTJForCausalLM" in said[0]
+    assert said[1:] == ["the weights are in 16 bits: vLLM does not quantise this kind of model as it loads it"]
+    assert len(run(loaded.engine, [Request(0, [5, 6, 7], max_new_tokens=4)])) == 1
+    with pytest.raises(ModelError, match="does not support BitsAndBytes") as caught:
+        load_chosen(EngineChoice("vllm"), str(tmp_path), device="cpu", weights="nf4")
+    assert "--weights 16bit" in caught.value.hint
 
 
 def test_another_thread_than_the_one_that_loaded_may_step(both):

@@ -47,7 +47,7 @@ def load_chosen(
                 raise Refusal(str(refusal), hint=_way_out(refusal)) from refusal
             told(f"vLLM's engine serves: {refusal}")
         _forget()
-    return _load_vllm(choice, model, **loading)
+    return _load_vllm(choice, model, told=told, **loading)
 
 
 def _way_out(refusal: Refusal) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from math import prod
 from typing import Any
 
@@ -50,6 +50,7 @@ def load_vllm_engine(
     pipeline_parallel: int = 1,
     max_adapters: int = 0,
     executor: str = LOCAL,
+    told: Callable[[str], None] = log.warning,
 ) -> LoadedEngine:
     """Load a model into vLLM.
 
@@ -58,13 +59,14 @@ def load_vllm_engine(
         adapter: a folder with a PEFT adapter, for all rows.
         device: for the description; vLLM finds its own.
         weights: `nf4` quantises them as they are loaded, `checkpoint` takes the file's own quantisation, `16bit`
-            none; `auto` is the file's own where it has one, else `nf4`.
+            none; `auto` is the file's own where it has one, else `nf4` where vLLM can, else `16bit`.
         max_rows: rows in one batch; by default 256.
         kv_cache: `auto`: the model's type, or `fp8`.
         tensor_parallel: cards that share each layer.
         pipeline_parallel: groups of cards that share the layers.
         max_adapters: that rows may name, so many at once.
         executor: `local`: the cards are this host's; `ray`: those of a Ray cluster that runs already.
+        told: takes why the weights are not those that a user would expect.
 
     Raises:
         MissingDependency: vLLM is not installed.
@@ -85,9 +87,12 @@ def load_vllm_engine(
     block.sentences[:] = np.asarray(sentence_table(vocabulary, size))
     cards = tensor_parallel, pipeline_parallel
     options = engine_options(block, eos_ids, kv_cache=kv_cache, cards=cards, executor=executor)
-    options |= {"model": path, "quantization": method, "trust_remote_code": trust_remote_code}
+    options |= {"model": path, "trust_remote_code": trust_remote_code} | adapters.options()
+    if weights == "auto" and method is not None and not can_quantise(options):
+        told("the weights are in 16 bits: vLLM does not quantise this kind of model as it loads it")
+        method, said = None, None
     try:
-        llm, weight_bytes = _loaded(options | adapters.options(), model, weights)
+        llm, weight_bytes = _loaded(options | {"quantization": method}, model, weights)
     finally:
         block.unlink()
     name = tokenizer.convert_ids_to_tokens
@@ -156,15 +161,38 @@ def engine_options(
 
 def build_llm(options: dict[str, Any]) -> tuple[Any, int]:
     """Return vLLM's engine, its processors bound, and the bytes that its weights take on a card."""
-    os.environ.update(_ENVIRONMENT)
-    from vllm import EngineArgs, LLMEngine
+    vllm = _vllm()
     from vllm.usage.usage_lib import UsageContext
 
     from endmark.worker.vllm.processor import bind
 
     # How many tokens a step may have depends on the use: 2,048 for an engine alone, up to 16,384 for batches.
-    llm = LLMEngine.from_engine_args(EngineArgs(**options), usage_context=UsageContext.LLM_CLASS)
+    llm = vllm.LLMEngine.from_engine_args(vllm.EngineArgs(**options), usage_context=UsageContext.LLM_CLASS)
     return llm, max(llm.collective_rpc(bind))
+
+
+def _vllm() -> Any:  # noqa: ANN401
+    """Return vLLM's package, imported under the environment that the engine wants."""
+    os.environ.update(_ENVIRONMENT)
+    import vllm
+
+    return vllm
+
+
+def can_quantise(options: dict[str, Any]) -> bool:
+    """Whether vLLM can quantise a model as it loads it: its loader asks the model's class for its packed layers.
+
+    Args:
+        options: of its engine; that of a model that vLLM does not know is True, for loading says more.
+    """
+    vllm = _vllm()
+    from vllm.model_executor.model_loader.utils import get_model_architecture
+
+    try:
+        network, _ = get_model_architecture(vllm.EngineArgs(**options).create_model_config())
+    except (ValueError, OSError):
+        return True
+    return hasattr(network, "packed_modules_mapping")
 
 
 def chosen_weights(weights: str, own: dict[str, Any] | None) -> tuple[str | None, str | None]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from vllm.model_executor.model_loader.utils import get_model_architecture
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.core.scheduler import Request, Scheduler
 from vllm.v1.worker.runner import Runner
@@ -53,6 +54,9 @@ class EngineArgs:
     logits_processors: list[str] = field(default_factory=list)
     additional_config: dict[str, Any] = field(default_factory=dict)
 
+    def create_model_config(self):
+        return SimpleNamespace(hf_config=AutoConfig.from_pretrained(self.model))
+
     def create_engine_config(self, usage_context):
         if self.max_num_batched_tokens is None:
             self.max_num_batched_tokens = 8192 if usage_context is UsageContext.LLM_CLASS else 2048
@@ -84,6 +88,9 @@ class LLMEngine:
     def __init__(self, args, usage_context):
         self.vllm_config = config = args.create_engine_config(usage_context)
         self.model_config = config.model_config
+        network, _ = get_model_architecture(args.create_model_config())
+        if args.quantization == "bitsandbytes" and not hasattr(network, "packed_modules_mapping"):
+            raise AttributeError(f"Model {network.__name__} does not support BitsAndBytes quantization yet.")
         self._args, self._loras = args, {}
         processors = []
         for name in args.logits_processors:
