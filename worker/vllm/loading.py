@@ -81,26 +81,43 @@ def load_vllm_engine(
     config = _config(path, trust_remote_code=trust_remote_code)
     size = int(config.get_text_config().vocab_size)
     eos_ids = end_token_ids(_generation(path), config, config.get_text_config(), tokenizer, vocabulary=size)
-    method, said = chosen_weights(weights, own_quantisation(config))
     vocabulary = Vocabulary.of(tokenizer)
-    block = Block.make(max_rows or _ROWS, size)
-    block.sentences[:] = np.asarray(sentence_table(vocabulary, size))
+    block = _block(max_rows or _ROWS, vocabulary, size)
     cards = tensor_parallel, pipeline_parallel
     options = engine_options(block, eos_ids, kv_cache=kv_cache, cards=cards, executor=executor)
     options |= {"model": path, "trust_remote_code": trust_remote_code} | adapters.options()
-    if weights == "auto" and method is not None and not can_quantise(options):
-        told("the weights are in 16 bits: vLLM does not quantise this kind of model as it loads it")
-        method, said = None, None
     try:
+        method, said = _method(options, weights, own_quantisation(config), told)
         llm, weight_bytes = _loaded(options | {"quantization": method}, model, weights)
     finally:
         block.unlink()
-    name = tokenizer.convert_ids_to_tokens
-    core = VllmCore(llm, eos_ids, adapters)
+    core, name = VllmCore(llm, eos_ids, adapters), tokenizer.convert_ids_to_tokens
     engine = VllmEngine(core, block, vocabulary, eos_ids, embeddings=size, token_name=name)
     kind = (said or _short(llm.model_config.dtype)) + (", fp8 cache" if kv_cache == "fp8" else "")
     about = Description(model, adapter, device, kind, weight_bytes, engine.capacity.kv_tokens, VLLM)
     return LoadedEngine(engine, tokenizer, about)
+
+
+def _block(rows: int, vocabulary: Vocabulary, size: int) -> Block:
+    """Return the memory that engine and processors share, with the automaton of sentences for `size` tokens.
+
+    Raises:
+        ModelError: there is no room for it.
+    """
+    block = Block.make(rows, size)
+    block.sentences[:] = np.asarray(sentence_table(vocabulary, size))
+    return block
+
+
+def _method(
+    options: dict[str, Any], weights: str, own: dict[str, Any] | None, told: Callable[[str], None]
+) -> tuple[str | None, str | None]:
+    """Return what `chosen_weights` does, or 16 bits where `auto` would take what vLLM cannot do."""
+    method, said = chosen_weights(weights, own)
+    if weights == "auto" and method is not None and not can_quantise(options):
+        told("the weights are in 16 bits: vLLM does not quantise this kind of model as it loads it")
+        return None, None
+    return method, said
 
 
 def _loaded(options: dict[str, Any], model: str, weights: str) -> tuple[Any, int]:
