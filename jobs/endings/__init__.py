@@ -50,7 +50,7 @@ def ending_of(text: str, *, cut: bool = False) -> Ending:
 def whole_part(text: str, lengths: Sequence[int]) -> int:
     """Return how many of a text's tokens there are up to the last landing spot where it is whole; 0 without one.
 
-    Of a loop no more is kept than its first copy and the sentence that is open there.
+    White space behind it is no part of it. Of a loop its first copy is kept, and the sentence that is open there.
 
     Args:
         text: an answer that was cut.
@@ -63,7 +63,11 @@ def whole_part(text: str, lengths: Sequence[int]) -> int:
         first = bisect_left(ends, loop.kept)
         open_there = first < len(ends) and ends[first] < 2 * loop.kept - loop.start
         found = found[: first + open_there]
-    return next((count for count in reversed(found) if ending_of(text[: lengths[count - 1]]).is_whole), 0)
+    for count in reversed(found):
+        kept = text[: lengths[count - 1]]
+        if ending_of(kept).is_whole:
+            return bisect_left(lengths, len(kept.rstrip())) + 1
+    return 0
 
 
 def _ending_of_line(text: str, *, cut: bool) -> Ending:

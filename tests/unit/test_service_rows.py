@@ -1,5 +1,6 @@
 """A row's attempts: numbered, kept together, and followed by what a strategy asks for."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -115,13 +116,25 @@ def trimmed(text, verdict=CUT):
 def test_trim_drops_what_stands_behind_the_last_place_where_the_answer_is_whole():
     """The row stays truncated, and its ending is judged on what is kept."""
     attempt = trimmed("It is so. And then")
-    assert (attempt.text, attempt.trimmed_tokens) == ("It is so. ", 8)
+    assert (attempt.text, attempt.trimmed_tokens) == ("It is so.", 9)
     assert (attempt.ending, attempt.complete, attempt.verdict.truncated) == (Ending.SENTENCE, True, True)
 
 
 def test_an_answer_that_is_whole_nowhere_stays_as_it_is():
     attempt = trimmed("and so on and")
     assert (attempt.text, attempt.trimmed_tokens, attempt.complete) == ("and so on and", 0, False)
+
+
+def test_a_trimmed_answer_ends_with_its_text():
+    """Cells of a CSV file ended in blank lines; of a token that has a full stop too, the count stays."""
+    attempt = trimmed("It is so.\n\n- And then")
+    assert (attempt.text, attempt.trimmed_tokens) == ("It is so.", 12)
+    run = run_of("trim")
+    tokens = ("It is", " so", ".\n\n", "And", " then")
+    finished = replace(ended(FinishReason.LENGTH, range(5), "".join(tokens)), verdict=CUT)
+    run.conclude(replace(finished, lengths=tuple(itertools.accumulate(map(len, tokens)))))
+    (attempt,) = run.outcome().attempts
+    assert (attempt.text, attempt.completion_tokens, attempt.trimmed_tokens) == ("It is so.", 3, 2)
 
 
 def test_trim_does_not_end_an_answer_in_its_loop():
@@ -135,7 +148,7 @@ def test_trim_does_not_end_an_answer_in_its_loop():
 def test_an_answer_that_landed_where_nothing_is_whole_is_trimmed_as_well():
     """Two lines that look alike are enough for the device to land, and not enough to be verse."""
     attempt = trimmed("It is so. We find:\n\nA = 2\nC = 6\n\n", LANDED)
-    assert (attempt.text, attempt.ending, attempt.complete) == ("It is so. ", Ending.SENTENCE, True)
+    assert (attempt.text, attempt.ending, attempt.complete) == ("It is so.", Ending.SENTENCE, True)
 
 
 def test_an_answer_that_is_whole_is_not_trimmed_however_it_was_ended():

@@ -337,9 +337,9 @@ def test_an_answer_is_trimmed_and_its_thought_is_not():
         strategies=["trim"],
         max_new_tokens=len("Hm. So\n\nYes. It is an") + 2,
     )
-    assert (attempt.text, attempt.reasoning, attempt.ending) == ("Yes. ", "Hm. So", Ending.SENTENCE)
-    assert attempt.trimmed_tokens == len("It is an")
-    assert attempt.completion_tokens == len("Hm. So\n\nYes. ") + 2
+    assert (attempt.text, attempt.reasoning, attempt.ending) == ("Yes.", "Hm. So", Ending.SENTENCE)
+    assert attempt.trimmed_tokens == len(" It is an")
+    assert attempt.completion_tokens == len("Hm. So\n\nYes.") + 2
     (attempt,) = answer_of("<think>Hm. So", strategies=["trim"], max_new_tokens=7)
     assert (attempt.text, attempt.reasoning, attempt.trimmed_tokens) == ("", "Hm. So", 0)
 

@@ -155,7 +155,9 @@ def _trimmed(attempt: Attempt, lengths: Sequence[int]) -> Attempt:
     trimmed = len(lengths) - kept
     part = replace(
         attempt,
-        text=attempt.text[: lengths[kept - 1]],
+        text=attempt.text[
+            : lengths[kept - 1]
+        ].rstrip(),  # a full stop and the blank line behind it may be one token
         completion_tokens=attempt.completion_tokens - trimmed,
         trimmed_tokens=trimmed,
         logprobs=without_last(attempt.logprobs, trimmed) if attempt.logprobs is not None else None,
