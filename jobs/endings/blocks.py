@@ -1,4 +1,4 @@
-"""Blocks: code fences, LaTeX, tags and brackets, and whether a text ends inside one or right behind it."""
+"""Blocks: fences, LaTeX, tags, brackets, a shell's; and whether a text ends inside one or right behind it."""
 
 import re
 
@@ -9,6 +9,8 @@ _OPENING_LINE = re.compile(r"[{\[]\s*$", re.MULTILINE)
 _ROUND_OPENING = "(\n"
 _LISTED = re.compile(r"^[ \t]*\w{1,3}\)", re.MULTILINE)  # such as `a)`
 _VALUE = re.compile(r"[\[{].*[\]}],?;?\Z", re.DOTALL)
+_SHELL_OPENS = re.compile(r"^[ \t]*(?:(?:for|while|until|if|elif)\b[^\n]*; *)?(do|then)[ \t]*$", re.MULTILINE)
+_SHELL_CLOSES = re.compile(r"^[ \t]*(?:done|fi|elif)\b", re.MULTILINE)
 _ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{")
 _ENVIRONMENT_END = re.compile(r"\\end\s*\{[^{}\n]*\}\Z")
 _TAG = re.compile(r"<(/?)([A-Za-z][\w:-]*)(?:\s[^<>]*?)?(/?)>")
@@ -28,7 +30,7 @@ def in_or_behind_block(text: str) -> bool | None:
         if fenced is not None:
             return fenced
         text = text[end:]  # what a fence has closed over is read no further: its brackets need not be in pairs
-    for marks, look in (("\\", _latex), ("$$", _formula), ("<", _tagged), ("(", _round)):
+    for marks, look in (("\\", _latex), ("$$", _formula), ("<", _tagged), ("(", _round), ("; ", _shell)):
         if marks in text and (found := look(text)) is not None:
             return found
     return _bracketed(text)
@@ -94,6 +96,17 @@ def _round(text: str) -> bool | None:
     if depth > 0:
         return True
     return False if depth == 0 and bare.rstrip(";")[-1] == ")" and "\n" in bare else None
+
+
+def _shell(text: str) -> bool | None:
+    """See `in_or_behind_block`, for `do` and `then` of a shell, which `done` and `fi` close."""
+    opened = len(_SHELL_OPENS.findall(text))
+    if not opened:
+        return None
+    closed = list(_SHELL_CLOSES.finditer(text))
+    if opened > len(closed):
+        return True
+    return False if "\n" not in text[closed[-1].start() :].lstrip() else None
 
 
 def _bracketed(text: str) -> bool | None:

@@ -36,6 +36,10 @@ CASES = [
     ("\\begin{align}\nx&=1\n\\end{align}", "block"),
     ("\\begin{align}\nx&=1", "open"),
     ("$$x=1$$", "block"),
+    ("for f in *.txt; do\n  mv $f $f.md\ndone", "block"),
+    ("for f in *.txt; do\n  if [ -f $f ]; then\n    mv $f $f.md\n  fi", "open"),  # passed for lines of verse
+    ("if true; then\n  ls\nelif false; then\n  df\nfi", "block"),
+    ("while true; do\n  ls\ndone\nThat runs for ever.", "sentence"),
     ("<table>\n<tr><td>1</td></tr>\n</table>", "block"),
     ("<table>\n<tr><td>1</td></tr>", "open"),
     ('The output is `{\n"a": 1\n}`, which is what you expect.', "sentence"),
