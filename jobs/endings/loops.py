@@ -11,6 +11,7 @@ where there are hardly any words.
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import compress
 from statistics import median_low
 
@@ -69,6 +70,7 @@ def loop_of(text: str, copies: int = COPIES, tokens: int = TOKENS) -> Loop | Non
     return _Words(tail, begin).loop(copies, tokens) if _may_loop(tail, copies) else None
 
 
+@lru_cache(maxsize=1)  # a watcher, `trim` and the verdict ask about the same end
 def loop_near_end(text: str) -> Loop | None:
     """Return the loop that the text ends in, or one behind which there is little more, or None.
 

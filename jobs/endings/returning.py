@@ -7,6 +7,7 @@ from dataclasses import dataclass
 BYTES_A_TOKEN = 4  # of a token's text in ASCII
 _BYTES_ELSEWHERE = ((1.3, 2.5), (1.04, 3))  # from so many bytes a character on: other scripts, other letters
 _SENTENCES_AROUND = 4  # among which a copy of a sentence is looked for, for each copy
+_PROBE = 16  # characters of the end that are looked for first
 _SENTENCE = re.compile(r"\S[^\n]*?(?:(?:(?<!\d)[.]|[!?…‽؟۔।])(?=\s|$)|[。！？｡]|(?=\n)|$)")
 
 
@@ -69,6 +70,9 @@ def sentence_again(text: str, begin: int, copies: int, tokens: int) -> Loop | No
     The arguments are those of `line_again`. A sentence that fills a line of its own is left to that: it may be a
     refrain.
     """
+    least = max(1, min(_PROBE, length_of(tokens, text[-_PROBE:]) // copies))
+    if text.count(text[-least:]) < copies:  # as in most
+        return None
     tail = text[text.rfind("\n") + 1 :]
     *_, last = ("", *(sentence for _, sentence in sentences(tail)))
     if len(last) * copies < length_of(tokens, last) or len(last) == len(tail) or text.count(last) < copies:

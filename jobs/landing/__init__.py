@@ -127,9 +127,10 @@ def spots(text: str, lengths: Sequence[int]) -> list[int]:
     if len(data) > len(text):  # lengths are those of characters
         ends = list(accumulate((len(sign.encode(errors="replace")) for sign in text), initial=0))
         lengths = [ends[length] for length in lengths]
+    tables = _TABLES
     for count, end in enumerate(lengths, 1):
         for byte in data[begin:end]:
-            state = _TABLES[state][byte]
+            state = tables[state][byte]
         if end > begin and state >= LANDED:
             found.append(count)
         begin = end

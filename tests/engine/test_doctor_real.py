@@ -54,6 +54,29 @@ def end_row(folder):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def _with_row(folder, token, row):
+    """Put another row into the output layer, made from the one of EOS and that of a word."""
+    weights = load_file(folder / "model.safetensors")
+    rows = weights["model.embed_tokens.weight"]
+    rows[token] = row(rows[1].float(), rows[300].float()).to(rows.dtype)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def never_taught(folder):
+    """Let EOS be as likely as half of a rare word, wherever the text stands."""
+    _with_row(folder, 1, lambda eos, word: 0.5 * word)
+
+
+def mark_as_text(folder):
+    """Let the model write a mark where it would end, and the tokeniser know the mark as plain text."""
+    _with_row(folder, 4, lambda eos, word: 1.3 * eos)
+    path = folder / "tokenizer.json"
+    found = json.loads(path.read_text())
+    for token in found["added_tokens"]:
+        token["special"] = token["special"] and token["id"] != 4
+    path.write_text(json.dumps(found))
+
+
 def not_numbers(folder):
     """Put NaN into a weight."""
     weights = load_file(folder / "model.safetensors")
@@ -82,6 +105,8 @@ DAMAGE = {
     ),
     "beyond the window": (window, Level.CAUSE, "rows of 64"),
     "end rows untrained": (end_row, Level.CAUSE, "1 (`</s>`)"),
+    "EOS never learned": (never_taught, Level.CAUSE, "in 4 cut answers its highest probability was 0.0"),
+    "marks written": (mark_as_text, Level.CAUSE, "`<|user|>` as text"),
     "scores are no numbers": (not_numbers, Level.CAUSE, "4 of 4 answers"),
 }
 
@@ -96,7 +121,7 @@ def demo(tmp_path):
 def test_a_damaged_model_is_told_by_its_damage(demo, name):
     damage, level, seen = DAMAGE[name]
     damage(demo)
-    budget = 160 if name == "end token unknown elsewhere" else 48
+    budget = 160 if name in ("end token unknown elsewhere", "EOS never learned", "marks written") else 48
     evidence = collect(Sample(GenerationSpec(model=str(demo), max_new_tokens=budget), rows=4))
     found = {finding.check: finding for finding in examine(evidence)}
     assert name in found
