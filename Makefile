@@ -9,7 +9,7 @@ REAL_EVERY ?= 6
 # Where an image sets it, each of the many processes of the tests would compile our modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo real-model test lint versions check nightly docs slow cluster mutants site clean
+.PHONY: install demo real-model test lint versions check nightly docs slow cluster pooled mutants site clean
 
 install: $(STAMP)
 
@@ -46,6 +46,11 @@ slow: install
 cluster: install
 	ENDMARK_HOSTS=required $(BIN)/python -m pytest tests/cluster
 
+# The ledger behind a PgBouncer that hands out connections by transaction, which must be installed.
+pooled: install
+	command -v pgbouncer
+	ENDMARK_TESTS_POOLED=1 $(BIN)/python -m pytest tests/integration/store tests/integration/test_pgbouncer.py
+
 # The checks that run nothing of ours; ruff, mypy and the walls between the rooms.
 lint: install
 	$(BIN)/ruff format --check .
@@ -69,8 +74,8 @@ MUTANTS ?= --count 200
 mutants: install
 	$(BIN)/python -m tests.mutation $(MUTANTS)
 
-# What CI has no time for, each night: slow tests, hosts and bad networks, mutants, and the unit tests under the lowest and the newest versions.
-nightly: slow cluster mutants
+# What CI has no time for, each night: slow tests, hosts and bad networks, a pooler, mutants, and the unit tests under the lowest and the newest versions.
+nightly: slow cluster pooled mutants
 	.ci/versions lowest
 	.ci/versions newest
 

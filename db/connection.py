@@ -1,10 +1,11 @@
 """Opening the ledger: one engine to read, one to write, on SQLite or Postgres."""
 
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -182,8 +183,9 @@ def _engine(url: URL, *, writes: bool) -> Engine:
         link = {name: value for name, value in _POSTGRES_LINK.items() if name not in url.query}
         # Who writes begins again by itself where a pooled connection is dead (`transactions.write`).
         engine = create_engine(url, pool_pre_ping=not writes, pool_size=4, max_overflow=16, connect_args=link)
+        event.listen(engine, "connect", partial(_prepare_postgres, writes=writes))
         if writes:
-            event.listen(engine, "connect", _limit_open_transactions)
+            event.listen(engine, "begin", _limit_open_transaction)
         return engine
     engine = create_engine(url, connect_args={"timeout": _BUSY_WAIT, "check_same_thread": False})
     event.listen(engine, "connect", _prepare_sqlite)
@@ -193,11 +195,30 @@ def _engine(url: URL, *, writes: bool) -> Engine:
     return engine
 
 
-def _limit_open_transactions(connection: Any, _record: Any) -> None:  # noqa: ANN401 - the driver's own
-    """Let the server end a transaction whose client has stopped in the middle of it."""
+def _prepare_postgres(connection: Any, record: Any, *, writes: bool) -> None:  # noqa: ANN401 - the driver's own
+    """Set what a connection to Postgres needs, and find out whether a pooler stands before the server.
+
+    The server ends a transaction that writes where its client has stopped in the middle of it; one that reads may
+    wait for whoever takes the rows of an export.
+
+    A pooler such as PgBouncer tells a process of its own making when a client connects. In its mode `transaction`
+    each transaction may run in another session, where what was prepared or set in one before is not, or is of
+    another program.
+    """
     connection.autocommit = True
-    connection.execute(f"SET idle_in_transaction_session_timeout = '{_FROZEN_AFTER}'")
+    told = connection.info.backend_pid
+    record.info["pooled"] = connection.execute("SELECT pg_backend_pid()").fetchone()[0] != told
+    if record.info["pooled"]:
+        connection.prepare_threshold = None
+    elif writes:
+        connection.execute(f"SET idle_in_transaction_session_timeout = '{_FROZEN_AFTER}'")
     connection.autocommit = False
+
+
+def _limit_open_transaction(connection: Connection) -> None:
+    """Let the server end a transaction behind a pooler, as it does for a session of one's own."""
+    if connection.info["pooled"]:
+        connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = '{_FROZEN_AFTER}'")
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:  # noqa: ANN401 - the driver's own

@@ -1,8 +1,10 @@
 """The ledger on both databases, and the wheel.
 
-Every test that takes `store` or `database_url` runs on SQLite and on Postgres.
+Every test that takes `store` or `database_url` runs on SQLite and on Postgres; with ENDMARK_TESTS_POOLED=1 that is
+behind PgBouncer.
 """
 
+import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from endmark.db.connection import open_store, upgrade
+from tests.integration.pgbouncer import PROGRAM, PgBouncer
 from tests.integration.postgres_server import PostgresServer
 
 # What a shell runs in its background ignores Ctrl-C, and so would all that the tests start: three of them failed
@@ -26,6 +29,15 @@ def postgres():
     server = PostgresServer()
     yield server
     server.remove()
+
+
+@pytest.fixture(scope="session")
+def pooler(postgres):
+    if PROGRAM is None:
+        pytest.skip("PgBouncer is not installed: nothing is shown of it (Debian: apt-get install pgbouncer)")
+    found = PgBouncer(postgres)
+    yield found
+    found.remove()
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +58,8 @@ def database_url(dialect, tmp_path, request):
     """A database with tables and nothing in them."""
     if dialect == "sqlite":
         return f"sqlite:///{tmp_path / 'ledger.db'}"
-    return request.getfixturevalue("postgres").create(request.getfixturevalue("postgres_template"))
+    url = request.getfixturevalue("postgres").create(request.getfixturevalue("postgres_template"))
+    return request.getfixturevalue("pooler").url(url) if os.environ.get("ENDMARK_TESTS_POOLED") else url
 
 
 @pytest.fixture
