@@ -26,6 +26,9 @@ _LEARNT_PROMPTS = (
     "PROMPT",
 )  # ends of peft's names for kinds that add to the prompt: no weights to merge
 _FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
+_LARGEST = 3.4e38  # that fp32 holds
+_SAVED = "give the folder the adapter_config.json that it was saved with"
+_COPY = "copy or save it again"
 # Ways to begin that leave the base as it is: what is trained is all that is added. peft's others take a part of
 # the base's weights out of them (pissa, olora, corda, lora_ga) or put other ones in their place (loftq).
 _HONEST_STARTS = frozenset((None, True, False, "gaussian", "eva", "orthogonal", "mica"))
@@ -73,7 +76,9 @@ def read_pairs(folder: Path, config: Mapping[str, Any]) -> dict[str, Pair]:
             )
         if len(stored.shape) != 2 or not stored.count or stored.dtype not in _FLOATS:
             what = f"of type {stored.dtype} and shape {list(stored.shape)}"
-            raise ModelError(f"the adapter `{folder}` holds `{key}` {what}, which is no matrix of LoRA")
+            raise ModelError(
+                f"the adapter `{folder}` holds `{key}` {what}, which is no matrix of LoRA", hint=_COPY
+            )
         sides.setdefault(match["module"], {})[match["side"]] = stored
     if not sides:
         raise ModelError(
@@ -116,7 +121,8 @@ def refuse_other_kinds(config: Mapping[str, Any], folder: Path) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
         mergeable = not str(kind).endswith(_LEARNT_PROMPTS)
-        raise ModelError(f"the adapter `{folder}` is `{kind}`", hint=_MERGE if mergeable else _PLAIN)
+        what = "names no `peft_type`" if kind is None else f"is `{kind}`"
+        raise ModelError(f"the adapter `{folder}` {what}", hint=_MERGE if mergeable else _PLAIN)
     start = config.get("init_lora_weights")
     start = start.lower() if isinstance(start, str) else start
     if not isinstance(start, str | bool | None) or start not in _HONEST_STARTS:
@@ -153,10 +159,15 @@ def _pair(folder: Path, config: Mapping[str, Any], name: str, found: Mapping[str
         raise ModelError(
             f"the adapter `{folder}` has matrices of {list(down.shape)} and {list(up.shape)} for `{name}`, and "
             f"its config says rank {rank}",
-            hint="give the folder the adapter_config.json that it was saved with",
+            hint=_SAVED,
         )
     alpha = _number(folder, config, name, "alpha_pattern", "lora_alpha")
     scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    if abs(scaling) > _LARGEST:
+        raise ModelError(
+            f"the adapter `{folder}` counts for `{name}` with {scaling:.3g}: no answer can come of that",
+            hint=_SAVED,
+        )
     return Pair(rank, down.shape[1], up.shape[0], scaling)
 
 
@@ -170,12 +181,15 @@ def _number(folder: Path, config: Mapping[str, Any], name: str, pattern: str, ot
     try:
         patterns = dict(config.get(pattern) or {})
         value = next((patterns[key] for key in patterns if re.match(rf"(.*\.)?({key})$", name)), value)
+        if not isinstance(value, int | float | str):
+            raise TypeError("which is no number")
         number = float(value)
         if not number or not math.isfinite(number):
             raise ValueError("with it the adapter adds nothing")
-    except (ValueError, TypeError, re.error) as error:
+    except (ValueError, TypeError, OverflowError, re.error) as error:
         raise ModelError(
             f"the adapter `{folder}` has a `{otherwise}` for `{name}` that cannot be used: {json.dumps(value)}, "
-            f"{error}"
+            f"{error}",
+            hint=_SAVED,
         ) from error
     return number

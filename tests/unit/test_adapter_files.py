@@ -95,7 +95,7 @@ def test_options_that_are_not_in_use_are_no_reason(tmp_path):
     assert adapter_folder(str(folder), "org/some-model") == str(folder)
 
 
-@pytest.mark.parametrize("kind", ["IA3", "LOHA", "PROMPT_TUNING", "OFT", None])
+@pytest.mark.parametrize("kind", ["IA3", "LOHA", "PROMPT_TUNING", "OFT"])
 def test_other_methods_are_named(kind, tmp_path):
     refused(f"is `{kind}`", write_adapter(tmp_path, peft_type=kind))
 
@@ -168,10 +168,32 @@ def test_ranks_and_scalings_are_those_of_peft(tmp_path):
         ("lora_alpha", None),
         ("alpha_pattern", {"(": 1}),
         ("rank_pattern", [1]),
+        ("lora_alpha", [16]),
+        ("lora_alpha", 10**400),
+        ("lora_alpha", float("nan")),
+        ("r", 0),
     ],
 )
 def test_a_scaling_that_cannot_be_used_is_refused(option, value, tmp_path):
-    refused("that cannot be used", write_adapter(tmp_path, **{option: value}))
+    hint = refused("that cannot be used", write_adapter(tmp_path, **{option: value}))
+    assert hint == "give the folder the adapter_config.json that it was saved with"
+
+
+@pytest.mark.parametrize(("alpha", "rank", "most"), [(1e308, 8, False), (8 * 3.3e38, 8, True), (-1e300, 8, False)])
+def test_a_scaling_beyond_fp32_is_refused(alpha, rank, most, tmp_path):
+    """Each answer came to no numbers, a row at a time, after the model had been loaded."""
+    folder = write_adapter(tmp_path, lora_alpha=alpha, r=rank)
+    if most:
+        (pair,) = read_pairs(folder, json.loads((folder / "adapter_config.json").read_text())).values()
+        assert pair.scaling == alpha / rank
+    else:
+        assert refused("no answer can come of that", folder)
+
+
+def test_a_config_without_a_kind_is_told_as_such(tmp_path):
+    folder = write_adapter(tmp_path, peft_type=None)
+    with pytest.raises(ModelError, match="names no `peft_type`"):
+        adapter_folder(str(folder), "org/some-model")
 
 
 def test_sizes_are_compared_with_the_models_files(tmp_path):

@@ -110,7 +110,10 @@ def _layer(network: nn.Module, name: str, pair: Pair, adapter: str) -> nn.Linear
     try:
         module = network.get_submodule(name)
     except AttributeError as error:
-        raise ModelError(f"the adapter `{adapter}` has weights for `{name}`, which the model lacks") from error
+        raise ModelError(
+            f"the adapter `{adapter}` has weights for `{name}`, which the model lacks",
+            hint="it was trained on another model",
+        ) from error
     wanted = pair.inputs, pair.outputs
     if not isinstance(module, nn.Linear) or wanted != (module.in_features, module.out_features):
         raise ModelError(
