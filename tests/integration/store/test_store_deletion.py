@@ -125,3 +125,14 @@ def test_the_size_of_a_large_job_is_projected_from_rows_spread_over_it(store):
     assert not found.exact
     assert found.prompt_bytes == pytest.approx(exact, rel=0.06)
     assert job_size(store, job, 0) == JobSize(0, 0, 0, 0, exact=True)
+
+
+def test_what_is_alike_in_all_rows_is_projected_exactly(store):
+    """Each of the three sums, and their whole: a trace that was divided by the share passed all tests."""
+    job = submit(store, ["Hi"] * 2_500, shard_size=2_500)
+    answer_all(store, text="three", reasoning="ü")
+    execute(store, "UPDATE attempts SET eos_probs = :probs", probs=b"0123456789")
+    (cells,) = rows_of(store, "SELECT max(length(cells)) FROM rows")[0]
+    found = job_size(store, job, 2_500)
+    assert (found.prompt_bytes, found.answer_bytes, found.trace_bytes) == (2_500 * cells, 2_500 * 7, 25_000)
+    assert found.bytes == 2_500 * (cells + 17)
