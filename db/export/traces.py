@@ -3,6 +3,7 @@
 import json
 import struct
 from dataclasses import asdict
+from pathlib import Path
 from typing import IO, Any
 
 from sqlalchemy import Row, text
@@ -10,6 +11,7 @@ from sqlalchemy import Row, text
 from endmark.db.connection import Store
 from endmark.db.jobs import Job
 from endmark.db.transactions import reading
+from endmark.jobs.errors import UsageError
 from endmark.jobs.prompts import PromptPlan
 from endmark.jobs.strict_json import strict_json
 from endmark.jobs.vocabulary import NOT_NUMBERS
@@ -52,6 +54,32 @@ def write_traces(handle: IO[str], store: Store, job: Job) -> int:
                 _write_line(handle, _line(found, plans[found.round]))
                 count += 1
     return count
+
+
+def trace_head(path: str) -> dict[str, Any]:
+    """Return what a file of traces says of its job, in its first line.
+
+    Raises:
+        UsageError: the file cannot be read, or is none of these.
+    """
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            about: dict[str, Any] = json.loads(next(file, ""))
+        if "max_new_tokens" not in about:
+            raise ValueError("it says nothing of a job")
+    except OSError as error:
+        raise UsageError(f"cannot read `{path}`: {error.strerror}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise no_trace(path, 1, error) from error
+    return about
+
+
+def no_trace(path: str, number: int, error: Exception) -> UsageError:
+    """Return the error for a line of a file that is no file of traces."""
+    return UsageError(
+        f"{path}:{number}: is no trace: {error}",
+        hint="`endmark export JOB -o results.csv --trace FILE` makes one",
+    )
 
 
 def _line(found: Row[Any], plan: PromptPlan) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
 from endmark.jobs.strict_json import strict_json
 from endmark.jobs.template_args import read_template_args
+from endmark.worker.doctor.beforehand import check_options
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -77,8 +78,6 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     """Collect and examine; return what was found."""
     if options.rows < 1:
         raise UsageError(f"--rows is {options.rows}: must be at least 1")
-    if options.trace is not None and options.compare_precision:
-        raise UsageError("`--compare-precision` runs the model, and `--trace` looks at a job that has run")
     if options.model is None and options.trace is None:
         print(f"no model given: the bundled `{DEMO_MODEL}` serves", file=sys.stderr)  # noqa: T201
     engine = EngineChoice(
@@ -99,6 +98,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         template_args=read_template_args(options.template_arg),
         thinking_marks=options.thinking_marks,
     )
+    check_options(options, spec)
     # Behind the checks above, so that a wrong call is told before torch has been imported.
     import torch
     from transformers.utils import logging

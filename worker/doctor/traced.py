@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from endmark.db.export.traces import no_trace, trace_head
 from endmark.jobs.endings import ending_of
 from endmark.jobs.errors import UsageError
 from endmark.jobs.sampling import Sampling
@@ -50,12 +51,10 @@ def read_traced(path: str, *, limit: int, model: str | None = None) -> Evidence:
 def _read(path: str, limit: int) -> tuple[dict[str, Any], list[RowEvidence]]:
     """Return what a trace says of its job, and its rows."""
     rows: list[RowEvidence] = []
-    number = 1
+    about, number = trace_head(path), 1
     try:
         with Path(path).open(encoding="utf-8") as file:
-            about = json.loads(next(file, ""))
-            if "max_new_tokens" not in about:
-                raise ValueError("it says nothing of a job")
+            next(file)
             for line in file:
                 number += 1
                 if len(rows) == limit:
@@ -63,11 +62,8 @@ def _read(path: str, limit: int) -> tuple[dict[str, Any], list[RowEvidence]]:
                 rows.append(_row(json.loads(line)))
     except OSError as error:
         raise UsageError(f"cannot read `{path}`: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{path}:{number}: is no trace: {error}",
-            hint="`endmark export JOB -o results.csv --trace FILE` makes one",
-        ) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise no_trace(path, number, error) from error
     if not any(row.probs or row.failed for row in rows):
         raise UsageError(
             f"`{path}` holds no step's EOS probability", hint="give `--trace` when the job is submitted or run"
