@@ -29,6 +29,7 @@ _ROWS = 256  # at once, where nobody says how many
 _PROCESSOR = "endmark.worker.vllm.processor:Draw"
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # its scheduler runs in our process, the models of several cards do not
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the other one takes no processors of this interface
     "VLLM_USE_FLASHINFER_SAMPLER": "0",  # every draw is ours
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # by itself it writes among a command's data
