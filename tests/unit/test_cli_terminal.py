@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -159,6 +160,19 @@ def test_one_job_lists_its_workers_while_it_runs():
     assert "3 s ago" in text
     assert "expanded, 13.5 GB  215,408 tokens  12" in text
     assert "host:12" not in one_job(status(state=JobState.COMPLETED))
+
+
+def test_a_job_names_the_engine_of_each_of_its_workers():
+    """A job names none: its rows are of a model, whichever engine holds it."""
+    found = status(workers=(WORKER, replace(WORKER, worker="other:7", engine="vllm", weights="nf4")))
+    lines = one_job(found).splitlines()
+    heading = next(line for line in lines if "ENGINE" in line.upper() and "WORKER" in line.upper())
+    place = heading.upper().index("ENGINE")
+    assert [line[place:].split()[0] for line in lines if "host:12" in line or "other:7" in line] == [
+        "endmark",
+        "vllm",
+    ]
+    assert [worker["engine"] for worker in as_json(found)["workers"]] == ["endmark", "vllm"]
 
 
 def test_the_json_has_what_the_contract_names():
