@@ -29,7 +29,8 @@ class Crew:
         self._store = store
         self._spec = spec
         self._engine = engine
-        self._told = False  # how it is served, where that is not as a user would expect
+        self._told = False  # that a worker of another engine serves than was asked for
+        self._heard = 0  # words of the worker that were passed on
         self._broker: Broker | None = None
         self._worker: WorkerProcess | None = None
         self._slot: Slot | None = None
@@ -66,7 +67,7 @@ class Crew:
         assert self._broker is not None
         try:
             if self._worker is not None:
-                self._pass_on_word(self._worker)  # of a job that ended between two looks
+                self._pass_on_words(self._worker)  # of a job that ended between two looks
                 self._worker.stop()
                 self._forget_the_dead()
             if self._slot is not None:
@@ -104,11 +105,10 @@ class Crew:
         if wanted != AUTO and engines != {wanted}:
             note(f"a worker that ran already serves: its engine is `{found}`, and `{wanted}` was asked for")
 
-    def _pass_on_word(self, worker: WorkerProcess) -> None:
-        """Say once what the worker that was started says of how it serves."""
-        word = None if self._told else worker.word()
-        if word is not None:
-            self._told = True
+    def _pass_on_words(self, worker: WorkerProcess) -> None:
+        """Say once each thing that the worker that was started says of how it serves."""
+        for word in worker.words()[self._heard :]:
+            self._heard += 1
             note(one_line(word))
 
     def look_after(self, *, served: bool) -> None:
@@ -117,7 +117,7 @@ class Crew:
             if not served:
                 self._start_worker()
             return
-        self._pass_on_word(self._worker)
+        self._pass_on_words(self._worker)
         count, last = self._worker.deaths()
         if count > self._deaths and self._worker.alive:
             often = "once" if count == 1 else f"{count} times"

@@ -129,10 +129,9 @@ class WorkerProcess:
         values = read_whole(_deaths_path(self.report_path))
         return (0, "") if values is None else (int(values["count"] or 0), values["last"] or "")
 
-    def word(self) -> str | None:
-        """Return what its user is to know of how it serves; None if there is nothing."""
-        values = read_whole(_word_path(self.report_path))
-        return None if values is None else values["word"]
+    def words(self) -> list[str]:
+        """Return what its user is to know of how it serves, in the order in which it was said."""
+        return _words(self.report_path)
 
     def stop(self, grace: float = 60.0) -> int:
         """End it: let it drain for `grace` seconds, or until Ctrl-C, then end it at once. Return its exit code."""
@@ -167,8 +166,16 @@ def read_failure(path: Path) -> tuple[str, str | None] | None:
 
 
 def write_word(report: Path, word: str) -> None:
-    """Leave word of how a worker serves, for the process that started it."""
-    write_whole(_word_path(report), {"word": word})
+    """Leave a further word of how a worker serves, for the process that started it; each once, on one line."""
+    words, word = _words(report), " ".join(word.split())
+    if word not in words:
+        write_whole(_word_path(report), {"words": "\n".join([*words, word])})
+
+
+def _words(report: Path) -> list[str]:
+    """Return the words that were left beside a report, none where there are none."""
+    values = read_whole(_word_path(report))
+    return (values["words"] or "").split("\n") if values is not None else []
 
 
 def _word_path(report: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GptOssConfig
+from transformers import AutoModelForCausalLM, GPTJConfig, GptOssConfig
 
 from endmark.db.connection import open_store
 from endmark.db.jobs import load_job
@@ -49,16 +49,24 @@ def endmark(home, *arguments, vllm=True):
 
 
 def test_what_ours_refuses_runs_under_vllm_where_that_is_installed(tmp_path):
-    """Which engine serves is told on standard error, with the reason, and stands beside each answer."""
-    model = refused_model(tmp_path / "model")
+    """Which engine serves is told on standard error, with the reason, and stands beside each answer.
+
+    So is it that vLLM cannot quantise this kind as it loads it, which stood in the place of the first word.
+    """
+    model = str(save_tiny_model(tmp_path / "model"))
+    config = GPTJConfig(
+        vocab_size=258, n_embd=64, n_layer=2, n_head=4, n_positions=256, rotary_dim=8, eos_token_id=0
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(model)
     rows = tmp_path / "rows.csv"
     rows.write_text("prompt\nHi\nHo\n")
     out = tmp_path / "out.csv"
     told = endmark(tmp_path / "home", "run", str(rows), "-o", str(out), "--model", model, "--max-new-tokens", "8")
     assert told.returncode == 0, told.stderr
-    assert "vLLM's engine serves: Endmark cannot run GptOssForCausalLM: its attention takes `s_aux`" in told.stderr
+    assert "vLLM's engine serves: Endmark cannot run GPTJForCausalLM: transformers does not mark" in told.stderr
+    assert "the weights are in 16 bits: vLLM does not quantise this kind of model as it loads it" in told.stderr
     with out.open(newline="") as file:
-        assert Counter(row["weights"] for row in csv.DictReader(file)) == {"vllm: nf4": 2}
+        assert Counter(row["weights"] for row in csv.DictReader(file)) == {"vllm: fp32": 2}
     assert [path.suffix for path in (tmp_path / "home" / "logs").iterdir()] == [".log"]
 
 

@@ -37,7 +37,7 @@ def worker(tmp_path):
 
 
 def test_nothing_is_told_before_there_is_word(worker):
-    assert (worker.failure(), worker.deaths(), worker.word()) == (None, (0, ""), None)
+    assert (worker.failure(), worker.deaths(), worker.words()) == (None, (0, ""), [])
     assert worker.alive
     assert worker.returncode is None
 
@@ -51,7 +51,9 @@ def test_each_word_is_read_as_it_was_left(worker):
     write_word(worker.report_path, "vLLM serves: a window of attention")
     assert worker.failure() == ("no room", "take less")
     assert worker.deaths() == (3, "cpu: it was killed by SIGKILL")
-    assert worker.word() == "vLLM serves: a window of attention"
+    write_word(worker.report_path, "vLLM serves: a window of attention")  # of another process of its
+    write_word(worker.report_path, "in 16 bits:\nnothing else is there")
+    assert worker.words() == ["vLLM serves: a window of attention", "in 16 bits: nothing else is there"]
 
 
 def test_a_worker_that_is_stopped_leaves_its_code_and_no_word(worker):
