@@ -121,6 +121,19 @@ def test_a_check_that_comes_late_and_finds_no_way_gives_back_what_came_since():
     assert allowed(mask) == (b"", True)
 
 
+def test_behind_the_last_moment_to_close_the_way_alone_counts_and_the_grammar_is_not_asked():
+    """256 rows that closed together kept a step waiting for 14 ms: each token was given to a matcher still."""
+    way, other = made("a*bcd", "a*bcd", budget=4)
+    assert allowed(way) == allowed(other) == (b"b", False)
+    way.matcher = None
+    for token, follows in ((ord("b"), (b"c", False)), (ord("c"), (b"d", False)), (ord("d"), (b"", True))):
+        way.see(token)
+        assert allowed(way) == follows
+    other.see(ord("c"))
+    assert allowed(other) == (b"", False)
+    assert "has left its shape" in other.refusal
+
+
 def test_what_the_answers_of_a_step_have_seen_is_one_batch(monkeypatch):
     """The thread woke at the first answer that was told its token, and made a few masks at a time."""
     made_together = []

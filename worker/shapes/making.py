@@ -38,6 +38,9 @@ class Maskable(Protocol):
     def follow(self, token_id: int, taken: bool) -> bool:
         """Go on with a token that the matcher was given; return whether what may follow is to be worked out."""
 
+    def close(self, token_id: int) -> None:
+        """Go on with a token where `closes`."""
+
     def show(self, words: NDArray[np.int32], lease: "Lease | None", *, some: bool) -> None:
         """Let those tokens follow whose bits are set, (ceil(V / 32),).
 
@@ -197,12 +200,16 @@ def _refuse(mask: Maskable, error: Exception) -> None:
 
 def _followed(executor: Any, drawn: Sequence[tuple[Maskable, int]]) -> list[Maskable]:  # noqa: ANN401
     """Take a token more for each of some answers; return those whose next tokens are to be worked out."""
-    if not drawn:
+    for mask, token_id in drawn:
+        if mask.closes:
+            _guarded(mask, mask.close, token_id)
+    still = [(mask, token_id) for mask, token_id in drawn if not (mask.closes or mask.refusal)]
+    if not still:
         return []
-    taken = executor.consume_token_par([(mask.matcher, token_id) for mask, token_id in drawn])
+    taken = executor.consume_token_par([(mask.matcher, token_id) for mask, token_id in still])
     return [
         mask
-        for (mask, token_id), was_taken in zip(drawn, taken, strict=True)
+        for (mask, token_id), was_taken in zip(still, taken, strict=True)
         if _guarded(mask, mask.follow, token_id, was_taken)
     ]
 

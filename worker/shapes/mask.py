@@ -136,10 +136,6 @@ class ShapeMask:
         if not taken:
             self.refuse(_LEFT)
             return False
-        if self.closes:
-            self._ahead = self._ahead[1:]
-            self._show(self._ahead[:1])
-            return False
         self._since.append(token_id)
         self._pass(token_id)
         if self._missed:
@@ -150,6 +146,15 @@ class ShapeMask:
         beyond = self._budget - len(self._way.token_ids) - 1
         self.due = beyond >= _ROOM and len(self._since) < self._until + _ROOM
         return self.due or self._checked()
+
+    def close(self, token_id: int) -> None:
+        """Go on with a token of the way, behind which only the rest of it may follow; the matcher is not asked."""
+        self._budget -= 1
+        if self._ahead[:1] != (token_id,):
+            self.refuse(_LEFT)
+            return
+        self._ahead = self._ahead[1:]
+        self._show(self._ahead[:1])
 
     def look(self) -> None:
         """Make the check that is due, whose result counts from the next token on."""
@@ -257,11 +262,12 @@ class ShapeMask:
         self._show(self._ahead[:1])
 
     def _show(self, token_ids: Sequence[int]) -> None:
-        """Let one of these tokens follow, or an end token if there are none."""
-        words = np.zeros_like(self._compiled.end_bits)
+        """Let one of these tokens follow, or an end token if there are none; no memory is made for it."""
+        self._words, self._lease = self._room if token_ids else self._compiled.end_bits, None
+        if token_ids:
+            self._room.fill(0)
         for token_id in token_ids:
-            words.view(np.uint32)[token_id // 32] |= np.uint32(1 << token_id % 32)
-        self._words, self._lease = words if token_ids else self._compiled.end_bits.copy(), None
+            self._room.view(np.uint32)[token_id // 32] |= np.uint32(1 << token_id % 32)
 
     def refuse(self, reason: str) -> None:
         """Let no token follow."""
