@@ -95,9 +95,20 @@ def test_the_key_of_a_home_is_made_once_and_is_its_owners(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://host/x", "file:///etc/passwd", "host/x", "", "http://", "http://host:99999/", "http://[x/"]
+    "url",
+    [
+        "ftp://host/x",
+        "file:///etc/passwd",
+        "host/x",
+        "",
+        "http://",
+        "http://host:99999/",
+        "http://host:0/",
+        "http://[x/",
+    ],
 )
 def test_only_urls_of_http_are_sent_to(url):
+    """Port 0 was taken: nobody can listen there."""
     with pytest.raises(UsageError, match="no URL to send to"):
         check_url(url)
 

@@ -48,6 +48,20 @@ ONCE = {
 }
 
 
+@pytest.mark.parametrize("mark", ["* ", "3. "])
+@pytest.mark.parametrize(("size", "twice"), [(39, False), (40, True)])
+def test_how_long_an_item_is_of_which_a_copy_is_too_much(mark, size, twice):
+    item = f"Plan to {'y' * (size - 8)}"
+    text = f"{mark}{item}\n{mark}Bread of rye\n{mark}{item}\n"
+    assert (repeat_near_end(text) is not None) is twice
+
+
+@pytest.mark.parametrize(("size", "twice"), [(71, False), (72, True)])
+def test_how_long_a_line_of_verse_is_of_which_a_copy_is_too_much(size, twice):
+    line = f"Row on, {'o' * (size - 8)}"
+    assert (repeat_near_end(f"{line}\nThe moon is up\n{line}\n") is not None) is twice
+
+
 @pytest.mark.parametrize("kind", AGAIN)
 def test_what_is_said_again(kind):
     """An outside judge called such answers loops, which the verdict rightly does not."""

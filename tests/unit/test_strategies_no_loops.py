@@ -44,6 +44,18 @@ def reference(tokens, times, span):
     return None
 
 
+def test_an_ending_that_was_found_stays():
+    """The engine may have computed further tokens before it is asked again: those would be another period's."""
+    watcher, answer = NoLoops({"times": 3, "tokens": 16}).watcher(), AnswerText(VOCABULARY)
+    found = []
+    for token in [33, 34, 35, 36] * 8 + [40] * 80:
+        answer.append(token)
+        found.append(watcher.see(answer, last=False))
+    first = next(ending for ending in found if ending is not None)
+    assert first.token_count == 4
+    assert all(ending is first for ending in found[found.index(first) :])
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.integers(33, 35), max_size=30),
