@@ -19,6 +19,9 @@ _EXACT = 2**53  # the largest whole number that floating point holds with all be
 _UNKNOWN = re.compile(r'Unimplemented keys: \["(?P<name>[^"]*)"')
 _DATES = re.compile(r'"format"\s*:\s*"date(-time)?"')
 _YEAR = "^0{0,3}[1-9]"  # which 0000 is not: Python and the Gregorian calendar begin with 1
+_MOMENT = (
+    _YEAR + r"[^.]*(\.[0-9]{1,9}([^0-9.].*)?)?$"
+)  # no finer than nanoseconds: models write digits without end
 _OF_ONE = frozenset(  # keywords that hold one schema
     {"items", "additionalItems", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames"}
 )
@@ -180,13 +183,13 @@ def _unclear(schema: Mapping[str, Any], pointer: str = "#") -> Iterator[tuple[st
 
 
 def _with_years(text: str) -> str:
-    """Return a schema whose dates have years that there are."""
+    """Return a schema whose dates have years that there are, and whose moments have no digits without end."""
     schema = json.loads(text)
     waiting = [schema]
     while waiting:
         inner = waiting.pop()
         if inner.get("format") in ("date", "date-time"):
-            inner.setdefault("pattern", _YEAR)
+            inner.setdefault("pattern", _YEAR if inner["format"] == "date" else _MOMENT)
         waiting += [item for _, item in _inner(inner) if isinstance(item, dict)]
     return json.dumps(schema, ensure_ascii=False)
 

@@ -200,6 +200,23 @@ def test_digits_are_those_of_ascii():
     assert not accepts(grammar, "\U0001e4f0aü/\\d".encode())
 
 
+@pytest.mark.parametrize(
+    ("end", "kept"),
+    [
+        ("Z", True),
+        (".5Z", True),
+        (".123456789Z", True),
+        (".25+02:00", True),
+        ("-02:30", True),
+        (f".{'18' * 5}Z", False),
+    ],
+)
+def test_moments_are_no_finer_than_nanoseconds(end, kept):
+    """A small model wrote `11:12:32.18121818…` until its budget was spent: the format has digits for ever."""
+    shape = read_shape(ShapeKind.JSON_SCHEMA, '{"type": "string", "format": "date-time"}', "schema")
+    assert accepts(grammar_of(shape), f'"2024-02-29T10:00:00{end}"'.encode()) is kept
+
+
 @pytest.mark.parametrize("kind", ["date", "date-time"])
 def test_dates_have_a_year_that_there_is(kind):
     """The shortest way to a date wrote `0000-01-01`, which Python refuses as one; 60 new schemas showed it."""
