@@ -19,6 +19,7 @@ from endmark.jobs.engines import EngineChoice
 from endmark.jobs.launch.workers import WorkerOptions, start_worker
 from endmark.jobs.queue import wake
 from endmark.jobs.settings import Settings
+from tests.integration.ports import free_port
 from tests.integration.service_fixtures import results, submit, wait_until
 from tests.integration.test_main_job import ENDMARK
 from tests.integration.tiny_model import save_tiny_model
@@ -98,6 +99,19 @@ def test_strategies_are_compared_under_the_engine_that_was_asked_for(tmp_path):
     written = page.read_text()
     assert "vllm: nf4" in written
     assert "--engine vllm" in written
+
+
+def test_the_batch_api_proposes_a_worker_under_the_engine_that_was_asked_for(tmp_path):
+    """It loads no model itself, so vLLM need not be installed where it runs."""
+    words = ["serve", "--model", "o/m", "--engine", "vllm", "--tensor-parallel", "2", "--port", str(free_port())]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ENDMARK_")}
+    environment |= {"ENDMARK_HOME": str(tmp_path / "home")}
+    with subprocess.Popen([ENDMARK, *words], env=environment, stderr=subprocess.PIPE, text=True) as service:
+        try:
+            hint = next((line for line in service.stderr if "no worker runs" in line), "")
+        finally:
+            service.terminate()
+    assert "`endmark worker --model o/m --engine vllm --tensor-parallel 2`" in hint
 
 
 def others():
