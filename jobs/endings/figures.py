@@ -25,7 +25,16 @@ def says_one_thing(text: str) -> bool:
 
 
 def counting_rows(text: str) -> Iterator[Loop]:
-    """Yield the lines at the end of a text that are alike but for figures which only count, from the third on."""
+    """Yield the lines at the end of a text that are alike but for figures which only count, from the third on.
+
+    A paragraph may stand behind them.
+    """
+    for end in (len(text), max(0, text.rstrip().rfind("\n\n"))):
+        yield from _counting_rows(text[:end].rstrip())
+
+
+def _counting_rows(text: str) -> Iterator[Loop]:
+    """See `counting_rows`, for a text that ends with them."""
     last = text[text.rfind("\n") + 1 :]
     if not any(map(str.isdecimal, last)):
         return
@@ -33,7 +42,7 @@ def counting_rows(text: str) -> Iterator[Loop]:
     for line in reversed(text.splitlines(keepends=True)):
         at -= len(line)
         if line.strip():
-            if _FIGURE.sub("0", line.strip()) != _FIGURE.sub("0", last.strip()):
+            if _shape_of(line) != _shape_of(last):
                 break
             rows.append((at, line))
     if len(rows) < _ROWS:
@@ -42,6 +51,11 @@ def counting_rows(text: str) -> Iterator[Loop]:
     numbers = [number[:8] for _, line in rows for number in re.findall(r"\d+", line)]
     if _ROW_TELLS * telling(numbers, counting_tells=False) <= len(numbers):
         yield Loop(rows[2][0], rows[3][0])
+
+
+def _shape_of(line: str) -> str:
+    """Return a line without its spaces, all its figures alike."""
+    return _FIGURE.sub("0", "".join(line.split()))
 
 
 def _is_phrase(line: str) -> bool:

@@ -14,15 +14,13 @@ from endmark.jobs.endings.loops import OWN_WORDS
 from endmark.jobs.endings.returning import Loop, sentences
 
 _REACH = 1200  # characters at the end that are looked at
-_WORDS, _RUN, _TIMES = 120, 8, 3  # so many words in a row as often among the last ones
+_WORDS = 120  # at the end, in which runs of words are looked for
+_RUNS = ((8, 3), (6, 4))  # words, copies
 _NEAR, _SHORT_RUN, _NEW = 60, 4, 0.6  # words at the end, runs of them, least share of the runs that are new
 _RECENT, _LAST = 24, 3  # sentences that are looked at, and those of which one must be a copy
 _LONG, _VERSE = 40, 72  # characters from which on a second copy is too many; the same of a line, for verse
-_SHORT, _AS_OFTEN, _AMONG = (
-    12,
-    3,
-    10,
-)  # characters of a shorter one, its copies, the sentences among which they are
+_SHORT, _AS_OFTEN, _AMONG = 8, 3, 10  # characters of a shorter one, its copies, among so many sentences
+_OF_CODE = 5  # copies of a line of code
 _LEAST_RUN = 3  # words in a row that come again in whatever repeats itself
 _WORD = re.compile(rf"[{OWN_WORDS}]|[^\W_{OWN_WORDS}]+")
 _MARK = re.compile(r"[ \t]*(?:[-*+•]|\(?\d{1,3}[.):]|[A-Za-z][.)])[ \t]+")
@@ -33,7 +31,7 @@ def repeat_near_end(text: str) -> Loop | None:
     """Return what a text says again near its end, from its first copy on, or None.
 
     That is a sentence or item which stands there twice, a shorter one three times, eight words in a row three
-    times, hardly any new run of four words, or rows of figures which only count.
+    times or six four times, hardly any new run of four words, or rows of figures which only count.
 
     Args:
         text: an answer, up to where it is to end.
@@ -64,11 +62,15 @@ def _said_again(text: str) -> Iterator[Loop]:
         places = [index for index, part in enumerate(parts) if part[2] == bare]
         at, part, _ = parts[places[-1]]
         plain = _is_line(text, at, part) and _MARK.match(part) is None  # of verse, it may be
-        if len(places) < 2 or (plain and not _CODE.isdisjoint(bare)):
+        if len(places) < 2:
             continue
-        if len(bare) < (_VERSE if plain else _LONG):
+        if plain and not _CODE.isdisjoint(bare):
+            if len(places) < _OF_CODE:
+                continue
+        elif len(bare) < (_VERSE if plain else _LONG):
             places = [index for index in places if index >= len(parts) - _AMONG]
-            if len(places) < _AS_OFTEN + plain:
+            at_once = len(places) >= _AS_OFTEN and places[-1] - places[-_AS_OFTEN] < _AS_OFTEN
+            if len(places) < _AS_OFTEN + plain and not at_once:
                 continue
         yield Loop(parts[places[0]][0], parts[places[1]][0])
 
@@ -82,9 +84,9 @@ def _runs_again(text: str) -> Iterator[Loop]:
     """Yield the first run of words that comes too often."""
     words = [word for at, line in _new_lines(text) for word in _WORD.finditer(text, at, at + len(line))][-_WORDS:]
     spelled = [word[0].lower() for word in words]
-    long = _runs(spelled, _RUN)
-    if len(set(long)) < len(long):
-        often = next((run for run, count in Counter(long).items() if count >= _TIMES), None)
+    for size, times in _RUNS:
+        long = _runs(spelled, size)
+        often = next((run for run, count in Counter(long).items() if count >= times), None)
         if often is not None:
             yield _between(words, long, often)
     if len(words) < _NEAR:

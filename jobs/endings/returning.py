@@ -67,6 +67,8 @@ def line_again(text: str, begin: int, copies: int, tokens: int) -> Loop | None:
 def sentence_again(text: str, begin: int, copies: int, tokens: int) -> Loop | None:
     """Return the loop of a text whose last sentence has come as often, with a few others between, or None.
 
+    It may have stood in others, as their end.
+
     The arguments are those of `line_again`. A sentence that fills a line of its own is left to that: it may be a
     refrain.
     """
@@ -78,5 +80,5 @@ def sentence_again(text: str, begin: int, copies: int, tokens: int) -> Loop | No
     if len(last) * copies < length_of(tokens, last) or len(last) == len(tail) or text.count(last) < copies:
         return None
     recent = list(sentences(text))[-_SENTENCES_AROUND * copies :]
-    same = [begin + at for at, sentence in recent if sentence == last]
+    same = [begin + at + len(sentence) - len(last) for at, sentence in recent if sentence.endswith(last)]
     return Loop(same[0], same[1]) if len(same) >= copies else None

@@ -196,6 +196,8 @@ def test_a_long_sentence_that_comes_a_third_time_at_the_end_is_a_loop_whatever_s
     between = "Another way is a cool room. This includes bedding. A dark room helps too."
     assert loop_of(f"{said[0]}\n\n{between}\n\n{said[1]}\n\n{said[2]}") is not None
     assert loop_of(f"{said[0]}\n\n{between}\n\n{said[1]}") is None
+    inside = "I am glad that you ask, and I know that it helps: " + LONG
+    assert loop_of(f"{said[0]}\n\n{between}\n\n{inside}\n\n{said[2]}") is not None
     refrain = "And we sailed away to the west with the wind and the gulls above us all,"
     verses = ("The morning was grey", "At noon we could see", "By night we were there")
     assert loop_of("\n\n".join(f"{verse}\nand none of us spoke,\n{refrain}" for verse in verses)) is None

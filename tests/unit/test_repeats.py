@@ -27,10 +27,23 @@ AGAIN = {
         ["a sonnet is a poem and the poem is a sonnet,"] * 2 + ["a poem is a sonnet"] * 9
     ),
     "rows that count": "| a | b |\n|---|---|\n" + "".join(f"| {n} | {n + 1} | {n + 2} |\n" for n in range(1, 9)),
+    "rows that count, and a word about them": "So:\n\n"
+    + "".join(f"|{n}| {n + 2} |\n" for n in range(1, 12))
+    + "\nThis is a table of figures.",
+    "six words four times": "“No” is now “Two”, which is the correct number of words. “Week” is now “Ten”, which "
+    "is the correct number of words. “Lady” is now “Lord”, which is the correct number of letters. “Fool” is now "
+    "“Jack”, which is the correct number of cards.",
+    "a line of code five times": "It is so:\n\n```\nprint(sum_list())\n```\n" * 5,
+    "a line three times at once": "Three of them by the lake.\n\n" * 3,
     "in a script without spaces": "天气很好。"
     "我们一起去公园散步吧，我们一起去公园散步吧，他说。我们一起去公园散步吧，好吗？",
 }
-LOOPS = ("hardly a new word", "rows that count", "in a script without spaces")  # to the verdict too
+LOOPS = (
+    "hardly a new word",
+    "rows that count",
+    "a line of code five times",
+    "in a script without spaces",
+)  # to the verdict too
 ONCE = {
     "prose": "The Nile is long. It rises in Burundi and Rwanda. It ends in a wide delta near Cairo.",
     "a refrain": "\n".join(
@@ -42,6 +55,7 @@ ONCE = {
         f"| {town} | {size} | {rain} |\n"
         for town, size, rain in (("Rome", 2873, 80), ("Lima", 9752, 1), ("Oslo", 693, 76))
     ),
+    "code with an import that comes again": "import a\nx = load(1)\ny = 2\nx = load(1)\nz = 3\nx = load(1)\n",
     "a table of sums": "".join(f"7 x {n} = {7 * n}\n" for n in range(1, 12)),
     "squares": "\n".join(str(n * n) for n in range(4, 16)),
     "nothing": "",
