@@ -65,6 +65,16 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
         raise SpecError(f"{name} is {_plain(value)}: must be from {_plain(low)} to {_plain(high)}")
 
 
+def whole_number(text: str) -> int:
+    """Read a whole number, also one with zeros behind a point, as data frames write columns that have gaps.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number, point, behind = text.strip().partition(".")
+    return int(number if point and behind and not behind.strip("0") else text)
+
+
 def _plain(value: float) -> str:
     """Return a number as a user would write it."""
     return str(value) if isinstance(value, int) else f"{value:g}"
@@ -104,7 +114,7 @@ class Number:
             ValueError: it is none of this kind; the message says what is expected.
         """
         try:
-            return self.python(text)
+            return whole_number(text) if self.python is int else float(text)
         except ValueError as error:
             raise ValueError("a whole number" if self.python is int else "a number") from error
 

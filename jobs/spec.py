@@ -9,7 +9,7 @@ from typing import Any
 from endmark.jobs.errors import SpecError
 from endmark.jobs.logprobs import MOST
 from endmark.jobs.sampling import TABLE, Sampling
-from endmark.jobs.sampling_kinds import check_range
+from endmark.jobs.sampling_kinds import check_range, whole_number
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.shapes import SHAPE_COLUMNS, Shape, ShapeKind, read_shape
 from endmark.jobs.strategies import Strategy, build_strategies, combine, write_strategies
@@ -198,7 +198,7 @@ def parse_override(column: str, text: str, base: Sequence[Strategy] = ()) -> tup
     if column in SHAPE_COLUMNS:
         return "shape", read_shape(ShapeKind(column), text, f"column `{column}`")
     try:
-        value = int(text)
+        value = whole_number(text)
     except ValueError as error:
         raise SpecError(f"column `{column}`: `{text}` is not a whole number") from error
     check_range(column, value, *_WHOLE[column])

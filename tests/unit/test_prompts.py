@@ -185,6 +185,13 @@ def test_empty_override_cells_leave_the_spec():
     assert reader.read(["x", "", " ", None]).overrides == {}
 
 
+@pytest.mark.parametrize("cell", ["20", "20.0", 20, 20.0, " 20.00 "])
+def test_a_whole_number_may_have_been_in_a_column_with_gaps(cell):
+    """pandas makes 20.0 of 20 where another row has no value, in a frame and in the CSV that it writes."""
+    reader = plan(("prompt", "max_new_tokens", "seed"))
+    assert reader.read(["x", cell, cell]).overrides == {"max_new_tokens": 20, "seed": 20}
+
+
 @pytest.mark.parametrize(
     ("column", "cell", "reason"),
     [
@@ -192,6 +199,8 @@ def test_empty_override_cells_leave_the_spec():
         ("temperature", "nan", "temperature is nan"),
         ("max_new_tokens", "0", "must be from 1"),
         ("max_new_tokens", "2.5", "`2.5` is not a whole number"),
+        ("max_new_tokens", "20.", "`20.` is not a whole number"),
+        ("top_k", ".0", "`.0` is not a whole number"),
         ("top_k", True, "`true` cannot be used"),
         ("seed", [1], "`[1]` cannot be used"),
         ("strategy", "softlanding", "unknown strategy `softlanding`"),
