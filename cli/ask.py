@@ -50,7 +50,7 @@ def ask(prompt: str, json_wanted: bool, **options: Any) -> int:  # noqa: ANN401
     spec = build_spec(with_defaults(submit, options))
     with opened() as (settings, store), ended_like_by_ctrl_c():
         check_broker(settings, needed=True)
-        check_folders(spec)
+        check_folders(*spec.queue)
         with RowsDataset([text]) as dataset:
             job = submit_rows(store, dataset, spec, name=one_line(text, 40))
         again = resume_command(job.job_id, "-", engine.words())

@@ -30,16 +30,16 @@ def check_broker(settings: Settings, *, needed: bool = False) -> None:
         )
 
 
-def check_folders(spec: GenerationSpec) -> None:
-    """Refuse folders that this host does not have: a worker that is started here needs them.
+def check_folders(model: str, adapter: str | None) -> None:
+    """Refuse folders that this host does not have: what runs the model here needs them.
 
     Raises:
         SpecError: one is not there.
     """
-    for what, name in (("model", spec.model), ("adapter", spec.adapter)):
+    for what, name in (("model", model), ("adapter", adapter)):
         if name is not None and Path(name).is_absolute() and not Path(name).is_dir():
             raise SpecError(
-                f"there is no {what} folder `{name}`", hint="no worker that runs already has it either"
+                f"there is no {what} folder `{name}`", hint="it must be on this host, and on those of workers"
             )
 
 

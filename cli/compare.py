@@ -56,7 +56,8 @@ def compare(dataset: str, output: str, sample: int, **options: Any) -> None:  # 
     specs = _specs(options, adapter)
     with opened() as (settings, store), ended_like_by_ctrl_c():
         check_broker(settings, needed=True)
-        check_folders(next(iter(specs.values())))
+        for spec in specs.values():
+            check_folders(*spec.queue)
         with counting("checked") as on_progress:
             drawn = draw(dataset, next(iter(specs.values())), sample, options, on_progress)
         name = options["name"] or dataset_name(dataset)

@@ -10,8 +10,15 @@ from typing import Any
 import click
 from rich.console import Console
 
+from endmark.cli.beforehand import check_folders
 from endmark.cli.engines import engine_options, take_engine
-from endmark.cli.options import adapter_base_option, template_arg_option, thinking_marks_option
+from endmark.cli.options import (
+    adapter_base_option,
+    adapter_folder,
+    model_name,
+    template_arg_option,
+    thinking_marks_option,
+)
 from endmark.cli.pages.doctor import write_page
 from endmark.cli.pages.findings import print_table
 from endmark.cli.pages.gathering import check_page
@@ -20,6 +27,7 @@ from endmark.cli.terminal import note
 from endmark.jobs.launch.interpreter import module_command
 from endmark.jobs.outputs import written
 from endmark.jobs.sampling import TABLE
+from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.strict_json import strict_json
 
 
@@ -63,6 +71,9 @@ def doctor(model: str | None, **options: Any) -> None:  # noqa: ANN401
     if output is not None:
         check_page(output)
     engine = take_engine(options, here=options["trace"] is None).words()
+    if options["trace"] is None:
+        whole = DEMO_MODEL if model is None else model_name(model)
+        check_folders(whole, adapter_folder(options["adapter"], whole))
     result = _examined([*_arguments(model, options), *template_args, *engine])
     if output is not None:
         with written(Path(output)) as file:

@@ -49,7 +49,7 @@ def estimate(dataset: str, sample: int, price: float | None, json_wanted: bool, 
     spec = build_spec(options)
     with opened() as (settings, store), ended_like_by_ctrl_c():
         check_broker(settings, needed=True)
-        check_folders(spec)
+        check_folders(*spec.queue)
         with counting("checked") as on_progress:
             drawn = draw(dataset, spec, sample, options, on_progress)
         job = store_sample(store, drawn, spec, f"{options['name'] or dataset_name(dataset)}: estimate")

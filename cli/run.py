@@ -55,7 +55,7 @@ def run(dataset: str, output: str, parse: bool, new: bool, **options: Any) -> in
     tell_left_out(spec, output)
     with opened() as (settings, store), ended_like_by_ctrl_c():
         check_broker(settings, needed=True)
-        check_folders(spec)
+        check_folders(*spec.queue)
         key = _key(dataset, spec, output, options)
         job = None if new or key is None else _interrupted(store, key)
         if job is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from endmark.cli.beforehand import check_folders
 from endmark.cli.engines import engine_options, take_engine
 from endmark.cli.options import adapter_folder, model_name, model_options
 from endmark.jobs.engines import OWN_WEIGHTS, VLLM_WEIGHTS
@@ -107,6 +108,7 @@ def worker(model: str | None, adapter: str | None, **options: Any) -> None:  # n
         raise UsageError("`--metrics-host` says where, and there are no metrics", hint="add `--metrics-port`")
     engine = take_engine(options)
     worker_options = WorkerOptions(model, adapter_folder(adapter, model), engine=engine, **options)
+    check_folders(worker_options.model, worker_options.adapter)
     check_fits(worker_options)
     command = Launch(worker_options).command()
     environment = worker_environment(Settings.load())

@@ -52,7 +52,7 @@ def run(rows: Any, **options: Any) -> Job:  # noqa: ANN401
     spec, given = parse_options(options, files=_is_file(rows))
     with opened() as (settings, store), _signals():
         check_broker(settings, needed=True)
-        check_folders(spec)
+        check_folders(*spec.queue)
         stored = _store(settings, store, rows, spec, given)
         _work_on(settings, store, stored, engine)
     return Job.known(stored.job_id)

@@ -83,6 +83,11 @@ def test_an_address_for_metrics_is_tried():
         ("worker --grace -5", "at least 0"),
         ("worker --stall nan", "at least 1"),
         ("worker --stall inf", "at least 1"),
+        ("worker --model /no/such/model", "there is no model folder `/no/such/model`"),
+        ("worker --adapter /no/such/adapter", "there is no adapter folder `/no/such/adapter`"),
+        ("doctor /no/such/model", "there is no model folder `/no/such/model`"),
+        ("doctor demo --adapter /no/such/adapter", "there is no adapter folder `/no/such/adapter`"),
+        ("doctor ./no/such/model", "there is no model folder `./no/such/model`"),
         ("serve --engine endmark --tensor-parallel 2", "holds a model on one GPU"),
     ],
 )
