@@ -12,7 +12,7 @@ from endmark.worker.vllm.core import VllmCore
 from endmark.worker.vllm.engine import VllmEngine
 from endmark.worker.vllm.loading import build_llm, engine_options
 from tests.engine.conftest import SHAPE, build_model
-from tests.engine_contract import CONTEXT, ROWS, EngineContract, check_told_probabilities
+from tests.engine_contract import CONTEXT, ROWS, EngineContract, check_told_probabilities, run
 
 pytestmark = pytest.mark.engine
 
@@ -55,6 +55,14 @@ class TestVllm(EngineContract):
         assert weight_bytes > 0
         block.unlink()
         return VllmEngine(VllmCore(llm, ENDS), block, VOCABULARY, ENDS, embeddings=SHAPE["vocab_size"])
+
+    def test_rows_that_are_sent_back_are_counted(self):
+        counted = []
+        for roomy in (True, False):
+            engine = self.build(roomy=roomy)
+            run(engine, self.requests(2))
+            counted.append(engine.preemptions)
+        assert counted[0] == 0 < counted[1]
 
     def test_the_tokens_that_rows_ask_for_have_their_probabilities(self):
         check_told_probabilities(self.build(), SHAPE["vocab_size"])

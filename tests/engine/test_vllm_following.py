@@ -15,6 +15,7 @@ from endmark.worker.vllm.following import Following, extra_args
 pytestmark = pytest.mark.engine
 
 SLOTS, SWAP, ONE_WAY = 8, "swap", "one way"
+NONE = np.zeros(SLOTS, np.int32)  # tokens that are computed of each row
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -47,7 +48,7 @@ def test_the_numbers_of_a_batch_are_those_of_its_rows_whatever_came_before(seed)
             places[one], places[other] = places[other], places[one]
             moved.append((one, other, SWAP))
         batch = [places[index] for index in range(len(places))]
-        following.update(SimpleNamespace(removed=gone[::-1], added=added, moved=moved))
+        assert following.update(SimpleNamespace(removed=gone[::-1], added=added, moved=moved), NONE)[1] == 0
         for _, _, _, answer in batch:
             answer.append(7)
         if not batch:
@@ -60,3 +61,25 @@ def test_the_numbers_of_a_batch_are_those_of_its_rows_whatever_came_before(seed)
             assert found.lengths[index] == len(prompt) - 1 + len(answer)
             assert found.steps[index] == row.step + len(answer)
             assert found.positions[index] == row.position + len(answer)
+
+
+def test_a_row_that_only_misses_a_step_is_not_counted_as_computed_again():
+    """In a model of stages all rows miss every other step, and each was counted as sent back for want of pages."""
+    block = Block.make(SLOTS, 16)
+    block.unlink()
+    following = Following(block, SWAP)
+    answers = [[], []]
+    added = []
+    for slot, answer in enumerate(answers):
+        row = PrefillRow(slot, [5] * 4, 0, (), 0, 0, Sampling(), ScoreNumbers(), 0)
+        added.append((slot, SimpleNamespace(extra_args=extra_args(row, 1)), [5] * 4, answer))
+    assert len(following.update(SimpleNamespace(removed=[], added=added, moved=[]), NONE)[0]) == 2
+    for answer in answers:
+        answer += [7, 7, 7]
+    swapped = [(0, 1, SWAP)]
+    again = SimpleNamespace(removed=[1, 0], added=added, moved=swapped)
+    computed = NONE.copy()
+    computed[:2] = 6  # all but the last token of both
+    assert following.update(again, computed) == ([], 0)
+    computed[1] = 4  # of the row that came at the first place, and was moved
+    assert following.update(again, computed) == ([], 1)

@@ -53,11 +53,18 @@ class Following:
             (self._slots, 5), np.int32
         )  # by place: slot, epoch, and length, step, position then
 
-    def update(self, update: Any) -> tuple[list[Placed], int]:  # noqa: ANN401
-        """Take in rows that left, came and were moved; return those that are new, and how many came again."""
+    def update(self, update: Any, computed: NDArray[np.int32]) -> tuple[list[Placed], int]:  # noqa: ANN401
+        """Take in rows that left, came and were moved; return those that are new, and how many are computed anew.
+
+        A row that misses a step comes again too, as do all of a model in stages; what was computed of it is there.
+
+        Args:
+            update: vLLM's.
+            computed: tokens of each place's row of which vLLM has keys and values, (at least R,).
+        """
         for index in update.removed:
             self._rows.pop(index, None)
-        fresh: list[Placed] = []
+        fresh, again = list[Placed](), list[Placed]()
         for index, params, prompt, answer in update.added:
             epoch, packed = params.extra_args[KEY]
             placed = self._rows[index] = Placed(pickle.loads(packed), epoch, prompt, answer)  # noqa: S301  our own
@@ -66,6 +73,8 @@ class Following:
             if self._epochs.get(row.slot) != epoch:
                 self._epochs[row.slot] = epoch
                 fresh.append(placed)
+            else:
+                again.append(placed)
         for source, target, direction in update.moved:
             moved, other = self._rows.pop(source, None), self._rows.pop(target, None)
             self._begun[[source, target]] = self._begun[[target, source]]
@@ -74,7 +83,15 @@ class Following:
             if other is not None and direction == self._swap:
                 self._rows[source] = other
         self._settle()
-        return fresh, len(update.added) - len(fresh)
+        return fresh, self._computed_again(again, computed) if again else 0
+
+    def _computed_again(self, again: Sequence[Placed], computed: NDArray[np.int32]) -> int:
+        """Return of how many rows with answers vLLM lacks more than the last token."""
+        places = {id(placed): index for index, placed in enumerate(self._order)}
+        return sum(
+            bool(row.answer) and int(computed[places[id(row)]]) < len(row.prompt) + len(row.answer) - 1
+            for row in again
+        )
 
     def _settle(self) -> None:
         """Put down what stays the same of the batch until it changes."""

@@ -41,17 +41,25 @@ class Draw(LogitsProcessor):  # type: ignore[misc]
         self._returns = Returns(self._block, device)
         self._following = Following(self._block, MoveDirectionality.SWAP)
         self._partial: Callable[[int], NDArray[np.bool_]] | None = None
+        self._computed: Callable[[], NDArray[np.int32]] | None = None
         self._speaks = True
         self._news = set[str]()  # parts of the block that were written since they were handed out
 
-    def bind(self, partial: Callable[[int], NDArray[np.bool_]], *, speaks: bool) -> None:
-        """Learn of the model's runner which rows of a step are computed in part only, and draw nothing.
+    def bind(
+        self,
+        partial: Callable[[int], NDArray[np.bool_]],
+        computed: Callable[[], NDArray[np.int32]],
+        *,
+        speaks: bool,
+    ) -> None:
+        """Learn of the model's runner how far rows are computed.
 
         Args:
-            partial: returns (R,) bool for so many rows.
+            partial: returns (R,) bool for so many rows: computed in part only in this step, they draw nothing.
+            computed: returns the tokens of each place's row that have keys and values, (at least R,).
             speaks: whether this one brings results back: one of those that draw the same.
         """
-        self._partial, self._speaks = partial, speaks
+        self._partial, self._computed, self._speaks = partial, computed, speaks
 
     def is_argmax_invariant(self) -> bool:
         """Whether the best token stays the best."""
@@ -61,7 +69,8 @@ class Draw(LogitsProcessor):  # type: ignore[misc]
         """Follow vLLM's batch."""
         if batch_update is None:
             return
-        fresh, again = self._following.update(batch_update)
+        assert self._computed is not None, "bound before the first row"
+        fresh, again = self._following.update(batch_update, self._computed())
         if fresh:
             self._drawing.admit([(item.row, [*item.prompt, *item.answer]) for item in fresh])
         if self._speaks:
@@ -126,7 +135,9 @@ def bind(worker: Any) -> int:  # noqa: ANN401
     runner, parallel = worker.model_runner, worker.vllm_config.parallel_config
     first_of_last_stage = parallel.tensor_parallel_size * (parallel.pipeline_parallel_size - 1)
     _draw_of(worker).bind(
-        lambda count: runner.discard_request_mask.np[:count], speaks=worker.rank == first_of_last_stage
+        lambda count: runner.discard_request_mask.np[:count],
+        lambda: runner.input_batch.num_computed_tokens_cpu,
+        speaks=worker.rank == first_of_last_stage,
     )
     return int(getattr(runner, "model_memory_usage", 0))
 

@@ -23,7 +23,10 @@ class Runner:
         self.model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
         self.args, self.adapted = args, {}  # the model under each adapter, by its folder
         self.config = config
-        self.input_batch = SimpleNamespace(logitsprocs=SimpleNamespace(all=processors))
+        slots = config.scheduler_config.max_num_seqs
+        self.input_batch = SimpleNamespace(
+            logitsprocs=SimpleNamespace(all=processors), num_computed_tokens_cpu=np.zeros(slots, np.int32)
+        )
         self.discard_request_mask = SimpleNamespace(np=np.zeros(config.scheduler_config.max_num_seqs, bool))
         self.rows = {}  # by id, also those that are not in the batch
         self.batch = []  # rows and, for a moment, None
@@ -60,6 +63,8 @@ class Runner:
         if len(self.batch) > 1 and len(moved) == 1:  # as a backend that wants another order
             self.batch[0], self.batch[-1] = self.batch[-1], self.batch[0]
             moved.append((0, len(self.batch) - 1, MoveDirectionality.SWAP))
+        for index, row in enumerate(self.batch):
+            self.input_batch.num_computed_tokens_cpu[index] = plan.starts[row.request_id]
         if removed or added or moved:
             return BatchUpdate(len(self.batch), sorted(removed, reverse=True), added, moved)
         return None
