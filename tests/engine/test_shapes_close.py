@@ -12,7 +12,11 @@ from endmark.jobs.errors import SpecError
 from endmark.jobs.shapes import Shape, ShapeKind, read_shape
 from endmark.jobs.shapes.grammar import grammar_of
 from endmark.jobs.shapes.matching import accepts, byte_matcher
+from endmark.jobs.shapes.validity import is_valid
 from endmark.jobs.vocabulary import EosSource, FinishReason
+from endmark.worker.engine.engine import Engine as ServingEngine
+from endmark.worker.engine.request import Request
+from endmark.worker.engine.scripted import ScriptedRunner
 from endmark.worker.engine.text import Vocabulary
 from endmark.worker.shapes.closing import Closer, Grammar
 from endmark.worker.shapes.compiled import Shapes
@@ -138,3 +142,38 @@ def test_random_schemas_and_budgets_give_whole_values(demo, temperature):
     answers = demo.generate(rows, temperature=temperature, seed=3)
     assert [(answer.text, answer.verdict) for answer in answers if not answer.valid] == []
     assert any(answer.verdict.eos_source is EosSource.FORCED for answer in answers)
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_values_are_whole_where_rows_are_preempted_and_steps_run_ahead(overlaps, seed):
+    """Rows that a lack of pages sends back begin their masks anew, some with a token in flight."""
+    rng = random.Random(seed)
+    shapes = Shapes(BYTES, {END})
+    kept: dict[int, Shape] = {}
+    requests = []
+    for key in range(24):
+        budget, mask = rng.randrange(20, 60), None
+        if key % 3:
+            kept[key] = shape = schema(
+                rng.choice((NESTED, {"type": "array", "items": {"enum": ["ja", "nein", 7]}}))
+            )
+            budget, mask = budget + (shapes.fewest_tokens(shape) or 0) - 20, shapes.maker(shape)
+        prompt = [rng.randrange(32, 127) for _ in range(rng.randrange(1, 30))]
+        requests.append(Request(key=key, prompt_token_ids=prompt, max_new_tokens=budget, mask=mask))
+
+    def script(tokens):
+        return random.Random(str((seed, tokens[-9:], len(tokens)))).choice(b'{}[]",: ajnein7long_m')
+
+    runner = ScriptedRunner(script, num_pages=40, overlaps=overlaps, eos_ids={END})
+    engine = ServingEngine(runner, BYTES, {END})
+    for request in requests:
+        engine.add(request)
+    done = {}
+    while engine.has_work:
+        done.update((finished.key, finished) for finished in engine.step())
+    assert engine.preemptions
+    assert len(done) == len(requests)
+    wrong = [(done[key].text, done[key].verdict) for key in kept if not is_valid(kept[key], done[key].text)]
+    assert wrong == []
+    assert all(done[key].verdict.finish_reason is FinishReason.LENGTH for key in range(0, 24, 3))
