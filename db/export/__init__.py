@@ -117,7 +117,8 @@ def export_job(
         path: the file; None for standard output. An interrupted export leaves what was there before.
         parse: give the fields of JSON answers columns of their own.
         unanswered: code and message of rows without a result, in the format `openai`.
-        part: the number of a part, from 1, and how many there are; None for all rows.
+        part: the number of a part, from 1, and how many there are; None for all rows. Columns and their types are
+            the same in all parts.
         on_progress: called now and then with the rows written so far.
 
     Raises:
@@ -141,7 +142,8 @@ def export_job(
     with ExitStack() as files:
         beside = partial(_beside, files, path) if path is not None and is_regular(path) else None
         handle = files.enter_context(_target(path, binary=chosen.binary))
-        export = Export(job, result_columns(job.columns), counted, excel_safe, unanswered, beside)
+        whole = None if part is None else partial(stream_batches, store, job_id, only=only)
+        export = Export(job, result_columns(job.columns), counted, excel_safe, unanswered, beside, whole)
         chosen.write(handle, with_fields(export) if parse else export)
     return count
 

@@ -1,7 +1,7 @@
 """Parquet, written a row group at a time with pyarrow, which the extra `parquet` brings."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import IO, Any
 
 from endmark.db.export.request import Export, Format
@@ -45,7 +45,7 @@ def as_tables(export: Export) -> tuple[Any, Iterator[Any]]:
     """Return the results as Arrow has them: the schema, and tables of some thousand rows each.
 
     An input column keeps its type where all its values have one; else its values are JSON texts. The rows are
-    therefore read twice.
+    therefore read twice, of a part those of all parts.
 
     Raises:
         MissingDependency: pyarrow is not installed.
@@ -83,8 +83,8 @@ def library() -> tuple[Any, Any]:
 def _kinds(export: Export) -> list[type]:
     """Return the type of each input column; `object` where its values have several."""
     found: list[set[type]] = [set() for _ in export.columns]
-    for result in export.rows():
-        for kinds, cell in zip(found, result.cells, strict=False):
+    for cells in chain.from_iterable(batch.cells for batch in export.all_batches()):
+        for kinds, cell in zip(found, cells, strict=False):
             kinds.add(object if type(cell) is int and not -_LARGEST <= cell < _LARGEST else type(cell))
     return [_common(kinds - {type(None)}) for kinds in found]
 

@@ -1,8 +1,9 @@
 """The fields of JSON answers as columns of their own, behind the input's: for `--parse`."""
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from endmark.db.export.request import Export
@@ -27,13 +28,13 @@ def with_fields(export: Export) -> Export:
 
     Those that the job's schema names come first, in its order; then others, as answers bring them. A field that
     is called like another column stands behind `answer_`. An answer that is no JSON object has none. The rows
-    are read twice.
+    are read twice, of a part those of all parts, whose columns are the same.
 
     Raises:
         UsageError: no answer has fields, and the job asked for none that has.
     """
     names = dict.fromkeys(_named(export.job.spec.shape))
-    for batch in export.batches():
+    for batch in export.all_batches():
         for fields in map(_fields, batch.values[_RESPONSE]):
             names.update(dict.fromkeys(fields))
     if not names and not have_fields(export.job.spec, export.job.columns):
@@ -44,9 +45,9 @@ def with_fields(export: Export) -> Export:
     taken = {"row", *export.columns, *COLUMNS}
     columns = [f"answer_{name}" if name in taken else name for name in names]
 
-    def batches() -> Iterator[Batch]:
+    def widened(source: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
         width = len(export.columns)
-        for batch in export.batches():
+        for batch in source():
             found = map(_fields, batch.values[_RESPONSE])
             cells = [
                 [*old, *([None] * (width - len(old))), *map(new.get, names)]
@@ -54,7 +55,9 @@ def with_fields(export: Export) -> Export:
             ]
             yield replace(batch, cells=cells)
 
-    return replace(export, columns=(*export.columns, *columns), batches=batches)
+    whole = None if export.whole is None else partial(widened, export.whole)
+    columns = [*export.columns, *columns]
+    return replace(export, columns=tuple(columns), batches=partial(widened, export.batches), whole=whole)
 
 
 def _named(shape: Shape | None) -> Sequence[str]:

@@ -21,6 +21,13 @@ class Export:
     )
     beside: Callable[[str], IO[str]] | None = None  # opens a second file, named by its ending; None on a stream
 
+    # The results of all parts, where these are of one: by them the parts' columns and types are the same.
+    whole: Callable[[], Iterator[Batch]] | None = None
+
+    def all_batches(self) -> Iterator[Batch]:
+        """Return the results by which columns and their types are told."""
+        return (self.whole or self.batches)()
+
     def rows(self) -> Iterator[Result]:
         """Yield the results one by one."""
         for batch in self.batches():

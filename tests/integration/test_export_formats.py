@@ -204,3 +204,34 @@ def test_parquet_on_a_terminal_is_refused(store, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdout", io.StringIO())
     with pytest.raises(UsageError, match="no text for a terminal"):
         export_job(store, job, None, format="parquet")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_parts_with_fields_have_the_same_columns_and_are_the_whole(store, tmp_path, suffix):
+    """Each part had the columns and types of its own answers' fields, and a part without any was refused."""
+    (tmp_path / "in.csv").write_text("prompt\n" + "x\n" * 6)
+    job = submit(store, tmp_path / "in.csv")
+    texts = ['{"a": 1}', "plain", '{"b": 2}', "x", "y", '{"a": 3}']
+    lease = claim(store, worker="w", model="some/model", adapter=None)
+    verdict = Verdict(FinishReason.EOS, EosSource.NATURAL)
+    attempts = [Attempt(row, 1, text, verdict, 3, 5, EosTrace(0.25)) for row, text in enumerate(texts)]
+    commit(store, lease, [Outcome(0, (attempt,)) for attempt in attempts])
+
+    def exported(name, part):
+        path = tmp_path / f"{name}.{suffix}"
+        export_job(store, job, path, format=suffix, parse=True, part=part)
+        if suffix == "parquet":
+            table = parquet.read_table(path)
+            return table.schema, table.to_pylist()
+        text = path.read_text()
+        if suffix == "csv":
+            header, *lines = csv.reader(io.StringIO(text))
+            return header, [dict(zip(header, line, strict=True)) for line in lines]
+        lines = [json.loads(line) for line in text.splitlines()]
+        return list(lines[0]), lines
+
+    names, whole = exported("whole", None)
+    parts = [exported(f"part-{number}", (number, 3)) for number in (1, 2, 3)]
+    assert {"a", "b"} <= set(names.names if suffix == "parquet" else names)
+    assert [found for found, _ in parts] == [names] * 3
+    assert [row for _, rows in parts for row in rows] == whole
