@@ -39,9 +39,10 @@ def in_or_behind_block(text: str) -> bool | None:
 def _fenced(text: str) -> tuple[bool | None, int]:
     """See `in_or_behind_block`, for code fences: a mark with a language opens one, the same mark closes it.
 
-    Also returns where the last closed one ends; 0 without one.
+    One with nothing in it is as good as open where the text ends. Also returns where the last closed one ends; 0
+    without one.
     """
-    inside, end, seen = "", 0, -1
+    inside, begun, end, seen, empty = "", 0, 0, -1, False
     for place in _MARK.finditer(text):
         begin = text.rfind("\n", 0, place.start()) + 1
         match = _FENCE.match(text, begin) if begin > seen else None
@@ -50,10 +51,10 @@ def _fenced(text: str) -> tuple[bool | None, int]:
             continue
         mark, language = match[1], match[2].strip()
         if not inside:
-            inside = mark
+            inside, begun = mark, match.end()
         elif mark.startswith(inside) and not language:
-            inside, end = "", match.end()
-    return (True if inside else False if end == len(text) else None), end
+            inside, end, empty = "", match.end(), not text[begun:begin].strip()
+    return (True if inside or (empty and end == len(text)) else False if end == len(text) else None), end
 
 
 def _latex(text: str) -> bool | None:

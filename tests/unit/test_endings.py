@@ -29,6 +29,8 @@ CASES = [
     ("All of it is said.\n---", "item"),
     ("Here:\n```python\nx = 1\n```", "block"),
     ("Here:\n```python\nx = 1.", "open"),
+    ("Here:\n```python\n\n```", "open"),  # a block in which nothing stood was whole
+    ("Here:\n```\n```\nThat is all.", "sentence"),
     ("```\nx\n```\nDone.", "sentence"),
     ('```json\n{\n"a": [1, 2)\n\n```\nThis is a JSON object.', "sentence"),
     ('{"a": [1, 2], "b": {"c": 3}}', "block"),
