@@ -240,6 +240,10 @@ def measure(systems: Sequence[str], rows: int) -> Iterator[Outcome]:
         bench.prepare(expanded=False)
         yield bench.engine("engine, packed")
         _look_into_step(bench, systems)
+        del bench  # its layers are laid out anew, and none of them can be expanded
+        gc.collect()
+        torch.cuda.empty_cache()
+        bench = Bench(rows)
     if {"expanded", "mixed", "penalties", "in-order"} & set(systems):
         bench.prepare(expanded=True)
         yield bench.engine("engine, expanded")
