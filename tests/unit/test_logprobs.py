@@ -116,6 +116,14 @@ def test_openai_has_bytes_and_never_infinity():
     assert encode_token(b"\xc3\xa9") == "é"
 
 
+@pytest.mark.parametrize("texts", [[], ["a"], ["Take", " the", "", " train"], ["é", "\U0001f600", "x"]])
+def test_a_completion_tells_where_each_token_begins(texts):
+    """In characters, as OpenAI counts them; a test of one token could not tell the first from the last."""
+    found = as_completion(json.dumps([[text, -1.0, []] for text in texts]))
+    assert found["tokens"] == texts
+    assert found["text_offset"] == [len("".join(texts[:index])) for index in range(len(texts))]
+
+
 def exported(name, url, stored, thought=0):
     """Return the line that a format writes of an answer."""
     values = dict.fromkeys(COLUMNS) | {"response": "a", "finish_reason": "eos", "reasoning_tokens": thought}
