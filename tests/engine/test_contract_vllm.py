@@ -74,6 +74,12 @@ class TestVllmElsewhere(TestVllm):
     options: ClassVar[dict] = {"async_scheduling": False, "tensor_parallel_size": 2}
 
 
+class TestVllmInStages(TestVllm):
+    """Layers on two cards: rows under way miss a step, and come again with what was computed of them."""
+
+    options: ClassVar[dict] = {"async_scheduling": False, "pipeline_parallel_size": 2}
+
+
 class TestVllmOnOtherHosts(TestVllm):
     """A model over several hosts: the processors have blocks of their own, and all that passes can be pickled."""
 

@@ -160,7 +160,7 @@ class LLMEngine:
                 process.stdin.write(b"\n")
             if not process.stdout.readline():
                 raise RuntimeError("Executor failed.")
-        depth = 2 if self.vllm_config.scheduler_config.async_scheduling else 1
+        depth = 2 if self.vllm_config.scheduler_config.async_scheduling else self._args.pipeline_parallel_size
         if self._scheduler.has_requests():
             plan = self._scheduler.schedule()
             self._queue.appendleft(self._runner.step(plan))

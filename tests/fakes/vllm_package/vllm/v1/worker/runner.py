@@ -42,9 +42,14 @@ class Runner:
             if row.request_id not in plan.tokens or row.request_id not in self.rows:
                 self.batch[index] = None
                 removed.append(index)
+        to_add = []
         for request in plan.came:
             row = self.rows.setdefault(request.request_id, Row(request))
             row.output = list(request.output)
+            to_add.append(row)
+        held = {row.request_id for row in [*self.batch, *to_add] if row is not None}
+        to_add += [self.rows[name] for name in plan.tokens if name not in held]  # that had missed a step
+        for row in to_add:
             if removed:
                 index = min(removed)
                 removed.remove(index)
