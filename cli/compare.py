@@ -13,7 +13,7 @@ from endmark.cli.crew import Crew
 from endmark.cli.drawing import Sample, draw, store_sample
 from endmark.cli.engines import engine_options, take_engine
 from endmark.cli.notifying import wake_workers
-from endmark.cli.options import build_spec, spec_options
+from endmark.cli.options import adapter_folder, build_spec, chosen_strategies, spec_options
 from endmark.cli.pages.gathering import build_report, check_page, table, write_report
 from endmark.cli.progress import counting, job_progress
 from endmark.cli.session import opened
@@ -21,6 +21,7 @@ from endmark.cli.submission import dataset_name
 from endmark.cli.terminal import note
 from endmark.cli.waiting import ended_like_by_ctrl_c, pause, wait_for
 from endmark.db.connection import Store
+from endmark.jobs.conflicts import consistent
 from endmark.jobs.engines import EngineChoice
 from endmark.jobs.errors import EndmarkError, Interrupted, UsageError
 from endmark.jobs.settings import Settings
@@ -93,10 +94,10 @@ def _specs(options: dict[str, Any], adapter: str | None) -> dict[str, Generation
     base = build_spec({**options, "strategies": ()})
     found: dict[str, GenerationSpec] = {}
     for text in strategies:
-        spec = replace(build_spec({**options, "strategies": (text,), "model": base.model}))
+        spec = consistent(replace(base, strategies=chosen_strategies((text,), options["on_truncation"])))
         found["; ".join(map(str, spec.strategies))] = spec
     if adapter is not None:
-        spec = build_spec({**options, "strategies": (), "model": base.model, "adapter": adapter})
+        spec = replace(base, adapter=adapter_folder(adapter, base.model))
         found[f"{'; '.join(map(str, spec.strategies))} + {Path(adapter).name}"] = spec
     if len(found) < 2:
         raise UsageError("there is nothing to compare", hint="give a `--strategy` other than `baseline`")

@@ -16,7 +16,7 @@ from endmark.jobs.finetuning.adapters import ADAPTER_BASE, ADAPTER_CONFIG, check
 from endmark.jobs.hub import check_model_name, local_folder
 from endmark.jobs.settings import DEMO_MODEL
 from endmark.jobs.spec import GenerationSpec
-from endmark.jobs.strategies import REGISTRY, build_strategies
+from endmark.jobs.strategies import REGISTRY, Strategy, build_strategies
 from endmark.jobs.strategies.parsing import parse_strategies
 from endmark.jobs.template_args import read_template_args
 
@@ -220,7 +220,7 @@ def build_spec(options: dict[str, Any]) -> GenerationSpec:
         GenerationSpec(
             model=model,
             adapter=adapter_folder(options["adapter"], model),
-            strategies=build_strategies(_with_follow_up(options["strategies"], options["on_truncation"])),
+            strategies=chosen_strategies(options["strategies"], options["on_truncation"]),
             max_new_tokens=options["max_new_tokens"],
             sampling=chosen_sampling(model, options),
             system=options["system"],
@@ -241,11 +241,11 @@ def build_spec(options: dict[str, Any]) -> GenerationSpec:
     )
 
 
-def _with_follow_up(strategies: Sequence[str], on_truncation: str) -> list[str]:
+def chosen_strategies(strategies: Sequence[str], on_truncation: str) -> tuple[Strategy, ...]:
     """Return the strategies with the one that `--on-truncation` asks for, unless it is there already."""
     named = {name for text in strategies if text.strip() for name, _ in parse_strategies(text)}
     wanted = on_truncation != "keep" and on_truncation not in named
-    return [*strategies, on_truncation] if wanted else list(strategies)
+    return build_strategies([*strategies, on_truncation] if wanted else strategies)
 
 
 def model_name(text: str | None) -> str:

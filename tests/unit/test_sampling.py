@@ -7,6 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from endmark.cli.main import endmark
 from endmark.cli.options import build_spec, spec_options
 from endmark.cli.sampling import SAMPLING_OPTIONS
 from endmark.jobs.datasets.openai import COLUMNS
@@ -140,6 +141,17 @@ def test_a_job_samples_as_the_models_own_settings_say_and_says_so(model):
     sampling, err = sampling_of("--model", str(model), "--temperature", "1")
     assert sampling == Sampling(temperature=1.0, top_p=0.9)
     assert err == "sampling as the model's generation_config: top_p 0.9\n"
+
+
+def test_a_comparison_says_once_how_all_its_arms_sample(model, tmp_path, monkeypatch):
+    """It stood there once for each strategy, and once more."""
+    monkeypatch.setenv("ENDMARK_HOME", str(tmp_path / "home"))
+    (model / "generation_config.json").write_text(json.dumps({**SAMPLED, "num_beams": 4}))
+    words = ["compare", str(tmp_path / "none.csv"), "-o", str(tmp_path / "x.html"), "--model", str(model)]
+    result = CliRunner().invoke(endmark, words)
+    assert "there is no file" in str(result.exception)
+    assert result.stderr.count("sampling as the model's generation_config") == 1
+    assert result.stderr.count("`num_beams`") == 1
 
 
 def test_a_model_without_such_settings_is_greedy(model):
