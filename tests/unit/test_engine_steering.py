@@ -1,12 +1,14 @@
 """One row's phase and insertion, token by token: where the phase ends, what is put in, and what is dropped."""
 
+import random
 from dataclasses import replace
 
 import pytest
 
 from endmark.worker.engine.flags import FORCED, HIDDEN, INSERTED, NATURAL
+from endmark.worker.engine.followed import FollowedSteering
 from endmark.worker.engine.request import Request
-from endmark.worker.engine.steering import Call, Insertion, Phase, RowSteering
+from endmark.worker.engine.steering import NEVER, Call, Insertion, Phase, RowSteering
 
 pytestmark = pytest.mark.unit
 
@@ -76,3 +78,54 @@ def test_an_attempt_whose_thought_has_no_budget_of_its_own_is_not_shortened():
     request = Request(1, [3], 40, insertion=Insertion((5,)))
     assert request.within(10) is request
     assert replace(request, answer_budget=20).within(40).insertion.at == request.insertion.at
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_host_follows_what_the_device_does_by_itself(seed):
+    """Token by token: whether the phase is open, what goes on or may come, and how far its end has come."""
+    rng = random.Random(seed)
+    mark = rng.choice([(), (7, 8), (7, 8, 7, 9)])
+    phase = Phase(
+        mark[:1] or (7, 9),
+        eos_inserts=rng.random() < 0.5,
+        opens_with=rng.choice([None, None, 5]),
+        restarts=rng.random() < 0.5,
+        mark=mark,
+    )
+    phase = phase if rng.random() < 0.9 else None
+    insertion = Insertion((4, 3, *(mark or (7,))), at=rng.choice([NEVER, 0, 2, 5]))
+    insertion = insertion if rng.random() < 0.8 else None
+    request = Request(0, [1], 30, phase=phase, insertion=insertion)
+    host = FollowedSteering(request, [])
+    device = RowSteering(
+        phase,
+        is_open=host.phase_open,
+        insertion=host.insertion,
+        is_undecided=host.phase_undecided,
+        matched=host.matched,
+    )
+    tokens, ends = [], []
+    for step in range(12):
+        if rng.random() < 0.1 and host.call(step):
+            device.call(Call.IN_PHASE if host.phase_open else Call.NOW, step)
+        drawn, natural = rng.choice([5, 7, 7, 8, 9, 2, 20, 0]), rng.choice([0, NATURAL])
+        was_open = device.is_open
+        token, flags = device.steer(step, drawn, natural, EOS)
+        if token in EOS:
+            return
+        tokens.append(token)
+        ended = host.take(token, len(tokens), step, flags)
+        assert ended == (was_open and not device.is_open)
+        assert (host.phase_open, host.phase_undecided) == (device.is_open, device.is_undecided)
+        if device.is_open:
+            assert host.matched == device.matched == phase.matched(tokens)
+        if ended:
+            ends.append(len(tokens))
+            assert host.phase_end.tokens == len(tokens)
+            assert host.origin == (step + 1 if phase.restarts else 0)
+            assert device.restarted == (step + 1 if phase.restarts else None)
+            assert tokens[-phase.length :] == [*(mark or tokens[-1:])]
+        one, other = host.insertion, device.insertion
+        gone = one is None or one.at + len(one.token_ids) <= step + 1
+        assert one == other or (gone and (other is None or other.at + len(other.token_ids) <= step + 1))
+    assert len(ends) <= 1
