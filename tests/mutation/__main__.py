@@ -49,7 +49,7 @@ def main() -> int:
         except TestsFail as error:
             print(f"a test fails without any change: {error}", file=sys.stderr)
             return 2
-        outcomes = _try_all(tried, reached, copies, end)
+        outcomes = _try_all(tried, reached, copies, asked.files, end)
     return _tell(tried, outcomes, asked)
 
 
@@ -58,6 +58,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--count", type=int, default=200, help="mutants to draw")
     parser.add_argument("--seed", type=int, default=1, help="of the sample")
+    parser.add_argument("--files", type=int, help="test files for a mutant, the nearest; all that reach it")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="mutants at once")
     parser.add_argument("--minutes", type=float, default=300, help="after which no mutant is begun")
     parser.add_argument("--least", type=float, default=0.9, help="share that must be noticed")
@@ -65,7 +66,11 @@ def _arguments() -> argparse.Namespace:
 
 
 def _try_all(
-    tried: Sequence[Mutant], reached: dict[str, list[Reached]], copies: Sequence[Path], end: float
+    tried: Sequence[Mutant],
+    reached: dict[str, list[Reached]],
+    copies: Sequence[Path],
+    files: int | None,
+    end: float,
 ) -> dict[Mutant, str]:
     """Return the outcome of each mutant that was begun before the end: `noticed`, `timed out` or `survived`."""
     free: SimpleQueue[Path] = SimpleQueue()
@@ -74,7 +79,7 @@ def _try_all(
     known = Known(ROOT)
 
     def attempt(mutant: Mutant) -> tuple[str, str]:
-        tests = near(ROOT, mutant, reached[mutant.part])
+        tests = near(ROOT, mutant, reached[mutant.part])[:files]
         if (outcome := known.outcome(mutant, tests)) is not None:
             return outcome, "as before"
         if time.monotonic() > end:
@@ -135,12 +140,12 @@ def _try(copy: Path, mutant: Mutant, tests: Sequence[Reached]) -> tuple[str, str
     """Run the tests near a mutant; return `noticed`, `timed out` or `survived`, and the test that failed."""
     if not tests:
         return "survived", ""
-    path = copy / mutant.module
+    path, longest = copy / mutant.module, max(item.seconds for item in tests)
     before = path.read_text(encoding="utf-8")
     path.write_text(mutant.apply(before), encoding="utf-8")
     try:
         run = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *(item.file for item in tests), *options(mutant.part)],
+            [sys.executable, "-m", "pytest", *(item.file for item in tests), *options(mutant.part, longest)],
             cwd=copy,
             env=environment(),
             stdout=subprocess.PIPE,
@@ -149,7 +154,7 @@ def _try(copy: Path, mutant: Mutant, tests: Sequence[Reached]) -> tuple[str, str
             start_new_session=True,
         )
         try:
-            told, _ = run.communicate(timeout=60 + 5 * sum(item.seconds for item in tests))
+            told, _ = run.communicate(timeout=60 + 3 * sum(item.seconds for item in tests))
             failed = [line.split(" - ")[0] for line in told.splitlines() if line.startswith(("FAILED", "ERROR"))]
             return "noticed" if run.returncode else "survived", " ".join(failed[:1])
         except subprocess.TimeoutExpired:

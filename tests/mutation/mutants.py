@@ -1,5 +1,6 @@
 """Where modules can be changed, by which of Cosmic Ray's operators; which tests stand near a place."""
 
+import ast
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -168,6 +169,9 @@ def explained(root: Path, mutant: Mutant) -> str | None:
 
     It is told by the line that it changes and not by its number, which any other change of the module would shift.
     """
+    source = (root / mutant.module).read_text(encoding="utf-8")
+    if ast.dump(ast.parse(source)) == ast.dump(ast.parse(mutant.apply(source))):
+        return "the same program, as 1e30 and one is 1e30"
     return _reasons().get((mutant.module, mutant.changed(root))) if mutant.module in _reasoned() else None
 
 

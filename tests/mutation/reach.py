@@ -37,9 +37,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def options(part: str) -> list[str]:
-    """Return pytest's arguments for tests of a part."""
-    quiet = ["-x", "-q", "-p", "no:cacheprovider", "--timeout-method=thread"]
+def options(part: str, seconds: float = 200) -> list[str]:
+    """Return pytest's arguments for tests of a part, the longest file of which takes so many seconds."""
+    quiet = ["-x", "-q", "-p", "no:cacheprovider", "--timeout-method=thread", f"--timeout={30 + 3 * seconds:.0f}"]
     return [*quiet, *PARTS[part].options, "-m", "not slow and not gpu"]
 
 
