@@ -32,9 +32,10 @@ real-model/config.json: | $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt gguf
 	$(BIN)/python examples/real_model.py real-model
 
-# Several files of tests at once, one on each core, those of the long tiers first: a long one that began last would have
-# the other cores wait for it. `make test AT_ONCE=` runs them one after the other.
-AT_ONCE ?= --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# Several files of tests at once, one more than there are cores, as tests often wait for other processes; those of the long
+# tiers first: a long one that began last would have the other cores wait for it. `make test AT_ONCE=` runs one at a time.
+PROCESSES = $(shell cores=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 1 : 8)))
+AT_ONCE ?= --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 test: install
 	$(BIN)/python -m pytest -m "not gpu and not slow" --durations=20 --durations-min=5 $(AT_ONCE)
 
