@@ -11,7 +11,7 @@ from sqlalchemy import text
 from endmark.db.attempts import commit
 from endmark.db.counting import recount
 from endmark.db.finetunings import add_finetuning, claim_finetuning, due_finetuning
-from endmark.db.jobs import fail_job, load_job, retry_rows
+from endmark.db.jobs import cancel_job, fail_job, load_job, retry_rows
 from endmark.db.progress import all_statuses, job_status
 from endmark.db.reaper import reap
 from endmark.db.shards import finish, heartbeat
@@ -71,6 +71,20 @@ def test_a_job_that_fails_says_why_and_runs_again_when_it_is_retried(store):
     assert (job_status(store, job).state, job_status(store, job).error) == (JobState.QUEUED, None)
     assert answer_all(store) == [2, 3, 4, 5]
     assert load_job(store, job).state is JobState.COMPLETED
+    assert counters(store, job) == recounted(store, job)
+
+
+@pytest.mark.parametrize(("failed", "again"), [(False, [0, 1, 2]), (True, [0, 1, 2, 3, 4, 5])])
+def test_rows_that_never_ran_are_asked_again_with_the_failed_ones_where_their_job_has_failed(store, failed, again):
+    """Of one that was cancelled they stay as they are: its user has given them up."""
+    job = submit(store, ["x"] * 6, shard_size=3)
+    answer(store, take(store), "error")
+    if failed:
+        fail_job(store, take(store), "it is of version 9")
+    else:
+        cancel_job(store, job)
+    retry_rows(store, job, spec=SPEC, reasons=[FinishReason.ERROR])
+    assert answer_all(store) == again
     assert counters(store, job) == recounted(store, job)
 
 
