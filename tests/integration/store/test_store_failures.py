@@ -213,7 +213,8 @@ def test_a_job_that_took_no_time_by_the_ledgers_clock_has_no_speed(store):
     answer_all(store, tokens=5)
     for ended, speed in ((0, 0.0), (-1, 0.0), (10, 0.5)):
         execute(store, "UPDATE jobs SET finished_at = started_at + :ended WHERE id = :job", job=job, ended=ended)
-        assert job_status(store, job).tokens_per_second == speed
+        status = job_status(store, job)
+        assert (status.tokens_per_second, status.eta_seconds) == (speed, None)  # what has ended takes no more time
 
 
 def test_a_workers_speed_is_shared_by_the_jobs_whose_shards_it_holds(store):
