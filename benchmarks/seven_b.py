@@ -1,6 +1,8 @@
 """A model of Llama-2-7B's shape with random weights in NF4, built on the card in seconds."""
 
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from bitsandbytes.nn import Linear4bit, Params4bit
@@ -29,14 +31,27 @@ def words() -> list[bytes]:
     return [*known, *(b" " + word for word in letters)][: SHAPE.vocab_size]
 
 
-def build(attention: str, *, layers: int = 32) -> LlamaForCausalLM:
-    """Return the model, every linear layer but the head in NF4 with double quantisation, computing in bf16."""
+def build(
+    attention: str,
+    *,
+    layers: int = 32,
+    sizes: Mapping[str, int] = MappingProxyType({}),
+    dtype: torch.dtype = torch.bfloat16,
+) -> LlamaForCausalLM:
+    """Return the model, every linear layer but the head in NF4 with double quantisation.
+
+    Args:
+        attention: its name in transformers' registry.
+        layers: of the model.
+        sizes: entries of its config that are not as of SHAPE.
+        dtype: that it computes in.
+    """
     started = time.monotonic()
-    config = LlamaConfig(**{**SHAPE.to_dict(), "num_hidden_layers": layers})
+    config = LlamaConfig(**{**SHAPE.to_dict(), "num_hidden_layers": layers, "head_dim": None, **sizes})
     config._attn_implementation = attention
     torch.manual_seed(0)
     with torch.device("cuda"):
-        torch.set_default_dtype(torch.bfloat16)
+        torch.set_default_dtype(dtype)
         network = LlamaForCausalLM(config).eval().requires_grad_(False)
         torch.set_default_dtype(torch.float32)
     for name, module in list(network.named_modules()):
@@ -52,7 +67,7 @@ def pack(module: torch.nn.Linear) -> Linear4bit:
         module.in_features,
         module.out_features,
         bias=False,
-        compute_dtype=torch.bfloat16,
+        compute_dtype=module.weight.dtype,
         compress_statistics=True,
         quant_type="nf4",
         device="meta",
