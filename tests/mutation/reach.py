@@ -61,7 +61,7 @@ def measured(root: Path, copy: Path, part: str, end: float) -> list[Reached]:
     found = []
     for number, (file, text) in enumerate(files.items(), 1):
         kept = folder / _digest(item.encode() for item in (part, file, text))
-        reached = _kept(root, file, kept)
+        reached = _kept(root, part, file, kept)
         if reached is None and time.monotonic() > end:
             told = f"measured {number - 1} of {len(files)} test files of {part}"
             sys.exit(f"{told}: the same command goes on from here")
@@ -76,12 +76,13 @@ def measured(root: Path, copy: Path, part: str, end: float) -> list[Reached]:
     return found
 
 
-def _kept(root: Path, file: str, kept: Path) -> Reached | None:
+def _kept(root: Path, part: str, file: str, kept: Path) -> Reached | None:
     """Return what a test file was measured to reach; None where it was not, or what it runs has changed."""
     if not kept.exists():
         return None
     seconds, lines, modules = json.loads(kept.read_text(encoding="utf-8"))
-    paths = {module: root / module for module in modules}
+    mutated = [module for module in modules if not module.startswith(PARTS[part].without)]
+    paths = {module: root / module for module in mutated}
     if any(not path.exists() or _digest([path.read_bytes()]) != modules[name] for name, path in paths.items()):
         return None
     return Reached(file, seconds, {name: frozenset(numbers) for name, numbers in lines.items()})
@@ -114,12 +115,30 @@ def _measure(copy: Path, part: str, file: str) -> Reached:
 
 
 def near(root: Path, mutant: Mutant, reached: list[Reached]) -> list[Reached]:
-    """Return the test files that reach what a mutant changes: those that name its module, then the quickest."""
+    """Return the test files that reach what a mutant changes, the nearest first.
+
+    These name its module; then those that run most lines of its function, and of such the quickest.
+    """
     lines = _uses(root, mutant.module)[mutant.line]
     found = [item for item in reached if not lines.isdisjoint(item.lines.get(mutant.module, ()))]
     dotted = "endmark." + mutant.module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    files = test_files(root, mutant.part)
-    return sorted(found, key=lambda item: (f"{dotted} " not in files[item.file], item.seconds))
+    files, around = test_files(root, mutant.part), _function(root, mutant)
+
+    def distance(item: Reached) -> tuple[bool, int, float]:
+        return f"{dotted} " not in files[item.file], -len(around & item.lines[mutant.module]), item.seconds
+
+    return sorted(found, key=distance)
+
+
+def _function(root: Path, mutant: Mutant) -> frozenset[int]:
+    """Return the lines of the innermost function around a mutant; none for one outside of functions."""
+    tree = ast.parse((root / mutant.module).read_text(encoding="utf-8"))
+    spans = [
+        range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.lineno <= mutant.line <= (node.end_lineno or 0)
+    ]
+    return frozenset(min(spans, key=len, default=()))
 
 
 @cache

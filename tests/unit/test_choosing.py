@@ -208,3 +208,16 @@ def test_each_place_is_scored_once(along):
     assert len(scored) == len(set(scored))
     assert set(scored) == set(choices.places)
     assert set(labels) <= {tokens for tokens, _ in choices.attempts(along)}
+
+
+@pytest.mark.parametrize(("behind", "source"), [(END, EosSource.NATURAL), (50, EosSource.FORCED)])
+def test_whose_end_a_label_of_several_tokens_has_is_told_behind_the_last_of_them(behind, source):
+    script = {
+        **SCRIPT,
+        (): (VERY, {GOOD: 0.05, BAD: 0.05, VERY: 0.9}),
+        (VERY, BAD): (behind, {END: 0.9}),
+    }
+    found = run(engine(script), labelled(0))[0]
+    assert (found.text, found.token_ids, found.completion_tokens) == ("very bad", (VERY, BAD), 2)
+    assert found.verdict.eos_source is source
+    assert (found.trace.prob_max, found.trace.step_max) == (pytest.approx(0.9), 2)

@@ -12,7 +12,7 @@ from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.flags import FORCED, NATURAL
 from endmark.worker.engine.followed import FollowedSteering
 from endmark.worker.engine.plan import DecodePlan, StepPlan, StepResult, steering_of
-from endmark.worker.engine.request import Request
+from endmark.worker.engine.request import Finished, Request
 from endmark.worker.engine.row import RowState
 from endmark.worker.engine.scripted import Sampled, ScriptedRunner
 from endmark.worker.engine.steering import NEVER, Insertion, Phase, Standing
@@ -147,3 +147,17 @@ def test_who_has_raised_an_end_of_several_tokens_is_known_where_a_row_is_taken_u
     host.take(7, 2, 1, NATURAL)
     host.take(8, 3, 2, NATURAL)
     assert host.phase_end.source is EosSource.NATURAL
+
+
+def test_a_result_says_nothing_of_what_its_engine_does_not_tell():
+    found = values(Finished(1, (), "", Verdict(FinishReason.LENGTH), 2, 0, EosTrace()))
+    told = ("key", "token_ids", "text", "verdict", "prompt_tokens", "completion_tokens", "trace")
+    assert {name: value for name, value in found.items() if name not in told} == {
+        **dict.fromkeys(("lengths", "asked", "asked_before"), ()),
+        **dict.fromkeys(("rewinds", "rewound_tokens", "cached_tokens", "reasoning_tokens"), 0),
+        **dict.fromkeys(("end_token_id", "phase_end", "reasoning", "thought_closed", "logprobs", "choice_probs")),
+        "in_thought": False,
+    }
+    assert values(EosTrace()) == {
+        "prob_max": None, "step_max": None, "rank_max": None, "hidden_steps": 0, "probs": None
+    }  # fmt: skip

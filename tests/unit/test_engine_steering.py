@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -129,3 +130,12 @@ def test_the_host_follows_what_the_device_does_by_itself(seed):
         gone = one is None or one.at + len(one.token_ids) <= step + 1
         assert one == other or (gone and (other is None or other.at + len(other.token_ids) <= step + 1))
     assert len(ends) <= 1
+
+
+@pytest.mark.parametrize(("tokens", "opens"), [([2, 6], True), ([2, 7], False)])
+def test_a_phase_opens_late_only_where_its_end_has_not_come(tokens, opens):
+    """Its mark was of other tokens than the one that opens it; behind its end there is nothing to open."""
+    host = FollowedSteering(Request(0, [1], 30, phase=Phase((7,), opens_with=5), insertion=Insertion((7,))), [2])
+    assert host.see(SimpleNamespace(is_open=True, is_first=True), tokens, 2) is opens
+    assert host.phase_open is opens
+    assert (host.insertion is not None) is opens
