@@ -4,7 +4,7 @@ The engine's own scheduler plans the sets of `peers.py`; a step takes what the 8
 the rates of `worker/engine/rates.py`; weights and cached keys are read at 3.0 and 2.6 TB/s. It prints seconds,
 output tokens a second and steps of each set, with attention of running rows behind that of prompts and beside it,
 and when short rows end with one prompt of 32,000 tokens among them. `--card h200` has more pages and reads cached
-keys at 3.9 TB/s; with `--launch 0.044` the host launches steps with prompts kernel by kernel.
+keys at 3.9 TB/s; `--launch` is the host's time for a step with prompts.
 """
 
 import argparse

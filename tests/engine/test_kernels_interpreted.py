@@ -45,17 +45,6 @@ def test_the_last_layer_is_the_same_for_the_tokens_that_are_wanted():
     interpret(["tests/gpu/test_last_layer.py"], least=1)
 
 
-def test_captured_steps_with_prompts_are_those_that_are_launched_whole():
-    interpret(
-        [
-            "tests/gpu/test_prompt_steps.py::test_scores_are_those_of_steps_that_are_launched_whole",
-            "tests/gpu/test_prompt_steps.py::test_a_size_is_captured_once_the_card_has_waited_for_its_launch",
-            "tests/gpu/test_prompt_steps.py::test_sizes_beyond_those_that_have_tables_are_launched_whole",
-        ],
-        least=3,
-    )
-
-
 @pytest.mark.slow
 def test_the_cuda_engine_passes_the_contract_of_all_engines():
     """The whole path of a card, its scheduler, slots, staging and kernels, on a tiny model."""

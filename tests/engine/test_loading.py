@@ -5,14 +5,12 @@ import logging
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from endmark.jobs.errors import ModelError, TokenUnknown
 from endmark.jobs.landing import tabulate
-from endmark.worker.engine.fp8 import Fp8Linear, scaled_rows
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.text import Vocabulary
-from endmark.worker.models.building import Shape, captured_tokens, fitting_rows, sentence_table
+from endmark.worker.models.building import fitting_rows, sentence_table
 from endmark.worker.models.end_tokens import end_token_ids
 from endmark.worker.models.loader import load_engine
 from tests.integration.tiny_model import save_tiny_model
@@ -175,31 +173,6 @@ def test_the_sentence_table_is_as_wide_as_the_scores(size):
 def test_rows_at_once_by_the_memory_that_is_left(tokens, rows):
     """256 rows whatever the card held cost 6 to 8 % of an 8B model's speed on a card of 80 GB."""
     assert fitting_rows(tokens, 256) == rows
-
-
-@pytest.mark.parametrize(
-    ("hidden", "widest", "kv_heads", "tokens"),
-    [(8192, 28672, 8, 2048), (4096, 14336, 8, 2048), (2048, 8192, 8, 4096), (576, 1536, 3, 8192)],
-)
-def test_a_small_model_takes_more_tokens_of_prompts_beside_running_rows(hidden, widest, kv_heads, tokens):
-    """Else its host takes longer to launch a step with prompts than the card to compute it."""
-    shape = Shape(
-        device=torch.device("cpu"),
-        layers=32,
-        kv_heads=kv_heads,
-        head_size=128 if hidden > 576 else 64,
-        hidden=hidden,
-        widest=widest,
-        vocabulary=32000,
-        context=4096,
-        itemsize=2,
-        cache_itemsize=2,
-        rows=64,
-    )
-    assert shape.captured_tokens == tokens
-    scaled = Fp8Linear(scaled_rows(torch.ones(16, 16)), None, torch.bfloat16)
-    assert captured_tokens(torch.nn.Linear(16, 16), shape) == tokens
-    assert captured_tokens(torch.nn.Sequential(scaled), shape) == min(2 * tokens, 8192)
 
 
 def test_a_processor_has_the_rows_that_suit_it():

@@ -50,7 +50,6 @@ def build(name, layers=1, dtype=torch.float32, **options):
 @pytest.mark.parametrize("name", ["gemma2"] if INTERPRETED else list(CONFIGS))
 def test_scores_are_those_of_the_whole_layer(name):
     _, runner = build(name)
-    runner._prompts = None  # or passes are run in two parts: tests/gpu/test_prompt_steps.py
     assert runner._narrows
     got = results(runner)
     runner._narrows = False

@@ -8,9 +8,8 @@ behind in its row costs, benchmarks in virtual time what a step takes.
 # full power for a second (`benchmarks/products.py --sustained 1.5`); attention of prompts behind thousands of
 # tokens, the gathering of their keys included (`benchmarks/attention.py`).
 PRODUCTS, PREFILL_ATTENTION = 670e12, 470e12
-# Seconds of a token in norms, gates and writing of keys; of the host for a captured step with prompts, which it
-# takes 42 to 46 ms to launch kernel by kernel (`benchmarks/prompt_steps.py`).
-BESIDE_PRODUCTS, LAUNCH = 1.3e-6, 0.009
+# Seconds of a token in norms, gates and writing of keys; of the host for the launch of a step with prompts.
+BESIDE_PRODUCTS, LAUNCH = 1.3e-6, 0.044
 
 TOKEN = 13.96e9 / PRODUCTS + BESIDE_PRODUCTS  # seconds of a token in all but attention
 PAIR = 4 * 4096 * 32 / PREFILL_ATTENTION  # of a token's attention to one before it

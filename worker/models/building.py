@@ -1,13 +1,12 @@
 """Building the runner that suits the device: how many rows and pages, and by which path."""
 
 import logging
-import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from endmark.jobs.engines import SEVERAL_CARDS
@@ -16,7 +15,6 @@ from endmark.jobs.landing import tabulate
 from endmark.worker.engine.adjusting import ROOM_BYTES, ROOMS
 from endmark.worker.engine.contract import Runner
 from endmark.worker.engine.cpu.blocks import speed_up
-from endmark.worker.engine.fp8 import Fp8Linear
 from endmark.worker.engine.key_shape import key_shape
 from endmark.worker.engine.plain_runner import PlainRunner
 from endmark.worker.engine.text import Vocabulary
@@ -31,13 +29,9 @@ _TYPICAL_ROW = 512  # tokens a row for which the cache has room when rows are co
 _CPU_CACHE_BYTES = 1 << 30
 _PREFILL_TOKENS = 8192  # of a step, also beside running rows: the larger, the less is lost between launches
 _CPU_PREFILL_TOKENS = 1024
-# Tokens of the largest step with prompts that may be captured, at least; and numbers of a layer times tokens that
-# take a card (at 600 TFLOP/s) as long as the launch of a layer takes its host (half a millisecond)
-_LEAST_CAPTURED, _HIDING = 2048, 1.65e11
-_FP8_CAPTURED = 2  # times as many tokens
 _USEFUL_ROW = 1024  # tokens a row for which room is kept before weights are expanded
 _SPARE = 0.94  # of the free memory that is taken
-_GRAPH_BYTES = 9 << 27  # for captured graphs, the keys that they gather (2^27), kernels and libraries
+_GRAPH_BYTES = 1 << 30  # for captured graphs, kernels and libraries
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +84,10 @@ class Shape:
 
     @property
     def work_bytes(self) -> int:
-        """Bytes that forward passes take beside weights and cache: one that is launched, and those captured."""
+        """Bytes that forward passes take beside weights and cache: one with prompts, and those captured."""
         if self.device.type != "cuda":
             return 0
-        tokens = max(_PREFILL_TOKENS, self.rows) + min(_PREFILL_TOKENS, _FP8_CAPTURED * self.captured_tokens)
+        tokens = max(_PREFILL_TOKENS, self.rows) + self.rows
         return (
             tokens * (6 * self.hidden + 3 * self.widest) * self.itemsize
             + self.rows * self.vocabulary * 8
@@ -109,12 +103,6 @@ class Shape:
             total = torch.cuda.get_device_properties(self.device).total_memory
             return self.work_bytes + min(useful, total / 3)
         return useful + 0.5 * free_memory(self.device)
-
-    @property
-    def captured_tokens(self) -> int:
-        """Tokens of the largest step with prompts to capture: a larger one takes longer than its launch."""
-        layer = self.hidden * (3 * self.widest + 2 * self.hidden + 2 * self.kv_heads * self.head_size)
-        return min(_PREFILL_TOKENS, max(_LEAST_CAPTURED, 1 << math.ceil(math.log2(_HIDING / layer))))
 
     def pages(self) -> int:
         """Return how many KV pages there is room for, no more than all rows can use.
@@ -146,12 +134,6 @@ def fitting_rows(tokens: int, least: int) -> int:
     """
     rows = tokens // _TYPICAL_ROW // _ROW_STEP * _ROW_STEP
     return max(least, min(rows, _MOST_ROWS))
-
-
-def captured_tokens(network: nn.Module, shape: Shape) -> int:
-    """Return the tokens of the largest step to capture: in fp8 products take half the time, its launch as long."""
-    fp8 = any(isinstance(module, Fp8Linear) for module in network.modules())
-    return min(_PREFILL_TOKENS, shape.captured_tokens * (_FP8_CAPTURED if fp8 else 1))
 
 
 def build_runner(
@@ -191,7 +173,6 @@ def build_runner(
             prefill_tokens=_PREFILL_TOKENS,
             piece_tokens=_PREFILL_TOKENS,
             context=shape.context,
-            captured_tokens=captured_tokens(network, shape),
             sentence_table=table,
             cache_type=torch.float8_e4m3fn if kv_cache == "fp8" else None,
         )

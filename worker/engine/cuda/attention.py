@@ -35,9 +35,6 @@ class DeviceBatch:
     wanted: Tensor | None = None  # (R,) int64: the tokens that the last layer is for alone; see `last_layer`
     copied: Tensor | None = None  # as of `copy_fronts`: tokens copied in each layer once its own are written
     writes_only: bool = False
-    running: tuple[Tensor, Tensor] | None = None  # slots and positions of rows at the front, idle ones included
-    room: Tensor | None = None  # of a pass in two parts; see `two_parts`
-    kept: Tensor | None = None
 
     def writing(self) -> Self:
         """Attend to nothing from now on, as of `last_layer.Step`."""
@@ -49,7 +46,7 @@ class DeviceBatch:
         assert self.wanted is not None
         self.slots, self.positions = self.slots[self.wanted], self.positions[self.wanted]
         self.tiles, self.gathered, self.decoding = None, None, len(self.wanted)
-        self.wanted, self.copied, self.running, self.writes_only = None, None, None, False
+        self.wanted, self.copied, self.writes_only = None, None, False
         return self
 
 
@@ -128,14 +125,13 @@ def attend(
     """
     out = torch.empty_like(query)
     if count := paged.decoding:
-        slots, positions = paged.running or (paged.slots[:count], paged.positions[:count])
-        decode_attention(  # what it writes for idle rows is written again by the prompts there
+        decode_attention(
             query[:count],
             keys,
             values,
             paged.tables,
-            slots,
-            positions,
+            paged.slots[:count],
+            paged.positions[:count],
             scale=scale,
             window=window,
             softcap=softcap,

@@ -19,11 +19,6 @@ class Recorder:
     def __init__(self, device: torch.device) -> None:
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
-    @property
-    def captures(self) -> bool:
-        """Whether steps become graphs."""
-        return self._pool is not None
-
     def record(self, step: Callable[[], None]) -> Replay:
         """Run a step, and return what runs it again on whatever stands in its inputs then."""
         if self._pool is None:
@@ -34,12 +29,6 @@ class Recorder:
         with torch.cuda.stream(stream):
             step()  # compiles kernels and makes the libraries' workspaces, which cannot be captured
         torch.cuda.current_stream().wait_stream(stream)
-        return self.capture(step)
-
-    def capture(self, step: Callable[[], None]) -> Replay:
-        """Return what runs a step again that has run before, as of `record`; it is not run."""
-        if self._pool is None:
-            return step
         graph = torch.cuda.CUDAGraph()
         with collection_waits(), torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             step()

@@ -19,8 +19,6 @@ from endmark.worker.engine.cuda.kernels.prefill_attention import Tiles
 from endmark.worker.engine.cuda.kernels.sampling import finish_step
 from endmark.worker.engine.cuda.launched import Answered, Drawn, Launched, drawn_step
 from endmark.worker.engine.cuda.prefill import Passes, PassInputs, Piece
-from endmark.worker.engine.cuda.prompt_steps import PromptSteps
-from endmark.worker.engine.cuda.prompt_tables import Idle, pass_sizes
 from endmark.worker.engine.cuda.replay import Recorder
 from endmark.worker.engine.cuda.rooms import Rooms, SampledRows, Steering
 from endmark.worker.engine.cuda.slots import SlotState
@@ -49,7 +47,6 @@ class CudaRunner:
         prefill_tokens: int,
         piece_tokens: int,
         context: int,
-        captured_tokens: int | None = None,
         sentence_table: Tensor | None = None,
         cache_type: torch.dtype | None = None,
         fused: Fused | None = None,
@@ -59,8 +56,6 @@ class CudaRunner:
         Args:
             network: on CUDA, its attention set to `endmark_paged`; or on the CPU, where Triton interprets kernels.
             eos_ids: all end tokens.
-            captured_tokens: of the largest step with prompts that may be captured; by default `piece_tokens`. A
-                larger one takes the card longer than its launch takes the host.
             sentence_table: (STATES, V) uint8 of `jobs.landing.tabulate`; needed only by strategies that look
                 at landing spots.
             cache_type: of the KV cache; by default the model's.
@@ -68,7 +63,6 @@ class CudaRunner:
         """
         self.num_pages, self.page_size, self.max_rows = num_pages, page_size, max_rows
         self.prefill_tokens, self.piece_tokens, self.context = prefill_tokens, piece_tokens, context
-        self.captured_tokens = captured_tokens or piece_tokens
         self.refill = max(1, max_rows // 16)
         self._network = network
         self._device = network.device
@@ -93,7 +87,6 @@ class CudaRunner:
         self._recorder = Recorder(self._device)
         with torch.inference_mode():
             self._narrows = narrow_last_layer(network, self._trial)
-            self._prompts = self._prompt_steps() if self._narrows else None
             self._steps.record_all(Kind())
 
     @torch.inference_mode()
@@ -189,18 +182,6 @@ class CudaRunner:
         found = ((index, self._logprobs.get(slot)) for index, slot in enumerate(slots))
         return {index: count for index, count in found if count is not None}
 
-    def _prompt_steps(self) -> PromptSteps | None:
-        """Return captured steps with prompts."""
-        idle = Idle(self._slots.spare, pass_sizes(self.captured_tokens))
-        return PromptSteps.of(self._network, self, self._recorder, idle, self.max_rows, self._gathers // 2)
-
-    def _padded(self, group: list[Piece], running: DecodeInputs | None) -> list[Piece]:
-        """Return the pieces of a pass, and the idle ones that make it one of few sizes."""
-        if self._prompts is None:
-            return group
-        tokens = sum(piece.end - piece.begin for piece in group)
-        return group + self._prompts.idle.beside(tokens + (len(running.tokens) if running is not None else 0))
-
     def _record(self, size: int, kind: Kind) -> DecodeStep:
         """Capture a decode step of so many rows."""
 
@@ -233,7 +214,7 @@ class CudaRunner:
 
         def compute(group: list[Piece], done: int) -> int:
             running = DecodeInputs.sent(plan.decode, self._slots) if plan.decode.slots and not done else None
-            inputs = PassInputs.of(self._padded(group, running), running, self._device, self._gathers)
+            inputs = PassInputs.of(group, running, self._device, self._gathers)
             whole = self._logits(inputs)
             if inputs.questions.asked:
                 found = Download(asked_scores(whole, inputs.questions.asked).view(torch.int32))
@@ -262,8 +243,6 @@ class CudaRunner:
         if inputs.copied is not None:
             copy_fronts(self._history.view(-1, 1, self.page_size, 1), inputs.copied)
         wanted = torch.cat([inputs.keep, inputs.others])
-        if self._prompts is not None and self._prompts.first(inputs):
-            return self._prompts.second(inputs, wanted)
         batch = self.batch(inputs.slots, inputs.positions, inputs.tiles, inputs.decoding, inputs.gathered)
         batch.copied = inputs.copied
         return self._scores_of(wanted, inputs.tokens, inputs.positions64, batch, narrow=self._narrows)
