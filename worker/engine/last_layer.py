@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
-CLOSE = 2e-2  # of the scores: attention sums in another order, and fp8 may round the other way
+_CLOSE = 2e-2  # of the scores: attention sums in another order, and fp8 may round the other way
 
 
 class KeysWritten(Exception):
@@ -49,11 +49,11 @@ def narrow_last_layer(network: PreTrainedModel, scores: Callable[[bool], Tensor]
     if not layers:
         return False
     last = layers[-1]
-    plain = last.forward.plain if isinstance(last.forward, Narrowing) else last.forward  # of a runner before
-    want, last.forward = scores(False).float(), Narrowing(plain)
+    plain = last.forward.plain if isinstance(last.forward, _Narrowing) else last.forward  # of a runner before
+    want, last.forward = scores(False).float(), _Narrowing(plain)
     try:
         got = scores(True).float()
-        if got.shape == want.shape and bool((got - want).norm() <= CLOSE * want.norm()):
+        if got.shape == want.shape and bool((got - want).norm() <= _CLOSE * want.norm()):
             return True
         reason = "gives other scores"
     except (RuntimeError, TypeError, ValueError) as error:
@@ -63,7 +63,7 @@ def narrow_last_layer(network: PreTrainedModel, scores: Callable[[bool], Tensor]
     return False
 
 
-class Narrowing:
+class _Narrowing:
     """A layer's forward that goes on with those tokens alone that its step wants."""
 
     def __init__(self, plain: Callable[..., Any]) -> None:

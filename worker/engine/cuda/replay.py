@@ -18,19 +18,21 @@ class Recorder:
 
     def __init__(self, device: torch.device) -> None:
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        # Of its own: once any graph of a stream goes, torch frees the workspaces of cuBLAS that all of them read.
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def record(self, step: Callable[[], None]) -> Replay:
         """Run a step, and return what runs it again on whatever stands in its inputs then."""
-        if self._pool is None:
+        if self._stream is None:
             step()
             return step
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             step()  # compiles kernels and makes the libraries' workspaces, which cannot be captured
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with collection_waits(), torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        capture = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        with collection_waits(), capture:
             step()
         return graph.replay
 
