@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
@@ -34,7 +35,18 @@ class Recorder:
         capture = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
         with collection_waits(), capture:
             step()
-        return graph.replay
+        return _Captured(graph, step)
+
+
+@dataclass(frozen=True, slots=True)
+class _Captured:
+    """A captured step; a graph holds addresses alone, so what it reads and writes is kept beside it."""
+
+    graph: torch.cuda.CUDAGraph
+    step: Callable[[], None]
+
+    def __call__(self) -> None:
+        self.graph.replay()
 
 
 @contextmanager
