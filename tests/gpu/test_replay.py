@@ -27,10 +27,16 @@ def recorded(recorder, seed):
     return out, recorder.record(step), torch.mm(x, weight.T)
 
 
-def litter():
-    """Take the memory that nobody holds any more, in small and in large pieces."""
+def assert_unharmed(out, replay, want):
+    """Run a step again beside those who have taken the memory, in small and large pieces, that nobody held."""
     torch.cuda.empty_cache()
-    return [torch.full((size,), 0x7F, dtype=torch.uint8, device="cuda") for size in (64, 512, 32 << 20) * 8]
+    rest = [torch.full((size,), 0x7F, dtype=torch.uint8, device="cuda") for size in (64, 512, 32 << 20) * 8]
+    for _ in range(3):
+        out.zero_()
+        replay()
+        torch.cuda.synchronize()
+        torch.testing.assert_close(out, want, rtol=2e-2, atol=1.0)
+    assert all(bool((block == 0x7F).all()) for block in rest)
 
 
 def test_a_recorded_step_keeps_what_it_reads():
@@ -38,25 +44,12 @@ def test_a_recorded_step_keeps_what_it_reads():
 
     Tables of captured steps with prompts stood there, and runs ended by an illegal memory access.
     """
-    out, replay, want = recorded(Recorder(torch.device("cuda")), 0)
-    rest = litter()
-    for _ in range(3):
-        out.zero_()
-        replay()
-        torch.cuda.synchronize()
-        torch.testing.assert_close(out, want, rtol=2e-2, atol=1.0)
-    assert all(bool((block == 0x7F).all()) for block in rest)
+    assert_unharmed(*recorded(Recorder(torch.device("cuda")), 0))
 
 
 def test_steps_go_on_when_those_of_another_engine_are_collected():
     """torch captures on one stream for all, and any graph that goes took the workspace of the others with it."""
-    gone, (out, replay, want) = (recorded(Recorder(torch.device("cuda")), seed) for seed in range(2))
+    gone, stays = (recorded(Recorder(torch.device("cuda")), seed) for seed in range(2))
     gone[1]()
     del gone
-    rest = litter()
-    for _ in range(3):
-        out.zero_()
-        replay()
-        torch.cuda.synchronize()
-        torch.testing.assert_close(out, want, rtol=2e-2, atol=1.0)
-    assert all(bool((block == 0x7F).all()) for block in rest)
+    assert_unharmed(*stays)

@@ -8,17 +8,9 @@ import pytest
 from endmark.worker.engine.engine import Engine
 from endmark.worker.engine.request import Request
 from endmark.worker.engine.scripted import ScriptedRunner
-from endmark.worker.engine.text import Vocabulary
+from tests.unit.test_engine_scheduling import EOS, VOCABULARY, hash_script
 
 pytestmark = pytest.mark.unit
-
-EOS = 0
-VOCABULARY = Vocabulary([b""] + [f"<{index}>".encode() for index in range(1, 100)])
-
-
-def script(tokens):
-    value = hash(tuple(tokens)) % 97
-    return value if value < 96 else EOS
 
 
 class Watched(ScriptedRunner):
@@ -122,7 +114,7 @@ def test_slots_pages_and_plans_add_up_after_every_step(overlaps, num_pages, piec
     for seed in range(4):
         rng = random.Random(seed)
         runner = Watched(
-            script,
+            hash_script,
             num_pages=num_pages,
             overlaps=overlaps,
             piece_tokens=piece,
@@ -161,7 +153,7 @@ def check_answer(request, finished):
     """It is what the script says, one token after another."""
     tokens, answer = [*request.prompt_token_ids, *request.answer_token_ids], []
     budget = min(request.max_new_tokens, 50 - len(tokens))
-    while len(answer) < budget and (token := script(tokens)) != EOS:
+    while len(answer) < budget and (token := hash_script(tokens)) != EOS:
         tokens.append(token)
         answer.append(token)
     assert finished.token_ids == (*request.answer_token_ids, *answer)

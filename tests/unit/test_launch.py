@@ -101,17 +101,21 @@ def test_how_far_a_process_is_goes_forward_and_its_first_reason_stays(tmp_path):
     life = LifeFile(path)
     life.begin()
     assert read_life(path) == Life(Stage.LOADING)
-    for stage in (Stage.IDLE, Stage.WORKING, Stage.PROVEN, Stage.IDLE):
+    for stage in (Stage.IDLE, Stage.WORKING, Stage.PROVEN, Stage.WORKING, Stage.IDLE):  # no less is proven by them
         life.reach(stage)
     assert read_life(path) == Life(Stage.PROVEN)
     assert life.stage is Stage.PROVEN
     life.end("first", "a fix")
     life.end("second")
     assert read_life(path) == Life(Stage.PROVEN, "first", "a fix")
+    assert [item.name for item in tmp_path.iterdir()] == ["life.json"]
 
 
 def test_a_process_that_cannot_write_goes_on(tmp_path, caplog):
     life = LifeFile(tmp_path / "none" / "life.json")
+    life.begin()
+    assert "cannot tell the supervisor" in caplog.text
+    caplog.clear()
     life.reach(Stage.IDLE)
     assert life.stage is Stage.IDLE
     assert "cannot tell the supervisor" in caplog.text

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from endmark.jobs.launch.lives import Life, LifeFile, Stage, read_life
 from endmark.jobs.vocabulary import Lease, ShardKey
 from endmark.worker.process.guarded import Guarded
 from endmark.worker.process.periodic import Periodic
@@ -65,26 +64,6 @@ def test_a_shard_that_is_held_no_longer_is_not_done_with_the_rows_that_were_just
     keys = [key for key, _ in flight.open(held, ["first", "second"])]
     flight.close(held)
     assert not flight.settle(held, keys[:1])
-
-
-def test_a_process_describes_itself_to_its_supervisor(tmp_path):
-    path = tmp_path / "life"
-    assert read_life(path) is None
-    life = LifeFile(path)
-    life.begin()
-    assert read_life(path) == Life(Stage.LOADING)
-    for stage in (Stage.IDLE, Stage.WORKING, Stage.PROVEN, Stage.WORKING):  # its next shard proves nothing less
-        life.reach(stage)
-    assert read_life(path) == Life(Stage.PROVEN)
-    life.end("the engine broke", "look at it")
-    life.end("and then the writer")
-    assert read_life(path) == Life(Stage.PROVEN, "the engine broke", "look at it")
-    assert [item.name for item in tmp_path.iterdir()] == ["life"]
-
-
-def test_a_disk_that_is_full_does_not_end_the_process(tmp_path, caplog):
-    LifeFile(tmp_path / "absent" / "life").begin()
-    assert "cannot tell the supervisor" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -153,11 +153,10 @@ def _trimmed(attempt: Attempt, lengths: Sequence[int]) -> Attempt:
     if not kept:
         return attempt
     trimmed = len(lengths) - kept
+    text = attempt.text[: lengths[kept - 1]].rstrip()  # a full stop and the blank line behind it may be one token
     part = replace(
         attempt,
-        text=attempt.text[
-            : lengths[kept - 1]
-        ].rstrip(),  # a full stop and the blank line behind it may be one token
+        text=text,
         completion_tokens=attempt.completion_tokens - trimmed,
         trimmed_tokens=trimmed,
         logprobs=without_last(attempt.logprobs, trimmed) if attempt.logprobs is not None else None,

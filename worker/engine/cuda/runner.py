@@ -256,15 +256,11 @@ class CudaRunner:
         batch.wanted = wanted
         return self.forward(tokens, positions, batch, 0)
 
-    def probe(self) -> tuple[Tensor, DeviceBatch]:
-        """Return five tokens (5,) int64 of a row that stands where no row does, each its place; their batch."""
+    def _trial(self, narrow: bool) -> Tensor:
+        """Return the scores of two tokens of a row of five, each its place, which stands where no row does."""
         places = torch.arange(5, device=self._device)
         slots = torch.full_like(places, self._slots.spare, dtype=torch.int32)
         tile = (self._slots.spare, 0, 5, 0)
         tiles = Tiles(*(torch.tensor([number], dtype=torch.int32, device=self._device) for number in tile))
-        return places, self.batch(slots, places.int(), tiles)
-
-    def _trial(self, narrow: bool) -> Tensor:
-        """Return the scores of two tokens of a row of five."""
-        places, batch = self.probe()
+        batch = self.batch(slots, places.int(), tiles)
         return self._scores_of(places[[2, 4]], places, places, batch, narrow=narrow)
